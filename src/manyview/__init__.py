@@ -1,0 +1,1 @@
+"""manyview: train vision models on several augmented views of each image."""

@@ -1,0 +1,244 @@
+"""Crops and resizing. All of them record a `box`: top, left, height, width as fractions of the frame they saw.
+
+Resampling is bilinear with antialiasing, as torchvision's `resized_crop` and `resize`: the filter is a triangle as
+wide as the reduction, applied inside the box only. It is linear and separable, so a whole batch with a box an image is
+two batched matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manyview.augment.op import Params, ViewParams, as_float, as_range, check_whole
+from manyview.draws import Draws
+from manyview.errors import DataError
+
+ATTEMPTS = 10  # torchvision's and the Inception crop's number of tries before it falls back to the centre
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Random resized crop (Szegedy et al., CVPR 2015): a box of random area and shape, resized to `size`.
+
+    size: output height and width in pixels, or (height, width). scale: the box's share of the area, uniform.
+    ratio: width / height, log-uniform. Ten tries, then the largest central box with an allowed ratio; boxes lie on
+    whole pixels, all as in torchvision.
+    """
+
+    size: int | tuple[int, int]
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        as_range("scale", self.scale, 0, 1)
+        as_range("ratio", self.ratio, 1e-3, 1e3)
+
+    def sample(self, draws: Draws, sizes: Tensor) -> Params:
+        height, width = sizes.double().T[:, :, None]  # [B, 1]
+        area = height * width * draws.uniform("scale", ATTEMPTS, *as_range("scale", self.scale, 0, 1))
+        low, high = as_range("ratio", self.ratio, 1e-3, 1e3)
+        ratio = draws.uniform("ratio", ATTEMPTS, math.log(low), math.log(high)).exp()
+        boxes_w, boxes_h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+        fits = (boxes_w > 0) & (boxes_w <= width) & (boxes_h > 0) & (boxes_h <= height)
+        first = fits.int().argmax(dim=1, keepdim=True)
+        box_w, box_h = boxes_w.gather(1, first), boxes_h.gather(1, first)
+
+        whole = width / height
+        central_w = torch.where(whole > high, (height * high).round(), width)
+        central_h = torch.where(whole < low, (width / low).round(), height)
+        fallback = ~fits.any(dim=1, keepdim=True)
+        box_w, box_h = torch.where(fallback, central_w, box_w), torch.where(fallback, central_h, box_h)
+        top = (draws.uniform("top") * (height - box_h + 1)).floor()
+        left = (draws.uniform("left") * (width - box_w + 1)).floor()
+        top = torch.where(fallback, ((height - box_h) / 2).floor(), top)
+        left = torch.where(fallback, ((width - box_w) / 2).floor(), left)
+        return {"box": fractions(torch.cat([top, left, box_h, box_w], dim=1), sizes)}
+
+    def render(self, images: Tensor, params: Params) -> Tensor:
+        return resample(images, pixels(params["box"], images), as_pair(self.size))
+
+    def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
+        """Centre y, centre x, height, width as fractions of the source [B, 4], in view a's frame, after a's flip."""
+        return box_difference(a, b, frame)
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+
+
+@dataclass(frozen=True)
+class PadCrop:
+    """Random crop of the padded image, the standard CIFAR augmentation (He et al., CVPR 2016, section 4.2).
+
+    size: pixels, or (height, width); by default that of the image. padding: pixels added on each side.
+    mode: "zeros" or "reflect". Equals torchvision's `RandomCrop(size, padding)`. The box may reach over the frame, so
+    its fractions may be negative. Raises DataError for an image that is too small.
+    """
+
+    size: int | tuple[int, int] | None = None
+    padding: int = 4
+    mode: str = "zeros"
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            check_size(self.size)
+        check_whole("padding", self.padding, least=0)
+        if self.mode not in ("zeros", "reflect"):
+            raise ValueError(f"mode must be 'zeros' or 'reflect', got {self.mode!r}")
+
+    def sample(self, draws: Draws, sizes: Tensor) -> Params:
+        out = self.output_size(sizes)
+        room = sizes + 2 * self.padding - out
+        check_room(room, sizes, self)
+        top = draws.integers("top", room[:, :1] + 1) - self.padding
+        left = draws.integers("left", room[:, 1:] + 1) - self.padding
+        return {"box": fractions(torch.cat([top, left, out], dim=1).double(), sizes)}
+
+    def render(self, images: Tensor, params: Params) -> Tensor:
+        pad = (self.padding,) * 4
+        if self.mode == "zeros":
+            padded = F.pad(images, pad)
+        else:
+            padded = F.pad(images.float(), pad, mode="reflect").to(images.dtype)
+        return cut(padded, pixels(params["box"], images) + torch.tensor([self.padding, self.padding, 0, 0]))
+
+    def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
+        """As `crop`: centre y, centre x, height, width [B, 4], in view a's frame, after a's flip."""
+        return box_difference(a, b, frame)
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        return sizes if self.size is None else torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The central `size` pixels; nothing is drawn. Raises DataError for an image that is smaller."""
+
+    size: int | tuple[int, int]
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+
+    def sample(self, draws: Draws, sizes: Tensor) -> Params:
+        out = self.output_size(sizes)
+        room = sizes - out
+        check_room(room, sizes, self)
+        start = (room.double() / 2).round()
+        return {"box": fractions(torch.cat([start, out.double()], dim=1), sizes)}
+
+    def render(self, images: Tensor, params: Params) -> Tensor:
+        return cut(images, pixels(params["box"], images))
+
+    def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
+        """As `crop` [B, 4]."""
+        return box_difference(a, b, frame)
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The whole image, resized: a number is the shorter side's pixels (the shape is kept), a pair is (height, width)."""
+
+    size: int | tuple[int, int]
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+
+    def sample(self, draws: Draws, sizes: Tensor) -> Params:
+        whole = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+        return {"box": whole.repeat(len(sizes), 1)}
+
+    def render(self, images: Tensor, params: Params) -> Tensor:
+        size = self.output_size(torch.tensor([images.shape[-2:]]))[0]
+        return resample(images, pixels(params["box"], images), (int(size[0]), int(size[1])))
+
+    def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
+        """As `crop`; zero [B, 4]."""
+        return box_difference(a, b, frame)
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        if not isinstance(self.size, int):
+            return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+        return self.size * sizes // sizes.min(dim=1, keepdim=True).values
+
+
+def check_size(size: Any) -> None:
+    """Raises ValueError unless size is a positive whole number or a pair of them."""
+    pair = as_pair(size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise ValueError(f"size must be a number of pixels or a pair (height, width), got {size!r}")
+
+
+def as_pair(size: Any) -> tuple[int, int]:
+    """(height, width) of a size given as a number or as a pair."""
+    return tuple(size) if isinstance(size, (tuple, list)) else (size, size)  # type: ignore[return-value]
+
+
+def check_room(room: Tensor, sizes: Tensor, op: object) -> None:
+    """Raises DataError where an image is smaller than what is to be cut out of it. room: pixels left over [B, 2]."""
+    if (room < 0).any():
+        row = int((room < 0).any(dim=1).nonzero()[0])
+        height, width = sizes[row].tolist()
+        raise DataError(f"image {row} of the batch is {height}x{width}, too small for {op}; resize it first")
+
+
+def fractions(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes in pixels [B, 4] as fractions of frames [B, 2]."""
+    return boxes / sizes.repeat(1, 2)
+
+
+def pixels(box: Tensor, images: Tensor) -> Tensor:
+    """Boxes [B, 4] in whole pixels of the images, int64 on the CPU."""
+    height, width = images.shape[-2:]
+    return (box.cpu().double() * torch.tensor([height, width, height, width])).round().long()
+
+
+def box_difference(a: Params, b: Params, frame: ViewParams | None) -> Tensor:
+    """Centres and sizes of boxes a minus b [B, 4]; x of both mirrored where view a was flipped."""
+    centre_a, centre_b = (p["box"][:, :2] + p["box"][:, 2:] / 2 for p in (a, b))
+    apart = torch.cat([centre_a - centre_b, a["box"][:, 2:] - b["box"][:, 2:]], dim=1)
+    for name, column in (("flip", 1), ("vflip", 0)):
+        if frame is not None and name in frame:
+            apart[:, column] = torch.where(frame[name]["applied"], -apart[:, column], apart[:, column])
+    return apart
+
+
+def cut(images: Tensor, boxes: Tensor) -> Tensor:
+    """Boxes of one size [B, 4] cut out of the images, pixel for pixel."""
+    boxes = boxes.to(images.device)
+    height, width = (int(side) for side in boxes[0, 2:]) if len(boxes) else (0, 0)
+    rows = boxes[:, :1] + torch.arange(height, device=images.device)
+    columns = boxes[:, 1:2] + torch.arange(width, device=images.device)
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def resample(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes in pixels [B, 4], each resized to (height, width) with an antialiased triangle filter; float [0, 1]."""
+    height, width = images.shape[-2:]
+    boxes = boxes.to(images.device)
+    rows = triangle_weights(boxes[:, 0], boxes[:, 2], height, size[0])
+    columns = triangle_weights(boxes[:, 1], boxes[:, 3], width, size[1])
+    images = as_float(images)
+    out = rows[:, None].to(images.dtype) @ images @ columns.transpose(1, 2)[:, None].to(images.dtype)
+    return out.clamp(0, 1)
+
+
+def triangle_weights(start: Tensor, length: Tensor, source: int, target: int) -> Tensor:
+    """Rows of filter weights [B, target, source] that resize [start, start + length) to `target` pixels."""
+    start, length = start.double()[:, None, None], length.double()[:, None, None]
+    scale = length / target
+    reach = scale.clamp_min(1.0)
+    centre = start + scale * (torch.arange(target, device=start.device)[None, :, None] + 0.5)
+    position = torch.arange(source, device=start.device, dtype=torch.float64)[None, None, :] + 0.5
+    weights = (1 - (position - centre).abs() / reach).clamp_min(0)
+    weights = weights * ((position > start) & (position < start + length))
+    return weights / weights.sum(dim=2, keepdim=True)

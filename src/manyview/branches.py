@@ -1,0 +1,295 @@
+"""Branches: networks that look at views and give named readouts.
+
+A branch owns a timm backbone, heads, its normalisation, and the way views pass through it: `joint` (all views of one
+size in one batch, so that BatchNorm sees them together) or `separate` (one view at a time; a family is one view).
+`h` is the pooled feature of the backbone; the heads a recipe declares are readouts too, and `logits` is `linear(h)`
+unless the recipe says otherwise. Only heads that some relation reads are built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from manyview import backbones
+from manyview.errors import RecipeError, unknown
+from manyview.grammar import Call, Name, bind, parse_call
+from manyview.heads import HEADS, Built, pooled
+from manyview.views import PlannedView, View, as_float
+
+FEATURES = "h"
+LOGITS = "logits"
+TAP = "pool"  # the head that reads a layer inside the backbone
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+@dataclass(frozen=True)
+class BranchSpec:
+    """A branch as a recipe writes it, parsed. normalize: a name, (mean, std), or None for the backbone's own."""
+
+    name: str
+    backbone: Call
+    heads: dict[str, Call]
+    joint: bool = True
+    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+    @property
+    def readouts(self) -> list[str]:
+        """Names a relation may read."""
+        return list(dict.fromkeys([FEATURES, LOGITS, *self.heads]))
+
+
+def parse_branch(name: str, raw: Any) -> BranchSpec:
+    """A branch from its mapping {backbone, forward, normalize, <head>: <call>}. Raises RecipeError naming the place."""
+    where = f"branches.{name}"
+    if not isinstance(raw, Mapping) or "backbone" not in raw:
+        raise RecipeError(f"{where}: expected a mapping with a backbone, such as {{backbone: resnet18}}, got {raw!r}")
+    fields = dict(raw)
+    backbone = parse_call(fields.pop("backbone"), f"{where}.backbone")
+    forward = fields.pop("forward", "joint")
+    if forward not in ("joint", "separate"):
+        raise RecipeError(f"{where}.forward: {unknown('way', str(forward), ['joint', 'separate'])}")
+    normalize = _parse_normalize(fields.pop("normalize", None), f"{where}.normalize")
+    heads: dict[str, Call] = {}
+    for head, text in fields.items():
+        call = parse_call(text, f"{where}.{head}")
+        if head == FEATURES or not head.isidentifier():
+            raise RecipeError(f"{where}.{head}: '{head}' cannot name a head; h is the backbone's feature")
+        if call.name not in (*HEADS, TAP):
+            raise RecipeError(f"{where}.{head}: {unknown('head', call.name, [*HEADS, TAP])}")
+        if call.name == TAP:
+            if len(call.args) != 1 or not isinstance(call.args[0], str) or call.kwargs:
+                raise RecipeError(f"{where}.{head}: write the layer's name in quotes, as in pool('layer2'), got {call}")
+        elif not call.args or not isinstance(call.args[0], Name):
+            raise RecipeError(f"{where}.{head}: a head first names what it reads, as in {call.name}(h), got {call}")
+        elif call.args[0].text not in (FEATURES, *heads):
+            raise RecipeError(f"{where}.{head}: {unknown('readout', call.args[0].text, [FEATURES, *heads])}")
+        heads[head] = call
+    return BranchSpec(name, backbone, heads, forward == "joint", normalize)
+
+
+def _parse_normalize(value: Any, where: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value not in NORMALIZATIONS:
+            raise RecipeError(f"{where}: {unknown('normalisation', value, NORMALIZATIONS)}")
+        return NORMALIZATIONS[value]
+    try:
+        mean, std = (tuple(float(number) for number in numbers) for numbers in value)
+    except (TypeError, ValueError):
+        raise RecipeError(f"{where}: expected a name or [[means], [stds]], got {value!r}") from None
+    if len(mean) != len(std) or not all(number > 0 for number in std):
+        raise RecipeError(f"{where}: expected as many means as positive stds, got {value!r}")
+    return mean, std
+
+
+class Branch(nn.Module):
+    """One network with its heads. Built by the step; `forward` gives the readouts that are asked for, and no others.
+
+    Arguments: spec; classes of the data set; views, the plan (for the size of orbits and images); used, the readouts
+    that are needed. Raises RecipeError for an unknown backbone or arguments that do not fit.
+    """
+
+    def __init__(self, spec: BranchSpec, classes: int, views: Mapping[str, PlannedView], used: Collection[str]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = make_backbone(spec.backbone, f"branches.{spec.name}.backbone")
+        cfg = self.backbone.pretrained_cfg
+        mean, std = spec.normalize or (cfg.get("mean", (0.5,) * 3), cfg.get("std", (0.5,) * 3))
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+        self.inputs: dict[str, str] = {}  # head -> the readout it reads, in order of computation
+        self.taps: dict[str, str] = {}  # readout -> layer of the backbone
+        self.orbits: dict[str, PlannedView] = {}  # head -> the orbit it tells apart
+        self.dims: dict[str, int] = {FEATURES: getattr(self.backbone, "head_hidden_size", self.backbone.num_features)}
+        self.heads = nn.ModuleDict()
+        calls = dict(spec.heads)
+        calls.setdefault(LOGITS, Call("linear", (Name(FEATURES),)))
+        needed = _needed(calls, used)
+        for name, call in calls.items():
+            where = f"branches.{spec.name}.{name}"
+            if name in needed and call.name == TAP:
+                self.taps[name] = _layer(self.backbone, call.args[0], where)
+            elif name in needed:
+                continue
+        if self.taps:
+            self.dims |= self._tap_widths(views)
+        for name, call in calls.items():
+            if name in needed and call.name != TAP:
+                self._add_head(name, call, classes, views)
+
+    def _add_head(self, name: str, call: Call, classes: int, views: Mapping[str, PlannedView]) -> None:
+        where = f"branches.{self.spec.name}.{name}"
+        reads = call.args[0].text
+        options = dict(call.kwargs)
+        extra: dict[str, Any] = {"inputs": self.dims[reads], "classes": classes}
+        if call.name == "linear" and "orbit" in options:
+            view = options.pop("orbit")
+            if not isinstance(view, Name) or view.text not in views or not views[view.text].is_family:
+                families = [family.name for family in views.values() if family.is_family]
+                raise RecipeError(
+                    f"{where}: orbit= names a family of views, got {view}; families: {families or 'none'}"
+                )
+            self.orbits[name] = views[view.text]
+            extra["members"] = views[view.text].members
+        built: Built = bind(HEADS[call.name], Call(call.name, call.args[1:], options), where, **extra)
+        self.heads[name], self.dims[name] = built
+        self.inputs[name] = reads
+
+    @torch.no_grad()
+    def _tap_widths(self, views: Mapping[str, PlannedView]) -> dict[str, int]:
+        """Widths of the layers that are read, from one image of the size the first view has."""
+        first = next(iter(views.values()))
+        height, width = first.output_size(torch.tensor([[64, 64]]))[0].tolist()
+        training = self.training
+        self.eval()
+        values = self._features(torch.zeros(1, len(self.mean.flatten()), height, width))
+        self.train(training)
+        return {name: values[name].shape[1] for name in self.taps}
+
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
+        """h and the layers that are read, each [rows, width], in one pass of the backbone."""
+        normalized = (as_float(images) - self.mean) / self.std
+        values: dict[str, Tensor] = {}
+        with contextlib.ExitStack() as hooks:
+            for name, layer in self.taps.items():
+
+                def keep(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
+                    values[name] = pooled(output)
+
+                hooks.callback(self.backbone.get_submodule(layer).register_forward_hook(keep).remove)
+            values[FEATURES] = self.backbone(normalized.contiguous(memory_format=torch.channels_last))
+        return values
+
+    def forward(self, views: Mapping[str, View], wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Tensor]:
+        """Readouts of views. wanted: pairs (readout, view), a view being a name or a member `r.0`.
+
+        Returns pair -> [rows, dim]. A member whose family is read as well is a slice of it and costs nothing.
+        """
+        needed = self._with_inputs(wanted)
+        read = {view for _, view in needed}
+        roots = {view: _family_read(view, read) for view in read}
+        order = [view for view in dict.fromkeys(_order(views)) if view in set(roots.values())]
+        images = {view: _images_of(views, view) for view in order}
+
+        values: dict[tuple[str, str], Tensor] = {}
+        groups = _by_shape(images) if self.spec.joint else [[view] for view in order]
+        for group in groups:
+            rows = [len(images[view]) for view in group]
+            features = self._features(torch.cat([as_float(images[view]) for view in group]))
+            for name, value in features.items():
+                values.update({(name, view): part for view, part in zip(group, value.split(rows), strict=True)})
+            for head, source in self.inputs.items():
+                asked = [view for view in group if any(roots[v] == view for n, v in needed if n == head)]
+                whole = [view for view in asked if (head, view) in needed]
+                parts = [(head, v) for n, v in needed if n == head and v not in whole and roots[v] in asked]
+                parts = [pair for pair in parts if roots[pair[1]] not in whole]
+                inputs = {(head, view): values[source, view] for view in whole}
+                inputs |= {pair: _member(values[source, roots[pair[1]]], pair[1], views) for pair in parts}
+                if inputs:
+                    out = self.heads[head](torch.cat(list(inputs.values())))
+                    values.update(zip(inputs, out.split([len(value) for value in inputs.values()]), strict=True))
+        return {
+            (name, view): values[name, view]
+            if (name, view) in values
+            else _member(values[name, roots[view]], view, views)
+            for name, view in wanted
+        }
+
+    def _with_inputs(self, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+        needed = set(wanted)
+        for head, source in reversed(self.inputs.items()):
+            needed |= {(source, view) for name, view in set(needed) if name == head}
+        return needed
+
+    def read(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Readouts of images that are no view of the recipe, for evaluation. images: [B, C, h, w] -> name -> [B, dim]."""
+        values = self.forward({"images": View(images)}, [(name, "images") for name in names])
+        return {name: value for (name, _), value in values.items()}
+
+
+def make_backbone(call: Call, where: str) -> nn.Module:
+    """A timm model without classifier, from `resnet18(small=True, …)`; arguments but `small` are timm's.
+
+    Raises RecipeError for names timm does not know and arguments the model does not take.
+    """
+    options = dict(call.kwargs)
+    small = options.pop("small", False)
+    if call.args:
+        raise RecipeError(f"{where}: write arguments of a backbone by name, as in {call.name}(small=True)")
+    if not timm.is_model(call.name):
+        near = timm.list_models(f"*{call.name.split('.')[0]}*")[:8]
+        hint = (
+            f"did you mean {', '.join(near)}"
+            if near
+            else "timm.list_models() has all, beside " + ", ".join(backbones.__all__)
+        )
+        raise RecipeError(f"{where}: unknown backbone '{call.name}'; {hint}")
+    options.setdefault("num_classes", 0)
+    if options["num_classes"] != 0:
+        raise RecipeError(f"{where}: the classifier is the head `logits: linear(h)`; drop num_classes")
+    try:
+        model = timm.create_model(call.name, **options)
+        model = backbones.small_stem(model) if small else model
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise RecipeError(f"{where}: {call}: {str(error).splitlines()[0]}") from None
+    return model.to(memory_format=torch.channels_last)
+
+
+def _needed(calls: Mapping[str, Call], used: Collection[str]) -> set[str]:
+    """Heads in use and, for each, the heads below it."""
+    needed = set(used)
+    for name, call in reversed(calls.items()):
+        if name in needed and call.name != TAP:
+            needed.add(call.args[0].text)
+    return needed
+
+
+def _layer(backbone: nn.Module, layer: str, where: str) -> str:
+    names = [name for name, _ in backbone.named_modules() if name]
+    if layer not in names:
+        raise RecipeError(f"{where}: {unknown('layer', layer, [name for name in names if name.count('.') < 2])}")
+    return layer
+
+
+def _order(views: Mapping[str, View]) -> list[str]:
+    return [name for view, made in views.items() for name in (view, *(f"{view}.{t}" for t in range(made.members)))]
+
+
+def _family_read(view: str, read: Collection[str]) -> str:
+    """The view whose forward pass holds this one: its family's, where that is read as a whole."""
+    family = view.partition(".")[0]
+    return family if family in read else view
+
+
+def _images_of(views: Mapping[str, View], name: str) -> Tensor:
+    base, _, member = name.partition(".")
+    return _member(views[base].images, name, views) if member else views[base].images
+
+
+def _member(rows: Tensor, name: str, views: Mapping[str, View]) -> Tensor:
+    base, _, member = name.partition(".")
+    return rows[int(member) :: views[base].members]
+
+
+def _by_shape(images: Mapping[str, Tensor]) -> Sequence[list[str]]:
+    groups: dict[torch.Size, list[str]] = {}
+    for name, value in images.items():
+        groups.setdefault(value.shape[1:], []).append(name)
+    return list(groups.values())

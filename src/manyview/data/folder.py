@@ -1,0 +1,74 @@
+"""Folders of image files, a folder for each class."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from manyview.data.images import FolderImages, pack
+from manyview.data.splits import RawSplits
+from manyview.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+LAYOUT = "expected root/train/CLASS/*.jpg (val and test beside train are optional), or root/CLASS/*.jpg"
+
+
+def folder(root: Path | None, *, download: bool) -> RawSplits:
+    """Image files in one of two layouts; ``download`` is not used.
+
+    - ``root/train/CLASS/…``, and ``root/val/CLASS/…`` and ``root/test/CLASS/…`` if there: splits as given.
+    - ``root/CLASS/…``: one set of images, from which test and val are taken, ``val_fraction`` each.
+
+    Classes are the folders' names, sorted. In each, files are searched recursively in sorted order, by
+    extension (``EXTENSIONS``, in any case); what begins with a dot is skipped.
+    Raises ``DataError`` if a folder is missing or has no images, or if val or test have a class of their own.
+    """
+    if root is None:
+        raise DataError(f"source 'folder' needs data.root; {LAYOUT}")
+    if not root.is_dir():
+        raise DataError(f"no folder {root}; {LAYOUT}")
+    if not (root / "train").is_dir():
+        classes = _classes(root)
+        return RawSplits(_images(root, classes), None, None, classes, carve_test=True)
+    classes = _classes(root / "train")
+    given = {}
+    for split in ("val", "test"):
+        if (root / split).is_dir():
+            extra = sorted(set(_classes(root / split)) - set(classes))
+            if extra:
+                raise DataError(f"{root / split} has classes that train has not: {', '.join(extra)}")
+            given[split] = _images(root / split, classes)
+    return RawSplits(_images(root / "train", classes), given.get("val"), given.get("test"), classes)
+
+
+def _classes(parent: Path) -> tuple[str, ...]:
+    found = sorted(entry.name for entry in os.scandir(parent) if entry.is_dir() and entry.name[0] != ".")
+    if not found:
+        raise DataError(f"no class folders in {parent}; {LAYOUT}")
+    return tuple(found)
+
+
+def _images(parent: Path, classes: tuple[str, ...]) -> FolderImages:
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = _files(parent, name)
+        if not found and (parent / name).is_dir():
+            raise DataError(f"no images in {parent / name}; expected files that end in {' '.join(EXTENSIONS)}")
+        paths += found
+        labels += [label] * len(found)
+    return FolderImages(parent, pack(paths), np.array(labels, dtype=np.int64), np.arange(len(paths)))
+
+
+def _files(parent: Path, name: str) -> list[str]:
+    found: list[str] = []
+    for here, folders, files in os.walk(parent / name, followlinks=True):
+        folders[:] = [folder for folder in folders if folder[0] != "."]
+        found += [
+            os.path.join(os.path.relpath(here, parent), file)
+            for file in files
+            if file[0] != "." and file.lower().endswith(EXTENSIONS)
+        ]
+    return sorted(found)

@@ -1,0 +1,201 @@
+"""Tables of the Hugging Face ``datasets`` library: parquet files, saved datasets, hub names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from torch import Tensor
+
+from manyview.data.decode import BadImage, decode
+from manyview.data.images import Ints
+from manyview.data.splits import RawSplits
+from manyview.errors import DataError, unknown
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TableImages:
+    """Rows of a memory-mapped table whose ``column`` holds undecoded images (``bytes`` or ``path``)."""
+
+    table: Any
+    column: str
+    labels: Ints
+    index: Ints
+    split: str
+
+    @property
+    def size(self) -> None:
+        """Unknown before decoding."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, position: int) -> Tensor:
+        """Decode the row's image: uint8 ``[3, H, W]``. Raises ``BadImage``."""
+        cell, name = self.table[int(position)][self.column], self.name(position)
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+            raise BadImage(f"{name}: column '{self.column}' is empty")
+        return decode(Path(cell["path"]) if cell["bytes"] is None else cell["bytes"], name)
+
+    def name(self, position: int) -> str:
+        """The split and the row, from 0."""
+        return f"{self.split} row {self.index[position]}"
+
+
+def hf(
+    root: Path | None,
+    image: str = "image",
+    label: str = "label",
+    train: str = "train",
+    val: str | None = None,
+    test: str | None = "test",
+    *,
+    download: bool,
+) -> RawSplits:
+    """Columns ``image`` and ``label`` of the splits named ``train``, ``val`` and ``test``.
+
+    ``root`` is one of
+
+    - a folder with ``train.parquet`` or ``train-00000-of-00002.parquet`` …, in it or in its ``data/``;
+    - one parquet file, which is the training split;
+    - a folder written by ``save_to_disk``, of a Dataset (the training split) or a DatasetDict;
+    - otherwise a name on the hub: from the local cache, or from the network with ``download``.
+
+    A split that is None is not read; the default "test" may be missing. Class names are those of a ClassLabel
+    column; of plain integers they are "0", "1", … up to the largest in train.
+    Raises ``DataError`` if the library, a split or a column is missing, or a label cannot be used.
+    """
+    if root is None:
+        raise DataError("source 'hf' needs data.root: parquet files, a folder saved by save_to_disk, or a hub name")
+    found = _open(root, download)
+    splits: dict[str, TableImages] = {}
+    classes: tuple[str, ...] | None = None
+    for role, split in (("train", train), ("val", val), ("test", test)):
+        if split is None or (role == split == "test" and split not in found):
+            continue
+        if split not in found:
+            raise DataError(f"{root}: {unknown('split', split, found)}")
+        splits[role], names = _images(found[split](), image, label, split)
+        if classes is None:
+            classes = names or tuple(str(c) for c in range(int(splits["train"].labels.max(initial=0)) + 1))
+        elif names is not None and names != classes:
+            raise DataError(f"{root}: the class names of split '{split}' are not those of split '{train}'")
+    return RawSplits(splits["train"], splits.get("val"), splits.get("test"), classes or ())
+
+
+def parquet_splits(root: Path) -> dict[str, list[Path]]:
+    """The parquet files of each split in ``root``, or else in ``root/data``; none if there are none.
+
+    Raises ``DataError`` if a shard is missing.
+    """
+    for here in (root, root / "data"):
+        splits: dict[str, list[Path]] = {}
+        shards: dict[str, int] = {}
+        for path in sorted(here.glob("*.parquet")):
+            split, count = re.fullmatch(r"(.+?)(?:-\d+-of-(\d+))?\.parquet", path.name).groups()  # type: ignore
+            splits.setdefault(split, []).append(path)
+            shards[split] = int(count or 1)
+        for split, paths in splits.items():
+            if len(paths) != shards[split]:
+                raise DataError(f"{here}: split '{split}' has {len(paths)} of {shards[split]} parquet files")
+        if splits:
+            return splits
+    return {}
+
+
+def _open(root: Path, download: bool) -> dict[str, Callable[[], Any]]:
+    """A function for each split, which opens its table."""
+    datasets = _library()
+    if root.is_file():
+        return {"train": partial(_read_parquet, [root])}
+    if root.is_dir():
+        if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
+            saved = datasets.load_from_disk(str(root))
+            tables = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+            return {split: partial(_same, table) for split, table in tables.items()}
+        files = parquet_splits(root)
+        if not files:
+            raise DataError(f"{root} has neither train.parquet (nor train-00000-of-…) nor a dataset of save_to_disk")
+        return {split: partial(_read_parquet, paths) for split, paths in files.items()}
+    if not _HUB_NAME.fullmatch(root.as_posix()):
+        raise DataError(f"no file or folder {root}")
+    try:
+        with _network(download):
+            tables = datasets.load_dataset(root.as_posix())
+    except Exception as error:  # whatever the hub's client, the network or a reader of files raises
+        reason = str(error).strip().partition("\n")[0]
+        hint = "" if download else "; nothing is downloaded unless data.download=true"
+        raise DataError(
+            f"no file or folder {root}, and no such dataset on the hub or in its cache ({reason}){hint}"
+        ) from error
+    return {split: partial(_same, table) for split, table in tables.items()}
+
+
+def _images(table: Any, image: str, label: str, split: str) -> tuple[TableImages, tuple[str, ...] | None]:
+    """The images of one split, and the names of its classes if the table has them."""
+    datasets = _library()
+    for option, column in (("image", image), ("label", label)):
+        if column not in table.column_names:
+            raise DataError(f"{option}: {unknown('column', str(column), table.column_names)} (source: hf({option}=…))")
+    feature = table.features[label]
+    labels = table.with_format("arrow").select_columns([label])[:][label]
+    if not re.fullmatch(r"u?int\d+", str(labels.type)):
+        raise DataError(f"column '{label}' of {split} holds {labels.type}, not integers; make it a ClassLabel first")
+    if labels.null_count:
+        missing = labels.to_pylist().index(None)
+        raise DataError(f"{split} row {missing}: column '{label}' has no label")
+    try:
+        table = table.with_format(None).select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    except Exception as error:  # Arrow has several ways to say that a type cannot be an image
+        raise DataError(f"column '{image}' of {split} holds {table.features[image]}, not images") from error
+    names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    values = labels.to_numpy().astype(np.int64)
+    return TableImages(table, image, values, np.arange(len(values)), split), names
+
+
+def _read_parquet(paths: list[Path]) -> Any:
+    datasets = _library()
+    try:
+        with _network(False):  # it would report the load to the hub
+            return datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
+    except Exception as error:  # the library wraps what Arrow raises for a broken file
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise DataError(f"{paths[0]}: cannot be read as parquet ({reason})") from error
+
+
+def _same(table: Any) -> Any:
+    return table
+
+
+@contextmanager
+def _network(allowed: bool) -> Iterator[None]:
+    """Keep the hub's client off the network, whose own switch is an environment variable read at import."""
+    import datasets
+    import huggingface_hub
+
+    places: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    try:
+        for place in places:
+            place.HF_HUB_OFFLINE = place.HF_HUB_OFFLINE or not allowed
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise DataError("source 'hf' needs the datasets library: pip install 'manyview[hf]'") from None
+    return datasets

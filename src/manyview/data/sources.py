@@ -1,0 +1,94 @@
+"""From a recipe's ``data: {source: …}`` to splits of images."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from manyview.data.digits import digits
+from manyview.data.folder import folder
+from manyview.data.huggingface import hf, parquet_splits
+from manyview.data.splits import RawSplits, Selection, Splits, make_splits
+from manyview.data.vision import vision
+from manyview.errors import DataError, unknown
+
+
+class Call(Protocol):
+    """A parsed ``name(*args, **kwargs)``."""
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Arguments by position."""
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """Arguments by name."""
+
+
+class DataSpec(Selection, Protocol):
+    """What a recipe says about data."""
+
+    @property
+    def call(self) -> Call:
+        """The source."""
+
+    @property
+    def root(self) -> str | None:
+        """Where its files are; relative to the working directory."""
+
+    @property
+    def download(self) -> bool:
+        """Whether files may be downloaded."""
+
+
+def open_splits(spec: DataSpec, seed: int) -> Splits:
+    """Open the source that ``spec`` names, then split and thin it out (see ``make_splits``).
+
+    No image is decoded. Raises ``DataError``, in one line, for whatever cannot be meant or is not there.
+    """
+    call = spec.call
+    if call.name not in SOURCES:
+        raise DataError(f"data.source: {unknown('source', call.name, SOURCES)}")
+    source = SOURCES[call.name]
+    options = [p for p in inspect.signature(source).parameters.values() if p.name not in ("root", "download")]
+    signature = inspect.Signature([p.replace(annotation=p.empty) for p in options])
+    try:
+        given = signature.bind(*call.args, **call.kwargs).arguments
+    except TypeError as error:
+        raise DataError(f"data.source: {error} in '{call.name}'; write {call.name}{signature}") from None
+    for option, value in given.items():
+        if not isinstance(value, str | None):
+            raise DataError(f"data.source: {option}={value!r} in '{call.name}' must be a string")
+    root = None if spec.root is None else Path(spec.root).expanduser()
+    return make_splits(source(root, **given, download=spec.download), spec, seed)
+
+
+def _published(name: str) -> Callable[..., RawSplits]:
+    """A data set of torchvision, which may also lie in ``root`` as Hugging Face parquet files."""
+
+    def source(root: Path | None, *, download: bool) -> RawSplits:
+        if root is not None and "train" in parquet_splits(root):
+            return hf(root, download=False)
+        return vision(root, name, download=download)
+
+    return source
+
+
+SOURCES: dict[str, Callable[..., RawSplits]] = {
+    "digits": digits,
+    "folder": folder,
+    "hf": hf,
+    "torchvision": vision,
+    "cifar10": _published("CIFAR10"),
+    "cifar100": _published("CIFAR100"),
+    "food101": _published("Food101"),
+    "stl10": _published("STL10"),
+    "svhn": _published("SVHN"),
+}
+"""Source -> a function ``(root, *, download, **options)``; the options are what a recipe may give."""

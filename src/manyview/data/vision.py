@@ -1,0 +1,113 @@
+"""The data sets of torchvision, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from manyview.data.images import ArrayImages, FolderImages, Images, pack
+from manyview.data.splits import RawSplits
+from manyview.errors import DataError, unknown
+
+Read = Callable[[Any, str], Images]
+
+
+def vision(root: Path | None, name: str, *, download: bool) -> RawSplits:
+    """A data set of ``DATASETS``, by its name in ``torchvision.datasets`` in any case.
+
+    Looks for the files where torchvision puts them under ``root``; with ``download``, puts them there.
+    Raises ``DataError`` for an unknown name, and for files that are missing or broken.
+    """
+    import torchvision.datasets
+
+    names = {known.lower(): known for known in DATASETS}
+    if str(name).lower() not in names:
+        raise DataError(unknown("torchvision dataset", str(name).lower(), names))
+    name = names[name.lower()]
+    if root is None:
+        raise DataError(f"{name} needs data.root: the folder where its files are (data.download=true puts them there)")
+    splits, read = DATASETS[name]
+    options = {"loader": str} if read is _files else {}
+    opened: dict[str, Images] = {}
+    classes: tuple[str, ...] = ()
+    for split, arguments in splits.items():
+        try:
+            data = getattr(torchvision.datasets, name)(root, **arguments, **options, download=download)
+            opened[split] = read(data, f"{name} {split}")
+        except Exception as error:  # each class has its own ways to fail on missing or broken files
+            reason = (
+                (str(error).strip() or type(error).__name__).partition("\n")[0].partition(" You can use")[0].rstrip(".")
+            )
+            hint = "" if download else "; nothing is downloaded unless data.download=true"
+            raise DataError(f"{name} cannot be opened under {root} ({reason}){hint}") from error
+        classes = classes or _class_names(data, opened[split])
+    return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, carve_test="test" not in opened)
+
+
+def _arrays(axes: str, labels: str) -> Read:
+    """Reads a class that holds all pixels in ``data``, with these axes, and its labels in an attribute."""
+
+    def read(data: Any, split: str) -> ArrayImages:
+        pixels = torch.as_tensor(data.data)
+        if axes == "NHW":
+            pixels = pixels[:, None].expand(-1, 3, -1, -1)
+        elif axes == "NHWC":
+            pixels = pixels.permute(0, 3, 1, 2).contiguous()
+        values = np.asarray(getattr(data, labels), dtype=np.int64)
+        return ArrayImages(pixels, values, np.arange(len(values)), split)
+
+    return read
+
+
+def _files(data: Any, split: str) -> FolderImages:
+    """Reads a class that was given ``loader=str``: its "images" are paths, and our decoder sees the files."""
+    return _folder([data[position] for position in range(len(data))])
+
+
+def _pets(data: Any, split: str) -> FolderImages:
+    return _folder(list(zip(data._images, data._labels, strict=True)))
+
+
+def _signs(data: Any, split: str) -> FolderImages:
+    return _folder(data._samples)
+
+
+def _folder(samples: list[tuple[Any, int]]) -> FolderImages:
+    labels = np.array([label for _, label in samples], dtype=np.int64)
+    return FolderImages(Path(), pack([str(path) for path, _ in samples]), labels, np.arange(len(samples)))
+
+
+def _class_names(data: Any, train: Images) -> tuple[str, ...]:
+    names = getattr(data, "classes", None) or range(int(train.labels.max(initial=0)) + 1)
+    return tuple(str(name[0] if isinstance(name, tuple) else name) for name in names)
+
+
+_BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
+_TRAIN_TEST = {"train": {"split": "train"}, "test": {"split": "test"}}
+_TRAIN_VAL_TEST = {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "test"}}
+
+DATASETS: dict[str, tuple[dict[str, dict[str, Any]], Read]] = {
+    "CIFAR10": (_BY_FLAG, _arrays("NHWC", "targets")),
+    "CIFAR100": (_BY_FLAG, _arrays("NHWC", "targets")),
+    "Country211": (_TRAIN_VAL_TEST | {"val": {"split": "valid"}}, _files),
+    "DTD": (_TRAIN_VAL_TEST, _files),
+    "EuroSAT": ({"train": {}}, _files),
+    "FGVCAircraft": (_TRAIN_VAL_TEST, _files),
+    "FashionMNIST": (_BY_FLAG, _arrays("NHW", "targets")),
+    "Flowers102": (_TRAIN_VAL_TEST, _files),
+    "Food101": (_TRAIN_TEST, _files),
+    "GTSRB": (_TRAIN_TEST, _signs),
+    # Papers report Imagenette on its val, so it is the test split here.
+    "Imagenette": (_TRAIN_TEST | {"test": {"split": "val"}}, _files),
+    "KMNIST": (_BY_FLAG, _arrays("NHW", "targets")),
+    "MNIST": (_BY_FLAG, _arrays("NHW", "targets")),
+    "OxfordIIITPet": (_TRAIN_TEST | {"train": {"split": "trainval"}}, _pets),
+    "STL10": (_TRAIN_TEST, _arrays("NCHW", "labels")),
+    "SVHN": (_TRAIN_TEST, _arrays("NCHW", "labels")),
+    "StanfordCars": (_TRAIN_TEST, _files),
+}
+"""Name in torchvision -> (the constructor's arguments for each split, how the images are read)."""

@@ -1,0 +1,89 @@
+"""Stateless random draws: pure functions of (seed, epoch, image index, view, op, name of the parameter).
+
+The generator is Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), a counter-based
+generator: the value at a counter is computed directly, so nothing advances, nothing is kept, and a whole batch is
+drawn at once. The key holds who asks (seed, view, op, name), the counter holds what for (image, epoch, position).
+Draws are made on the CPU in float64, whatever the device, so that they are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
+    """Philox4x32 with ten rounds. counter: 32-bit words held in uint64 [N, 4]; returns the same shape."""
+    c0, c1, c2, c3 = counter.T
+    k0, k1 = np.uint64(key[0]), np.uint64(key[1])
+    for _ in range(10):
+        high0, low0 = divmod_word(c0 * _M0)
+        high1, low1 = divmod_word(c2 * _M1)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
+    return np.stack([c0, c1, c2, c3], axis=1)
+
+
+def divmod_word(product: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """A 64-bit product as its high and low 32-bit words."""
+    return product >> _HALF, product & _LOW
+
+
+def key_of(*parts: object) -> tuple[int, int]:
+    """Two 32-bit words that depend on all the parts and on nothing else (not on the process, as `hash` does)."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+class Draws:
+    """Random numbers for a batch of images, asked for by name; the same question has the same answer, always.
+
+    index: image indices, integers [B]. owner: who draws, such as the view's and the op's name.
+    """
+
+    def __init__(self, seed: int, epoch: int, index: Sequence[int] | Tensor | NDArray[np.int64], *owner: str) -> None:
+        self._who = (seed, *owner)
+        self._epoch = epoch
+        self._index = np.asarray(index, dtype=np.int64).astype(np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def uniform(self, name: str, count: int = 1, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Uniform numbers in [low, high), float64 [B, count]."""
+        blocks = -(-count // 4)
+        counter = np.empty((len(self), blocks, 4), dtype=np.uint64)
+        counter[..., 0] = (self._index & _LOW)[:, None]
+        counter[..., 1] = (self._index >> _HALF)[:, None]
+        counter[..., 2] = self._epoch
+        counter[..., 3] = np.arange(blocks, dtype=np.uint64)
+        words = philox(counter.reshape(-1, 4), key_of(*self._who, name))
+        unit = words.reshape(len(self), -1)[:, :count].astype(np.float64) / 2**32
+        return torch.from_numpy(low + (high - low) * unit)
+
+    def integers(self, name: str, bound: int | Tensor, count: int = 1) -> Tensor:
+        """Integers in [0, bound), int64 [B, count]; bound: a number or a tensor that broadcasts to [B, count]."""
+        return (self.uniform(name, count) * bound).long()
+
+    def coin(self, name: str, p: float) -> Tensor:
+        """True with probability p, bool [B]."""
+        return self.uniform(name)[:, 0] < p
+
+    def permutation(self, name: str, count: int) -> Tensor:
+        """A uniformly random order of range(count) for each image, int64 [B, count]."""
+        return self.uniform(name, count).argsort(dim=1, stable=True)
+
+
+def order_of(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order in which an epoch visits `count` images: a permutation, a pure function of (seed, epoch)."""
+    values = Draws(seed, epoch, np.arange(count), "order").uniform("position", 2)
+    return np.lexsort((values[:, 1].numpy(), values[:, 0].numpy())).astype(np.int64)

@@ -1,0 +1,34 @@
+"""What a user got wrong, in one line that says what, where, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ManyviewError(Exception):
+    """A user's mistake. The command line prints its one line and leaves with exit code 2."""
+
+
+class RecipeError(ManyviewError):
+    """A recipe that cannot be meant: the message names the place in the recipe."""
+
+
+class DataError(ManyviewError):
+    """Images or labels that cannot be used: the message names the folder, file or row."""
+
+
+class RunError(ManyviewError):
+    """A run folder that cannot be used: not empty, not finished, or made by another recipe."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None) -> str:
+    """One line for a name that does not exist: the nearest that does, then all of them.
+
+    >>> unknown("op", "crp", ["crop", "flip"])
+    "unknown op 'crp'; did you mean 'crop'? ops: crop, flip"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ";"
+    return f"unknown {kind} '{name}'{hint} {plural or kind + 's'}: {', '.join(names) or 'none'}"

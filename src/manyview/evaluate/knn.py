@@ -1,0 +1,43 @@
+"""Weighted k-nearest-neighbour classification of frozen features (Wu et al., CVPR 2018, section 3.4).
+
+The vote of a neighbour is exp(cosine / T), here relative to the nearest so that no T overflows; k = 200 and T = 0.1 are the usual settings at CIFAR scale.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manyview.relations.reading import check_labels
+
+QUERIES_AT_ONCE = 1024
+
+
+def knn_predict(
+    features: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, k: int = 200, temperature: float = 0.1
+) -> Tensor:
+    """The class with the largest weighted vote among each row's k nearest in the bank, int64 [B].
+
+    features: [B, D]. bank: [N, D]. bank_labels: integers [N] below `classes`. Memory is bounded by
+    1,024 queries at a time. Raises ValueError for k outside [1, N], temperature <= 0, shapes that disagree.
+    """
+    if features.ndim != 2 or bank.ndim != 2 or features.shape[1] != bank.shape[1]:
+        raise ValueError(
+            f"expected features [B, D] and bank [N, D], got {tuple(features.shape)} and {tuple(bank.shape)}"
+        )
+    if len(bank_labels) != len(bank):
+        raise ValueError(f"the bank has {len(bank)} rows and {len(bank_labels)} labels")
+    if not 1 <= k <= len(bank):
+        raise ValueError(f"k must be between 1 and the bank's {len(bank)} rows, got {k}")
+    check_labels(bank_labels, classes)
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    bank = F.normalize(bank, dim=1)
+    predictions = []
+    for queries in F.normalize(features, dim=1).split(QUERIES_AT_ONCE):
+        cosines, nearest = (queries @ bank.T).topk(k, dim=1)
+        votes = queries.new_zeros(len(queries), classes)
+        votes.scatter_add_(1, bank_labels.long()[nearest], ((cosines - cosines[:, :1]) / temperature).exp())
+        predictions.append(votes.argmax(dim=1))
+    return torch.cat(predictions) if predictions else torch.empty(0, dtype=torch.long)

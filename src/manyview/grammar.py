@@ -1,0 +1,176 @@
+"""The one grammar of recipes: Python call syntax, parsed with `ast` and `literal_eval`; nothing is ever run.
+
+call      crop(32, scale=(0.2, 1))        flip            (no parentheses: no arguments)
+pipeline  crop(32) | flip(0.5)
+readout   p(a)   teacher.z(b)   stop(z(r.0))
+value     a literal, a name (a view, as in orbit=r), a member of a family (r.0), or a call
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import io
+import tokenize
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from manyview.errors import ManyviewError, RecipeError, unknown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name in argument position: a view `a`, or a member `r.0` of a family."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Call:
+    """A parsed call. name may be dotted (`teacher.z`); values are literals, `Name`s and `Call`s."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        given = [_show(value) for value in self.args] + [f"{key}={_show(value)}" for key, value in self.kwargs.items()]
+        return f"{self.name}({', '.join(given)})"
+
+
+def _show(value: Any) -> str:
+    return str(value) if isinstance(value, (Call, Name)) else repr(value)
+
+
+def parse_call(text: str, where: str) -> Call:
+    """One call, or a bare name, which stands for a call without arguments. Raises RecipeError naming `where`."""
+    return _call(_parse(text, where), text, where)
+
+
+def parse_pipeline(text: str, where: str) -> list[Call]:
+    """Calls joined by `|`, in order. Raises RecipeError naming `where`."""
+    node: ast.expr = _parse(text, where)
+    steps: list[ast.expr] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        steps.insert(0, node.right)
+        node = node.left
+    return [_call(step, text, where) for step in [node, *steps]]
+
+
+def bind(factory: Callable[..., T], call: Call, where: str, **extra: Any) -> T:
+    """Calls `factory` with a call's arguments, after checking them against its signature.
+
+    Raises RecipeError naming `where`, for unknown, missing and surplus arguments, and for what the factory refuses.
+    """
+    arguments = {**call.kwargs, **extra}
+    check_arguments(factory, call, where, extra)
+    try:
+        return factory(*call.args, **arguments)
+    except ManyviewError as error:
+        raise type(error)(f"{where}: {error}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RecipeError(f"{where}: {call}: {error}") from None
+
+
+def check_arguments(factory: Callable[..., Any], call: Call, where: str, extra: dict[str, Any] | None = None) -> None:
+    """Raises RecipeError unless the call's arguments fit the signature of `factory`."""
+    signature = inspect.signature(factory)
+    names = [name for name in signature.parameters if name not in (extra or {})]
+    keywords = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for key in call.kwargs:
+        if key not in names and not keywords:
+            raise RecipeError(f"{where}: {call.name}: {unknown('argument', key, names)}")
+    try:
+        signature.bind(*call.args, **{**call.kwargs, **(extra or {})})
+    except TypeError as error:
+        raise RecipeError(f"{where}: {call}: {error}; arguments: {', '.join(names)}") from None
+
+
+def with_argument(call: Call, key: str, value: Any, factory: Callable[..., Any] | None) -> Call:
+    """The call with one argument set, whether it stood there by position, by keyword, or not at all."""
+    parameters = inspect.signature(factory).parameters.values() if factory else ()
+    positions = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    if key in positions[: len(call.args)]:
+        at = positions.index(key)
+        return Call(call.name, (*call.args[:at], value, *call.args[at + 1 :]), call.kwargs)
+    return Call(call.name, call.args, {**call.kwargs, key: value})
+
+
+def _parse(text: str, where: str) -> ast.expr:
+    if not isinstance(text, str) or not text.strip():
+        raise RecipeError(f"{where}: expected a call such as name(…), got {text!r}")
+    try:
+        return ast.parse(_members_as_subscripts(text), mode="eval").body
+    except (SyntaxError, tokenize.TokenError, IndentationError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else error.args[0]
+        if text.count("(") != text.count(")"):
+            reason = "its brackets do not match; inside [ ] or { } YAML cuts at commas, so quote it there"
+        raise RecipeError(f"{where}: cannot read {text!r}: {reason}") from None
+
+
+def _members_as_subscripts(text: str) -> str:
+    """`r.0`, which Python cannot parse, as `r[0]`; strings are left alone."""
+    pieces: list[tuple[int, str]] = []
+    previous = None
+    for token in tokenize.generate_tokens(io.StringIO(text.strip()).readline):
+        value = token.string
+        if (
+            token.type == tokenize.NUMBER
+            and value[:1] == "."
+            and value[1:].isdigit()
+            and previous is not None
+            and previous.type == tokenize.NAME
+            and previous.end == token.start
+        ):
+            pieces.append((tokenize.OP, f"[{int(value[1:])}]"))
+        else:
+            pieces.append((token.type, value))
+        previous = token
+    return tokenize.untokenize(pieces).strip()
+
+
+def _call(node: ast.expr, text: str, where: str) -> Call:
+    value = _value(node, text, where)
+    if isinstance(value, Name):
+        value = Call(value.text)
+    if not isinstance(value, Call):
+        raise RecipeError(f"{where}: expected a call such as name(…), got {text!r}")
+    return value
+
+
+def _value(node: ast.expr, text: str, where: str) -> Any:
+    if isinstance(node, ast.Call):
+        if any(keyword.arg is None for keyword in node.keywords) or any(isinstance(a, ast.Starred) for a in node.args):
+            raise RecipeError(f"{where}: {text!r}: arguments are written out; * and ** are not part of the grammar")
+        given = [keyword.arg for keyword in node.keywords]
+        twice = [name for name in given if given.count(name) > 1]
+        if twice:
+            raise RecipeError(f"{where}: {text!r}: argument '{twice[0]}' is given twice")
+        arguments = tuple(_value(argument, text, where) for argument in node.args)
+        keywords = {str(keyword.arg): _value(keyword.value, text, where) for keyword in node.keywords}
+        return Call(_dotted(node.func, text, where), arguments, keywords)
+    if isinstance(node, ast.Name):
+        return Name(node.id)
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and isinstance(node.slice, ast.Constant):
+        return Name(f"{node.value.id}.{node.slice.value}")
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise RecipeError(
+            f"{where}: {ast.unparse(node)!r} in {text!r} is neither a literal, a name nor a call; "
+            f"recipes have no expressions"
+        ) from None
+
+
+def _dotted(node: ast.expr, text: str, where: str) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    raise RecipeError(f"{where}: cannot call {ast.unparse(node)!r} in {text!r}; write name(…) or branch.name(…)")

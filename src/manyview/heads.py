@@ -1,0 +1,85 @@
+"""Heads: small networks from one readout to the next, written in a recipe as `z: projector(h, 2048, layers=2)`.
+
+Each builder takes the width of its input and gives (module, width of its output). BatchNorm and no bias before it,
+ReLU between layers, as in the SimCLR family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from manyview.augment.op import check_whole
+
+Built = tuple[nn.Module, int]
+
+
+def linear(out: int | None = None, *, inputs: int, classes: int, members: int = 1) -> Built:
+    """One linear layer. out: columns; by default one a class, and with `orbit=r` one a class and member (SLA)."""
+    if out is None:
+        out = classes * members
+    elif members > 1:
+        raise ValueError("orbit= fixes the number of columns; drop the other one")
+    check_whole("out", out)
+    return nn.Linear(inputs, out), out
+
+
+def mlp(hidden: int, out: int | None = None, layers: int = 2, *, inputs: int, classes: int) -> Built:
+    """Linear layers with ReLU between, without normalisation. out: by default one column a class."""
+    out = classes if out is None else out
+    return nn.Sequential(*_layers([inputs, *[hidden] * (check_layers(layers) - 1), out], norm=False)), out
+
+
+def projector(
+    out: int, hidden: int | None = None, layers: int = 2, *, inputs: int, classes: int, norm_last: bool = True
+) -> Built:
+    """SimCLR's and SimSiam's projector: linear, BatchNorm, ReLU, …, linear, BatchNorm.
+
+    hidden: by default `out`. The last BatchNorm has no affine (Chen & He, CVPR 2021, official code); norm_last=False
+    drops it (SimCLR's and MoCo's plain head).
+    """
+    hidden = out if hidden is None else hidden
+    modules = _layers([inputs, *[hidden] * (check_layers(layers) - 1), out], norm=True)
+    if norm_last:
+        modules[-1] = nn.Linear(modules[-1].in_features, out, bias=False)  # type: ignore[arg-type]
+        modules.append(nn.BatchNorm1d(out, affine=False))
+    return nn.Sequential(*modules), out
+
+
+def predictor(hidden: int, out: int | None = None, layers: int = 2, *, inputs: int, classes: int) -> Built:
+    """SimSiam's and BYOL's predictor, with nothing after its last layer. out: by default the width of its input."""
+    out = inputs if out is None else out
+    return nn.Sequential(*_layers([inputs, *[hidden] * (check_layers(layers) - 1), out], norm=True)), out
+
+
+HEADS: dict[str, Callable[..., Built]] = {
+    "linear": linear,
+    "mlp": mlp,
+    "predictor": predictor,
+    "projector": projector,
+}
+
+
+def check_layers(layers: int) -> int:
+    """The number of layers, or ValueError unless it is a positive whole number."""
+    check_whole("layers", layers)
+    return layers
+
+
+def _layers(widths: list[int], norm: bool) -> list[nn.Module]:
+    modules: list[nn.Module] = []
+    for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        check_whole("width", after)
+        last = number == len(widths) - 2
+        modules.append(nn.Linear(before, after, bias=last or not norm))
+        if not last:
+            modules += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
+    return modules
+
+
+def pooled(features: Tensor) -> Tensor:
+    """A layer's output as one row an image: maps [B, C, h, w] and tokens [B, N, C] are averaged to [B, C]."""
+    if features.ndim == 4:
+        return features.mean(dim=(2, 3))
+    return features.mean(dim=1) if features.ndim == 3 else features

@@ -1,0 +1,129 @@
+"""From a line of `relations:` to a plan: which readouts it reads, its options, its weight, its name.
+
+cosine(p(a), toward=stop(z(b)), weight=0.5)
+-> reads [online.p(a)], toward = stop(online.z(b)), weight 0.5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from manyview.branches import BranchSpec
+from manyview.errors import RecipeError, unknown
+from manyview.grammar import Call, Name, bind, check_arguments, parse_call
+from manyview.relations import RELATIONS
+from manyview.relations.weight import SCHEDULES, Weight
+from manyview.views import TEST, PlannedView, check_member
+
+
+@dataclass(frozen=True)
+class Read:
+    """A readout of a view: `functions` are applied to it, innermost first (`stop`, `aggregate`)."""
+
+    branch: str
+    name: str
+    view: str
+    functions: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.name}({self.view})"
+        for function in self.functions:
+            text = f"{function}({text})"
+        return text
+
+
+@dataclass(frozen=True)
+class RelationPlan:
+    """One line of `relations:`, parsed and checked but for shapes."""
+
+    name: str
+    text: str
+    factory: type[nn.Module]
+    reads: tuple[Read, ...]
+    named_reads: dict[str, Read]
+    options: dict[str, Any] = field(default_factory=dict)
+    weight: Weight = Weight()
+
+    @property
+    def all_reads(self) -> tuple[Read, ...]:
+        """Positional and named readouts."""
+        return (*self.reads, *self.named_reads.values())
+
+
+FUNCTIONS = {
+    "aggregate": "the mean over an orbit of its joint logits (SLA)",
+    "stop": "no gradient",
+}
+
+
+def plan_relations(
+    texts: Sequence[str], branches: Mapping[str, BranchSpec], views: Mapping[str, PlannedView]
+) -> list[RelationPlan]:
+    """The plans of all lines, with names made unique. Raises RecipeError naming the line."""
+    plans: list[RelationPlan] = []
+    for number, text in enumerate(texts):
+        where = f"relations.{number}"
+        call = parse_call(text, where)
+        if call.name not in RELATIONS:
+            raise RecipeError(f"{where}: {unknown('relation', call.name, RELATIONS)}")
+        options = dict(call.kwargs)
+        weight = parse_weight(options.pop("weight", 1.0), where)
+        reads = tuple(_parse_read(value, where, branches, views) for value in call.args)
+        named = {k: _parse_read(v, where, branches, views) for k, v in options.items() if isinstance(v, Call)}
+        literal = {key: value for key, value in options.items() if key not in named}
+        for key, value in literal.items():
+            if isinstance(value, Name):
+                raise RecipeError(f"{where}: {call.name}: put quotes round {key}='{value}'")
+        check_arguments(RELATIONS[call.name], Call(call.name, call.args, options), where)
+        taken = [plan.name for plan in plans]
+        name = next(n for n in (call.name, *(f"{call.name}_{i}" for i in range(2, 999))) if n not in taken)
+        plans.append(RelationPlan(name, str(text).strip(), RELATIONS[call.name], reads, named, literal, weight))
+    if not plans:
+        raise RecipeError("relations: at least one relation is needed, such as cross_entropy(logits(a))")
+    return plans
+
+
+def parse_weight(value: Any, where: str) -> Weight:
+    """`20`, or `warmup(20)` and its like. Raises RecipeError for anything else, and for negative weights."""
+    if isinstance(value, Call):
+        if value.name not in SCHEDULES:
+            raise RecipeError(f"{where}: {unknown('weight schedule', value.name, SCHEDULES)}")
+        return bind(Weight, value, f"{where}.weight", schedule=value.name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RecipeError(f"{where}: weight is a number or a schedule such as warmup(20), got {value!r}")
+    return bind(Weight, Call("weight", (value,)), where)
+
+
+def _parse_read(value: Any, where: str, branches: Mapping[str, BranchSpec], views: Mapping[str, PlannedView]) -> Read:
+    functions: list[str] = []
+    while isinstance(value, Call) and value.name in FUNCTIONS:
+        functions.insert(0, value.name)
+        if len(value.args) != 1 or value.kwargs:
+            raise RecipeError(f"{where}: {value.name} takes one readout, got {value}")
+        value = value.args[0]
+    if not isinstance(value, Call):
+        raise RecipeError(f"{where}: expected a readout such as h(a), got {value}")
+    if len(value.args) != 1 or value.kwargs or not isinstance(value.args[0], Name):
+        raise RecipeError(f"{where}: a readout takes one view, as in {value.name}(a), got {value}")
+    branch, _, name = value.name.rpartition(".")
+    owners = [spec for spec in branches.values() if name in spec.readouts]
+    if branch:
+        if branch not in branches:
+            raise RecipeError(f"{where}: {unknown('branch', branch, branches, 'branches')}")
+        owners = [spec for spec in owners if spec.name == branch]
+    if not owners:
+        known = [readout for spec in branches.values() for readout in spec.readouts]
+        raise RecipeError(f"{where}: {unknown('readout', value.name, {*known, *FUNCTIONS})}")
+    if len(owners) > 1:
+        raise RecipeError(f"{where}: say whose {name}, as in {owners[0].name}.{value}; {len(owners)} branches have it")
+    view = value.args[0].text
+    base = view.partition(".")[0]
+    if base not in views or base == TEST:
+        raise RecipeError(f"{where}: {unknown('view', base, [v for v in views if v != TEST])}")
+    if base != view:
+        check_member(view, views, where)
+    return Read(owners[0].name, name, view, tuple(functions))

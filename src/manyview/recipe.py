@@ -1,0 +1,309 @@
+"""Recipes: frozen, typed, strict. Loading one checks all that can be checked before an image is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from manyview.augment import OPS
+from manyview.branches import BranchSpec, parse_branch
+from manyview.errors import ManyviewError, RecipeError, unknown
+from manyview.grammar import Call, Name, parse_call, parse_pipeline, with_argument
+from manyview.heads import HEADS
+from manyview.readouts import RelationPlan, plan_relations
+from manyview.relations import RELATIONS
+from manyview.views import PlannedView, ViewSpec, plan_views
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Data(_Frozen):
+    """Where images come from and which of them are used; every choice is a function of the recipe's seed.
+
+    source: digits, folder, hf, torchvision, or a data set by name (cifar10, …). root: its folder. val_fraction: the
+    share of training images held out to choose by, where the source has no validation set. labels_per_class, imbalance
+    (largest class / smallest, exponential), limit: which training images remain. on_bad_image: raise, or skip and list.
+    render: who makes the views, "workers" or the "step" (on its device); "auto" takes the step where all images have
+    one size.
+    """
+
+    source: str = "folder"
+    root: str | None = None
+    download: bool = False
+    val_fraction: float = Field(0.1, ge=0, lt=1)
+    labels_per_class: int | None = Field(None, ge=1)
+    imbalance: float | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1)
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    workers: int = Field(0, ge=0)
+    render: Literal["auto", "workers", "step"] = "auto"
+
+    @property
+    def call(self) -> Call:
+        """The source, parsed."""
+        return parse_call(self.source, "data.source")
+
+
+class Train(_Frozen):
+    """How long, how fast, with what. epochs or steps, not both. batch_size: images an update, over all processes.
+
+    accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged weights
+    that are evaluated. evaluate_every, in epochs; checkpoint_every, as "1 epochs" or "500 steps"; log_every, in steps.
+    """
+
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(128, ge=1)
+    optimizer: str = "sgd(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)"
+    schedule: str = "cosine()"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: int = Field(1, ge=1)
+    clip: float | None = Field(None, gt=0)
+    compile: bool = False
+    ema: float | None = Field(None, gt=0, lt=1)
+    evaluate_every: int = Field(1, ge=1)
+    checkpoint_every: str = "1 epochs"
+    log_every: int = Field(10, ge=1)
+
+    @field_validator("optimizer", "schedule")
+    @classmethod
+    def _is_call(cls, text: str) -> str:
+        parse_call(text, "train")
+        return text
+
+
+class Recipe(_Frozen):
+    """A whole recipe. `views`, `branches` and `relations` are kept as written; their plans are properties."""
+
+    title: str = ""
+    seed: int = Field(0, ge=0)
+    data: Data = Data()
+    views: dict[str, ViewSpec]
+    branches: dict[str, Any]
+    relations: tuple[str, ...]
+    train: Train = Train()
+    evaluate: tuple[str, ...] = ()
+
+    @cached_property
+    def view_plan(self) -> dict[str, PlannedView]:
+        """Views in order, with their ops built."""
+        return plan_views(self.views)
+
+    @cached_property
+    def branch_plan(self) -> dict[str, BranchSpec]:
+        """Branches, parsed."""
+        if not self.branches:
+            raise RecipeError("branches: at least one branch is needed, such as net: {backbone: resnet18}")
+        return {name: parse_branch(name, raw) for name, raw in self.branches.items()}
+
+    @cached_property
+    def relation_plan(self) -> list[RelationPlan]:
+        """Relations, parsed and checked against views and branches."""
+        return plan_relations(self.relations, self.branch_plan, self.view_plan)
+
+    def to_yaml(self) -> str:
+        """The recipe with every default written out; loading it gives an equal recipe."""
+        raw = self.model_dump(mode="json", by_alias=True)
+        raw["views"] = {
+            name: spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            for name, spec in self.views.items()
+        }
+        return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
+
+
+def load_recipe(name: str | Path, *overrides: str) -> Recipe:
+    """A packaged recipe by name, or a YAML file by path, with `key=value` overrides.
+
+    Keys are dotted and reach into calls: `train.epochs=10`, `train.optimizer.lr=0.05`, `relations.similarity.weight=2`,
+    `views.a.make.randaugment.m=9`. Raises RecipeError, with one line, for all that is wrong.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if not path.is_file():
+            raise RecipeError(f"no recipe file {path}")
+        text = path.read_text(encoding="utf-8")
+    else:
+        known = packaged_recipes()
+        if str(name) not in known:
+            raise RecipeError(unknown("recipe", str(name), known))
+        text = known[str(name)]
+    try:
+        return parse_recipe(text, *overrides)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {name}: {error}") from None
+
+
+def packaged_recipes() -> dict[str, str]:
+    """Name -> text of the recipes that come with manyview, in alphabetical order."""
+    folder = resources.files("manyview") / "recipes"
+    files = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return {name.removesuffix(".yaml"): (folder / name).read_text(encoding="utf-8") for name in files}
+
+
+def parse_recipe(text: str, *overrides: str) -> Recipe:
+    """A recipe from its YAML text. Raises RecipeError."""
+    raw = read_yaml(text)
+    if not isinstance(raw, dict):
+        raise RecipeError("expected a mapping with views, branches, relations and train")
+    for override in overrides:
+        apply_override(raw, override)
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(_first_line(error)) from None
+    _check(recipe)
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    from manyview.evaluate.protocols import parse_protocols
+    from manyview.optimize import check_training
+
+    _ = recipe.view_plan, recipe.branch_plan, recipe.relation_plan, recipe.data.call
+    check_training(recipe.train)
+    parse_protocols(recipe.evaluate)
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    place = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        model = {"data": Data, "train": Train, "views": ViewSpec}.get(path[0], Recipe) if len(path) > 1 else Recipe
+        keys = [field.alias or key for key, field in model.model_fields.items()]
+        return f"{place}: {unknown('key', path[-1], keys)}"
+    return f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first.get('input')!r}"
+
+
+# ---------------------------------------------------------------------------------------------------------------- YAML
+
+
+class _Strict(yaml.SafeLoader):
+    """PyYAML with 1e-5 a number and duplicate keys refused; there is no other way to extend its loader."""
+
+
+_Strict.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.[\d_]+)(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: _Strict, node: yaml.MappingNode) -> dict[Any, Any]:
+    mapping: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, (dict, list)) or key in mapping:
+            raise RecipeError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice; keep one")
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
+
+
+_Strict.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def read_yaml(text: str) -> Any:
+    """Strict YAML: duplicate keys refused, `1e-5` a number. Raises RecipeError with the line."""
+    try:
+        return yaml.load(text, Loader=_Strict)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise RecipeError(f"{line}not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"not YAML: {str(error).splitlines()[0]}") from None
+
+
+# ----------------------------------------------------------------------------------------------------------- overrides
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Sets one `key=value` in a recipe as read from YAML, in place. Raises RecipeError naming the override."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"override {override!r}: write key=value, as in train.epochs=10")
+    value = read_yaml(text) if text.strip() else None
+    try:
+        _set(raw, key.strip().split("."), value)
+    except (KeyError, IndexError, TypeError) as error:
+        raise RecipeError(f"override {override!r}: nothing of that name: {error}") from None
+    except RecipeError as error:
+        raise RecipeError(f"override {override!r}: {error}") from None
+
+
+def _set(container: Any, path: list[str], value: Any) -> None:
+    head, rest = path[0], path[1:]
+    position: Any = head
+    if isinstance(container, list):
+        position = int(head) if head.isdigit() else _position(container, head)
+    elif not isinstance(container, dict):
+        raise KeyError(head)
+    if not rest:
+        container[position] = value
+        return
+    if isinstance(container, dict) and position not in container:
+        container[position] = {}
+    inner = container[position]
+    if isinstance(inner, str):
+        container[position] = _set_in_call(inner, rest, value, head)
+    else:
+        _set(inner, rest, value)
+
+
+def _position(lines: list[Any], name: str) -> int:
+    """The line of a list of calls that has this name; `name_2` is the second."""
+    seen: list[str] = []
+    for number, line in enumerate(lines):
+        call = parse_call(line, "relations").name
+        seen.append(call if call not in seen else f"{call}_{sum(s.split('_')[0] == call for s in seen) + 1}")
+        if seen[-1] == name:
+            return number
+    raise RecipeError(unknown("line", name, seen))
+
+
+def _set_in_call(text: str, path: list[str], value: Any, where: str) -> str:
+    calls = parse_pipeline(text, where)
+    if len(path) == 1 and len(calls) == 1:
+        at = 0
+    elif len(path) == 2:
+        names = [call.name for call in calls]
+        if path[0] not in names:
+            raise RecipeError(unknown("call", path[0], names))
+        at = names.index(path[0])
+    else:
+        raise RecipeError(f"'{text}' holds calls; write {where}.<call>.<argument>=value")
+    if isinstance(value, str):
+        value = parse_call(value, where) if "(" in value else value
+    if isinstance(value, list):
+        value = tuple(value)
+    factory: Any = {**RELATIONS, **OPS, **HEADS}.get(calls[at].name)
+    calls[at] = with_argument(calls[at], path[-1], value, factory)
+    return " | ".join(map(str, calls))
+
+
+def difference(ours: Recipe, theirs: Recipe, ignore: Mapping[str, Any] | None = None) -> list[str]:
+    """Lines `key: ours -> theirs` for all that differs between two recipes, but for keys in `ignore`."""
+    left, right = _flat(ours.model_dump(mode="json")), _flat(theirs.model_dump(mode="json"))
+    keys = [key for key in {**left, **right} if key not in (ignore or {})]
+    return [f"{key}: {left.get(key)!r} -> {right.get(key)!r}" for key in keys if left.get(key) != right.get(key)]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        flat: dict[str, Any] = {}
+        for key, inner in items:
+            flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    return {prefix: value}
+
+
+__all__ = ["Data", "ManyviewError", "Name", "Recipe", "Train", "load_recipe", "packaged_recipes", "parse_recipe"]

@@ -1,0 +1,80 @@
+"""What passes between branches and relations: a port when a recipe is checked, a reading when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from manyview.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Port:
+    """The shape of one readout that a relation asks for, known before any image is read.
+
+    text: the readout as the recipe writes it, `logits(a)`. dim: columns. members: rows an image
+    (m of an orbit or `count`; row i*m + t is member t of image i). classes: of the data set.
+    labelled: the view carries a target. stopped: no gradient flows into it.
+    """
+
+    text: str
+    dim: int
+    members: int = 1
+    classes: int = 0
+    labelled: bool = True
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One readout of one view, for the batch at hand.
+
+    value: float32 [B*members, dim]. target: labels [B*members], soft targets [B*members, classes],
+    or None where the view has none. params: op name -> {name: tensor [B, …]}, as drawn.
+    """
+
+    value: Tensor
+    target: Tensor | None = None
+    params: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    members: int = 1
+
+
+def check_classifies(port: Port, columns: int | None = None) -> None:
+    """Raises RecipeError unless the port has a label for each row and one column a class (or `columns`)."""
+    if not port.labelled:
+        raise RecipeError(f"{port.text} has no labels to compare with; read a view of labelled images")
+    wanted = port.classes if columns is None else columns
+    if port.dim != wanted:
+        raise RecipeError(f"{port.text} has {port.dim} columns where {wanted} are needed; change its head")
+
+
+def check_alike(*ports: Port, rows_only: bool = False) -> None:
+    """Raises RecipeError unless all ports have the same number of rows an image, and of columns."""
+    first = ports[0]
+    for port in ports[1:]:
+        if port.members != first.members:
+            raise RecipeError(
+                f"{first.text} has {first.members} rows an image and {port.text} has {port.members}; "
+                f"relate views with the same number of members"
+            )
+        if not rows_only and port.dim != first.dim:
+            raise RecipeError(
+                f"{first.text} has {first.dim} columns and {port.text} has {port.dim}; "
+                f"relate readouts of the same width"
+            )
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raises ValueError for labels outside [0, classes). On a GPU, where looking means waiting, it does not look."""
+    if labels.device.type == "cpu" and labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise ValueError(f"label {int(wrong)} is outside [0, {classes})")
+
+
+def same_shape(*tensors: Tensor) -> None:
+    """Raises ValueError unless all tensors have one shape [B, D]; for the pure functions."""
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if tensors[0].ndim != 2 or any(shape != shapes[0] for shape in shapes):
+        raise ValueError(f"expected tensors of one shape [B, D], got {', '.join(map(str, shapes))}")

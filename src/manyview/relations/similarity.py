@@ -1,0 +1,122 @@
+"""Tied-Augment: tie the features of two views (Kurtulus, Li, Dauphin, Cubuk, ICML 2023).
+
+    loss = CE + w * S(h_a, h_b)
+
+h are the pooled backbone features and S any of seven measures, all given here as a distance to minimise.
+The authors' default is the mean squared error; its good weight depends on the features' scale (they searched
+1 to 64). Where the official code differs from the measure's own paper:
+
+- vicreg: the variance term carries the 1/2 of the VICReg authors' code (Bardes et al., ICLR 2022), which the
+  Tied-Augment code drops, doubling its weight.
+- cka: the official kernel adds a non-symmetric distance matrix; here K is the RBF kernel of the paper (Kornblith
+  et al., ICML 2019). Sigma is a bandwidth, not a path for gradients, as there.
+- cosine_l2_norm: the official code maximises cosine - l2_norm; here both are distances, so they add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manyview.distributed import gather
+from manyview.errors import unknown
+from manyview.relations.reading import Port, Reading, check_alike, same_shape
+
+
+def similarity(h1: Tensor, h2: Tensor, kind: str = "mse") -> Tensor:
+    """How far the features of two views lie apart: a scalar to minimise, 0 when h1 equals h2 (but for vicreg).
+
+    h1, h2: [B, D]. kind:
+    mse, mae — mean over all B*D elements; cosine — 1 - mean over rows of the cosine;
+    l2_norm — mse of the two matrices, each divided by its Frobenius norm; cosine_l2_norm — cosine + l2_norm;
+    cka — 1 - CKA with RBF kernels, sigma the root of the median non-zero squared distance;
+    vicreg — invariance + variance + covariance / 25.
+    Raises ValueError for an unknown kind, unlike shapes, and fewer than two rows where the batch is compared
+    with itself (cka, vicreg).
+    """
+    if kind not in KINDS:
+        raise ValueError(unknown("kind of similarity", kind, KINDS, "kinds"))
+    same_shape(h1, h2)
+    if kind in ("cka", "vicreg") and len(h1) < 2:
+        raise ValueError(f"similarity of kind '{kind}' needs at least two rows, got {len(h1)}")
+    return KINDS[kind](h1, h2)
+
+
+def _cosine(h1: Tensor, h2: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(h1, h2, dim=1).mean()
+
+
+def _l2_norm(h1: Tensor, h2: Tensor) -> Tensor:
+    return F.mse_loss(F.normalize(h1, dim=(0, 1)), F.normalize(h2, dim=(0, 1)))
+
+
+def _cosine_l2_norm(h1: Tensor, h2: Tensor) -> Tensor:
+    return _cosine(h1, h2) + _l2_norm(h1, h2)
+
+
+def _cka(h1: Tensor, h2: Tensor) -> Tensor:
+    k1, k2 = _centred_rbf(h1), _centred_rbf(h2)
+    return 1 - (F.normalize(k1, dim=(0, 1)) * F.normalize(k2, dim=(0, 1))).sum()
+
+
+def _centred_rbf(h: Tensor) -> Tensor:
+    """H K H, with K the RBF kernel [B, B] and H the centring matrix."""
+    # not by matrix products, which give equal rows a distance other than zero
+    squared = torch.cdist(h, h, compute_mode="donot_use_mm_for_euclid_dist").square()
+    with torch.no_grad():
+        distinct = squared[squared > 0]
+        variance = distinct.median() if len(distinct) else squared.new_ones(())
+    kernel = torch.exp(-squared / (2 * variance))
+    return kernel - kernel.mean(dim=0) - kernel.mean(dim=1, keepdim=True) + kernel.mean()
+
+
+def _vicreg(h1: Tensor, h2: Tensor) -> Tensor:
+    variance = (_missing_spread(h1) + _missing_spread(h2)) / 2
+    covariance = _redundancy(h1) + _redundancy(h2)
+    return F.mse_loss(h1, h2) + variance + covariance / 25
+
+
+def _missing_spread(h: Tensor) -> Tensor:
+    """Mean over dimensions of max(0, 1 - std); the 1e-4 keeps the root's gradient finite at collapse."""
+    return F.relu(1 - (h.var(dim=0) + 1e-4).sqrt()).mean()
+
+
+def _redundancy(h: Tensor) -> Tensor:
+    """Sum of the squared off-diagonal covariances, over D."""
+    centred = h - h.mean(dim=0)
+    covariance = centred.T @ centred / (len(h) - 1)
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / h.shape[1]
+
+
+KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "mae": F.l1_loss,
+    "cosine": _cosine,
+    "l2_norm": _l2_norm,
+    "cosine_l2_norm": _cosine_l2_norm,
+    "cka": _cka,
+    "vicreg": _vicreg,
+}
+
+# Not a mean over rows, so that the mean over processes is not the value on the joined batch.
+WHOLE_BATCH = ("l2_norm", "cosine_l2_norm", "cka", "vicreg")
+
+
+class Similarity(nn.Module):
+    """`similarity(h(a), h(b), kind="mse", weight=20)`; several layers are several lines, each with its weight."""
+
+    def __init__(self, a: Port, b: Port, *, kind: str = "mse") -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(unknown("kind of similarity", kind, KINDS, "kinds"))
+        check_alike(a, b)
+        self.kind = kind
+
+    def forward(self, a: Reading, b: Reading) -> Tensor:
+        h1, h2 = a.value, b.value
+        if self.kind in WHOLE_BATCH:
+            h1, h2 = gather(h1), gather(h2)
+        return similarity(h1, h2, self.kind)

@@ -1,0 +1,59 @@
+"""How strongly a relation counts over a run: Tied-Augment's weight schedules, as pure functions.
+
+In a recipe: `weight=20`, `weight=warmup(20)`, `weight=linear(20)`, `weight=random(20)`, `weight=random_sign(20)`,
+`weight=alternating(20)`. The official code's "warmup" equals its "linear"; here they differ, as the names say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from manyview.draws import Draws
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands: updates done, the part of the run done in [0, 1], and the seed of its draws."""
+
+    update: int
+    progress: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A schedule and its peak. `fraction`: the part of the run that `warmup` takes."""
+
+    peak: float = 1.0
+    schedule: str = "constant"
+    fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown weight schedule '{self.schedule}'; schedules: {', '.join(SCHEDULES)}")
+        if self.peak < 0:
+            raise ValueError(f"weight must not be negative, got {self.peak}")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"warmup's fraction must be in (0, 1], got {self.fraction}")
+
+    def at(self, moment: Moment) -> float:
+        """The weight at a moment of the run."""
+        return self.peak * SCHEDULES[self.schedule](self, moment)
+
+    def __str__(self) -> str:
+        return f"{self.peak:g}" if self.schedule == "constant" else f"{self.schedule}({self.peak:g})"
+
+
+def _uniform(moment: Moment) -> float:
+    return float(Draws(moment.seed, 0, [moment.update], "weight").uniform("value")[0, 0])
+
+
+SCHEDULES: dict[str, Callable[[Weight, Moment], float]] = {
+    "constant": lambda weight, moment: 1.0,
+    "warmup": lambda weight, moment: min(1.0, moment.progress / weight.fraction),
+    "linear": lambda weight, moment: moment.progress,
+    "random": lambda weight, moment: 2 * _uniform(moment) - 1,
+    "random_sign": lambda weight, moment: 1.0 if _uniform(moment) < 0.5 else -1.0,
+    "alternating": lambda weight, moment: -1.0 if moment.update % 2 else 1.0,
+}

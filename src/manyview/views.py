@@ -1,0 +1,315 @@
+"""Views: named ways to make an image, from the source image or from a view declared above.
+
+    sample_views   draws the parameters of every op of every view, a pure function of (seed, epoch, index)
+    render_views   makes the pixels from images and parameters, a pure function of both
+
+A family is a view of several members: the elements of an orbit, or `count` independent draws. Its rows keep the members
+of one image together: row i*m + t is member t of image i; `r.0` names a member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from manyview.augment import OPS, Op, Params
+from manyview.augment.crop import CenterCrop, Resize
+from manyview.augment.op import as_float
+from manyview.augment.orbit import ORBITS, orbit, orbit_size
+from manyview.draws import Draws
+from manyview.errors import RecipeError, unknown
+from manyview.grammar import bind, parse_pipeline
+
+IMAGE = "image"
+TEST = "test"  # the view that evaluation looks at; nothing in it is drawn
+
+
+class ViewSpec(BaseModel):
+    """A view as a recipe writes it: {from, make}, or {like}, with `orbit`, `count` and `same`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    source: str | None = Field(None, alias="from")
+    make: str | None = None
+    like: str | None = None
+    orbit: str | None = None
+    count: int | None = Field(None, ge=1)
+    same: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedOp:
+    """An op in its place. owner: the view and op name whose draws it uses, its own unless `same` says otherwise."""
+
+    name: str
+    op: Op
+    owner: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class PlannedView:
+    """A view ready to be drawn. source: `image`, a view, or a member. members: m of a family; None for one image."""
+
+    name: str
+    source: str
+    ops: tuple[PlannedOp, ...]
+    orbit: str | None = None
+    count: int | None = None
+
+    @property
+    def members(self) -> int:
+        """Rows an image: m of an orbit or count, else 1."""
+        return orbit_size(self.orbit) if self.orbit else self.count or 1
+
+    @property
+    def is_family(self) -> bool:
+        """Whether its members can be named, as in `r.0`."""
+        return self.orbit is not None or self.count is not None
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        """Heights and widths [B, 2] after its ops, from those of its source."""
+        for planned in self.ops:
+            sizes = planned.op.output_size(sizes)
+        return sizes
+
+
+@dataclass(frozen=True)
+class View:
+    """What a way to make an image made of a batch.
+
+    images: uint8, or float in [0, 1], [B*members, C, h, w]. params: op name -> {name: [B*members, …]}.
+    target: labels [B*members], soft targets [B*members, classes], or None without labels.
+    """
+
+    images: Tensor
+    params: dict[str, Params] = field(default_factory=dict)
+    target: Tensor | None = None
+    members: int = 1
+
+    @property
+    def pixels(self) -> Tensor:
+        """Float in [0, 1], [B*members, C, h, w]."""
+        return as_float(self.images)
+
+
+def plan_views(specs: Mapping[str, ViewSpec]) -> dict[str, PlannedView]:
+    """Views in order of declaration, ops built and checked. Raises RecipeError naming the view."""
+    planned: dict[str, PlannedView] = {}
+    for name, spec in specs.items():
+        planned[name] = _plan_view(name, spec, specs, planned)
+    if not any(name != TEST for name in planned):
+        raise RecipeError("views: at least one view is needed, such as a: {from: image, make: flip(0.5)}")
+    return planned
+
+
+def _plan_view(
+    name: str, spec: ViewSpec, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]
+) -> PlannedView:
+    where = f"views.{name}"
+    if not name.isidentifier() or name == IMAGE:
+        raise RecipeError(f"{where}: a view's name is a word other than '{IMAGE}', got '{name}'")
+    if spec.like is not None:
+        if spec.source is not None or spec.make is not None or spec.orbit is not None or spec.count is not None:
+            raise RecipeError(f"{where}: 'like' takes its ops from {spec.like}; drop from, make, orbit and count")
+        if spec.like not in above:
+            raise RecipeError(f"{where}.like: {_not_above(spec.like, specs, above)}")
+        model = above[spec.like]
+        ops = tuple(PlannedOp(op.name, op.op, (name, op.name)) for op in model.ops)
+        view = PlannedView(name, model.source, ops, model.orbit, model.count)
+    else:
+        if spec.source is None:
+            raise RecipeError(f"{where}: give 'from' (image, or a view above) or 'like'")
+        if spec.orbit is not None and spec.count is not None:
+            raise RecipeError(f"{where}: an orbit fixes the number of its members; drop count")
+        if spec.orbit is not None and spec.orbit not in ORBITS:
+            raise RecipeError(f"{where}.orbit: {unknown('orbit', spec.orbit, ORBITS)}")
+        _check_source(spec.source, where, specs, above)
+        view = PlannedView(name, spec.source, _plan_ops(name, spec.make), spec.orbit, spec.count)
+    view = _share_draws(view, spec, above)
+    if name == TEST:
+        if (
+            view.source != IMAGE
+            or view.is_family
+            or not all(isinstance(op.op, (Resize, CenterCrop)) for op in view.ops)
+        ):
+            raise RecipeError(f"{where}: the test view draws nothing; make it from image with resize and center_crop")
+    return view
+
+
+def _plan_ops(view: str, make: str | None) -> tuple[PlannedOp, ...]:
+    where = f"views.{view}.make"
+    ops: list[PlannedOp] = []
+    for call in parse_pipeline(make, where) if make is not None else []:
+        if call.name not in OPS:
+            raise RecipeError(f"{where}: {unknown('op', call.name, OPS)}")
+        earlier = sum(op.name.split("_again")[0] == call.name for op in ops)
+        name = call.name if not earlier else f"{call.name}_again{earlier + 1 if earlier > 1 else ''}"
+        ops.append(PlannedOp(name, bind(OPS[call.name], call, where), (view, name)))
+    return tuple(ops)
+
+
+def _check_source(source: str, where: str, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]) -> None:
+    base, _, member = source.partition(".")
+    if source == IMAGE:
+        return
+    if base not in above or base == TEST:
+        raise RecipeError(f"{where}.from: {_not_above(base, specs, above)}")
+    if above[base].is_family and not member:
+        raise RecipeError(f"{where}.from: '{base}' is a family of {above[base].members}; name a member, as in {base}.0")
+    if member:
+        check_member(source, above, f"{where}.from")
+
+
+def check_member(text: str, views: Mapping[str, PlannedView], where: str) -> None:
+    """Raises RecipeError unless `r.0` names a member of a family."""
+    base, _, member = text.partition(".")
+    view = views[base]
+    if not view.is_family:
+        raise RecipeError(f"{where}: '{base}' is a single view and has no member '{text}'")
+    if not member.isdigit() or int(member) >= view.members:
+        raise RecipeError(f"{where}: '{base}' has members {base}.0 to {base}.{view.members - 1}, not '{text}'")
+
+
+def _not_above(name: str, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]) -> str:
+    if name in specs:
+        return f"'{name}' is declared below; a view derives from one above it"
+    return unknown("view", name, [IMAGE, *(view for view in above if view != TEST)])
+
+
+def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedView]) -> PlannedView:
+    """Points the ops that `same` names at another view's draws. `a.flip`; `flip` alone is that of the view it is like."""
+    ops = {op.name: op for op in view.ops}
+    for text in spec.same:
+        where = f"views.{view.name}.same"
+        other, _, name = text.rpartition(".")
+        other = other or spec.like or ""
+        if not other:
+            raise RecipeError(f"{where}: say whose draws '{text}' shares, as in a.{text}")
+        if other not in above:
+            raise RecipeError(f"{where}: {unknown('view', other, above)}")
+        theirs = {op.name: op for op in above[other].ops}
+        for side, named in ((view.name, ops), (other, theirs)):
+            if name not in named:
+                raise RecipeError(f"{where}: view '{side}' has no op '{name}'; ops: {', '.join(named) or 'none'}")
+        if ops[name].op != theirs[name].op:
+            raise RecipeError(f"{where}: '{name}' has other arguments in '{view.name}' than in '{other}'")
+        if view.count is not None or above[other].count is not None:
+            raise RecipeError(f"{where}: views with a count draw for each member and cannot share draws")
+        ops[name] = PlannedOp(name, ops[name].op, theirs[name].owner)
+    return PlannedView(view.name, view.source, tuple(ops.values()), view.orbit, view.count)
+
+
+def with_sources(plan: Mapping[str, PlannedView], wanted: Collection[str]) -> list[str]:
+    """The views to render, in order, so that all wanted ones (or their members) can be made."""
+    needed = {name.partition(".")[0] for name in wanted}
+    for view in reversed(list(plan.values())):
+        if view.name in needed and view.source != IMAGE:
+            needed.add(view.source.partition(".")[0])
+    return [name for name in plan if name in needed]
+
+
+def sample_views(
+    plan: Mapping[str, PlannedView], sizes: Tensor, index: Tensor | Sequence[int], epoch: int, seed: int
+) -> dict[str, dict[str, Params]]:
+    """Parameters of every op of every view: view -> op -> {name: [B*members, …]}.
+
+    sizes: heights and widths of the source images, int64 [B, 2]. index: which images, [B]. Nothing but the arguments
+    matters, so the same call gives the same parameters on any machine, in any batch, at any time.
+    """
+    size_of: dict[str, Tensor] = {IMAGE: sizes}
+    drawn: dict[str, dict[str, Params]] = {}
+    for view in plan.values():
+        size = size_of[view.source.partition(".")[0]]
+        drawn[view.name] = {}
+        for planned in view.ops:
+            if view.count is None:
+                params = planned.op.sample(Draws(seed, epoch, index, *planned.owner), size)
+            else:
+                owner, name = planned.owner
+                each = [
+                    planned.op.sample(Draws(seed, epoch, index, f"{owner}.{member}", name), size)
+                    for member in range(view.count)
+                ]
+                params = {key: interleave([one[key] for one in each]) for key in each[0]}
+            drawn[view.name][planned.name] = params
+            size = planned.op.output_size(size)
+        size_of[view.name] = size
+    return drawn
+
+
+def render_views(
+    plan: Mapping[str, PlannedView],
+    images: Tensor | Sequence[Tensor],
+    params: Mapping[str, Mapping[str, Params]],
+    target: Tensor | None = None,
+) -> dict[str, View]:
+    """Makes the pixels of every view of the plan. Inputs are left as they are.
+
+    images: [B, C, H, W] uint8 or float in [0, 1]; or B images [C, H, W] of unlike sizes, if every view crops or resizes
+    them to one. target: labels [B] or soft targets [B, classes]. Raises ValueError where sizes remain unlike.
+    """
+    made: dict[str, View] = {}
+    for view in plan.values():
+        base, _, member = view.source.partition(".")
+        if base == IMAGE:
+            source, labels = images, target
+        else:
+            source, labels = made[base].images, made[base].target
+            if member:
+                source, labels = members_of(made[base], int(member))
+        if view.count is not None:
+            source = (
+                interleave([source] * view.count)
+                if isinstance(source, Tensor)
+                else [image for image in source for _ in range(view.count)]
+            )
+        for planned in view.ops:
+            source = _render(planned.op, source, params[view.name][planned.name])
+        if not isinstance(source, Tensor):
+            raise ValueError(f"view '{view.name}' leaves images of unlike sizes; begin it with a crop or a resize")
+        drawn = dict(params[view.name])
+        if view.orbit is not None:
+            source = orbit(source, view.orbit).flatten(0, 1)
+            drawn = {op: {k: v.repeat_interleave(view.members, 0) for k, v in ps.items()} for op, ps in drawn.items()}
+        if view.members > 1 and labels is not None:
+            labels = labels.repeat_interleave(view.members, dim=0)
+        made[view.name] = View(source, drawn, labels, view.members)
+    return made
+
+
+def _render(op: Op, images: Tensor | Sequence[Tensor], params: Params) -> Tensor | Sequence[Tensor]:
+    """Renders a batch at once; images of unlike sizes one by one, until they are alike."""
+    if isinstance(images, Tensor):
+        return op.render(images, params)
+    one_by_one = [
+        op.render(image[None], {name: value[i : i + 1] for name, value in params.items()})[0]
+        for i, image in enumerate(images)
+    ]
+    return torch.stack(one_by_one) if len({image.shape for image in one_by_one}) == 1 else one_by_one
+
+
+def members_of(view: View, member: int) -> tuple[Tensor, Tensor | None]:
+    """Images and target of one member of a family, [B, …]."""
+    target = None if view.target is None else view.target[member :: view.members]
+    return view.images[member :: view.members], target
+
+
+def member_view(view: View, member: int) -> View:
+    """One member of a family as a view of its own."""
+    images, target = members_of(view, member)
+    params = {op: {k: v[member :: view.members] for k, v in drawn.items()} for op, drawn in view.params.items()}
+    return View(images, params, target)
+
+
+def interleave(tensors: Sequence[Tensor]) -> Tensor:
+    """m tensors [B, …] as one [B*m, …] whose row i*m + t is row i of tensor t."""
+    return torch.stack(list(tensors), dim=1).flatten(0, 1)
+
+
+def sizes_of(images: Tensor | Sequence[Tensor]) -> Tensor:
+    """Heights and widths, int64 [B, 2], of a batch or of images of unlike sizes."""
+    return torch.tensor([list(image.shape[-2:]) for image in images], dtype=torch.long).view(-1, 2)

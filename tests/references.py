@@ -1,0 +1,235 @@
+"""Slow NumPy references of the pure losses, written from the papers' equations alone.
+
+Explicit loops, float64, nothing clever: each function is to be read against its equation, not to be fast.
+Shapes: features [B, D], logits [B, C], integer labels [B]. P = softmax(logits), row by row.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+COLOR_ORDERS = {
+    "color_perm": [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)],
+    "color_perm3": [(0, 1, 2), (1, 2, 0), (2, 0, 1)],
+}
+ORBITS = {  # name: (quarter turns anticlockwise, colour orders); rotation is the outer loop
+    "rotation": ([0, 1, 2, 3], [(0, 1, 2)]),
+    "rotation2": ([0, 2], [(0, 1, 2)]),
+    "color_perm": ([0], COLOR_ORDERS["color_perm"]),
+    "color_perm3": ([0], COLOR_ORDERS["color_perm3"]),
+    "rot_color_perm6": ([0, 2], COLOR_ORDERS["color_perm3"]),
+    "rot_color_perm12": ([0, 1, 2, 3], COLOR_ORDERS["color_perm3"]),
+    "rot_color_perm24": ([0, 1, 2, 3], COLOR_ORDERS["color_perm"]),
+}
+
+
+def log_softmax(logits):
+    """log P_c = l_c − log Σ_k exp l_k, with the row's maximum taken out first."""
+    out = np.zeros(logits.shape)
+    for i, row in enumerate(np.asarray(logits, dtype=np.float64)):
+        top = max(row)
+        out[i] = row - top - math.log(sum(math.exp(value - top) for value in row))
+    return out
+
+
+def kl_rows(log_p, log_q):
+    """[B]: KL(P ‖ Q) = Σ_c P_c (log P_c − log Q_c) of each row."""
+    rows = zip(log_p, log_q, strict=True)
+    return [sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True)) for p, q in rows]
+
+
+# --- Tied-Augment ----------------------------------------------------------------------------------
+
+
+def mse(h1, h2):
+    """1/(B·D) Σ (h1 − h2)²."""
+    return sum((a - b) ** 2 for a, b in zip(h1.ravel(), h2.ravel(), strict=True)) / h1.size
+
+
+def mae(h1, h2):
+    """1/(B·D) Σ |h1 − h2|."""
+    return sum(abs(a - b) for a, b in zip(h1.ravel(), h2.ravel(), strict=True)) / h1.size
+
+
+def cosine(h1, h2):
+    """1 − 1/B Σ_i ⟨h1_i, h2_i⟩ / (‖h1_i‖ ‖h2_i‖)."""
+    cosines = [sum(a * b) / math.sqrt(sum(a * a) * sum(b * b)) for a, b in zip(h1, h2, strict=True)]
+    return 1 - sum(cosines) / len(cosines)
+
+
+def l2_norm(h1, h2):
+    """Mean squared error of h1/‖h1‖_F and h2/‖h2‖_F."""
+    return mse(h1 / math.sqrt(sum(h1.ravel() ** 2)), h2 / math.sqrt(sum(h2.ravel() ** 2)))
+
+
+def squared_distances(h):
+    """[B, B]: ‖h_i − h_j‖²."""
+    return np.array([[sum((a - b) ** 2) for b in h] for a in h])
+
+
+def rbf_sigma(h):
+    """σ = sqrt(the lower median of the non-zero squared distances, over all entries of the B×B matrix)."""
+    found = sorted(d for d in squared_distances(h).ravel() if d != 0)
+    return math.sqrt(found[(len(found) - 1) // 2])
+
+
+def centred_rbf(h, sigma):
+    """[B, B]: K = exp(−d²/2σ²), then K − row means − column means + mean."""
+    distances, n = squared_distances(h), len(h)
+    kernel = np.array([[math.exp(-d / (2 * sigma**2)) for d in row] for row in distances])
+    rows = [sum(kernel[i, :]) / n for i in range(n)]
+    columns = [sum(kernel[:, j]) / n for j in range(n)]
+    mean = sum(rows) / n
+    return np.array([[kernel[i, j] - rows[i] - columns[j] + mean for j in range(n)] for i in range(n)])
+
+
+def cka(h1, h2, sigmas=None):
+    """1 − HSIC(K, L)/sqrt(HSIC(K, K) HSIC(L, L)); HSIC = Σ_ij of the product of the two centred kernels.
+
+    `sigmas` fixes the kernels' widths, for finite differences of a loss that takes no gradient through them.
+    """
+    s1, s2 = sigmas or (rbf_sigma(h1), rbf_sigma(h2))
+    k, m = centred_rbf(h1, s1), centred_rbf(h2, s2)
+    return 1 - sum((k * m).ravel()) / math.sqrt(sum((k * k).ravel()) * sum((m * m).ravel()))
+
+
+def vicreg(h1, h2):
+    """Invariance + variance + covariance/25 (Bardes, Ponce, LeCun).
+
+    Invariance: MSE. Variance: ½ Σ over both h of 1/D Σ_d max(0, 1 − sqrt(C_dd + 1e-4)).
+    Covariance: Σ over both h of 1/D Σ_{i≠j} C_ij², C = 1/(B−1) Σ_n (h_n − h̄)(h_n − h̄)ᵀ.
+    """
+    variance = covariance = 0.0
+    for h in (h1, h2):
+        n, width = h.shape
+        centred = h - sum(h) / n
+        for i in range(width):
+            for j in range(width):
+                c = sum(centred[:, i] * centred[:, j]) / (n - 1)
+                if i == j:
+                    variance += 0.5 * max(0.0, 1 - math.sqrt(c + 1e-4)) / width
+                else:
+                    covariance += c**2 / width
+    return mse(h1, h2) + variance + covariance / 25
+
+
+def similarity(h1, h2, kind):
+    """The distance of that kind; cosine_l2_norm is the sum of the two."""
+    if kind == "cosine_l2_norm":
+        return cosine(h1, h2) + l2_norm(h1, h2)
+    return {"mse": mse, "mae": mae, "cosine": cosine, "l2_norm": l2_norm, "cka": cka, "vicreg": vicreg}[kind](h1, h2)
+
+
+def jensen_shannon(*logits):
+    """1/V Σ_v 1/B Σ_i KL(P_v ‖ M), M = 1/V Σ_v P_v held within [1e-7, 1] (AugMix)."""
+    logs = [log_softmax(view) for view in logits]
+    mixture = sum(np.exp(view) for view in logs) / len(logs)
+    log_mixture = np.array([[math.log(min(max(p, 1e-7), 1.0)) for p in row] for row in mixture])
+    return sum(sum(kl_rows(view, log_mixture)) / len(view) for view in logs) / len(logs)
+
+
+def poly1_cross_entropy(logits, labels, epsilon=1.0):
+    """1/B Σ_i [−log P_y + ε (1 − P_y)]."""
+    picked = [row[y] for row, y in zip(log_softmax(logits), labels, strict=True)]
+    return sum(-log_p + epsilon * (1 - math.exp(log_p)) for log_p in picked) / len(picked)
+
+
+# --- AgMax -----------------------------------------------------------------------------------------
+
+
+def agreement(l1, l2, kind):
+    """mse: of the logits. kl: 1/B Σ_i KL(P_2 ‖ P_1). ce: −1/(B·C) Σ P_1 log P_2."""
+    if kind == "mse":
+        return mse(l1, l2)
+    log1, log2 = log_softmax(l1), log_softmax(l2)
+    if kind == "kl":
+        return sum(kl_rows(log2, log1)) / len(l1)
+    return -sum(math.exp(a) * b for a, b in zip(log1.ravel(), log2.ravel(), strict=True)) / l1.size
+
+
+def agmax_entropy(l1, l2, joint, epsilon=2.0**-52):
+    """1/3 Σ over the three of Σ_c P̄_c log P̄_c; P̄ = column sums of P, normalised, at least epsilon."""
+    total = 0.0
+    for logits in (l1, l2, joint):
+        sums = sum(np.exp(log_softmax(logits)))
+        for p in sums / sum(sums):
+            p = max(p, epsilon)
+            total += p * math.log(p) / 3
+    return total
+
+
+def agmax_divergence(l1, l2, joint, weight=4.0):
+    """w · 1/(2B·C) Σ |[P_joint, P_joint] − [P_1, P_2]|, the brackets stacking 2B rows."""
+    p1, p2, pj = (np.exp(log_softmax(logits)) for logits in (l1, l2, joint))
+    return weight * mae(np.concatenate([pj, pj]), np.concatenate([p1, p2]))
+
+
+# --- SLA -------------------------------------------------------------------------------------------
+
+
+def orbit(images, name):
+    """[B, m, C, H, W]: each rotation (outer) with each colour order (inner); channel j from order[j]."""
+    turns, orders = ORBITS[name]
+    out = []
+    for image in images:
+        views = []
+        for turn in turns:
+            for order in orders:
+                channels = [np.rot90(image[source], turn) for source in order]
+                views.append(np.stack(channels))
+        out.append(np.stack(views))
+    return np.stack(out)
+
+
+def joint_cross_entropy(joint_logits, labels, m, reduction="mean"):
+    """−log P of column y_i·m + t in row i·m + t: mean over B·m rows, or sum over t of means over i."""
+    logs, total = log_softmax(joint_logits), 0.0
+    for i, y in enumerate(labels):
+        for t in range(m):
+            total -= logs[i * m + t, y * m + t]
+    return total / (len(labels) * m) if reduction == "mean" else total / len(labels)
+
+
+def aggregate(joint_logits, m):
+    """[B, C]: s_ic = 1/m Σ_t joint logit of (c, t) in the row of view t of image i."""
+    rows, columns = joint_logits.shape
+    out = np.zeros((rows // m, columns // m))
+    for i in range(rows // m):
+        for c in range(columns // m):
+            out[i, c] = sum(joint_logits[i * m + t, c * m + t] for t in range(m)) / m
+    return out
+
+
+def distill(student, teacher, temperature):
+    """T² · 1/B Σ_i KL(softmax(teacher/T) ‖ softmax(student/T))."""
+    rows = kl_rows(log_softmax(teacher / temperature), log_softmax(student / temperature))
+    return temperature**2 * sum(rows) / len(rows)
+
+
+# --- Evaluation ------------------------------------------------------------------------------------
+
+
+def knn_votes(features, bank, bank_labels, classes, k, temperature):
+    """[B, classes]: Σ over the k most similar rows of the bank of exp(cos/T), for each class."""
+    out = np.zeros((len(features), classes))
+    for i, f in enumerate(features):
+        cosines = [sum(f * b) / math.sqrt(sum(f * f) * sum(b * b)) for b in bank]
+        for j in sorted(range(len(bank)), key=lambda j: -cosines[j])[:k]:
+            out[i, bank_labels[j]] += math.exp(cosines[j] / temperature)
+    return out
+
+
+def expected_calibration_error(probabilities, labels, bins):
+    """Σ_b n_b/N |accuracy_b − confidence_b|, bin b: max P in (b/bins, (b+1)/bins]."""
+    total = 0.0
+    for b in range(bins):
+        inside = [
+            (float(np.argmax(p) == y), max(p))
+            for p, y in zip(probabilities, labels, strict=True)
+            if b / bins < max(p) <= (b + 1) / bins
+        ]
+        gap = abs(sum(hit for hit, _ in inside) - sum(confidence for _, confidence in inside))
+        total += gap / len(labels)
+    return total
