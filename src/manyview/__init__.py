@@ -1,1 +1,19 @@
-"""manyview: train vision models on several augmented views of each image."""
+"""manyview: train vision models on several augmented views of each image.
+
+    recipe = manyview.load_recipe("tied_cifar10", "train.epochs=10")
+    step = manyview.Step(recipe, num_classes=10)
+    out = step(images, labels, index=index, epoch=epoch)   # out["loss"].backward()
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from manyview.errors import ManyviewError
+from manyview.recipe import Recipe, load_recipe, parse_recipe
+from manyview.step import Step
+from manyview.train import train
+from manyview.views import View
+
+__version__ = version("manyview")
+__all__ = ["ManyviewError", "Recipe", "Step", "View", "load_recipe", "parse_recipe", "train"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -154,6 +154,7 @@ def parse_recipe(text: str, *overrides: str) -> Recipe:
     raw = read_yaml(text)
     if not isinstance(raw, dict):
         raise RecipeError("expected a mapping with views, branches, relations and train")
+    _drop_replaced_length(raw, overrides)
     for override in overrides:
         apply_override(raw, override)
     try:
@@ -162,6 +163,14 @@ def parse_recipe(text: str, *overrides: str) -> Recipe:
         raise RecipeError(_first_line(error)) from None
     _check(recipe)
     return recipe
+
+
+def _drop_replaced_length(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """An override of `train.epochs` takes the place of the recipe's own `steps`, and the other way round."""
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    for given, other in (("epochs", "steps"), ("steps", "epochs")):
+        if f"train.{given}" in keys and f"train.{other}" not in keys and isinstance(raw.get("train"), dict):
+            raw["train"].pop(other, None)
 
 
 def _check(recipe: Recipe) -> None:

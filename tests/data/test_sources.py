@@ -129,6 +129,8 @@ def test_hold_out_leaves_each_class_an_image():
     kept, held = hold_out(labels, 6, 0, "val")
     assert np.unique(labels[kept]).tolist() == [0, 1, 2]
     assert len(held) == 3
+    labels = np.repeat([0, 1], [100, 1])
+    assert 100 in hold_out(labels, 80, 0, "val")[0]
 
 
 def test_val_is_taken_from_train_and_identities_stay():
@@ -191,6 +193,7 @@ def test_imbalance_is_the_exponential_long_tail():
 def test_limit_is_stratified_exact_and_keeps_every_class():
     splits = split([600, 300, 100], limit=50, val_fraction=0)
     assert np.bincount(splits.train.labels).tolist() == [30, 15, 5]
+    assert (np.diff(splits.train.index) > 0).all()
     assert np.bincount(split([900, 5, 5], limit=3, val_fraction=0).train.labels).tolist() == [1, 1, 1]
     assert all(len(split([7, 11, 13], limit=n, val_fraction=0).train) == n for n in range(3, 32))
 
@@ -319,6 +322,7 @@ def test_digits_are_scaled_and_have_a_fixed_test_split():
     assert zero.classes == tuple("0123456789")
     assert zero.note == "1,294 train, 144 val (10 % of train, seed 0), 359 test"
     np.testing.assert_array_equal(zero.test.index, one.test.index)
+    assert zero.test.index[:8].tolist() == [9, 11, 13, 14, 17, 20, 27, 34]
     assert not np.array_equal(zero.val.index, one.val.index)
     assert sorted([*zero.train.index, *zero.val.index, *zero.test.index]) == list(range(1797))
     assert abs(np.bincount(zero.test.labels) - np.bincount(data.target) / 5).max() < 1
@@ -489,7 +493,7 @@ def test_saved_to_disk(tmp_path):
 
     parts = {"train": table(10, column="img"), "validation": table(4, column="img"), "test": table(2, column="img")}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "dict"))
-    parts["train"].select([7, 2, 5, 0]).with_format("torch").save_to_disk(str(tmp_path / "one"))
+    parts["train"].select([7, 2, 5, 0]).with_format("numpy", columns=["label"]).save_to_disk(str(tmp_path / "one"))
     splits = open_("hf", "img", root=tmp_path / "dict", options={"val": "validation", "test": None})
     assert (len(splits.train), len(splits.val), splits.test) == (10, 4, None)
     one = open_("hf", "img", root=tmp_path / "one", val_fraction=0)
@@ -520,6 +524,23 @@ def test_hub_names_come_from_the_cache_only(cache, tmp_path):
         root="someone/absent",
     )
     assert offline == datasets.config.HF_HUB_OFFLINE
+
+
+def test_the_hub_is_reached_only_with_download(monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    def load(name):
+        states.append((datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE))
+        raise ConnectionError("no route\nto the hub")
+
+    states: list = []
+    for place in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(place, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    fails(r".* in its cache \(no route\); nothing is downloaded unless .*", "hf", root="someone/tiny")
+    fails(r".* in its cache \(no route\)", "hf", root="someone/tiny", download=True)
+    assert states == [(True, True), (False, False)]
 
 
 def write(path, image, label, **extra):
@@ -613,7 +634,7 @@ def write_cifar(root, monkeypatch):
     folder.mkdir()
     unchecked(monkeypatch)
     pixels = np.repeat(np.array(SHADES, np.uint8), 3072).reshape(4, 3072)
-    pixels[:, :1024] += 1  # red differs, so that a wrong order of axes shows
+    pixels[:, :512] += 1  # red's upper half differs, so that a wrong order of axes shows
     for part in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
         (folder / part).write_bytes(pickle.dumps({"data": pixels, "labels": list(LABELS)}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["cat", "dog"]}))
@@ -768,10 +789,19 @@ def test_torchvision_layouts(name, tmp_path, monkeypatch):
         assert torch.equal(splits.train.read(1), decode(Path(splits.train.name(1)), "x"))
 
 
+def test_torchvision_without_a_test_split_gives_one(tmp_path):
+    write_eurosat(tmp_path, None)
+    assert open_("torchvision", "EuroSAT", root=tmp_path, val_fraction=0.25).note == (
+        "2 train, 1 val (25 % of all images, seed 0), 1 test (25 % of all images, seed 0)"
+    )
+
+
 def test_torchvision_arrays_have_their_axes_in_order(tmp_path, monkeypatch):
     write_cifar(tmp_path, monkeypatch)
     train = open_("cifar10", root=tmp_path, val_fraction=0).train
-    assert train.read(0).float().mean((1, 2)).tolist() == [SHADES[0] + 1, SHADES[0], SHADES[0]]
+    expected = torch.full((3, 32, 32), SHADES[0], dtype=torch.uint8)
+    expected[0, :16] += 1
+    assert torch.equal(train.read(0), expected)
     assert train.size == (32, 32)
 
 

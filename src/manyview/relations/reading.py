@@ -26,6 +26,9 @@ class Port:
     labelled: bool = True
     stopped: bool = False
 
+    def __repr__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -1,0 +1,210 @@
+"""The command line. Mistakes are one line and exit code 2; `key=value` overrides a recipe everywhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from manyview.errors import DataError, ManyviewError, RecipeError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train vision models on several augmented views of each image.",
+)
+console = Console(highlight=False)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe's name, or a YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, as train.epochs=10.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+
+def main() -> None:
+    """Entry point: turns users' mistakes into one line on stderr and exit code 2."""
+    try:
+        app()
+    except ManyviewError as error:
+        typer.echo(f"manyview: {error}", err=True)
+        sys.exit(2)
+
+
+@app.command()
+def recipes() -> None:
+    """Lists the packaged recipes."""
+    from manyview.recipe import packaged_recipes, parse_recipe
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it is")
+    for name, text in packaged_recipes().items():
+        table.add_row(name, parse_recipe(text).title)
+    console.print(table)
+
+
+@app.command()
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    classes: Annotated[int, typer.Option(help="Number of classes to build the heads for.", min=2)] = 10,
+    svg: Annotated[Path | None, typer.Option(help="Also draw the view graph into this file.")] = None,
+) -> None:
+    """Shows what a recipe will do: views, networks, relations, cost."""
+    from manyview.files import write_text
+    from manyview.plan import plan as make_plan
+    from manyview.plan import svg as draw
+    from manyview.recipe import load_recipe
+
+    made = make_plan(load_recipe(recipe, *overrides or ()), classes)
+    console.print(made.render())
+    if svg is not None:
+        write_text(svg, draw(made))
+        console.print(f"drew {svg}")
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = ...,  # type: ignore[assignment]
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run exactly.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")] = False,
+) -> None:
+    """Trains a recipe and writes checkpoints, metrics and result.json into a folder."""
+    from manyview.recipe import load_recipe
+    from manyview.train import train as run_training
+
+    run_training(load_recipe(recipe, *overrides or ()), out, resume=resume, quiet=quiet)
+
+
+@app.command("eval")
+def evaluate(
+    run: RunFolder,
+    protocols: Annotated[list[str] | None, typer.Argument(metavar="[PROTOCOL]…", help="Such as classify, knn(k=20).")] = None,
+    split: Annotated[str, typer.Option(help="val or test.")] = "val",
+) -> None:
+    """Evaluates a run's model again, on the validation split unless told otherwise."""
+    from manyview.evaluate.evaluate import check_protocols
+    from manyview.evaluate.evaluate import evaluate as measure
+    from manyview.evaluate.protocols import parse_protocols
+    from manyview.progress import LABELS, Display
+    from manyview.run import Run
+    from manyview.train import protocols_of
+
+    folder = Run(run)
+    recipe = folder.recipe()
+    asked = parse_protocols(protocols, "protocol") if protocols else None
+    step = folder.step(recipe)
+    chosen = asked or protocols_of(parse_protocols(recipe.evaluate), step)
+    splits = folder.splits(recipe)
+    images = {"val": splits.val, "test": splits.test}.get(split)
+    if images is None:
+        raise DataError(f"no split '{split}'; this run has {splits.note}")
+    check_protocols(chosen, len(splits.train))
+    with Display().evaluating(split, len(images)) as tick:
+        measures = measure(step, images, chosen, splits.train, skip=recipe.data.on_bad_image == "skip", progress=tick)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("measure")
+    table.add_column(split, justify="right")
+    for name, value in measures.items():
+        unit = "{:.3f}" if name.endswith("loss") else "{:.2f} %"
+        table.add_row(LABELS.get(name, name.replace("_", " ")), unit.format(value))
+    console.print(table)
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES…", help="Image files, or folders of them.")],
+    aggregate: Annotated[bool, typer.Option("--aggregate", help="Average over the orbit (SLA+AG).")] = False,
+) -> None:
+    """Classifies image files: one line a file, with tabs between file, class and probability."""
+    from manyview.predict import predict_files
+
+    for line in predict_files(run, images, aggregate):
+        typer.echo(f"{line.path}\t{line.label}\t{line.probability:.4f}")
+
+
+@app.command()
+def views(
+    recipe: RecipeName,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="[IMAGES]… [KEY=VALUE]…", help="By default the recipe's own data.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = ...,  # type: ignore[assignment]
+    count: Annotated[int, typer.Option(help="How many of the recipe's images to show.", min=1)] = 6,
+    epoch: Annotated[int, typer.Option(help="The epoch whose draws are shown.", min=0)] = 0,
+) -> None:
+    """Draws a contact sheet: a row an image, a column a view, parameters in the captions."""
+    import numpy as np
+
+    from manyview.data import decode, open_splits
+    from manyview.data.loader import read_images
+    from manyview.predict import image_files
+    from manyview.recipe import load_recipe
+    from manyview.sheet import contact_sheet, save_png
+
+    given = images or []
+    overrides = [text for text in given if "=" in text and not Path(text).exists()]
+    paths = image_files([Path(text) for text in given if text not in overrides])
+    loaded = load_recipe(recipe, *overrides)
+    if paths:
+        pictures, names, index = [decode(path, str(path)) for path in paths], [p.name for p in paths], range(len(paths))
+    else:
+        train = open_splits(loaded.data, loaded.seed).train
+        pictures, kept, _ = read_images(train, np.arange(min(count, len(train))))
+        names, index = [f"image {train.index[i]}" for i in kept], [int(train.index[i]) for i in kept]
+    save_png(contact_sheet(loaded, pictures, names, list(index), epoch), out)
+    console.print(f"drew {len(names)} images, epoch {epoch}, seed {loaded.seed}: {out}")
+
+
+@app.command()
+def replay(
+    run: RunFolder,
+    index: Annotated[int, typer.Option(help="The image's index, as in its split of the source.")],
+    epoch: Annotated[int, typer.Option(help="The epoch, counted from 0.", min=0)],
+    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")],
+) -> None:
+    """Draws exactly what a run's network saw of an image in an epoch."""
+    from manyview.data.loader import read_images
+    from manyview.run import Run
+    from manyview.sheet import contact_sheet, save_png
+
+    folder = Run(run)
+    recipe = folder.recipe()
+    train = folder.splits(recipe).train
+    found = (train.index == index).nonzero()[0]
+    if not len(found):
+        raise DataError(
+            f"no training image has index {index}; this run trained on {len(train):,} images between "
+            f"{train.index.min()} and {train.index.max()}"
+        )
+    images, _, _ = read_images(train, found)
+    name = f"{train.name(int(found[0]))}, index {index}, epoch {epoch}"
+    save_png(contact_sheet(recipe, images, [name], [index], epoch), out)
+    console.print(f"drew {name}, seed {recipe.seed}: {out}")
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    to: Annotated[str, typer.Option(help="The format: timm.")] = "timm",
+) -> None:
+    """Takes the trained model out, for timm alone."""
+    from manyview.export import export_timm
+    from manyview.run import Run
+
+    if to != "timm":
+        raise RecipeError(f"--to: unknown format '{to}'; formats: timm")
+    for line in export_timm(Run(run), out):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    main()

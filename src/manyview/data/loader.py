@@ -1,0 +1,132 @@
+"""Batches as a function of the step number: which images, read and decoded once, and their views where asked.
+
+The order of images depends on (seed, epoch) alone and the batch on the step, so a run sees the same batches with any
+number of workers, and after a restart at any step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from manyview.data.decode import BadImage
+from manyview.data.images import Images
+from manyview.draws import order_of
+from manyview.errors import DataError
+from manyview.views import PlannedView, View, render_views, sample_views, sizes_of
+
+
+class Batch(NamedTuple):
+    """One process's part of a step.
+
+    images: uint8 [B, 3, H, W]; or B images of unlike sizes; or rendered views by name. labels, index: int64 [B].
+    skipped: what could not be read, one line each.
+    """
+
+    images: Tensor | list[Tensor] | dict[str, View]
+    labels: Tensor
+    index: Tensor
+    epoch: int
+    skipped: list[str]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batch number n of a run, for one process. Number n is part n % accumulate of update n // accumulate.
+
+    views: the plan to render here, in a worker; None leaves rendering to the step. skip: leave out images that cannot
+    be read (and say so) instead of raising.
+    """
+
+    images: Images
+    batch_size: int
+    steps_per_epoch: int
+    seed: int
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+    views: Mapping[str, PlannedView] | None = None
+    skip: bool = False
+
+    def positions(self, number: int) -> tuple[int, NDArray[np.int64]]:
+        """(epoch, positions of the images) of batch `number`."""
+        step, part = divmod(number, self.accumulate)
+        epoch, at = divmod(step, self.steps_per_epoch)
+        batch = _order(self.seed, epoch, len(self.images))[at * self.batch_size : (at + 1) * self.batch_size]
+        share = len(batch) // (self.world * self.accumulate)
+        first = (part * self.world + self.rank) * share
+        return epoch, batch[first : first + share]
+
+    def __getitem__(self, number: int) -> Batch:
+        epoch, positions = self.positions(number)
+        images, kept, skipped = read_images(self.images, positions, self.skip)
+        labels = torch.from_numpy(self.images.labels[kept])
+        index = torch.from_numpy(self.images.index[kept])
+        if self.views is None:
+            return Batch(images, labels, index, epoch, skipped)
+        drawn = sample_views(self.views, sizes_of(images), index, epoch, self.seed)
+        return Batch(render_views(self.views, images, drawn, labels), labels, index, epoch, skipped)
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return order_of(seed, epoch, count)
+
+
+def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = False) -> Iterator[Batch]:
+    """Batches `start` to `stop`, in order, read ahead by `workers` processes (0: read here)."""
+    # batch_size=None: the data set gives whole batches. The sampler is the range of step numbers.
+    loader = DataLoader(
+        batches,  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        pin_memory=pin,
+    )
+    yield from loader
+
+
+def read_images(
+    images: Images, positions: NDArray[np.int64], skip: bool = False
+) -> tuple[Tensor | list[Tensor], NDArray[np.int64], list[str]]:
+    """Reads images once: (one tensor if all have one size, else a list; the positions read; lines on those skipped).
+
+    Raises BadImage for an image that cannot be read unless `skip`, and DataError if none is left.
+    """
+    read, kept, skipped = [], [], []
+    for position in positions:
+        try:
+            read.append(images.read(int(position)))
+            kept.append(position)
+        except BadImage as error:
+            if not skip:
+                raise
+            skipped.append(str(error))
+    if not read:
+        raise DataError(f"no image of a batch could be read; the first: {skipped[0] if skipped else 'the batch is empty'}")
+    alike = len({image.shape for image in read}) == 1
+    return (torch.stack(read) if alike else read), np.asarray(kept, dtype=np.int64), skipped
+
+
+def to_device(images: Any, device: torch.device) -> Any:
+    """A batch's images, in whichever form, on the device."""
+    if isinstance(images, torch.Tensor):
+        return images.to(device, non_blocking=True)
+    if isinstance(images, dict):
+        return {
+            name: replace(
+                view,
+                images=view.images.to(device, non_blocking=True),
+                target=None if view.target is None else view.target.to(device, non_blocking=True),
+            )
+            for name, view in images.items()
+        }
+    return [image.to(device, non_blocking=True) for image in images]

@@ -1,0 +1,43 @@
+"""What `evaluate:` and `manyview eval` may name, with their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from manyview.errors import RecipeError, unknown
+from manyview.grammar import bind, parse_call
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Accuracy of the classifier the recipe trained: top-1, top-5, class mean, loss; for SLA also aggregated."""
+
+
+@dataclass(frozen=True)
+class Knn:
+    """Weighted k-nearest-neighbour accuracy of the backbone's features, with the training images as the bank."""
+
+    k: int = 200
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"k must be a whole number of at least 1, got {self.k!r}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+
+Protocol = Classify | Knn
+PROTOCOLS: dict[str, type[Classify] | type[Knn]] = {"classify": Classify, "knn": Knn}
+
+
+def parse_protocols(texts: Sequence[str], where: str = "evaluate") -> list[Protocol]:
+    """Protocols from their calls. Raises RecipeError for unknown names and arguments."""
+    protocols: list[Protocol] = []
+    for number, text in enumerate(texts):
+        call = parse_call(text, f"{where}.{number}")
+        if call.name not in PROTOCOLS:
+            raise RecipeError(f"{where}.{number}: {unknown('protocol', call.name, PROTOCOLS)}")
+        protocols.append(bind(PROTOCOLS[call.name], call, f"{where}.{number}"))
+    return protocols

@@ -1,0 +1,118 @@
+"""A trained model leaves as what timm loads by itself: model.safetensors and config.json in a folder.
+
+    model = timm.create_model("local-dir:OUT", pretrained=True)
+"""
+
+from __future__ import annotations
+
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from manyview.branches import LOGITS, Branch
+from manyview.errors import RunError
+from manyview.files import write_atomically, write_json
+from manyview.run import Run
+from manyview.step import Step
+
+
+def export_timm(run: Run, out: Path) -> list[str]:
+    """Writes a run's backbone, with its classifier if it has one, as timm's folder format; returns lines to print.
+
+    The classifier of SLA+SI is every m-th row of the joint head. Raises RunError if `out` exists and is not empty, or
+    if timm's model would not give the same outputs.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} is not empty; choose another folder")
+    recipe = run.recipe()
+    step = run.step(recipe)
+    branch: Branch = step.main if step.average is None else step.average.module
+    weights, classes = timm_state(step, branch)
+    spec = branch.spec.backbone
+    small = bool(spec.kwargs.get("small"))
+    arguments = {key: value for key, value in spec.kwargs.items() if key not in ("small", "pretrained")}
+    _check_same(branch, step, spec.name, arguments, small, classes, weights)
+
+    test = recipe.view_plan.get("test")
+    pretrained: dict[str, Any] = {
+        "mean": branch.mean.flatten().tolist(),
+        "std": branch.std.flatten().tolist(),
+        "input_size": [3, *_input_size(test)],
+        "num_classes": classes,
+        "crop_pct": 1.0,
+        "classifier": branch.backbone.pretrained_cfg.get("classifier", "fc"),
+    }
+    config = {
+        "architecture": spec.name.split(".")[0],
+        "num_classes": classes,
+        "num_features": branch.dims["h"],
+        "model_args": arguments,
+        "pretrained_cfg": pretrained,
+        "label_names": run.classes(),
+        "manyview": {"recipe": recipe.title, "small": small, "weights_of": "averaged" if step.average else "trained"},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    data = save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata={"format": "pt"})
+    write_atomically(out / "model.safetensors", lambda temporary: temporary.write_bytes(data))
+    write_json(out / "config.json", config)
+    lines = [f"wrote {out / 'model.safetensors'} and config.json: {spec.name}, {classes} classes"]
+    if small:
+        lines.append("its stem is the small one: before loading, model.conv1 = nn.Conv2d(3, C, 3, 1, 1, bias=False); "
+                     "model.maxpool = nn.Identity()")  # fmt: skip
+    else:
+        lines.append(f'load it with timm.create_model("local-dir:{out}", pretrained=True)')
+    if type(branch.backbone).__module__.startswith("manyview."):
+        lines.append(f"'{spec.name}' is registered with timm by `import manyview.backbones`")
+    return lines
+
+
+def timm_state(step: Step, branch: Branch) -> tuple[dict[str, Tensor], int]:
+    """(state dict under timm's names, number of classes; 0 without a classifier). Raises RunError."""
+    state = {name: value.detach().clone() for name, value in branch.backbone.state_dict().items()}
+    head = step.classifier
+    if head is None:
+        return state, 0
+    layer = branch.heads[head]
+    if not isinstance(layer, nn.Linear) or branch.inputs[head] != "h":
+        raise RunError(f"head '{head}' is no linear layer on h, so timm has no place for it; export works on linear(h)")
+    members = branch.orbits[head].members if head in branch.orbits else 1
+    prefix = branch.backbone.pretrained_cfg.get("classifier", "fc")
+    if not isinstance(prefix, str):
+        raise RunError(f"{branch.spec.backbone.name} has several classifiers in timm; it cannot be exported with one")
+    state[f"{prefix}.weight"] = layer.weight.detach()[::members].clone()
+    state[f"{prefix}.bias"] = layer.bias.detach()[::members].clone()
+    return state, step.num_classes
+
+
+@torch.no_grad()
+def _check_same(
+    branch: Branch, step: Step, name: str, arguments: dict[str, Any], small: bool, classes: int, weights: dict[str, Tensor]
+) -> None:
+    """Raises RunError unless timm's model with these weights gives the step's outputs."""
+    from manyview.backbones import small_stem
+
+    model = timm.create_model(name, num_classes=classes, **arguments)
+    model = small_stem(model) if small else model
+    model.load_state_dict(weights)
+    pixels = torch.rand(2, 3, 64, 64) if "img_size" not in arguments else torch.rand(2, 3, *[arguments["img_size"]] * 2)
+    size = model.pretrained_cfg.get("input_size", (3, 64, 64))[-2:] if model.pretrained_cfg.get("fixed_input_size") else None
+    if size is not None and "img_size" not in arguments:
+        pixels = torch.rand(2, 3, *size)
+    theirs = model.eval()((pixels - branch.mean) / branch.std)
+    read = branch.eval().read(pixels, [step.classifier or "h"])[step.classifier or "h"]
+    members = branch.orbits[step.classifier].members if step.classifier in branch.orbits else 1
+    if not torch.allclose(theirs, read[:, ::members], rtol=1e-4, atol=1e-5):
+        raise RunError(f"timm's {name} does not reproduce this model's outputs; please report it with the recipe")
+
+
+def _input_size(test: Any) -> list[int]:
+    if test is None:
+        return [32, 32]
+    return [int(side) for side in test.output_size(torch.tensor([[64, 64]]))[0]]
+
+

@@ -1,0 +1,42 @@
+"""Files that are whole or not there: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write` with a temporary path beside `path`, then renames it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, UTF-8."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file, indented."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """A checkpoint of tensors, numbers and strings, such as `read_state` accepts."""
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU. Only tensors and plain values are loaded; a file that holds code is refused."""
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,199 @@
+"""What a recipe will do, before it does it: as tables for a terminal, and as a figure of its view graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from manyview.recipe import Recipe
+from manyview.step import Step
+from manyview.views import IMAGE, TEST, PlannedView, with_sources
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe and its step. Built for a number of classes, since the heads depend on it."""
+
+    recipe: Recipe
+    step: Step
+
+    @property
+    def forward_rows(self) -> int:
+        """Images that pass the networks for each image of a batch."""
+        rows = 0
+        for branch in self.step.branches:
+            read = {read.view for plan in self.recipe.relation_plan for read in plan.all_reads if read.branch == branch}
+            whole = {view for view in read if "." not in view}
+            members = {view for view in read if "." in view and view.partition(".")[0] not in whole}
+            rows += sum(self.step.plan[view].members for view in whole) + len(members)
+        return rows
+
+    def render(self) -> RenderableType:
+        """Tables of views, branches and relations, and a line on cost."""
+        views = _table("view", "from", "ops", "images")
+        for view in self.recipe.view_plan.values():
+            note = "" if view.name in (*self.step.read_views, TEST) else " (read by no relation: not rendered)"
+            views.add_row(view.name, view.source, _ops(view) + note, f"{view.members}")
+        branches = _table("branch", "readout", "made by", "columns", "parameters")
+        for name, branch in self.step.branches.items():
+            spec = branch.spec  # type: ignore[union-attr]
+            way = "joint" if spec.joint else "separate"
+            branches.add_row(name, "h", f"{spec.backbone}, {way}", str(branch.dims["h"]), _count(branch.backbone))  # type: ignore[union-attr, index]
+            for head, module in branch.heads.items():  # type: ignore[union-attr, operator]
+                made = str(spec.heads.get(head, "linear(h)"))
+                branches.add_row("", head, made, str(branch.dims[head]), _count(module))  # type: ignore[union-attr, index]
+            for tap, layer in branch.taps.items():  # type: ignore[union-attr, operator]
+                branches.add_row("", tap, f"pool of {layer}", str(branch.dims[tap]), "0")  # type: ignore[union-attr, index]
+        relations = _table("relation", "reads", "options", "weight", "parameters")
+        for plan in self.recipe.relation_plan:
+            reads = [str(read) for read in plan.reads] + [f"{k}={read}" for k, read in plan.named_reads.items()]
+            options = ", ".join(f"{key}={value!r}" for key, value in plan.options.items())
+            relations.add_row(plan.name, ", ".join(reads), options, str(plan.weight), _count(self.step.relations[plan.name]))
+        return Group(self.recipe.title, "", views, branches, relations, self.summary())
+
+    def summary(self) -> str:
+        """One line on cost."""
+        train, rows = self.recipe.train, self.forward_rows
+        length = f"{train.epochs} epochs" if train.epochs else f"{train.steps:,} steps"
+        render = {
+            "auto": "made in the step where all images have one size, else by the loader's workers",
+            "step": "made in the step, on its device",
+            "workers": "made by the loader's workers",
+        }[self.recipe.data.render]
+        return (
+            f"{_count(self.step)} parameters for {self.step.num_classes} classes; {length}; a step: {train.batch_size} "
+            f"images, {train.batch_size * rows:,} through the networks ({rows} an image), views {render}"
+        )
+
+
+def plan(recipe: Recipe, num_classes: int = 10) -> Plan:
+    """Builds the step, so that everything a training run would refuse is refused here. Raises RecipeError."""
+    return Plan(recipe, Step(recipe, num_classes))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in ("columns", "parameters", "images") else "left")
+    return table
+
+
+def _ops(view: PlannedView) -> str:
+    parts = []
+    for planned in view.ops:
+        shared = planned.owner[0] if planned.owner[0] != view.name else ""
+        parts.append(describe(planned.op) + (f" as in {shared}" if shared else ""))
+    if view.orbit:
+        parts.append(f"orbit {view.orbit}")
+    if view.count:
+        parts.append(f"{view.count} draws")
+    return " | ".join(parts) or "as it is"
+
+
+def describe(op: object) -> str:
+    """An op as a recipe would write it, defaults left out: `crop(32, scale=(0.2, 1))`."""
+    from manyview.augment import OPS
+
+    name = next(key for key, kind in OPS.items() if isinstance(op, kind))
+    shown = [
+        f"{key}={value!r}"
+        for key, field in type(op).__dataclass_fields__.items()  # type: ignore[attr-defined]
+        if (value := getattr(op, key)) != field.default
+    ]
+    return f"{name}({', '.join(shown)})"
+
+
+def _count(module: torch.nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters() if p.requires_grad):,}"
+
+
+# ---------------------------------------------------------------------------------------------------------------- SVG
+
+COLUMN, ROW, BOX, HEIGHT, MARGIN = 236, 58, 196, 38, 24
+
+
+@dataclass(frozen=True)
+class Node:
+    """A box of the figure. rank: its column. below: a second line in small type."""
+
+    key: str
+    label: str
+    below: str
+    rank: int
+    kind: str
+
+
+def svg(plan: Plan) -> str:
+    """The view graph as an SVG: image, views, readouts, relations, from left to right."""
+    nodes, edges = _graph(plan)
+    columns: dict[int, list[Node]] = {}
+    for node in nodes:
+        columns.setdefault(node.rank, []).append(node)
+    tallest = max(len(column) for column in columns.values())
+    at: dict[str, tuple[float, float]] = {}
+    for rank, column in columns.items():
+        offset = (tallest - len(column)) * ROW / 2
+        for position, node in enumerate(column):
+            at[node.key] = (MARGIN + rank * COLUMN, MARGIN + 20 + offset + position * ROW)
+    width, height = 2 * MARGIN + max(columns) * COLUMN + BOX, 2 * MARGIN + 20 + tallest * ROW
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="system-ui, sans-serif">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        f'<text x="{MARGIN}" y="{MARGIN}" font-size="14" font-weight="600" fill="#1b1f24">{escape(plan.recipe.title)}</text>',
+    ]
+    for start, end, dashed in edges:
+        (x1, y1), (x2, y2) = at[start], at[end]
+        x1, y1, y2 = x1 + BOX, y1 + HEIGHT / 2, y2 + HEIGHT / 2
+        bend = (x1 + x2) / 2
+        dash = ' stroke-dasharray="5 4"' if dashed else ""
+        parts.append(f'<path d="M{x1} {y1} C{bend} {y1} {bend} {y2} {x2} {y2}" fill="none" stroke="#8a94a0"{dash}/>')
+    fill = {"image": "#eef1f4", "view": "#dceeff", "readout": "#e4f6e4", "relation": "#fff0d6"}
+    for node in nodes:
+        x, y = at[node.key]
+        parts.append(f'<rect x="{x}" y="{y}" width="{BOX}" height="{HEIGHT}" rx="7" fill="{fill[node.kind]}" stroke="#8a94a0"/>')
+        up = HEIGHT / 2 + 4 if not node.below else 16
+        parts.append(f'<text x="{x + 10}" y="{y + up}" font-size="13" fill="#1b1f24">{escape(_cut(node.label, 27))}</text>')
+        if node.below:
+            text = escape(_cut(node.below, 36))
+            parts.append(f'<text x="{x + 10}" y="{y + 30}" font-size="10" fill="#57606a">{text}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _graph(plan: Plan) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]:
+    views = {name: plan.step.plan[name] for name in with_sources(plan.step.plan, plan.step.read_views)}
+    rank = {IMAGE: 0}
+    nodes = [Node(IMAGE, "image", "", 0, "image")]
+    edges: list[tuple[str, str, bool]] = []
+    for name, view in views.items():
+        source = view.source.partition(".")[0]
+        rank[name] = rank[source] + 1
+        label = name if view.members == 1 else f"{name}  ({view.members} an image)"
+        nodes.append(Node(name, label, _ops(view), rank[name], "view"))
+        edges.append((source, name, False))
+    readout_rank = max(rank.values()) + 1
+    seen: set[str] = set()
+    many = len(plan.step.branches) > 1
+    for number, relation in enumerate(plan.recipe.relation_plan):
+        key = f"relation {number}"
+        for read in relation.all_reads:
+            readout = f"{read.branch}.{read.name}({read.view})"
+            if readout not in seen:
+                seen.add(readout)
+                shown = readout if many else f"{read.name}({read.view})"
+                nodes.append(Node(readout, shown, "", readout_rank, "readout"))
+                edges.append((read.view.partition(".")[0], readout, False))
+            edges.append((readout, key, "stop" in read.functions))
+        weight = str(relation.weight)
+        below = ", ".join([f"weight {weight}", *(f"{k}={v}" for k, v in relation.options.items())])
+        nodes.append(Node(key, relation.name, below, readout_rank + 1, "relation"))
+    return nodes, edges

@@ -1,0 +1,109 @@
+"""What a person sees of long work: a bar with speed and time left, a line an epoch, and a table at the end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from manyview.optimize import Clock
+from manyview.recipe import Recipe
+from manyview.step import Step
+
+LABELS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "class_mean": "class mean",
+    "aggregated_top1": "aggregated top-1",
+    "aggregated_top5": "aggregated top-5",
+    "aggregated_class_mean": "aggregated class mean",
+    "knn": "kNN",
+}
+
+
+class Display:
+    """Prints to a console; on anything but a terminal the bars are left out and the lines remain."""
+
+    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
+        self._console = console or Console(quiet=quiet, highlight=False)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._total = self._done = 0
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._console.print(text, markup=False)
+
+    def start(self, recipe: Recipe, note: str, clock: Clock, done: int, step: Step) -> None:
+        """What is about to be trained."""
+        parameters = sum(p.numel() for p in step.parameters() if p.requires_grad)
+        self.say(f"{recipe.title or 'untitled'}")
+        self.say(f"  data     {note}")
+        self.say(f"  model    {step.main.spec.backbone}, {parameters:,} parameters; views {', '.join(step.read_views)}")
+        epochs = clock.steps / clock.steps_per_epoch
+        self.say(f"  run      {clock.steps:,} steps, {epochs:g} epochs of {clock.steps_per_epoch:,}, seed {recipe.seed}")
+        self._total, self._done = clock.steps, done
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Shows the bar of the whole run while the loop is inside."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with self._progress(*columns, TextColumn("{task.fields[measures]}")) as self._bar:
+            self._task = self._bar.add_task("train", total=self._total, completed=self._done, measures="")
+            yield
+        self._bar = None
+
+    def advance(self, done: int, speed: float = 0.0, loss: float = 0.0, terms: Mapping[str, float] | None = None) -> None:
+        """The bar's new position; with terms, its speed in images/s and losses too."""
+        if self._bar is None:
+            return
+        self._bar.update(self._task, completed=done)
+        if terms is not None:
+            parts = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
+            self._bar.update(self._task, measures=f"{speed:,.0f} images/s  loss {loss:.3f}  {parts}")
+
+    def epoch(self, number: int, val: Mapping[str, float], terms: Mapping[str, Any]) -> None:
+        """One line that stays."""
+        parts = [f"{name} {value.item():.3f}" for name, value in terms.items()]
+        parts += [f"val {LABELS[name]} {value:.2f}" for name, value in val.items() if name in ("top1", "aggregated_top1", "knn")]
+        self.say(f"epoch {number:>3}  " + "  ".join(parts))
+
+    @contextlib.contextmanager
+    def evaluating(self, what: str, count: int) -> Iterator[Callable[[int, int], None]]:
+        """A short-lived bar; gives a function (done, total)."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        if self._bar is not None:  # one live display at a time
+            yield lambda done, total: None
+            return
+        with self._progress(*columns) as bar:
+            task = bar.add_task(what, total=count)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def summary(self, folder: Path, result: Mapping[str, Any]) -> None:
+        """The end: a table of what was measured, and where it lies."""
+        table = Table(title=result["recipe"] or None, title_justify="left")
+        table.add_column("measure")
+        splits = {split: result[key] for split, key in (("val", "val"), (result["eval_split"], "eval")) if result.get(key)}
+        for split in splits:
+            table.add_column(str(split), justify="right")
+        for name in dict.fromkeys(name for measures in splits.values() for name in measures):
+            unit = "{:.3f}" if name.endswith("loss") else "{:.2f} %"
+            cells = [unit.format(m[name]) if name in m else "" for m in splits.values()]
+            table.add_row(LABELS.get(name, name.replace("_", " ")), *cells)
+        self._console.print(table)
+        self.say(
+            f"{result['seconds']:.0f} s, {result['images_per_second']:,.0f} images/s; weights chosen by "
+            f"{result['selected_by']}; results in {folder / 'result.json'}"
+        )
+        if result["skipped_images"]:
+            self.say(f"{len(result['skipped_images'])} images could not be read and were skipped:")
+            for line in result["skipped_images"]:
+                self.say(f"  {line}")
+
+    def _progress(self, *columns: Any) -> Progress:
+        return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)

@@ -1,0 +1,138 @@
+"""A run's folder: what lies where, and how it is opened, continued, and read again.
+
+    recipe.yaml  splits.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.tfevents…  result.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manyview.data import Images, Splits, open_splits
+from manyview.errors import RunError
+from manyview.files import read_state, write_json, write_text
+from manyview.recipe import Recipe, difference, parse_recipe
+from manyview.step import Step
+
+# Settings that change where and how fast a run goes, not what it computes.
+INCIDENTAL = ("title", "data.root", "data.download", "data.workers", "train.log_every", "train.checkpoint_every")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that holds a run. Nothing is read or written until a method is called."""
+
+    folder: Path
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to continue from."""
+        return self.folder / "checkpoints" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation score, if there is a validation split."""
+        return self.folder / "checkpoints" / "best.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """Written at the end; its presence means the run is finished."""
+        return self.folder / "result.json"
+
+    def begin(self, recipe: Recipe, splits: Splits, resume: bool) -> None:
+        """Makes the folder, or checks that it can be continued. Raises RunError, and then has written nothing."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RunError(f"{self.folder} is a file; --out names a folder")
+        if self.folder.exists() and any(self.folder.iterdir()):
+            if not resume:
+                raise RunError(f"{self.folder} is not empty; choose another --out, or continue with --resume")
+            self.check_same(recipe, splits)
+            return
+        write_text(self.folder / "recipe.yaml", recipe.to_yaml())
+        write_json(self.folder / "splits.json", {"classes": list(splits.classes), "note": splits.note, **_marks(splits)})
+
+    def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
+        """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
+        changed = difference(self.recipe(), recipe, dict.fromkeys(INCIDENTAL))
+        if changed:
+            raise RunError(f"{self.folder} was made by another recipe: {'; '.join(changed)}")
+        if splits is not None:
+            stored = self._read("splits.json")
+            for split, mark in _marks(splits).items():
+                if stored.get(split) != mark:
+                    raise RunError(
+                        f"{self.folder}: the {split} images are not those the run began with; restore the data, "
+                        f"or begin anew in another folder"
+                    )
+
+    def recipe(self) -> Recipe:
+        """The recipe the run was made with, resolved."""
+        path = self.folder / "recipe.yaml"
+        if not path.is_file():
+            raise RunError(f"{self.folder} is no run: it has no recipe.yaml")
+        return parse_recipe(path.read_text(encoding="utf-8"))
+
+    def classes(self) -> list[str]:
+        """Class names, in the order of labels."""
+        return list(self._read("splits.json")["classes"])
+
+    def splits(self, recipe: Recipe) -> Splits:
+        """The run's data, checked to be the same as when it began."""
+        splits = open_splits(recipe.data, recipe.seed)
+        self.check_same(recipe, splits)
+        return splits
+
+    def step(self, recipe: Recipe) -> Step:
+        """The trained step, in evaluation mode: the best checkpoint, or the last where nothing was held out."""
+        path = self.best if self.best.is_file() else self.last
+        if not path.is_file():
+            raise RunError(f"{self.folder} has no checkpoint yet; train it first")
+        step = Step(recipe, len(self.classes()))
+        step.load_state_dict(read_state(path)["step"])
+        return step.eval()
+
+    def finished(self) -> dict[str, Any] | None:
+        """What result.json holds, or None while the run is not finished."""
+        return self._read("result.json") if self.result.is_file() else None
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        if not path.is_file():
+            raise RunError(f"{self.folder} is no run: it has no {name}")
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise RunError(f"{path} is damaged: {error}") from None
+
+
+def _marks(splits: Splits) -> dict[str, Any]:
+    return {name: mark_of(getattr(splits, name)) for name in ("train", "val", "test")}
+
+
+def mark_of(images: Images | None) -> dict[str, Any] | None:
+    """What identifies a split: how many images, which (as ranges), and a digest of names' last parts and labels."""
+    if images is None:
+        return None
+    digest = hashlib.blake2b(images.labels.tobytes(), digest_size=16)
+    for position in range(len(images)):
+        digest.update(Path(images.name(position)).name.encode())
+    return {"count": len(images), "index": _ranges(images.index.tolist()), "digest": digest.hexdigest()}
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers, `0-4,7`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)

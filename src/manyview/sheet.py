@@ -1,0 +1,114 @@
+"""Contact sheets: a row an image, a column a view, the drawn parameters in the caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from manyview.augment.randaugment import POLICY
+from manyview.files import write_atomically
+from manyview.recipe import Recipe
+from manyview.step import Step
+from manyview.views import View
+
+GAP, LINE, NAME = 10, 12, 16
+
+
+def contact_sheet(
+    recipe: Recipe, images: Tensor | Sequence[Tensor], names: Sequence[str], index: Sequence[int], epoch: int
+) -> Image.Image:
+    """Every view of every image as the network would see it in that epoch.
+
+    images: uint8 [B, 3, H, W], or a list of unlike sizes. names, index: [B]. Families show a column a member.
+    """
+    step = Step(recipe, 2)
+    views = step.views(images, index=index, epoch=epoch)
+    columns: list[tuple[str, list[Tensor], list[list[str]]]] = [("image", list(images), [[name] for name in names])]
+    for name, view in views.items():
+        for member in range(view.members):
+            pixels = view.pixels[member :: view.members]
+            captions = [caption(view, row * view.members + member) for row in range(len(pixels))]
+            columns.append((name if view.members == 1 else f"{name}.{member}", list(pixels), captions))
+    return compose(columns)
+
+
+def compose(columns: Sequence[tuple[str, list[Tensor], list[list[str]]]]) -> Image.Image:
+    """Columns of (title, images [3, h, w], captions) as one picture; small images are enlarged by whole factors."""
+    font = ImageFont.load_default(size=10)
+    largest = max(max(image.shape[-2:]) for _, images, _ in columns for image in images)
+    cell = largest * max(1, round(144 / largest))
+    wrapped = [[_wrap(lines, cell, font) for lines in captions] for _, _, captions in columns]
+    rows = len(columns[0][1])
+    heights = [cell + GAP + LINE * max(len(column[row]) for column in wrapped) for row in range(rows)]
+    sheet = Image.new("RGB", (GAP + len(columns) * (cell + GAP), NAME + GAP + sum(heights) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for position, (title, images, _) in enumerate(columns):
+        x, y = GAP + position * (cell + GAP), NAME + GAP
+        draw.text((x, GAP // 2), title, "black", ImageFont.load_default(size=13))
+        for row, image in enumerate(images):
+            picture = to_pil(image)
+            scale = cell / max(picture.size)
+            method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BICUBIC
+            picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), method)
+            sheet.paste(picture, (x, y))
+            for number, line in enumerate(wrapped[position][row]):
+                draw.text((x, y + cell + 2 + number * LINE), line, "#444444", font)
+            y += heights[row]
+    return sheet
+
+
+def caption(view: View, row: int) -> list[str]:
+    """What was drawn for one image, an op a line; ops whose coin said no are left out."""
+    lines = []
+    for op, params in view.params.items():
+        values = {name: value[row] for name, value in params.items()}
+        if "applied" in values and not bool(values.pop("applied")):
+            continue
+        if op.startswith("randaugment"):
+            lines += [f"{list(POLICY)[int(o)]} {float(m):.3g}" for o, m in zip(values["op"], values["magnitude"], strict=True)]
+            continue
+        shown = " ".join(f"{_number(v)}" for v in values.values())
+        lines.append(f"{op} {shown}".strip())
+    return lines
+
+
+def _number(value: Tensor) -> str:
+    return " ".join(f"{float(v):.2f}".rstrip("0").rstrip(".") for v in value.flatten())
+
+
+def _wrap(lines: Sequence[str], width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
+    wrapped: list[str] = []
+    for line in lines:
+        current = ""
+        for word in line.split(" "):
+            longer = f"{current} {word}".strip()
+            if current and font.getlength(longer) > width:
+                wrapped.append(current)
+                longer = word
+            current = longer
+        while font.getlength(current) > width and len(current) > 4:
+            current = "…" + current[2:]
+        wrapped.append(current)
+    return wrapped
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """One image [3, h, w], uint8 or float in [0, 1]."""
+    if image.is_floating_point():
+        image = (image * 255).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Writes the picture whole or not at all, whatever the file's ending."""
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+
+

@@ -1,0 +1,300 @@
+"""The step: one module from a batch to a loss. It is all that a training loop needs, and what is wrapped for DDP.
+
+    step = manyview.Step(recipe, num_classes=10)
+    out = step(images, labels, index=index, epoch=epoch)
+    out["loss"].backward()
+    optimizer.step()
+    step.after_step()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypedDict
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from manyview.augment.op import as_float
+from manyview.augment.orbit import orbit
+from manyview.branches import FEATURES, LOGITS, Branch
+from manyview.errors import RecipeError
+from manyview.grammar import Call, bind
+from manyview.readouts import Read, RelationPlan
+from manyview.recipe import Recipe
+from manyview.relations import Port, Reading
+from manyview.relations.joint import aggregate
+from manyview.relations.weight import Moment
+from manyview.views import (
+    IMAGE,
+    TEST,
+    View,
+    member_view,
+    render_views,
+    sample_views,
+    sizes_of,
+    with_sources,
+)
+
+
+class Output(TypedDict):
+    """What a step gives. terms: relation -> its weighted, differentiable part of the loss; they sum to it exactly."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    output: Tensor | None  # class scores of the first classified view [B, classes], without gradient
+    z_std: Tensor  # spread of the L2-normalised features: 1/sqrt(dim) when spread evenly, 0 at collapse
+
+
+class Step(nn.Module):
+    """Views, branches and relations of a recipe.
+
+    Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates, for weights that follow a
+    schedule (without it the epoch tells the progress). Weights are initialised from the recipe's seed, whatever was
+    drawn before. Raises RecipeError where a relation and its readouts do not fit.
+    """
+
+    def __init__(self, recipe: Recipe, num_classes: int, total_steps: int | None = None) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.num_classes = num_classes
+        self.total_steps = total_steps or recipe.train.steps
+        self.updates = 0
+        self.plan = {name: view for name, view in recipe.view_plan.items() if name != TEST}
+        self.test_plan = {name: view for name, view in recipe.view_plan.items() if name == TEST}
+        relations = recipe.relation_plan
+        reads = [read for relation in relations for read in relation.all_reads]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.branches = nn.ModuleDict(
+                {
+                    name: Branch(spec, num_classes, self.plan, {read.name for read in reads if read.branch == name})
+                    for name, spec in recipe.branch_plan.items()
+                    if any(read.branch == name for read in reads)
+                }
+            )
+            self.relations = nn.ModuleDict({plan.name: self._build(plan) for plan in relations})
+        self.average = ModelEmaV3(self.main, decay=recipe.train.ema) if recipe.train.ema else None
+        self.read_views = with_sources(self.plan, {read.view for read in reads})
+        self._classified = self._first_classified(relations)
+        self._spread = _spread_read(reads)
+
+    @property
+    def main(self) -> Branch:
+        """The branch that is evaluated and exported: the first."""
+        return next(iter(self.branches.values()))  # type: ignore[return-value]
+
+    def _build(self, plan: RelationPlan) -> nn.Module:
+        where = f"relations: {plan.text}"
+        ports = {read: self._port(read, where) for read in plan.all_reads}
+        # ports stand where the readouts stood, so that errors show the call as the recipe has it
+        extra = {name: ports[read] for name, read in plan.named_reads.items()}
+        call = Call(plan.name, tuple(ports[read] for read in plan.reads), {**plan.options, **extra})
+        return bind(plan.factory, call, where)
+
+    def _port(self, read: Read, where: str) -> Port:
+        branch: Branch = self.branches[read.branch]  # type: ignore[assignment]
+        base, _, member = read.view.partition(".")
+        members = 1 if member else self.plan[base].members
+        dim, stopped = branch.dims[read.name], False
+        if read.name in branch.orbits and branch.orbits[read.name].members != self.plan[base].members:
+            told = branch.orbits[read.name]
+            raise RecipeError(
+                f"{where}: head '{read.name}' tells {told.members} members of '{told.name}' apart, "
+                f"but '{base}' has {self.plan[base].members}"
+            )
+        for function in read.functions:
+            if function == "aggregate":
+                if members == 1 or dim % members:
+                    raise RecipeError(
+                        f"{where}: aggregate needs joint logits of a family, a column a class and member; "
+                        f"{read.name}({read.view}) has {dim} columns for {members} members"
+                    )
+                dim, members = dim // members, 1
+            stopped = stopped or function == "stop"
+        return Port(str(read), dim, members, self.num_classes, True, stopped)
+
+    # ------------------------------------------------------------------------------------------------------- views
+
+    def views(
+        self,
+        images: Tensor | Sequence[Tensor],
+        labels: Tensor | None = None,
+        *,
+        index: Tensor | Sequence[int],
+        epoch: int,
+        only: Collection[str] | None = None,
+    ) -> dict[str, View]:
+        """All views of a batch: the same arguments give the same views, bit for bit, always.
+
+        images: uint8 [B, 3, H, W], or B images [3, H, W] of unlike sizes. labels: [B]. index: the images' indices [B].
+        only: names of the views wanted; by default all.
+        """
+        plan = self.plan if only is None else {name: self.plan[name] for name in with_sources(self.plan, only)}
+        indices = index.cpu() if isinstance(index, Tensor) else torch.as_tensor(list(index))
+        if len(indices) != len(images):
+            raise ValueError(f"{len(images)} images came with {len(indices)} indices")
+        drawn = sample_views(plan, sizes_of(images), indices, epoch, self.recipe.seed)
+        return render_views(plan, images, drawn, labels)
+
+    def test_pixels(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """What evaluation looks at: the view `test`, or the image itself; float [B, 3, h, w] in [0, 1]."""
+        if self.test_plan:
+            drawn = sample_views(self.test_plan, sizes_of(images), range(len(images)), 0, self.recipe.seed)
+            return render_views(self.test_plan, images, drawn)[TEST].pixels
+        if not isinstance(images, Tensor):
+            if len({image.shape for image in images}) > 1:
+                raise RecipeError(
+                    "views: images have unlike sizes; say what evaluation looks at, as in "
+                    "test: {from: image, make: 'resize(256) | center_crop(224)'}"
+                )
+            images = torch.stack(list(images))
+        return as_float(images)
+
+    # ------------------------------------------------------------------------------------------------------- train
+
+    def forward(
+        self,
+        images: Tensor | Sequence[Tensor] | Mapping[str, View],
+        labels: Tensor | None = None,
+        *,
+        index: Tensor | Sequence[int] | None = None,
+        epoch: int = 0,
+    ) -> Output:
+        """The loss of a batch, its terms, and class scores for the progress line.
+
+        images: as for `views`, or views that were rendered before (then index and epoch are not needed).
+        labels: integers [B], needed by relations that classify.
+        """
+        if isinstance(images, Mapping):
+            views = {name: images[name] for name in self.read_views}
+        else:
+            if index is None:
+                raise ValueError("step(images, labels, index=…): draws depend on the images' indices")
+            views = self.views(images, labels, index=index, epoch=epoch, only=self.read_views)
+
+        values: dict[tuple[str, str, str], Tensor] = {}
+        for name, branch in self.branches.items():
+            wanted = {(read.name, read.view) for read in self._reads() if read.branch == name}
+            read = branch(views, sorted(wanted))
+            values.update({(name, *pair): value for pair, value in read.items()})
+
+        terms: dict[str, Tensor] = {}
+        moment = Moment(self.updates, self._progress(epoch), self.recipe.seed)
+        device_type = next(iter(values.values())).device.type
+        with torch.autocast(device_type, enabled=False):
+            for plan in self.recipe.relation_plan:
+                positional = [self._reading(read, values, views) for read in plan.reads]
+                named = {key: self._reading(read, values, views) for key, read in plan.named_reads.items()}
+                result = self.relations[plan.name](*positional, **named)
+                weight = plan.weight.at(moment)
+                if isinstance(result, Tensor):
+                    terms[plan.name] = weight * result
+                else:
+                    terms.update({f"{plan.name}.{part}": weight * value for part, value in result.items()})
+            loss = torch.stack(list(terms.values())).sum()
+        spread = values[self._spread.branch, self._spread.name, self._spread.view].detach().float()
+        z_std = nn.functional.normalize(spread, dim=1).std(dim=0, correction=0).mean()
+        return {"loss": loss, "terms": terms, "output": self._scores(values), "z_std": z_std}
+
+    def after_step(self) -> None:
+        """To be called after every update of the optimiser: averages, queues and schedules move on."""
+        self.updates += 1
+        if self.average is not None:
+            self.average.update(self.main)
+
+    def _reads(self) -> list[Read]:
+        return [read for plan in self.recipe.relation_plan for read in plan.all_reads]
+
+    def _progress(self, epoch: int) -> float:
+        if self.total_steps:
+            return min(1.0, self.updates / self.total_steps)
+        return min(1.0, epoch / (self.recipe.train.epochs or 1))
+
+    def _reading(
+        self, read: Read, values: Mapping[tuple[str, str, str], Tensor], views: Mapping[str, View]
+    ) -> Reading:
+        base, _, member = read.view.partition(".")
+        view = member_view(views[base], int(member)) if member else views[base]
+        value, members, target = values[read.branch, read.name, read.view].float(), view.members, view.target
+        for function in read.functions:
+            if function == "stop":
+                value = value.detach()
+            else:
+                value = aggregate(value, members)
+                target = None if target is None else target[::members]
+                members = 1
+        return Reading(value, target, view.params, members)
+
+    def _first_classified(self, relations: Sequence[RelationPlan]) -> Read | None:
+        """The first readout that holds class scores: the classifier's, or a joint head's."""
+        reads = [read for plan in relations for read in plan.reads if read.branch == self.main.spec.name]
+        return next((r for r in reads if r.name == LOGITS or r.name in self.main.orbits), None)
+
+    def _scores(self, values: Mapping[tuple[str, str, str], Tensor]) -> Tensor | None:
+        if self._classified is None:
+            return None
+        read = self._classified
+        members = 1 if "." in read.view else self.plan[read.view].members
+        scores = values[read.branch, read.name, read.view].detach().float()[::members]
+        return scores[:, ::members] if read.name in self.main.orbits else scores
+
+    # ---------------------------------------------------------------------------------------------------- evaluate
+
+    @property
+    def classifier(self) -> str | None:
+        """The head that gives class scores: `logits`, else a joint head (SLA+SI); None if nothing classifies."""
+        heads = [LOGITS, *self.main.orbits]
+        return next((head for head in heads if head in self.main.heads), None)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor | Sequence[Tensor], *, aggregated: bool = False) -> dict[str, Tensor]:
+        """Features `h` [B, dim], class scores `logits` [B, classes], and, on request, `aggregated` over the orbit (SLA+AG).
+
+        images: as for `views`; put the step in evaluation mode first. With `train.ema` the averaged weights answer.
+        """
+        branch: Branch = self.main if self.average is None else self.average.module
+        pixels = self.test_pixels(images).to(branch.mean.device)
+        classifier = self.classifier
+        read = branch.read(pixels, [FEATURES] if classifier is None else [FEATURES, classifier])
+        result = {FEATURES: read[FEATURES].float()}
+        if classifier is not None:
+            scores = read[classifier].float()
+            # SLA+SI: the untransformed image is member 0, whose joint logits are every m-th column
+            members = branch.orbits[classifier].members if classifier in branch.orbits else 1
+            result[LOGITS] = scores[:, ::members]
+        if aggregated:
+            head, view = next(((h, v) for h, v in branch.orbits.items() if v.orbit), (None, None))
+            if head is None or view is None or view.orbit is None:
+                raise RecipeError("nothing to aggregate: no head of this recipe tells the members of an orbit apart")
+            joint = branch.read(orbit(pixels, view.orbit).flatten(0, 1), [head])[head].float()
+            result["aggregated"] = aggregate(joint, view.members)
+        return result
+
+    @property
+    def can_aggregate(self) -> bool:
+        """Whether `predict(…, aggregated=True)` is possible."""
+        return any(view.orbit for view in self.main.orbits.values())
+
+    # ------------------------------------------------------------------------------------------------------- state
+
+    def get_extra_state(self) -> Tensor:
+        """Updates so far: with it, `state_dict` is the whole state."""
+        return torch.tensor(self.updates)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restores what `get_extra_state` gave."""
+        self.updates = int(state)
+
+
+def _spread_read(reads: Sequence[Read]) -> Read:
+    """The readout whose spread is watched: the first projection `z`, else the first features, else the first of all."""
+    for name in ("z", FEATURES):
+        for read in reads:
+            if read.name == name:
+                return read
+    return reads[0]
+
+
+__all__ = ["IMAGE", "Output", "Step"]

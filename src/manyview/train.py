@@ -1,0 +1,244 @@
+"""The loop, from top to bottom: data, step, optimiser; update, log, evaluate, checkpoint; result."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from manyview.data import Splits, open_splits, preload
+from manyview.data.loader import Batches, load, to_device
+from manyview.draws import key_of
+from manyview.environment import git_commit, versions
+from manyview.errors import RecipeError, RunError
+from manyview.evaluate.evaluate import check_protocols, evaluate
+from manyview.evaluate.protocols import Classify, parse_protocols
+from manyview.files import read_state, write_json, write_state
+from manyview.metrics import Metrics
+from manyview.optimize import clock_of, make_optimizer, make_schedule, steps_of
+from manyview.progress import Display
+from manyview.recipe import Recipe
+from manyview.run import Run
+from manyview.step import Step
+
+
+def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Trains a recipe into the folder `out` and returns what its result.json holds.
+
+    resume: continue a run that was interrupted, as if nothing had happened; also starts one that has not begun.
+    Raises ManyviewError, before anything is written, for all that can be known to be wrong beforehand.
+    """
+    run, config = Run(Path(out)), recipe.train
+    AcceleratorState._reset_state()  # or a second run in this process could not choose its precision
+    accelerator = Accelerator(
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        gradient_accumulation_steps=config.accumulate,
+        step_scheduler_with_optimizer=False,
+    )
+    world, main = accelerator.num_processes, accelerator.is_main_process
+    display = Display(quiet=quiet or not main)
+
+    # ---------------------------------------------------------------------------------------------- data
+    splits = open_splits(recipe.data, recipe.seed)
+    protocols = parse_protocols(recipe.evaluate)
+    check_protocols(protocols, len(splits.train))
+    if config.batch_size % (world * config.accumulate):
+        raise RecipeError(
+            f"train.batch_size: {config.batch_size} is not divisible by {world} processes x {config.accumulate} parts"
+        )
+    clock = clock_of(config, len(splits.train))
+
+    # ---------------------------------------------------------------------------------------------- step
+    step = Step(recipe, len(splits.classes), clock.steps)
+    optimizer = make_optimizer(config, step)
+    set_lr = make_schedule(config, optimizer, clock)
+    checkpoint_every = steps_of(config.checkpoint_every, clock, "checkpoint_every")
+    if main:
+        run.begin(recipe, splits, resume)
+    accelerator.wait_for_everyone()
+    if resume and (finished := run.finished()) is not None:
+        display.say(f"{run.folder} is finished; nothing to do")
+        return finished
+
+    splits = in_memory(splits, display)
+    state: dict[str, Any] = {"number": 0, "best": -math.inf, "seconds": 0.0, "skipped": []}
+    if resume and run.last.is_file():
+        saved = read_state(run.last)
+        step.load_state_dict(saved["step"])
+        optimizer.load_state_dict(saved["optimizer"])
+        state = saved["run"]
+        display.say(f"resumed at step {state['number']} of {clock.steps}")
+    wrapped, optimizer = accelerator.prepare(step, optimizer)
+    step = accelerator.unwrap_model(wrapped)
+    if config.compile:
+        for branch in step.branches.values():
+            branch.backbone.compile()  # type: ignore[union-attr, operator]
+
+    # ------------------------------------------------------------------------------------------- batches
+    in_workers = recipe.data.render == "workers" or (recipe.data.render == "auto" and splits.train.size is None)
+    batches = Batches(
+        images=splits.train,
+        batch_size=config.batch_size,
+        steps_per_epoch=clock.steps_per_epoch,
+        seed=recipe.seed,
+        accumulate=config.accumulate,
+        rank=accelerator.process_index,
+        world=world,
+        views={name: step.plan[name] for name in step.read_views} if in_workers else None,
+        skip=recipe.data.on_bad_image == "skip",
+    )
+    first, stop = state["number"] * config.accumulate, clock.steps * config.accumulate
+    stream = load(batches, first, stop, recipe.data.workers, pin=accelerator.device.type == "cuda")
+    metrics = Metrics(run.metrics, state["number"]) if main else None
+
+    def save(path: Path) -> None:
+        if main:
+            spent = {**state, "seconds": state["seconds"] + time.perf_counter() - began}
+            write_state(path, {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "run": spent})
+
+    def measure(split: str) -> dict[str, float]:
+        images = getattr(splits, split)
+        chosen = [Classify()] if split == "val" and step.classifier else protocols_of(protocols, step)
+        with display.evaluating(split, len(images)) as tick:
+            return evaluate(step, images, chosen, splits.train, skip=batches.skip, progress=tick)
+
+    # -------------------------------------------------------------------------------------------- train
+    step.train()
+    began = mark = time.perf_counter()
+    marked, stopped = state["number"], False
+    display.start(recipe, splits.note, clock, state["number"], step)
+    with interruptible() as interrupted, display.training():
+        for number in range(state["number"], clock.steps):
+            lr = set_lr(number)
+            # what is random inside the networks (dropout) follows the step and process, like all other draws
+            torch.manual_seed(key_of(recipe.seed, number, accelerator.process_index, "networks")[0])
+            for _ in range(config.accumulate):
+                batch = next(stream)
+                with accelerator.accumulate(wrapped):
+                    out_ = wrapped(
+                        to_device(batch.images, accelerator.device),
+                        batch.labels.to(accelerator.device, non_blocking=True),
+                        index=batch.index,
+                        epoch=batch.epoch,
+                    )
+                    accelerator.backward(out_["loss"])
+                    if config.clip and accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                state["skipped"] = sorted({*state["skipped"], *batch.skipped})
+            step.after_step()
+            done = state["number"] = number + 1
+            last_of_epoch = done % clock.steps_per_epoch == 0 or done == clock.steps
+
+            if done % config.log_every == 0 or last_of_epoch:
+                now = time.perf_counter()
+                speed = (done - marked) * config.batch_size / (now - mark)
+                terms = {name: value.item() for name, value in out_["terms"].items()}
+                loss = out_["loss"].item()
+                if not math.isfinite(loss):
+                    raise RunError(f"the loss is {loss} at step {done} ({terms}); lower lr, or continue from {run.last}")
+                if metrics is not None:
+                    measured = {"images_per_second": round(speed, 1), "z_std": float(out_["z_std"])}
+                    metrics.write(done, done / clock.steps_per_epoch, loss=loss, terms=terms, lr=lr, **measured)
+                display.advance(done, speed, loss, terms)
+                mark, marked = now, done
+            else:
+                display.advance(done)
+
+            if last_of_epoch and (done == clock.steps or (done // clock.steps_per_epoch) % config.evaluate_every == 0):
+                paused, val = time.perf_counter(), {}
+                if splits.val is not None and metrics is not None:
+                    val = measure("val")
+                    metrics.write(done, done / clock.steps_per_epoch, val=val)
+                    score = val.get("top1", val.get("knn", -math.inf))
+                    if score > state["best"]:
+                        state["best"] = score
+                        save(run.best)
+                display.epoch(done // clock.steps_per_epoch, val, out_["terms"])
+                accelerator.wait_for_everyone()
+                pause = time.perf_counter() - paused
+                began, mark = began + pause, mark + pause
+            if done % checkpoint_every == 0 or done == clock.steps or interrupted():
+                save(run.last)
+            if interrupted():
+                stopped = True
+                break
+    if metrics is not None:
+        metrics.close()
+    if stopped:
+        raise RunError(f"stopped at step {state['number']}; continue with the same command and --resume")
+
+    # ------------------------------------------------------------------------------------------- result
+    seconds = state["seconds"] + time.perf_counter() - began
+    result: dict[str, Any] = {}
+    if main:
+        if run.best.is_file():
+            step.load_state_dict(read_state(run.best)["step"])
+        result = {
+            "recipe": recipe.title,
+            "seed": recipe.seed,
+            "epochs": round(clock.steps / clock.steps_per_epoch, 4),
+            "steps": clock.steps,
+            "git": git_commit(),
+            "versions": versions(),
+            "device": str(accelerator.device),
+            "seconds": round(seconds, 2),
+            "images_per_second": round(clock.steps * config.batch_size / seconds, 1),
+            "views_per_image": sum(step.plan[name].members for name in step.read_views),
+            "data": splits.note,
+            "skipped_images": state["skipped"],
+            "selected_by": "validation top1" if run.best.is_file() else "last step",
+        }
+        if splits.val is not None:
+            result["val"] = measure("val")
+        result["eval"] = measure("test") if splits.test is not None else result.get("val", {})
+        result["eval_split"] = "test" if splits.test is not None else "val" if splits.val is not None else None
+        write_json(run.result, result)
+        display.summary(run.folder, result)
+    accelerator.wait_for_everyone()
+    return result
+
+
+def protocols_of(protocols: list[Any], step: Step) -> list[Any]:
+    """The recipe's protocols, and accuracy wherever something classifies."""
+    missing = step.classifier is not None and not any(isinstance(p, Classify) for p in protocols)
+    return [Classify(), *protocols] if missing else protocols
+
+
+def in_memory(splits: Splits, display: Display) -> Splits:
+    """Small data sets of one size are decoded once, into memory."""
+    for name in ("train", "val", "test"):
+        images = getattr(splits, name)
+        if images is not None:
+            with display.evaluating(f"decode {name}", len(images)) as tick:
+                splits = replace(splits, **{name: preload(images, progress=tick)})
+    return splits
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Any]:
+    """Turns the first Ctrl-C or SIGTERM into a flag, so that the step under way is finished and saved."""
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        seen.append(number)
+        signal.signal(number, before[number])  # a second one ends the process at once
+
+    before: dict[int, Any] = {}
+    with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,470 @@
+"""Properties of every op in the table: pure, batched, replayable, in range, and drawn as documented."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from manyview.augment import OPS
+from manyview.augment.op import as_float
+from manyview.augment.randaugment import POLICY
+from manyview.draws import Draws
+from manyview.errors import DataError
+
+
+def bug(reason):
+    return pytest.mark.xfail(strict=True, reason=reason)
+
+
+# op, arguments; every op of the table stands here, in its default form where it has one and in unlike others
+CASES = [
+    ("blur", {}),
+    ("blur", {"sigma": 1.5, "p": 1.0, "kernel": 5}),
+    ("blur", {"sigma": (3.0, 9.0), "p": 1.0}),  # wider than the image
+    ("center_crop", {"size": 16}),
+    ("center_crop", {"size": (7, 20)}),
+    ("channel_permutation", {}),
+    ("channel_permutation", {"p": 0.5}),
+    ("crop", {"size": 16}),
+    ("crop", {"size": (40, 9), "scale": (0.2, 0.6), "ratio": (0.5, 2.0)}),
+    ("crop", {"size": 24, "scale": 1.0, "ratio": 1.0}),
+    ("cutout", {"size": 8}),
+    ("cutout", {"size": 5, "p": 0.5, "fill": 0.0}),
+    ("flip", {}),
+    ("flip", {"p": 1}),
+    ("grayscale", {}),
+    ("grayscale", {"p": 0.5}),
+    ("jitter", {}),
+    ("jitter", {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "p": 0.8}),
+    ("jitter", {"brightness": (0.3, 0.7), "contrast": 2, "saturation": (1.5, 1.5), "hue": (0.1, 0.5)}),
+    ("pad_crop", {}),
+    ("pad_crop", {"size": (12, 30), "padding": 5}),
+    ("pad_crop", {"padding": 3, "mode": "reflect"}),
+    ("randaugment", {}),
+    ("randaugment", {"n": 3, "m": 30}),
+    ("randaugment", {"n": 1, "m": 0}),
+    ("resize", {"size": 16}),
+    ("resize", {"size": (30, 11)}),
+    ("rotate90", {}),
+    ("solarize", {}),
+    ("solarize", {"threshold": (0.1, 0.9), "p": 0.5}),
+    ("vflip", {}),
+    ("vflip", {"p": 1}),
+]
+SQUARE, OBLONG = (24, 24), (23, 31)
+SETTINGS = [(*case, size) for case in CASES for size in (SQUARE, OBLONG) if case[0] != "rotate90" or size == SQUARE]
+WITH_P = [(name, arguments) for name, arguments in CASES if "p" in {f.name for f in dataclasses.fields(OPS[name])}]
+# columns of a difference, and what equal draws differ by where that is not 0
+DIFFERENCE = {
+    "blur": 1, "center_crop": 4, "channel_permutation": 3, "crop": 4, "cutout": 2, "flip": 1, "grayscale": 1, "jitter": 4,
+    "pad_crop": 4, "randaugment": 14, "resize": 4, "rotate90": 1, "solarize": 1, "vflip": 1,
+}  # fmt: skip
+NEUTRAL = {"flip": [1.0], "vflip": [1.0], "channel_permutation": [0, 1, 2]}
+COIN = torch.arange(6) % 2 == 0
+EVERY = pytest.mark.parametrize(("name", "arguments", "size"), SETTINGS, ids=str)
+DTYPES = pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
+
+
+def photos(count, size, dtype=torch.uint8, seed=0):
+    """Half noise, half smooth gradients, so that both fine detail and flat areas are there."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
+    coarse = torch.rand(count, 3, 3, 3, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size, mode="bilinear").mul(255).round().to(torch.uint8)
+    images = torch.where((torch.arange(count) % 2 == 0).view(-1, 1, 1, 1), noise, smooth)
+    return images if dtype == torch.uint8 else as_float(images)
+
+
+def draw(op, count=6, size=SQUARE, seed=0, view="a"):
+    return op.sample(Draws(seed, 0, range(count), view, "op"), torch.tensor([size]).expand(count, 2))
+
+
+def rows(params, at):
+    return {name: values[at] for name, values in params.items()}
+
+
+def same_params(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_table_is_covered():
+    assert {name for name, _ in CASES} == set(OPS) == set(DIFFERENCE)
+
+
+@EVERY
+@DTYPES
+def test_a_batch_is_rendered_as_its_images_are_alone(name, arguments, size, dtype):
+    op, images = OPS[name](**arguments), photos(6, size, dtype)
+    params = draw(op, size=size)
+    assert all(len(values) == 6 for values in params.values())
+    batch = op.render(images, params)
+    for i in range(6):
+        alone = op.render(images[i : i + 1], rows(params, slice(i, i + 1)))
+        assert torch.equal(batch[i : i + 1], alone)
+    order = [4, 1]
+    assert torch.equal(batch[order], op.render(images[order], rows(params, order)))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        pytest.param("jitter", {"contrast": 0.4}, marks=bug("contrast: the mean of a lone image is summed otherwise")),
+        ("jitter", {"brightness": 0.4, "saturation": 0.4, "hue": 0.1}),
+        ("crop", {"size": 96}),
+        ("blur", {"p": 1.0, "sigma": 1.0}),
+        ("randaugment", {"n": 3}),
+    ],
+    ids=str,
+)
+def test_large_images_on_several_threads_are_rendered_as_they_are_alone(name, arguments):
+    """Reductions of 32,768 numbers and more are split among threads, but not those of a batch."""
+    op, images = OPS[name](**arguments), photos(4, (224, 224))
+    params = draw(op, 4, (224, 224))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        alone = torch.cat([op.render(images[i : i + 1], rows(params, slice(i, i + 1))) for i in range(4)])
+        assert torch.equal(op.render(images, params), alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@EVERY
+def test_an_image_draws_the_same_in_any_batch(name, arguments, size):
+    op = OPS[name](**arguments)
+    batch = draw(op, 9, size)
+    for i in (0, 5, 8):
+        alone = op.sample(Draws(0, 0, [i], "a", "op"), torch.tensor([size]))
+        assert same_params(rows(batch, slice(i, i + 1)), alone)
+    unlike = torch.tensor([size, (64, 64), size])
+    mixed = op.sample(Draws(0, 0, [0, 1, 2], "a", "op"), unlike)
+    assert same_params(rows(mixed, [0, 2]), rows(batch, [0, 2]))
+
+
+@EVERY
+@DTYPES
+def test_replay_is_exact_and_inputs_are_left_alone(name, arguments, size, dtype):
+    op, images = OPS[name](**arguments), photos(6, size, dtype)
+    params = draw(op, size=size)
+    kept_images, kept_params = images.clone(), {key: values.clone() for key, values in params.items()}
+    first, difference = op.render(images, params), op.difference(params, params, {"flip": {"applied": COIN}})
+    assert torch.equal(images, kept_images)
+    assert same_params(params, kept_params)
+    assert torch.equal(first, op.render(images, params))
+    assert torch.equal(first, OPS[name](**arguments).render(images, draw(op, size=size)))
+    assert torch.equal(difference, op.difference(params, params, {"flip": {"applied": COIN}}))
+
+
+@EVERY
+@DTYPES
+def test_output_is_in_range_and_of_the_announced_size(name, arguments, size, dtype):
+    op, images = OPS[name](**arguments), photos(6, size, dtype)
+    sizes = torch.tensor([size]).expand(6, 2)
+    out = op.render(images, op.sample(Draws(0, 0, range(6), "a", "op"), sizes))
+    announced = op.output_size(sizes)
+    assert announced.shape == (6, 2)
+    assert announced.dtype == torch.int64
+    assert out.shape == (6, 3, *announced[0].tolist())
+    assert out.dtype in (torch.uint8, torch.float32)
+    assert 0 <= out.min()
+    assert out.max() <= (255 if out.dtype == torch.uint8 else 1)
+
+
+@EVERY
+def test_grey_levels_and_floats_agree(name, arguments, size):
+    op = OPS[name](**arguments)
+    params = draw(op, size=size)
+    from_levels, from_floats = (
+        as_float(op.render(photos(6, size, kind), params)) for kind in (torch.uint8, torch.float)
+    )
+    assert (from_levels - from_floats).abs().max() <= 1 / 255
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        case if case[0] == "resize" else pytest.param(*case, marks=bug("Draws.uniform and cut refuse an empty batch"))
+        for case in CASES
+    ],
+    ids=str,
+)
+@DTYPES
+def test_an_empty_batch_stays_empty(name, arguments, dtype):
+    op, sizes = OPS[name](**arguments), torch.zeros(0, 2, dtype=torch.long)
+    params = op.sample(Draws(0, 0, [], "a", "op"), sizes)
+    assert all(len(values) == 0 for values in params.values())
+    full = op.render(photos(1, SQUARE, dtype), draw(op, 1))
+    assert op.render(photos(1, SQUARE, dtype)[:0], params).shape == (0, *full.shape[1:])
+    assert op.difference(params, params).shape == (0, DIFFERENCE[name])
+
+
+@pytest.mark.parametrize(("name", "arguments"), WITH_P, ids=str)
+@DTYPES
+def test_with_p_0_pixels_stay_and_with_p_1_all_are_changed_alike(name, arguments, dtype):
+    never, always = (OPS[name](**{**arguments, "p": p}) for p in (0, 1))
+    images = photos(6, OBLONG, dtype)
+    out = never.render(images, draw(never, size=OBLONG))
+    assert torch.equal(out, images if out.dtype == images.dtype else as_float(images))
+    assert not draw(never)["applied"].any()
+    params = draw(always, size=OBLONG)
+    assert params["applied"].all()
+    some = {**params, "applied": COIN}  # the coin decides image by image
+    expected = torch.where(COIN.view(-1, 1, 1, 1), always.render(images, params), out)
+    assert torch.equal(always.render(images, some), expected)
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=str)
+def test_equal_draws_do_not_differ_and_differences_are_antisymmetric(name, arguments):
+    op = OPS[name](**arguments)
+    a, b = draw(op, 200), draw(op, 200, view="b")
+    forth, back = op.difference(a, b), op.difference(b, a)
+    assert forth.shape == back.shape == (200, DIFFERENCE[name])
+    neutral = torch.tensor(NEUTRAL.get(name, [0.0] * DIFFERENCE[name]))
+    assert torch.equal(op.difference(a, a), neutral.to(forth.dtype).expand_as(forth))
+    if name in ("flip", "vflip"):
+        assert torch.equal(forth, back)
+    elif name == "rotate90":
+        assert torch.equal((forth + back) % 4, torch.zeros_like(forth))
+    elif name == "channel_permutation":
+        assert torch.equal(forth.gather(1, back), torch.arange(3).expand(200, 3))  # each the other's inverse
+    else:
+        assert torch.equal(forth, -back)
+
+
+DRAWN = [case for case in CASES if case[0] not in ("center_crop", "resize")]
+
+
+@pytest.mark.parametrize(("name", "arguments"), DRAWN, ids=str)
+def test_parameters_stay_within_their_bounds(name, arguments):
+    op = OPS[name](**arguments)
+    params = draw(op, 10_000, OBLONG)
+    assert all(len(values) == 10_000 for values in params.values())
+    height, width = OBLONG
+    if "box" in params:
+        top, left, h, w = params["box"].T
+        reach = getattr(op, "padding", 0)
+        assert (h * height - (h * height).round()).abs().max() < 1e-9
+        assert (h > 0).all()
+        assert (w > 0).all()
+        for start, extent, side in ((top, h, height), (left, w, width)):
+            assert (start * side >= -reach - 1e-9).all()
+            assert ((start + extent) * side <= side + reach + 1e-9).all()
+    if name == "cutout":
+        assert ((params["centre"] >= 0) & (params["centre"] < 1)).all()
+    if name == "jitter":
+        for column, (low, high) in zip(params["factors"].T, op.ranges(), strict=True):
+            assert ((column >= low) & (column <= high)).all()
+    for key in ("sigma", "threshold"):
+        if key in params:
+            low, high = getattr(op, key) if isinstance(getattr(op, key), tuple) else (getattr(op, key),) * 2
+            assert ((params[key] >= low) & (params[key] <= high)).all()
+    if name == "rotate90":
+        assert set(params["k"].tolist()) == {0, 1, 2, 3}
+    if name == "randaugment":
+        assert params["op"].shape == params["magnitude"].shape == (10_000, op.n)
+        assert set(params["op"].flatten().tolist()) == set(range(14))
+
+
+# name of the parameter -> what 100,000 draws of it must look like: (op, arguments, parameter, expected)
+MANY, SURE = 100_000, 1e-4
+UNIFORM = [
+    ("blur", {}, "sigma", [(0.1, 2.0)]),
+    ("solarize", {"threshold": (0.1, 0.9)}, "threshold", [(0.1, 0.9)]),
+    ("jitter", {"brightness": 0.4, "contrast": 2, "saturation": (0.5, 0.6), "hue": 0.1}, "factors",
+     [(0.6, 1.4), (0.0, 3.0), (0.5, 0.6), (-0.1, 0.1)]),
+]  # fmt: skip
+CELLS = [
+    ("channel_permutation", {}, lambda p: p["order"] @ torch.tensor([9, 3, 1]), 6),
+    ("jitter", {}, lambda p: p["order"] @ torch.tensor([64, 16, 4, 1]), 24),
+    ("rotate90", {}, lambda p: p["k"], 4),
+    ("randaugment", {}, lambda p: p["op"] @ torch.tensor([14, 1]), 14 * 14),  # both turns, independent
+    ("cutout", {"size": 8}, lambda p: (p["centre"] * 24).round().long() @ torch.tensor([24, 1]), 24 * 24),
+    ("pad_crop", {}, lambda p: (p["box"][:, :2] * 24).round().long() @ torch.tensor([100, 1]), 9 * 9),
+    ("pad_crop", {"size": 22, "padding": 0}, lambda p: (p["box"][:, :2] * 24).round().long() @ torch.tensor([9, 1]), 9),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "parameter", "ranges"), UNIFORM, ids=str)
+def test_ranges_are_drawn_uniformly(name, arguments, parameter, ranges):
+    values = draw(OPS[name](**arguments), MANY)[parameter].view(MANY, -1).numpy()
+    for column, (low, high) in zip(values.T, ranges, strict=True):
+        assert stats.kstest(column, "uniform", (low, high - low)).pvalue > SURE
+    assert np.abs(np.corrcoef(values.T) - np.eye(len(ranges))).max() < 4.5 / math.sqrt(MANY)
+
+
+@pytest.mark.parametrize(("name", "arguments", "cell", "count"), CELLS, ids=str)
+def test_choices_are_equally_likely(name, arguments, cell, count):
+    _, observed = np.unique(cell(draw(OPS[name](**arguments), MANY)).numpy(), return_counts=True)
+    assert len(observed) == count
+    assert stats.chisquare(observed).pvalue > SURE
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize(("name", "arguments"), [case for case in WITH_P if not {"p", "sigma"} & set(case[1])], ids=str)
+def test_ops_are_applied_as_often_as_p_says(name, arguments, p):
+    applied = draw(OPS[name](**arguments, p=p), MANY)["applied"]
+    assert stats.binomtest(int(applied.sum()), MANY, p).pvalue > SURE
+
+
+def test_crops_are_uniform_in_area_log_uniform_in_shape_and_uniform_in_place():
+    """Where every try fits: area up to 0.7 and ratios to 4/3 in a square frame."""
+    side = 4000
+    box = draw(OPS["crop"](32, scale=(0.1, 0.7)), MANY, (side, side))["box"].numpy()
+    area, shape = box[:, 2] * box[:, 3], np.log(box[:, 3] / box[:, 2])
+    assert stats.kstest(area, "uniform", (0.1, 0.6)).pvalue > SURE
+    assert stats.kstest(shape, "uniform", (-math.log(4 / 3), 2 * math.log(4 / 3))).pvalue > SURE
+    room = np.round((1 - box[:, 2:]) * side) + 1
+    place = (np.round(box[:, :2] * side) + 0.5) / room  # as a share of the room
+    assert all(stats.kstest(column, "uniform").pvalue > SURE for column in place.T)
+    together = np.corrcoef(np.stack([area, shape, *place.T])) - np.eye(4)
+    assert np.abs(together).max() < 4.5 / math.sqrt(MANY)
+
+
+@pytest.mark.parametrize("m", [0, 9, 30])
+def test_half_of_the_signed_magnitudes_are_negative(m):
+    params = draw(OPS["randaugment"](1, m), MANY, (64, 96))
+    for number, (name, (strength, signed, _)) in enumerate(POLICY.items()):
+        drawn = params["magnitude"][params["op"] == number]
+        size = strength(m / 30, torch.tensor([[64.0, 96.0]], dtype=torch.float64)).item()
+        assert set(drawn.tolist()) == ({-size, size} if signed else {size}), name
+        if signed and size:
+            assert stats.binomtest(int((drawn < 0).sum()), len(drawn), 0.5).pvalue > SURE
+
+
+def crop_difference_slow(a, b, flip, vflip):
+    """METHODS: centre y, centre x, height, width, a minus b; both centres mirrored where view a is."""
+    (top_a, left_a, h_a, w_a), (top_b, left_b, h_b, w_b) = a, b
+    ys, xs = [top_a + h_a / 2, top_b + h_b / 2], [left_a + w_a / 2, left_b + w_b / 2]
+    if flip:
+        xs = [1 - x for x in xs]
+    if vflip:
+        ys = [1 - y for y in ys]
+    return [ys[0] - ys[1], xs[0] - xs[1], h_a - h_b, w_a - w_b]
+
+
+@pytest.mark.parametrize("name", ["crop", "pad_crop"])
+def test_crop_difference_is_taken_in_the_frame_of_view_a(name):
+    op = OPS[name](16)
+    # by hand: a is the right half, flipped; b the left half of the upper half. x: 0.75 -> 0.25 and 0.25 -> 0.75
+    a, b = ({"box": torch.tensor([box], dtype=torch.float64)} for box in ([0, 0.5, 1, 0.5], [0, 0, 0.5, 0.5]))
+    on, off = torch.tensor([True]), torch.tensor([False])
+    assert op.difference(a, b, {"flip": {"applied": on}}).tolist() == [[0.25, -0.5, 0.5, 0.0]]
+    assert op.difference(a, b, {"flip": {"applied": off}}).tolist() == [[0.25, 0.5, 0.5, 0.0]]
+    assert op.difference(a, b).tolist() == [[0.25, 0.5, 0.5, 0.0]]
+
+    a, b = draw(op, 500, OBLONG), draw(op, 500, OBLONG, view="b")
+    frame = {
+        kind: OPS[kind]().sample(Draws(0, 0, range(500), "a", kind), torch.zeros(500, 2)) for kind in ("flip", "vflip")
+    }
+    boxes = zip(a["box"].tolist(), b["box"].tolist(), *(p["applied"].tolist() for p in frame.values()), strict=True)
+    expected = torch.tensor([crop_difference_slow(*row) for row in boxes], dtype=torch.float64)
+    torch.testing.assert_close(op.difference(a, b, frame), expected, rtol=0, atol=1e-12)
+
+
+def test_differences_say_how_to_get_from_b_to_a():
+    images = photos(40, SQUARE)
+    for name in ("rotate90", "channel_permutation", "flip", "vflip"):
+        op = OPS[name]()
+        a, b = draw(op, 40), draw(op, 40, view="b")
+        seen_a, seen_b = op.render(images, a), op.render(images, b)
+        for row, change in enumerate(op.difference(a, b)):
+            if name == "rotate90":
+                assert torch.equal(seen_a[row], seen_b[row].rot90(int(change), dims=(-2, -1)))
+            elif name == "channel_permutation":
+                assert torch.equal(seen_a[row], seen_b[row][change])
+            else:
+                assert torch.equal(seen_a[row], seen_b[row]) == bool(change)
+
+
+def of(**values):
+    return {name: torch.tensor([value]) for name, value in values.items()}
+
+
+JITTER = {"brightness": 0.4, "contrast": (0.5, 2.5), "saturation": 0.0, "hue": 0.1}
+WORKED = [
+    ("blur", {"sigma": (0.5, 2.0)}, of(sigma=1.5, applied=True), of(sigma=0.5, applied=True), [0.5]),
+    ("blur", {"sigma": (0.5, 2.0)}, of(sigma=1.5, applied=True), of(sigma=0.5, applied=False), [0.75]),
+    ("solarize", {}, of(threshold=0.25, applied=True), of(threshold=0.5, applied=True), [-0.25]),
+    ("solarize", {}, of(threshold=0.25, applied=True), of(threshold=0.5, applied=False), [-0.75]),
+    ("grayscale", {}, of(applied=False), of(applied=True), [-1.0]),
+    ("cutout", {"size": 2}, of(centre=[0.5, 0.25], applied=True), of(centre=[0.25, 0.5], applied=True), [0.25, -0.25]),
+    ("cutout", {"size": 2}, of(centre=[0.5, 0.25], applied=True), of(centre=[0.25, 0.5], applied=False), [0.5, 0.25]),
+    ("jitter", JITTER, of(factors=[1.4, 2.0, 1.0, 0.1], applied=True), of(factors=[0.6, 0.5, 1.0, -0.1], applied=True),
+     [1.0, 0.75, 0.0, 1.0]),
+    ("jitter", JITTER, of(factors=[1.4, 2.0, 1.0, 0.1], applied=False), of(factors=[0.6, 0.5, 1.0, -0.1], applied=True),
+     [0.5, 0.25, 0.0, 0.5]),
+    ("randaugment", {}, of(op=[1, 1], magnitude=[0.25, -0.5]), of(op=[4, 5], magnitude=[3.0, 9.0]),
+     [0, -0.25, 0, 0, -3, -9, 0, 0, 0, 0, 0, 0, 0, 0]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments", "a", "b", "expected"), WORKED, ids=str)
+def test_differences_worked_by_hand(name, arguments, a, b, expected):
+    torch.testing.assert_close(OPS[name](**arguments).difference(a, b).double(), torch.tensor([expected]).double())
+
+
+REFUSED = [
+    ("blur", [{"sigma": 0}, {"sigma": (2, 1)}, {"sigma": math.nan}, {"sigma": "x"}, {"kernel": 4}, {"kernel": -1}, {"kernel": 3.0}]),
+    ("center_crop", [{"size": 0}, {"size": -3}, {"size": 1.5}, {"size": "8"}, {"size": None}]),
+    ("crop", [{"size": 0}, {"size": (1, 2, 3)}, {"size": (8, 0)}, {"size": 8, "scale": (0.5, 0.2)}, {"size": 8, "scale": (0, 2)},
+              {"size": 8, "scale": -0.1}, {"size": 8, "ratio": (0, 1)}, {"size": 8, "ratio": None}]),
+    ("cutout", [{"size": 0}, {"size": 2.0}, {"size": 3, "fill": 2}, {"size": 3, "fill": math.nan}]),
+    ("jitter", [{"brightness": -1}, {"contrast": -1}, {"saturation": -0.1}, {"hue": 0.6}, {"hue": -0.1}, {"hue": (-1, 0)},
+                {"brightness": (2, 1)}, {"contrast": (-1, 1)}, {"brightness": "x"}, {"saturation": math.nan}]),
+    ("pad_crop", [{"size": 0}, {"padding": -1}, {"padding": 1.0}, {"mode": "edge"}]),
+    ("randaugment", [{"n": 0}, {"n": 1.0}, {"m": -1}, {"m": 31}, {"m": 9.5}]),
+    ("resize", [{"size": 0}, {"size": (3,)}]),
+    ("solarize", [{"threshold": 2}, {"threshold": (0.8, 0.2)}, {"threshold": -0.1}]),
+]  # fmt: skip
+BAD = [(name, arguments) for name, each in REFUSED for arguments in each]
+BAD += [(name, {**arguments, "p": p}) for name, arguments in WITH_P[::2] for p in (-0.1, 1.1, math.nan, None, "x")]
+FLAGS = [("crop", {"size": True}), ("blur", {"kernel": True}), ("crop", {"size": (8, True)})]
+BAD += [pytest.param(*case, marks=bug("a bool passes as a whole number")) for case in FLAGS]
+WORDS = [("blur", {"sigma": ("a", "b")}), ("cutout", {"size": 3, "fill": "x"})]
+BAD += [pytest.param(*case, marks=bug("TypeError without the argument's name")) for case in WORDS]
+
+
+@pytest.mark.parametrize(("name", "arguments"), BAD, ids=str)
+def test_bad_arguments_are_refused_by_name(name, arguments):
+    with pytest.raises(ValueError, match=rf"^({'|'.join(arguments)}) must "):
+        OPS[name](**arguments)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_ops_are_frozen_and_equal_by_their_arguments(name):
+    arguments = next(arguments for case, arguments in CASES if case == name)
+    op = OPS[name](**arguments)
+    assert op == OPS[name](**arguments)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        op.p = 1
+
+
+UNFIT = [
+    ("rotate90", {}, OBLONG, "square"),
+    ("center_crop", {"size": 32}, SQUARE, "24x24, too small"),
+    ("pad_crop", {"size": 40, "padding": 4}, SQUARE, "24x24, too small"),
+    pytest.param(
+        "pad_crop", {"padding": 24, "mode": "reflect"}, SQUARE, "too small", marks=bug("torch's RuntimeError")
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "size", "message"), UNFIT, ids=str)
+def test_images_that_do_not_fit_are_refused(name, arguments, size, message):
+    op = OPS[name](**arguments)
+    with pytest.raises(DataError, match=message):
+        op.render(photos(2, size), draw(op, 2, size))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=bug("a CPU arange") if name == "channel_permutation" else ()) for name in OPS]
+)
+def test_differences_are_taken_on_the_device_of_the_parameters(name):
+    """On `meta`, which stands for any other device than the CPU."""
+    op = OPS[name](**next(arguments for case, arguments in CASES if case == name))
+    params = {key: values.to("meta") for key, values in draw(op).items()}
+    frame = {"flip": {"applied": COIN.to("meta")}}
+    assert op.difference(params, params, frame).device.type == "meta"
