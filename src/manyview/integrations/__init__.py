@@ -1,0 +1,1 @@
+"""manyview inside other training loops."""
