@@ -1,6 +1,6 @@
 """Tied-Augment in timm's own parts: its data set, loader, optimiser, scheduler and TrainingTask protocol.
 
-    python examples/timm_loop.py FOLDER_OF_CLASS_FOLDERS [EPOCHS]
+python examples/timm_loop.py FOLDER_OF_CLASS_FOLDERS [EPOCHS]
 """
 
 from __future__ import annotations

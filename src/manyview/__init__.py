@@ -1,8 +1,8 @@
 """manyview: train vision models on several augmented views of each image.
 
-    recipe = manyview.load_recipe("tied_cifar10", "train.epochs=10")
-    step = manyview.Step(recipe, num_classes=10)
-    out = step(images, labels, index=index, epoch=epoch)   # out["loss"].backward()
+recipe = manyview.load_recipe("tied_cifar10", "train.epochs=10")
+step = manyview.Step(recipe, num_classes=10)
+out = step(images, labels, index=index, epoch=epoch)   # out["loss"].backward()
 """
 
 from __future__ import annotations

@@ -122,12 +122,9 @@ class Branch(nn.Module):
         calls = dict(spec.heads)
         calls.setdefault(LOGITS, Call("linear", (Name(FEATURES),)))
         needed = _needed(calls, used)
-        for name, call in calls.items():
-            where = f"branches.{spec.name}.{name}"
-            if name in needed and call.name == TAP:
-                self.taps[name] = _layer(self.backbone, call.args[0], where)
-            elif name in needed:
-                continue
+        for name in needed & calls.keys():
+            if calls[name].name == TAP:
+                self.taps[name] = _layer(self.backbone, calls[name].args[0], f"branches.{spec.name}.{name}")
         if self.taps:
             self.dims |= self._tap_widths(views)
         for name, call in calls.items():
@@ -219,12 +216,12 @@ class Branch(nn.Module):
         return needed
 
     def read(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Readouts of images that are no view of the recipe, for evaluation. images: [B, C, h, w] -> name -> [B, dim]."""
+        """Readouts of images that are no view, for evaluation. images: [B, C, h, w] -> name -> [B, dim]."""
         values = self.forward({"images": View(images)}, [(name, "images") for name in names])
         return {name: value for (name, _), value in values.items()}
 
 
-def make_backbone(call: Call, where: str) -> nn.Module:
+def make_backbone(call: Call, where: str) -> Any:
     """A timm model without classifier, from `resnet18(small=True, …)`; arguments but `small` are timm's.
 
     Raises RecipeError for names timm does not know and arguments the model does not take.
@@ -255,7 +252,7 @@ def make_backbone(call: Call, where: str) -> nn.Module:
 def _needed(calls: Mapping[str, Call], used: Collection[str]) -> set[str]:
     """Heads in use and, for each, the heads below it."""
     needed = set(used)
-    for name, call in reversed(calls.items()):
+    for name, call in reversed(list(calls.items())):
         if name in needed and call.name != TAP:
             needed.add(call.args[0].text)
     return needed

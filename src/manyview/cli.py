@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -85,7 +85,9 @@ def train(
 @app.command("eval")
 def evaluate(
     run: RunFolder,
-    protocols: Annotated[list[str] | None, typer.Argument(metavar="[PROTOCOL]…", help="Such as classify, knn(k=20).")] = None,
+    protocols: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROTOCOL]…", help="Such as classify, knn(k=20).")
+    ] = None,
     split: Annotated[str, typer.Option(help="val or test.")] = "val",
 ) -> None:
     """Evaluates a run's model again, on the validation split unless told otherwise."""
@@ -153,13 +155,13 @@ def views(
     overrides = [text for text in given if "=" in text and not Path(text).exists()]
     paths = image_files([Path(text) for text in given if text not in overrides])
     loaded = load_recipe(recipe, *overrides)
-    if paths:
-        pictures, names, index = [decode(path, str(path)) for path in paths], [p.name for p in paths], range(len(paths))
-    else:
+    pictures: Any = [decode(path, str(path)) for path in paths]
+    names, index = [path.name for path in paths], list(range(len(paths)))
+    if not paths:
         train = open_splits(loaded.data, loaded.seed).train
         pictures, kept, _ = read_images(train, np.arange(min(count, len(train))))
         names, index = [f"image {train.index[i]}" for i in kept], [int(train.index[i]) for i in kept]
-    save_png(contact_sheet(loaded, pictures, names, list(index), epoch), out)
+    save_png(contact_sheet(loaded, pictures, names, index, epoch), out)
     console.print(f"drew {len(names)} images, epoch {epoch}, seed {loaded.seed}: {out}")
 
 

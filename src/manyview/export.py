@@ -1,10 +1,9 @@
 """A trained model leaves as what timm loads by itself: model.safetensors and config.json in a folder.
 
-    model = timm.create_model("local-dir:OUT", pretrained=True)
+model = timm.create_model("local-dir:OUT", pretrained=True)
 """
 
 from __future__ import annotations
-
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from manyview.branches import LOGITS, Branch
+from manyview.branches import Branch
 from manyview.errors import RunError
-from manyview.files import write_atomically, write_json
+from manyview.files import write_bytes, write_json
 from manyview.run import Run
 from manyview.step import Step
 
@@ -58,7 +57,7 @@ def export_timm(run: Run, out: Path) -> list[str]:
     }
     out.mkdir(parents=True, exist_ok=True)
     data = save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata={"format": "pt"})
-    write_atomically(out / "model.safetensors", lambda temporary: temporary.write_bytes(data))
+    write_bytes(out / "model.safetensors", data)
     write_json(out / "config.json", config)
     lines = [f"wrote {out / 'model.safetensors'} and config.json: {spec.name}, {classes} classes"]
     if small:
@@ -81,7 +80,7 @@ def timm_state(step: Step, branch: Branch) -> tuple[dict[str, Tensor], int]:
     if not isinstance(layer, nn.Linear) or branch.inputs[head] != "h":
         raise RunError(f"head '{head}' is no linear layer on h, so timm has no place for it; export works on linear(h)")
     members = branch.orbits[head].members if head in branch.orbits else 1
-    prefix = branch.backbone.pretrained_cfg.get("classifier", "fc")
+    prefix: Any = branch.backbone.pretrained_cfg.get("classifier", "fc")
     if not isinstance(prefix, str):
         raise RunError(f"{branch.spec.backbone.name} has several classifiers in timm; it cannot be exported with one")
     state[f"{prefix}.weight"] = layer.weight.detach()[::members].clone()
@@ -91,7 +90,13 @@ def timm_state(step: Step, branch: Branch) -> tuple[dict[str, Tensor], int]:
 
 @torch.no_grad()
 def _check_same(
-    branch: Branch, step: Step, name: str, arguments: dict[str, Any], small: bool, classes: int, weights: dict[str, Tensor]
+    branch: Branch,
+    step: Step,
+    name: str,
+    arguments: dict[str, Any],
+    small: bool,
+    classes: int,
+    weights: dict[str, Tensor],
 ) -> None:
     """Raises RunError unless timm's model with these weights gives the step's outputs."""
     from manyview.backbones import small_stem
@@ -100,7 +105,11 @@ def _check_same(
     model = small_stem(model) if small else model
     model.load_state_dict(weights)
     pixels = torch.rand(2, 3, 64, 64) if "img_size" not in arguments else torch.rand(2, 3, *[arguments["img_size"]] * 2)
-    size = model.pretrained_cfg.get("input_size", (3, 64, 64))[-2:] if model.pretrained_cfg.get("fixed_input_size") else None
+    size = (
+        model.pretrained_cfg.get("input_size", (3, 64, 64))[-2:]
+        if model.pretrained_cfg.get("fixed_input_size")
+        else None
+    )
     if size is not None and "img_size" not in arguments:
         pixels = torch.rand(2, 3, *size)
     theirs = model.eval()((pixels - branch.mean) / branch.std)
@@ -114,5 +123,3 @@ def _input_size(test: Any) -> list[int]:
     if test is None:
         return [32, 32]
     return [int(side) for side in test.output_size(torch.tensor([[64, 64]]))[0]]
-
-

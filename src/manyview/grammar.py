@@ -157,8 +157,8 @@ def _value(node: ast.expr, text: str, where: str) -> Any:
         return Call(_dotted(node.func, text, where), arguments, keywords)
     if isinstance(node, ast.Name):
         return Name(node.id)
-    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and isinstance(node.slice, ast.Constant):
-        return Name(f"{node.value.id}.{node.slice.value}")
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and _is_index(node.slice):
+        return Name(f"{node.value.id}.{ast.literal_eval(node.slice)}")
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -166,6 +166,10 @@ def _value(node: ast.expr, text: str, where: str) -> Any:
             f"{where}: {ast.unparse(node)!r} in {text!r} is neither a literal, a name nor a call; "
             f"recipes have no expressions"
         ) from None
+
+
+def _is_index(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) is int
 
 
 def _dotted(node: ast.expr, text: str, where: str) -> str:

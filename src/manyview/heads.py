@@ -6,6 +6,7 @@ ReLU between layers, as in the SimCLR family.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ def check_layers(layers: int) -> int:
 
 def _layers(widths: list[int], norm: bool) -> list[nn.Module]:
     modules: list[nn.Module] = []
-    for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (before, after) in enumerate(itertools.pairwise(widths)):
         check_whole("width", after)
         last = number == len(widths) - 2
         modules.append(nn.Linear(before, after, bias=last or not norm))

@@ -30,7 +30,7 @@ class Clock:
 
 
 def clock_of(train: Train, images: int) -> Clock:
-    """How many steps an epoch over `images` has, and the run. The rest of an epoch that fills no batch waits for the next."""
+    """How many steps an epoch over `images` has, and the run. An epoch's rest that fills no batch is left out of it."""
     per_epoch = max(1, images // train.batch_size)
     return Clock(train.steps or (train.epochs or 1) * per_epoch, per_epoch)
 
@@ -72,13 +72,14 @@ def multistep(
     """lr times `gamma` at each moment of `at`: durations, or fractions of the run."""
     milestones = sorted(steps_of(moment, clock, "at") for moment in at)
     return MultiStepLRScheduler(
-        optimizer, milestones, gamma, **{**_warmup(steps_of(warmup, clock, "warmup"), optimizer), "warmup_prefix": False}
+        optimizer,
+        milestones,
+        gamma,
+        **{**_warmup(steps_of(warmup, clock, "warmup"), optimizer), "warmup_prefix": False},
     )
 
 
-def step(
-    every: str | float, gamma: float = 0.1, warmup: str | float = 0, *, optimizer: Any, clock: Clock
-) -> Scheduler:
+def step(every: str | float, gamma: float = 0.1, warmup: str | float = 0, *, optimizer: Any, clock: Clock) -> Scheduler:
     """lr times `gamma` each time `every` (a duration, or a fraction of the run) has passed."""
     period = max(1, steps_of(every, clock, "every"))
     moments = [f"{n} steps" for n in range(period, clock.steps + 1, period)]
@@ -119,7 +120,7 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
 
 
 def make_schedule(train: Train, optimizer: torch.optim.Optimizer, clock: Clock) -> Callable[[int], float]:
-    """A function that sets the lr for a step and returns it; a pure function of the step, so a resumed run continues."""
+    """A function that sets the lr for a step and returns it. It depends on the step alone, so a run can resume."""
     call = parse_call(train.schedule, "train.schedule")
     scheduler = bind(SCHEDULES[call.name], call, "train.schedule", optimizer=optimizer, clock=clock)
     every = clock.steps_per_epoch if call.kwargs.get("per") == "epoch" else 1
@@ -132,7 +133,7 @@ def make_schedule(train: Train, optimizer: torch.optim.Optimizer, clock: Clock) 
 
 
 def check_training(train: Train) -> None:
-    """Raises RecipeError for durations given twice or not at all, and for unknown optimisers, schedules or arguments."""
+    """Raises RecipeError for a length given twice or not at all, and for unknown optimisers, schedules, arguments."""
     if (train.epochs is None) == (train.steps is None):
         raise RecipeError("train: give the length of the run once, as epochs or as steps")
     if train.batch_size % train.accumulate:

@@ -40,20 +40,23 @@ class Plan:
             note = "" if view.name in (*self.step.read_views, TEST) else " (read by no relation: not rendered)"
             views.add_row(view.name, view.source, _ops(view) + note, f"{view.members}")
         branches = _table("branch", "readout", "made by", "columns", "parameters")
-        for name, branch in self.step.branches.items():
-            spec = branch.spec  # type: ignore[union-attr]
+        for name in self.step.branches:
+            branch = self.step.branch(name)
+            spec = branch.spec
             way = "joint" if spec.joint else "separate"
-            branches.add_row(name, "h", f"{spec.backbone}, {way}", str(branch.dims["h"]), _count(branch.backbone))  # type: ignore[union-attr, index]
-            for head, module in branch.heads.items():  # type: ignore[union-attr, operator]
+            branches.add_row(name, "h", f"{spec.backbone}, {way}", str(branch.dims["h"]), _count(branch.backbone))
+            for head, module in branch.heads.items():
                 made = str(spec.heads.get(head, "linear(h)"))
-                branches.add_row("", head, made, str(branch.dims[head]), _count(module))  # type: ignore[union-attr, index]
-            for tap, layer in branch.taps.items():  # type: ignore[union-attr, operator]
-                branches.add_row("", tap, f"pool of {layer}", str(branch.dims[tap]), "0")  # type: ignore[union-attr, index]
+                branches.add_row("", head, made, str(branch.dims[head]), _count(module))
+            for tap, layer in branch.taps.items():
+                branches.add_row("", tap, f"pool of {layer}", str(branch.dims[tap]), "0")
         relations = _table("relation", "reads", "options", "weight", "parameters")
         for plan in self.recipe.relation_plan:
             reads = [str(read) for read in plan.reads] + [f"{k}={read}" for k, read in plan.named_reads.items()]
             options = ", ".join(f"{key}={value!r}" for key, value in plan.options.items())
-            relations.add_row(plan.name, ", ".join(reads), options, str(plan.weight), _count(self.step.relations[plan.name]))
+            relations.add_row(
+                plan.name, ", ".join(reads), options, str(plan.weight), _count(self.step.relations[plan.name])
+            )
         return Group(self.recipe.title, "", views, branches, relations, self.summary())
 
     def summary(self) -> str:
@@ -145,7 +148,7 @@ def svg(plan: Plan) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="system-ui, sans-serif">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        f'<text x="{MARGIN}" y="{MARGIN}" font-size="14" font-weight="600" fill="#1b1f24">{escape(plan.recipe.title)}</text>',
+        f'<text x="{MARGIN}" y="{MARGIN}" font-size="14" font-weight="600">{escape(plan.recipe.title)}</text>',
     ]
     for start, end, dashed in edges:
         (x1, y1), (x2, y2) = at[start], at[end]
@@ -156,9 +159,13 @@ def svg(plan: Plan) -> str:
     fill = {"image": "#eef1f4", "view": "#dceeff", "readout": "#e4f6e4", "relation": "#fff0d6"}
     for node in nodes:
         x, y = at[node.key]
-        parts.append(f'<rect x="{x}" y="{y}" width="{BOX}" height="{HEIGHT}" rx="7" fill="{fill[node.kind]}" stroke="#8a94a0"/>')
+        parts.append(
+            f'<rect x="{x}" y="{y}" width="{BOX}" height="{HEIGHT}" rx="7" fill="{fill[node.kind]}" stroke="#8a94a0"/>'
+        )
         up = HEIGHT / 2 + 4 if not node.below else 16
-        parts.append(f'<text x="{x + 10}" y="{y + up}" font-size="13" fill="#1b1f24">{escape(_cut(node.label, 27))}</text>')
+        parts.append(
+            f'<text x="{x + 10}" y="{y + up}" font-size="13" fill="#1b1f24">{escape(_cut(node.label, 27))}</text>'
+        )
         if node.below:
             text = escape(_cut(node.below, 36))
             parts.append(f'<text x="{x + 10}" y="{y + 30}" font-size="10" fill="#57606a">{text}</text>')

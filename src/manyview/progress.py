@@ -46,7 +46,9 @@ class Display:
         self.say(f"  data     {note}")
         self.say(f"  model    {step.main.spec.backbone}, {parameters:,} parameters; views {', '.join(step.read_views)}")
         epochs = clock.steps / clock.steps_per_epoch
-        self.say(f"  run      {clock.steps:,} steps, {epochs:g} epochs of {clock.steps_per_epoch:,}, seed {recipe.seed}")
+        self.say(
+            f"  run      {clock.steps:,} steps, {epochs:g} epochs of {clock.steps_per_epoch:,}, seed {recipe.seed}"
+        )
         self._total, self._done = clock.steps, done
 
     @contextlib.contextmanager
@@ -58,7 +60,9 @@ class Display:
             yield
         self._bar = None
 
-    def advance(self, done: int, speed: float = 0.0, loss: float = 0.0, terms: Mapping[str, float] | None = None) -> None:
+    def advance(
+        self, done: int, speed: float = 0.0, loss: float = 0.0, terms: Mapping[str, float] | None = None
+    ) -> None:
         """The bar's new position; with terms, its speed in images/s and losses too."""
         if self._bar is None:
             return
@@ -70,7 +74,11 @@ class Display:
     def epoch(self, number: int, val: Mapping[str, float], terms: Mapping[str, Any]) -> None:
         """One line that stays."""
         parts = [f"{name} {value.item():.3f}" for name, value in terms.items()]
-        parts += [f"val {LABELS[name]} {value:.2f}" for name, value in val.items() if name in ("top1", "aggregated_top1", "knn")]
+        parts += [
+            f"val {LABELS[name]} {value:.2f}"
+            for name, value in val.items()
+            if name in ("top1", "aggregated_top1", "knn")
+        ]
         self.say(f"epoch {number:>3}  " + "  ".join(parts))
 
     @contextlib.contextmanager
@@ -88,7 +96,9 @@ class Display:
         """The end: a table of what was measured, and where it lies."""
         table = Table(title=result["recipe"] or None, title_justify="left")
         table.add_column("measure")
-        splits = {split: result[key] for split, key in (("val", "val"), (result["eval_split"], "eval")) if result.get(key)}
+        splits = {
+            split: result[key] for split, key in (("val", "val"), (result["eval_split"], "eval")) if result.get(key)
+        }
         for split in splits:
             table.add_column(str(split), justify="right")
         for name in dict.fromkeys(name for measures in splits.values() for name in measures):

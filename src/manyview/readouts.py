@@ -46,7 +46,7 @@ class RelationPlan:
     reads: tuple[Read, ...]
     named_reads: dict[str, Read]
     options: dict[str, Any] = field(default_factory=dict)
-    weight: Weight = Weight()
+    weight: Weight = field(default_factory=Weight)
 
     @property
     def all_reads(self) -> tuple[Read, ...]:

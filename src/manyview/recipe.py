@@ -56,8 +56,8 @@ class Data(_Frozen):
 class Train(_Frozen):
     """How long, how fast, with what. epochs or steps, not both. batch_size: images an update, over all processes.
 
-    accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged weights
-    that are evaluated. evaluate_every, in epochs; checkpoint_every, as "1 epochs" or "500 steps"; log_every, in steps.
+    accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
+    weights that are evaluated. evaluate_every: epochs. checkpoint_every: "1 epochs" or "500 steps". log_every: steps.
     """
 
     epochs: int | None = Field(None, ge=1)
@@ -187,7 +187,8 @@ def _first_line(error: ValidationError) -> str:
     path = [str(part) for part in first["loc"]]
     place = ".".join(path)
     if first["type"] == "extra_forbidden":
-        model = {"data": Data, "train": Train, "views": ViewSpec}.get(path[0], Recipe) if len(path) > 1 else Recipe
+        models: dict[str, type[BaseModel]] = {"data": Data, "train": Train, "views": ViewSpec}
+        model = models.get(path[0], Recipe) if len(path) > 1 else Recipe
         keys = [field.alias or key for key, field in model.model_fields.items()]
         return f"{place}: {unknown('key', path[-1], keys)}"
     return f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first.get('input')!r}"
@@ -223,7 +224,7 @@ _Strict.add_constructor("tag:yaml.org,2002:map", _mapping)
 def read_yaml(text: str) -> Any:
     """Strict YAML: duplicate keys refused, `1e-5` a number. Raises RecipeError with the line."""
     try:
-        return yaml.load(text, Loader=_Strict)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Strict)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise RecipeError(f"{line}not YAML: {error.problem}") from None

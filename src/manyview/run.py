@@ -1,6 +1,6 @@
 """A run's folder: what lies where, and how it is opened, continued, and read again.
 
-    recipe.yaml  splits.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.tfevents…  result.json
+recipe.yaml  splits.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.tfevents…  result.json
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Run:
             self.check_same(recipe, splits)
             return
         write_text(self.folder / "recipe.yaml", recipe.to_yaml())
-        write_json(self.folder / "splits.json", {"classes": list(splits.classes), "note": splits.note, **_marks(splits)})
+        write_json(
+            self.folder / "splits.json", {"classes": list(splits.classes), "note": splits.note, **_marks(splits)}
+        )
 
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""

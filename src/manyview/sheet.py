@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from manyview.augment.randaugment import POLICY
-from manyview.files import write_atomically
+from manyview.files import write_bytes
 from manyview.recipe import Recipe
 from manyview.step import Step
 from manyview.views import View
@@ -55,7 +55,9 @@ def compose(columns: Sequence[tuple[str, list[Tensor], list[list[str]]]]) -> Ima
             picture = to_pil(image)
             scale = cell / max(picture.size)
             method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BICUBIC
-            picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), method)
+            picture = picture.resize(
+                (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), method
+            )
             sheet.paste(picture, (x, y))
             for number, line in enumerate(wrapped[position][row]):
                 draw.text((x, y + cell + 2 + number * LINE), line, "#444444", font)
@@ -71,7 +73,9 @@ def caption(view: View, row: int) -> list[str]:
         if "applied" in values and not bool(values.pop("applied")):
             continue
         if op.startswith("randaugment"):
-            lines += [f"{list(POLICY)[int(o)]} {float(m):.3g}" for o, m in zip(values["op"], values["magnitude"], strict=True)]
+            lines += [
+                f"{list(POLICY)[int(o)]} {float(m):.3g}" for o, m in zip(values["op"], values["magnitude"], strict=True)
+            ]
             continue
         shown = " ".join(f"{_number(v)}" for v in values.values())
         lines.append(f"{op} {shown}".strip())
@@ -109,6 +113,4 @@ def save_png(picture: Image.Image, path: Path) -> None:
     """Writes the picture whole or not at all, whatever the file's ending."""
     buffer = BytesIO()
     picture.save(buffer, "PNG")
-    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
-
-
+    write_bytes(path, buffer.getvalue())

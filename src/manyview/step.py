@@ -1,10 +1,10 @@
 """The step: one module from a batch to a loss. It is all that a training loop needs, and what is wrapped for DDP.
 
-    step = manyview.Step(recipe, num_classes=10)
-    out = step(images, labels, index=index, epoch=epoch)
-    out["loss"].backward()
-    optimizer.step()
-    step.after_step()
+step = manyview.Step(recipe, num_classes=10)
+out = step(images, labels, index=index, epoch=epoch)
+out["loss"].backward()
+optimizer.step()
+step.after_step()
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Output(TypedDict):
 class Step(nn.Module):
     """Views, branches and relations of a recipe.
 
-    Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates, for weights that follow a
-    schedule (without it the epoch tells the progress). Weights are initialised from the recipe's seed, whatever was
-    drawn before. Raises RecipeError where a relation and its readouts do not fit.
+    Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates, for weights that
+    follow a schedule (without it the epoch tells the progress). Weights are initialised from the recipe's seed,
+    whatever was drawn before. Raises RecipeError where a relation and its readouts do not fit.
     """
 
     def __init__(self, recipe: Recipe, num_classes: int, total_steps: int | None = None) -> None:
@@ -83,7 +83,11 @@ class Step(nn.Module):
     @property
     def main(self) -> Branch:
         """The branch that is evaluated and exported: the first."""
-        return next(iter(self.branches.values()))  # type: ignore[return-value]
+        return self.branch(next(iter(self.branches)))
+
+    def branch(self, name: str) -> Branch:
+        """A branch by name."""
+        return self.branches[name]  # type: ignore[return-value]
 
     def _build(self, plan: RelationPlan) -> nn.Module:
         where = f"relations: {plan.text}"
@@ -94,7 +98,7 @@ class Step(nn.Module):
         return bind(plan.factory, call, where)
 
     def _port(self, read: Read, where: str) -> Port:
-        branch: Branch = self.branches[read.branch]  # type: ignore[assignment]
+        branch = self.branch(read.branch)
         base, _, member = read.view.partition(".")
         members = 1 if member else self.plan[base].members
         dim, stopped = branch.dims[read.name], False
@@ -212,9 +216,7 @@ class Step(nn.Module):
             return min(1.0, self.updates / self.total_steps)
         return min(1.0, epoch / (self.recipe.train.epochs or 1))
 
-    def _reading(
-        self, read: Read, values: Mapping[tuple[str, str, str], Tensor], views: Mapping[str, View]
-    ) -> Reading:
+    def _reading(self, read: Read, values: Mapping[tuple[str, str, str], Tensor], views: Mapping[str, View]) -> Reading:
         base, _, member = read.view.partition(".")
         view = member_view(views[base], int(member)) if member else views[base]
         value, members, target = values[read.branch, read.name, read.view].float(), view.members, view.target
@@ -250,7 +252,7 @@ class Step(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Tensor | Sequence[Tensor], *, aggregated: bool = False) -> dict[str, Tensor]:
-        """Features `h` [B, dim], class scores `logits` [B, classes], and, on request, `aggregated` over the orbit (SLA+AG).
+        """Features `h` [B, dim], scores `logits` [B, classes] and, on request, `aggregated` over the orbit (SLA+AG).
 
         images: as for `views`; put the step in evaluation mode first. With `train.ema` the averaged weights answer.
         """

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from manyview.data import Splits, open_splits, preload
-from manyview.data.loader import Batches, load, to_device
+from manyview.data.loader import Batches, load
 from manyview.draws import key_of
 from manyview.environment import git_commit, versions
 from manyview.errors import RecipeError, RunError
@@ -80,8 +80,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     wrapped, optimizer = accelerator.prepare(step, optimizer)
     step = accelerator.unwrap_model(wrapped)
     if config.compile:
-        for branch in step.branches.values():
-            branch.backbone.compile()  # type: ignore[union-attr, operator]
+        for name in step.branches:
+            step.branch(name).backbone.compile()
 
     # ------------------------------------------------------------------------------------------- batches
     in_workers = recipe.data.render == "workers" or (recipe.data.render == "auto" and splits.train.size is None)
@@ -122,14 +122,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             # what is random inside the networks (dropout) follows the step and process, like all other draws
             torch.manual_seed(key_of(recipe.seed, number, accelerator.process_index, "networks")[0])
             for _ in range(config.accumulate):
-                batch = next(stream)
+                batch = next(stream).to(accelerator.device)
                 with accelerator.accumulate(wrapped):
-                    out_ = wrapped(
-                        to_device(batch.images, accelerator.device),
-                        batch.labels.to(accelerator.device, non_blocking=True),
-                        index=batch.index,
-                        epoch=batch.epoch,
-                    )
+                    out_ = wrapped(batch.images, batch.labels, index=batch.index, epoch=batch.epoch)
                     accelerator.backward(out_["loss"])
                     if config.clip and accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
@@ -146,7 +141,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 terms = {name: value.item() for name, value in out_["terms"].items()}
                 loss = out_["loss"].item()
                 if not math.isfinite(loss):
-                    raise RunError(f"the loss is {loss} at step {done} ({terms}); lower lr, or continue from {run.last}")
+                    raise RunError(
+                        f"the loss is {loss} at step {done} ({terms}); lower lr, or continue from {run.last}"
+                    )
                 if metrics is not None:
                     measured = {"images_per_second": round(speed, 1), "z_std": float(out_["z_std"])}
                     metrics.write(done, done / clock.steps_per_epoch, loss=loss, terms=terms, lr=lr, **measured)
@@ -217,12 +214,13 @@ def protocols_of(protocols: list[Any], step: Step) -> list[Any]:
 
 def in_memory(splits: Splits, display: Display) -> Splits:
     """Small data sets of one size are decoded once, into memory."""
+    loaded: dict[str, Any] = {}
     for name in ("train", "val", "test"):
         images = getattr(splits, name)
         if images is not None:
             with display.evaluating(f"decode {name}", len(images)) as tick:
-                splits = replace(splits, **{name: preload(images, progress=tick)})
-    return splits
+                loaded[name] = preload(images, progress=tick)
+    return replace(splits, **loaded)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ of one image together: row i*m + t is member t of image i; `r.0` names a member.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -95,6 +95,10 @@ class View:
         """Float in [0, 1], [B*members, C, h, w]."""
         return as_float(self.images)
 
+    def moved(self, move: Callable[[Tensor], Tensor]) -> View:
+        """The view with its images and target moved; params stay where they were drawn."""
+        return replace(self, images=move(self.images), target=None if self.target is None else move(self.target))
+
 
 def plan_views(specs: Mapping[str, ViewSpec]) -> dict[str, PlannedView]:
     """Views in order of declaration, ops built and checked. Raises RecipeError naming the view."""
@@ -130,13 +134,9 @@ def _plan_view(
         _check_source(spec.source, where, specs, above)
         view = PlannedView(name, spec.source, _plan_ops(name, spec.make), spec.orbit, spec.count)
     view = _share_draws(view, spec, above)
-    if name == TEST:
-        if (
-            view.source != IMAGE
-            or view.is_family
-            or not all(isinstance(op.op, (Resize, CenterCrop)) for op in view.ops)
-        ):
-            raise RecipeError(f"{where}: the test view draws nothing; make it from image with resize and center_crop")
+    drawn = [op.name for op in view.ops if not isinstance(op.op, (Resize, CenterCrop))]
+    if name == TEST and (view.source != IMAGE or view.is_family or drawn):
+        raise RecipeError(f"{where}: the test view draws nothing; make it from image with resize and center_crop")
     return view
 
 
@@ -181,7 +181,7 @@ def _not_above(name: str, specs: Mapping[str, ViewSpec], above: Mapping[str, Pla
 
 
 def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedView]) -> PlannedView:
-    """Points the ops that `same` names at another view's draws. `a.flip`; `flip` alone is that of the view it is like."""
+    """Points the ops in `same` at another view's draws: `a.flip`; `flip` alone means the view it is like."""
     ops = {op.name: op for op in view.ops}
     for text in spec.same:
         where = f"views.{view.name}.same"

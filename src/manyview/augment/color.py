@@ -80,7 +80,7 @@ class Jitter:
         return out
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
-        """Brightness, contrast, saturation, hue [B, 4], each over the width of its range; 0 stands for "not applied"."""
+        """Brightness, contrast, saturation, hue [B, 4], each over its range's width; 0 stands for "not applied"."""
         low, high = torch.tensor(self.ranges(), dtype=torch.float64, device=a["factors"].device).T
         width = torch.where(high > low, high - low, torch.inf)
         neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64, device=width.device)

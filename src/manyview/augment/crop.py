@@ -145,7 +145,7 @@ class CenterCrop:
 
 @dataclass(frozen=True)
 class Resize:
-    """The whole image, resized: a number is the shorter side's pixels (the shape is kept), a pair is (height, width)."""
+    """The whole image, resized. size: pixels of the shorter side (the shape is kept), or (height, width)."""
 
     size: int | tuple[int, int]
 
@@ -179,7 +179,7 @@ def check_size(size: Any) -> None:
 
 def as_pair(size: Any) -> tuple[int, int]:
     """(height, width) of a size given as a number or as a pair."""
-    return tuple(size) if isinstance(size, (tuple, list)) else (size, size)  # type: ignore[return-value]
+    return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
 
 
 def check_room(room: Tensor, sizes: Tensor, op: object) -> None:

@@ -6,10 +6,10 @@ number of workers, and after a restart at any step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ from manyview.errors import DataError
 from manyview.views import PlannedView, View, render_views, sample_views, sizes_of
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """One process's part of a step.
 
     images: uint8 [B, 3, H, W]; or B images of unlike sizes; or rendered views by name. labels, index: int64 [B].
@@ -36,6 +37,24 @@ class Batch(NamedTuple):
     index: Tensor
     epoch: int
     skipped: list[str]
+
+    def to(self, device: torch.device) -> Batch:
+        """Images and labels on a device. The index stays: draws are made on the CPU."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Images and labels in page-locked memory, from which they travel to a GPU while it works."""
+        return self._with(torch.Tensor.pin_memory)
+
+    def _with(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        images: Any = self.images
+        if isinstance(images, Tensor):
+            images = move(images)
+        elif isinstance(images, dict):
+            images = {name: view.moved(move) for name, view in images.items()}
+        else:
+            images = [move(image) for image in images]
+        return replace(self, images=images, labels=move(self.labels))
 
 
 @dataclass(frozen=True)
@@ -84,7 +103,7 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = False) -> Iterator[Batch]:
     """Batches `start` to `stop`, in order, read ahead by `workers` processes (0: read here)."""
     # batch_size=None: the data set gives whole batches. The sampler is the range of step numbers.
-    loader = DataLoader(
+    loader: DataLoader[Batch] = DataLoader(
         batches,  # type: ignore[arg-type]
         batch_size=None,
         sampler=range(start, stop),
@@ -111,22 +130,8 @@ def read_images(
                 raise
             skipped.append(str(error))
     if not read:
-        raise DataError(f"no image of a batch could be read; the first: {skipped[0] if skipped else 'the batch is empty'}")
+        raise DataError(
+            f"no image of a batch could be read; the first: {skipped[0] if skipped else 'the batch is empty'}"
+        )
     alike = len({image.shape for image in read}) == 1
     return (torch.stack(read) if alike else read), np.asarray(kept, dtype=np.int64), skipped
-
-
-def to_device(images: Any, device: torch.device) -> Any:
-    """A batch's images, in whichever form, on the device."""
-    if isinstance(images, torch.Tensor):
-        return images.to(device, non_blocking=True)
-    if isinstance(images, dict):
-        return {
-            name: replace(
-                view,
-                images=view.images.to(device, non_blocking=True),
-                target=None if view.target is None else view.target.to(device, non_blocking=True),
-            )
-            for name, view in images.items()
-        }
-    return [image.to(device, non_blocking=True) for image in images]

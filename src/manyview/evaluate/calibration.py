@@ -17,7 +17,8 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     """
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
         raise ValueError(
-            f"expected probabilities [N, C] and labels [N], N > 0, got {tuple(probabilities.shape)} and {tuple(labels.shape)}"
+            f"expected probabilities [N, C] and labels [N], N > 0, got {tuple(probabilities.shape)} "
+            f"and {tuple(labels.shape)}"
         )
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")

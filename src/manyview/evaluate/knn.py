@@ -1,6 +1,7 @@
 """Weighted k-nearest-neighbour classification of frozen features (Wu et al., CVPR 2018, section 3.4).
 
-The vote of a neighbour is exp(cosine / T), here relative to the nearest so that no T overflows; k = 200 and T = 0.1 are the usual settings at CIFAR scale.
+The vote of a neighbour is exp(cosine / T), here relative to the nearest so that no T overflows. k = 200 and T = 0.1
+are the usual settings at CIFAR scale.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from manyview.errors import RecipeError, unknown
@@ -29,7 +29,7 @@ class Knn:
 
 
 Protocol = Classify | Knn
-PROTOCOLS: dict[str, type[Classify] | type[Knn]] = {"classify": Classify, "knn": Knn}
+PROTOCOLS: dict[str, Callable[..., Protocol]] = {"classify": Classify, "knn": Knn}
 
 
 def parse_protocols(texts: Sequence[str], where: str = "evaluate") -> list[Protocol]:

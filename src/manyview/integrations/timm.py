@@ -32,7 +32,7 @@ PIXELS: dict[str, tuple[float, float, float]] = {"mean": (0.0, 0.0, 0.0), "std":
 
 
 def splits_of(recipe: Recipe) -> list[tuple[str, int]]:
-    """(view, member) of each of timm's splits, in order: the views that some relation reads, families member by member."""
+    """(view, member) of each of timm's splits, in order: the views relations read, families member by member."""
     plan = {name: view for name, view in recipe.view_plan.items() if name != TEST}
     read = {read.view.partition(".")[0] for relation in recipe.relation_plan for read in relation.all_reads}
     return [(name, member) for name in plan if name in read for member in range(plan[name].members)]
@@ -42,8 +42,8 @@ def splits_of(recipe: Recipe) -> list[tuple[str, int]]:
 class ViewsDataset(Dataset[tuple[tuple[NDArray[np.uint8], ...], Any]]):
     """Wraps a data set of (PIL image, target) so that an item is (its views, target), as timm's AugMixDataset does.
 
-    A view is uint8 [3, H, W]; draws depend on (seed, epoch, position), so call `set_epoch` as timm's script does. timm's
-    loader assigns its own transform to `transform`; the recipe's views take its place, so it is kept and not used.
+    A view is uint8 [3, H, W]; draws depend on (seed, epoch, position), so call `set_epoch` as timm's script does.
+    timm's loader assigns its own transform to `transform`; the recipe's views take its place, so it is kept unused.
     """
 
     def __init__(self, dataset: Any, recipe: Recipe) -> None:
@@ -66,7 +66,9 @@ class ViewsDataset(Dataset[tuple[tuple[NDArray[np.uint8], ...], Any]]):
     def __getitem__(self, position: int) -> tuple[tuple[NDArray[np.uint8], ...], Any]:
         image, target = self.dataset[position]
         if not isinstance(image, Image.Image):
-            raise TypeError(f"the wrapped data set must give PIL images, got {type(image).__name__}; drop its transform")
+            raise TypeError(
+                f"the wrapped data set must give PIL images, got {type(image).__name__}; drop its transform"
+            )
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
         sizes = torch.tensor([[image.height, image.width]])
         drawn = sample_views(self._plan, sizes, [position], int(self._epoch), self.recipe.seed)
@@ -94,7 +96,9 @@ class ViewsTask(TrainingTask):
     ) -> None:
         super().__init__(device=device, dtype=dtype, verbose=verbose)
         if recipe.train.ema:
-            raise RecipeError("train.ema: inside timm's loop the averaged weights are timm's; drop it and use setup_ema()")
+            raise RecipeError(
+                "train.ema: inside timm's loop the averaged weights are timm's; drop it and use setup_ema()"
+            )
         self.splits = splits_of(recipe)
         self.trainable_module: nn.Module = Step(recipe, num_classes, total_steps).to(self.device)
 
@@ -113,8 +117,8 @@ class ViewsTask(TrainingTask):
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
         """Compiles the backbones in place."""
-        for branch in self.step.branches.values():
-            branch.backbone.compile(backend=backend, mode=mode, **compile_kwargs)  # type: ignore[union-attr, operator]
+        for name in self.step.branches:
+            self.step.branch(name).backbone.compile(backend=backend, mode=mode, **compile_kwargs)
         return self.get_eval_model()
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module:
@@ -123,7 +127,7 @@ class ViewsTask(TrainingTask):
         return Scores(step)  # type: ignore[arg-type]
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """input: [splits*B, 3, H, W] in [0, 1], split by split; target: [splits*B]. Output: scores of the first view."""
+        """input: [splits*B, 3, H, W] in [0, 1], split by split; target: [splits*B]; output: the first view's scores."""
         parts = input.chunk(len(self.splits))
         labels = target[: len(parts[0])]
         by_view: dict[str, list[Tensor]] = {}

@@ -71,7 +71,7 @@ def check_alike(*ports: Port, rows_only: bool = False) -> None:
 
 def check_labels(labels: Tensor, classes: int) -> None:
     """Raises ValueError for labels outside [0, classes). On a GPU, where looking means waiting, it does not look."""
-    if labels.device.type == "cpu" and labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+    if labels.device.type == "cpu" and labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
         wrong = labels[(labels < 0) | (labels >= classes)][0]
         raise ValueError(f"label {int(wrong)} is outside [0, {classes})")
 

@@ -50,7 +50,12 @@ def _cosine(h1: Tensor, h2: Tensor) -> Tensor:
 
 
 def _l2_norm(h1: Tensor, h2: Tensor) -> Tensor:
-    return F.mse_loss(F.normalize(h1, dim=(0, 1)), F.normalize(h2, dim=(0, 1)))
+    return F.mse_loss(_unit(h1), _unit(h2))
+
+
+def _unit(matrix: Tensor) -> Tensor:
+    """The matrix over its Frobenius norm; zero stays zero, with finite gradients."""
+    return F.normalize(matrix.flatten(), dim=0).view_as(matrix)
 
 
 def _cosine_l2_norm(h1: Tensor, h2: Tensor) -> Tensor:
@@ -59,7 +64,7 @@ def _cosine_l2_norm(h1: Tensor, h2: Tensor) -> Tensor:
 
 def _cka(h1: Tensor, h2: Tensor) -> Tensor:
     k1, k2 = _centred_rbf(h1), _centred_rbf(h2)
-    return 1 - (F.normalize(k1, dim=(0, 1)) * F.normalize(k2, dim=(0, 1))).sum()
+    return 1 - (_unit(k1) * _unit(k2)).sum()
 
 
 def _centred_rbf(h: Tensor) -> Tensor:
