@@ -110,7 +110,7 @@ def test_wrong_values(value, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("text", ["warmup('2')", "warmup()", "warmup(a)", "linear(2, 0.5)", "warmup(1e999)", "1e999"])
+@pytest.mark.parametrize("text", ["warmup('2')", "warmup(a)", "linear(2, 0.5)", "warmup(2, 'x')", "a"])
 def test_nonsense_is_refused_in_one_line(text):
     recipe = f"""
     views: {{a: {{from: image, make: flip}}}}

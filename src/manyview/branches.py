@@ -37,13 +37,18 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 @dataclass(frozen=True)
 class BranchSpec:
-    """A branch as a recipe writes it, parsed. normalize: a name, (mean, std), or None for the backbone's own."""
+    """A branch as a recipe writes it, parsed.
+
+    normalize: (mean, std), or None for the backbone's own. init_std: draws the weights of all convolutions and linear
+    layers from N(0, init_std), as AgMax's configurations do (0.2); None leaves them as timm and torch draw them.
+    """
 
     name: str
     backbone: Call
     heads: dict[str, Call]
     joint: bool = True
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    init_std: float | None = None
 
     @property
     def readouts(self) -> list[str]:
@@ -52,7 +57,7 @@ class BranchSpec:
 
 
 def parse_branch(name: str, raw: Any) -> BranchSpec:
-    """A branch from its mapping {backbone, forward, normalize, <head>: <call>}. Raises RecipeError naming the place."""
+    """A branch from its mapping {backbone, forward, normalize, init_std, <head>: <call>}. Raises RecipeError naming the place."""
     where = f"branches.{name}"
     if not isinstance(raw, Mapping) or "backbone" not in raw:
         raise RecipeError(f"{where}: expected a mapping with a backbone, such as {{backbone: resnet18}}, got {raw!r}")
@@ -62,6 +67,9 @@ def parse_branch(name: str, raw: Any) -> BranchSpec:
     if forward not in ("joint", "separate"):
         raise RecipeError(f"{where}.forward: {unknown('way', str(forward), ['joint', 'separate'])}")
     normalize = _parse_normalize(fields.pop("normalize", None), f"{where}.normalize")
+    init_std = fields.pop("init_std", None)
+    if init_std is not None and (not isinstance(init_std, (int, float)) or init_std <= 0):
+        raise RecipeError(f"{where}.init_std: expected a positive number, got {init_std!r}")
     heads: dict[str, Call] = {}
     for head, text in fields.items():
         call = parse_call(text, f"{where}.{head}")
@@ -77,7 +85,7 @@ def parse_branch(name: str, raw: Any) -> BranchSpec:
         elif call.args[0].text not in (FEATURES, *heads):
             raise RecipeError(f"{where}.{head}: {unknown('readout', call.args[0].text, [FEATURES, *heads])}")
         heads[head] = call
-    return BranchSpec(name, backbone, heads, forward == "joint", normalize)
+    return BranchSpec(name, backbone, heads, forward == "joint", normalize, init_std)
 
 
 def _parse_normalize(value: Any, where: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -130,6 +138,10 @@ class Branch(nn.Module):
         for name, call in calls.items():
             if name in needed and call.name != TAP:
                 self._add_head(name, call, classes, views)
+        if spec.init_std is not None:
+            for module in self.modules():
+                if isinstance(module, (nn.Conv2d, nn.Linear)):
+                    nn.init.normal_(module.weight, std=spec.init_std)
 
     def _add_head(self, name: str, call: Call, classes: int, views: Mapping[str, PlannedView]) -> None:
         where = f"branches.{self.spec.name}.{name}"

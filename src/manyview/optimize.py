@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ def steps_of(duration: str | float, clock: Clock, name: str = "duration") -> int
             value = float(amount)
         except ValueError:
             value = -1.0
-        if value < 0 or unit not in UNITS:
+        if not 0 <= value < math.inf or unit not in UNITS:
             raise ValueError(f"{name} is written '10 epochs' or '500 steps', got {duration!r}")
         return round(value * (clock.steps_per_epoch if unit == "epochs" else 1))
     if duration == 0:
@@ -55,7 +56,7 @@ def steps_of(duration: str | float, clock: Clock, name: str = "duration") -> int
 
 
 def cosine(
-    warmup: str | float = 0, floor: float = 0.0, per: str = "step", *, optimizer: Any, clock: Clock
+    warmup: str | float = 0, floor: float = 0.0, *, per: str = "step", optimizer: Any, clock: Clock
 ) -> Scheduler:
     """Half a cosine from the optimiser's lr to `floor`, after a linear warm-up (Loshchilov & Hutter, ICLR 2017)."""
     if per not in ("step", "epoch"):
@@ -70,7 +71,8 @@ def multistep(
     at: Sequence[str | float], gamma: float = 0.1, warmup: str | float = 0, *, optimizer: Any, clock: Clock
 ) -> Scheduler:
     """lr times `gamma` at each moment of `at`: durations, or fractions of the run."""
-    milestones = sorted(steps_of(moment, clock, "at") for moment in at)
+    # timm counts milestones one step early, by its own long-standing convention
+    milestones = sorted(steps_of(moment, clock, "at") + 1 for moment in at)
     return MultiStepLRScheduler(
         optimizer,
         milestones,
@@ -143,9 +145,10 @@ def check_training(train: Train) -> None:
         raise RecipeError(f"train.optimizer: {unknown('optimizer', call.name, list_optimizers())}")
     if call.args:
         raise RecipeError(f"train.optimizer: write arguments by name, as in {call.name}(lr=0.1), got {call}")
-    learning_rate = call.kwargs.get("lr", 0.001)
-    if isinstance(learning_rate, bool) or not isinstance(learning_rate, (int, float)) or learning_rate < 0:
-        raise RecipeError(f"train.optimizer: lr must be a number of at least 0, got {learning_rate!r}")
+    for key in ("lr", "weight_decay"):
+        value = call.kwargs.get(key, 0.0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise RecipeError(f"train.optimizer: {key} must be a number of at least 0, got {value!r}")
     given = {key: value for key, value in call.kwargs.items() if key != "decay_norms"}
     optimizer = get_optimizer_class(call.name, bind_defaults=False)
     check_arguments(optimizer, Call(call.name, (), given), "train.optimizer", {"params": None})

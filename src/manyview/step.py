@@ -76,6 +76,8 @@ class Step(nn.Module):
             )
             self.relations = nn.ModuleDict({plan.name: self._build(plan) for plan in relations})
         self.average = ModelEmaV3(self.main, decay=recipe.train.ema) if recipe.train.ema else None
+        if self.average is not None:
+            self.average.requires_grad_(False)  # timm leaves it on, and DDP would wait for gradients that never come
         self.read_views = with_sources(self.plan, {read.view for read in reads})
         self._classified = self._first_classified(relations)
         self._spread = _spread_read(reads)

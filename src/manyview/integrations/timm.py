@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -27,6 +26,11 @@ from manyview.errors import RecipeError
 from manyview.recipe import Recipe
 from manyview.step import Step
 from manyview.views import TEST, View, interleave, render_views, sample_views, with_sources
+
+try:
+    from timm.task import TrainingTask
+except ImportError:
+    raise ImportError("manyview.integrations.timm needs timm >= 1.0.29, for its TrainingTask") from None
 
 PIXELS: dict[str, tuple[float, float, float]] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

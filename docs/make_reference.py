@@ -1,0 +1,104 @@
+"""Writes docs/reference.md from the tables and their docstrings:  python docs/make_reference.py
+
+A test holds the file to what this prints, so the reference cannot fall behind the code.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from manyview.augment import OPS
+from manyview.augment.orbit import ORBITS, orbit_size
+from manyview.branches import NORMALIZATIONS
+from manyview.data import SOURCES
+from manyview.evaluate.protocols import PROTOCOLS
+from manyview.heads import HEADS
+from manyview.optimize import SCHEDULES
+from manyview.readouts import FUNCTIONS
+from manyview.recipe import Data, Train
+from manyview.relations import RELATIONS
+from manyview.relations.weight import SCHEDULES as WEIGHTS
+
+HEADER = """# Reference
+
+Every word of a recipe. Made by `docs/make_reference.py` from the code's own docstrings.
+
+Overrides reach everywhere: `train.epochs=10`, `train.optimizer.lr=0.05`, `relations.similarity.weight=2`,
+`views.a.make.randaugment.m=9`, `branches.net.backbone=resnet18`.
+"""
+
+
+def reference() -> str:
+    """The whole text."""
+    parts = [
+        HEADER,
+        "## Views\n",
+        '`{from: image | view | family.0, make: "op | op"}`, or `{like: view}` for the same ops with draws of their own. '
+        "`orbit: name` or `count: n` make a family of views; `same: [op]` shares draws with the view it is like, or "
+        "`same: [a.op]` with view `a`. The view `test` is what evaluation looks at; nothing in it is drawn.\n",
+        "### Ops\n",
+        *entries(OPS),
+        "### Orbits\n",
+        *(f"- `{name}`: {orbit_size(name)} members" for name in ORBITS),
+        "\n## Branches\n",
+        "`name: {backbone: …, forward: joint | separate, normalize: …, head: call, …}`. The backbone is any timm name with "
+        "timm's arguments, and `small=True` for the 3x3 stem without max-pool; manyview adds `cresnet20`, `cresnet32`, "
+        "`cresnet56`, `wrn28_2`, `wrn28_10`, `wrn40_2`. `normalize` is "
+        + ", ".join(f"`{name}`" for name in NORMALIZATIONS)
+        + " or `[[means], [stds]]`; by default the backbone's own. `h` is the pooled feature; `logits` is `linear(h)` unless "
+        "declared; `pool('layer')` reads a layer inside the backbone. `init_std` draws all weights from N(0, init_std).\n",
+        "### Heads\n",
+        *entries(HEADS, first="h"),
+        "## Relations\n",
+        "`relation(readout(view), …, option=…, weight=…)`. Functions of readouts: "
+        + "; ".join(f"`{name}` ({what})" for name, what in FUNCTIONS.items())
+        + ". Weights: a number, or "
+        + ", ".join(f"`{name}(w)`" for name in WEIGHTS if name != "constant")
+        + ".\n",
+        *entries(RELATIONS),
+        "## Data\n",
+        fields(Data),
+        "Sources: " + ", ".join(f"`{name}`" for name in SOURCES) + ".\n",
+        *entries({name: SOURCES[name] for name in ("digits", "folder", "hf", "torchvision")}),
+        "## Train\n",
+        fields(Train),
+        "Optimisers are timm's, by name and with timm's arguments: `sgd(lr=0.1, momentum=0.9)`. `decay_norms=False` leaves "
+        "biases and norms out of weight decay.\n",
+        "### Schedules\n",
+        *entries(SCHEDULES),
+        "## Evaluate\n",
+        *entries(PROTOCOLS),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+HIDDEN = ("self", "inputs", "classes", "members", "optimizer", "clock", "download", "root", "params")
+
+
+def entries(table: Mapping[str, Callable[..., Any]], first: str | None = None) -> list[str]:
+    """One item a name: its call with defaults, and its docstring."""
+    lines = []
+    for name, factory in table.items():
+        shown = [first] if first else []
+        for key, parameter in inspect.signature(factory).parameters.items():
+            if key in HIDDEN:
+                continue
+            star = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
+            default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
+            shown.append(f"{star}{key}{default}")
+        text = " ".join((inspect.getdoc(factory) or "").replace("``", "`").split())
+        lines.append(f"- **`{name}({', '.join(shown)})`** {text}")
+    return [*lines, ""]
+
+
+def fields(model: Any) -> str:
+    """A table of keys with their defaults, after the model's docstring."""
+    rows = [f"| `{key}` | `{field.default!r}` |" for key, field in model.model_fields.items()]
+    return "\n".join([inspect.getdoc(model) or "", "", "| key | default |", "| --- | --- |", *rows, ""])
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("reference.md").write_text(reference(), encoding="utf-8")
