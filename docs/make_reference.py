@@ -36,7 +36,7 @@ def reference() -> str:
     parts = [
         HEADER,
         "## Views\n",
-        '`{from: image | view | family.0, make: "op | op"}`, or `{like: view}` for the same ops with draws of their own. '
+        '`{from: image | view | family.0, make: "op | op"}`, or `{like: view}`: the same ops with draws of their own. '
         "`orbit: name` or `count: n` make a family of views; `same: [op]` shares draws with the view it is like, or "
         "`same: [a.op]` with view `a`. The view `test` is what evaluation looks at; nothing in it is drawn.\n",
         "### Ops\n",
@@ -44,12 +44,13 @@ def reference() -> str:
         "### Orbits\n",
         *(f"- `{name}`: {orbit_size(name)} members" for name in ORBITS),
         "\n## Branches\n",
-        "`name: {backbone: …, forward: joint | separate, normalize: …, head: call, …}`. The backbone is any timm name with "
-        "timm's arguments, and `small=True` for the 3x3 stem without max-pool; manyview adds `cresnet20`, `cresnet32`, "
-        "`cresnet56`, `wrn28_2`, `wrn28_10`, `wrn40_2`. `normalize` is "
+        "`name: {backbone: …, forward: joint | separate, normalize: …, head: call, …}`. The backbone is any timm name "
+        "with timm's arguments, and `small=True` for the 3x3 stem without max-pool; manyview adds `cresnet20`, "
+        "`cresnet32`, `cresnet56`, `wrn28_2`, `wrn28_10`, `wrn40_2`. `normalize` is "
         + ", ".join(f"`{name}`" for name in NORMALIZATIONS)
-        + " or `[[means], [stds]]`; by default the backbone's own. `h` is the pooled feature; `logits` is `linear(h)` unless "
-        "declared; `pool('layer')` reads a layer inside the backbone. `init_std` draws all weights from N(0, init_std).\n",
+        + " or `[[means], [stds]]`; by default the backbone's own. `h` is the pooled feature; `logits` is "
+        "`linear(h)` unless declared; `pool('layer')` reads a layer inside the backbone. "
+        "`init_std` draws all weights from N(0, init_std).\n",
         "### Heads\n",
         *entries(HEADS, first="h"),
         "## Relations\n",
@@ -65,8 +66,8 @@ def reference() -> str:
         *entries({name: SOURCES[name] for name in ("digits", "folder", "hf", "torchvision")}),
         "## Train\n",
         fields(Train),
-        "Optimisers are timm's, by name and with timm's arguments: `sgd(lr=0.1, momentum=0.9)`. `decay_norms=False` leaves "
-        "biases and norms out of weight decay.\n",
+        "Optimisers are timm's, by name and with timm's arguments: `sgd(lr=0.1, momentum=0.9)`. `decay_norms=False` "
+        "leaves biases and norms out of weight decay.\n",
         "### Schedules\n",
         *entries(SCHEDULES),
         "## Evaluate\n",

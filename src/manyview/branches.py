@@ -9,6 +9,7 @@ unless the recipe says otherwise. Only heads that some relation reads are built.
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from manyview.views import PlannedView, View, as_float
 
 FEATURES = "h"
 LOGITS = "logits"
+SETTINGS = ("backbone", "forward", "normalize")  # keys of a branch that are no heads
 TAP = "pool"  # the head that reads a layer inside the backbone
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -57,10 +59,12 @@ class BranchSpec:
 
 
 def parse_branch(name: str, raw: Any) -> BranchSpec:
-    """A branch from its mapping {backbone, forward, normalize, init_std, <head>: <call>}. Raises RecipeError naming the place."""
+    """A branch from its mapping {backbone, forward, normalize, init_std, <head>: <call>}. Raises RecipeError."""
     where = f"branches.{name}"
     if not isinstance(raw, Mapping) or "backbone" not in raw:
-        raise RecipeError(f"{where}: expected a mapping with a backbone, such as {{backbone: resnet18}}, got {raw!r}")
+        near = difflib.get_close_matches("backbone", map(str, raw), n=1) if isinstance(raw, Mapping) else []
+        got = f"did you mean backbone by '{near[0]}'?" if near else f"got {raw!r}"
+        raise RecipeError(f"{where}: expected a mapping with a backbone, such as {{backbone: resnet18}}; {got}")
     fields = dict(raw)
     backbone = parse_call(fields.pop("backbone"), f"{where}.backbone")
     forward = fields.pop("forward", "joint")
@@ -76,7 +80,9 @@ def parse_branch(name: str, raw: Any) -> BranchSpec:
         if head == FEATURES or not head.isidentifier():
             raise RecipeError(f"{where}.{head}: '{head}' cannot name a head; h is the backbone's feature")
         if call.name not in (*HEADS, TAP):
-            raise RecipeError(f"{where}.{head}: {unknown('head', call.name, [*HEADS, TAP])}")
+            meant = difflib.get_close_matches(head, SETTINGS, n=1)
+            hint = f"was {where}.{meant[0]} meant? " if meant else ""
+            raise RecipeError(f"{where}.{head}: {hint}{unknown('head', call.name, [*HEADS, TAP])}")
         if call.name == TAP:
             if len(call.args) != 1 or not isinstance(call.args[0], str) or call.kwargs:
                 raise RecipeError(f"{where}.{head}: write the layer's name in quotes, as in pool('layer2'), got {call}")
@@ -99,8 +105,8 @@ def _parse_normalize(value: Any, where: str) -> tuple[tuple[float, ...], tuple[f
         mean, std = (tuple(float(number) for number in numbers) for numbers in value)
     except (TypeError, ValueError):
         raise RecipeError(f"{where}: expected a name or [[means], [stds]], got {value!r}") from None
-    if len(mean) != len(std) or not all(number > 0 for number in std):
-        raise RecipeError(f"{where}: expected as many means as positive stds, got {value!r}")
+    if len(mean) != 3 or len(std) != 3 or not all(number > 0 for number in std):
+        raise RecipeError(f"{where}: expected three means and three positive stds, for RGB, got {value!r}")
     return mean, std
 
 
@@ -130,9 +136,9 @@ class Branch(nn.Module):
         calls = dict(spec.heads)
         calls.setdefault(LOGITS, Call("linear", (Name(FEATURES),)))
         needed = _needed(calls, used)
-        for name in needed & calls.keys():
-            if calls[name].name == TAP:
-                self.taps[name] = _layer(self.backbone, calls[name].args[0], f"branches.{spec.name}.{name}")
+        for name, call in calls.items():
+            if name in needed and call.name == TAP:
+                self.taps[name] = _layer(self.backbone, call.args[0], f"branches.{spec.name}.{name}")
         if self.taps:
             self.dims |= self._tap_widths(views)
         for name, call in calls.items():
@@ -221,11 +227,11 @@ class Branch(nn.Module):
             for name, view in wanted
         }
 
-    def _with_inputs(self, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    def _with_inputs(self, wanted: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
         needed = set(wanted)
         for head, source in reversed(self.inputs.items()):
             needed |= {(source, view) for name, view in set(needed) if name == head}
-        return needed
+        return sorted(needed)  # a set's order changes from process to process, and with it the sums over rows
 
     def read(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """Readouts of images that are no view, for evaluation. images: [B, C, h, w] -> name -> [B, dim]."""
@@ -243,12 +249,8 @@ def make_backbone(call: Call, where: str) -> Any:
     if call.args:
         raise RecipeError(f"{where}: write arguments of a backbone by name, as in {call.name}(small=True)")
     if not timm.is_model(call.name):
-        near = timm.list_models(f"*{call.name.split('.')[0]}*")[:8]
-        hint = (
-            f"did you mean {', '.join(near)}"
-            if near
-            else "timm.list_models() has all, beside " + ", ".join(backbones.__all__)
-        )
+        near = difflib.get_close_matches(call.name.partition(".")[0], timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() has them all"
         raise RecipeError(f"{where}: unknown backbone '{call.name}'; {hint}")
     options.setdefault("num_classes", 0)
     if options["num_classes"] != 0:

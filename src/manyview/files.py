@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from manyview.errors import RunError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -47,5 +50,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU. Only tensors and plain values are loaded; a file that holds code is refused."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """A checkpoint on the CPU. Only tensors and plain values are loaded; RunError for a file that holds code."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise RunError(f"{path} is damaged, or holds more than tensors: {str(error).strip().splitlines()[0]}") from None

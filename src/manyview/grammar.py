@@ -63,6 +63,11 @@ def parse_pipeline(text: str, where: str) -> list[Call]:
     return [_call(step, text, where) for step in [node, *steps]]
 
 
+def parse_value(text: str, where: str) -> Any:
+    """A literal, a name or a call. Raises RecipeError naming `where`."""
+    return _value(_parse(text, where), text, where)
+
+
 def bind(factory: Callable[..., T], call: Call, where: str, **extra: Any) -> T:
     """Calls `factory` with a call's arguments, after checking them against its signature.
 
@@ -89,7 +94,7 @@ def check_arguments(factory: Callable[..., Any], call: Call, where: str, extra: 
     try:
         signature.bind(*call.args, **{**call.kwargs, **(extra or {})})
     except TypeError as error:
-        raise RecipeError(f"{where}: {call}: {error}; arguments: {', '.join(names)}") from None
+        raise RecipeError(f"{where}: {call}: {error}; arguments: {', '.join(names) or 'none'}") from None
 
 
 def with_argument(call: Call, key: str, value: Any, factory: Callable[..., Any] | None) -> Call:

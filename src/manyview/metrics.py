@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ class Metrics:
     def __init__(self, path: Path, start: int) -> None:
         self._path = path
         if path.is_file():
-            # a process that was killed may have left half a line
-            whole = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-            write_text(path, "".join(line + "\n" for line in whole if json.loads(line)["step"] <= start))
-        self._board = SummaryWriter(str(path.parent), purge_step=start)
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_text(path, "".join(line + "\n" for line in lines if _step_of(line) <= start))
+        self._board = SummaryWriter(str(path.parent), purge_step=start + 1)
 
     def write(self, step: int, epoch: float, **measures: Any) -> None:
         """One JSON object; nested measures become `terms/similarity` in TensorBoard."""
@@ -32,6 +32,14 @@ class Metrics:
     def close(self) -> None:
         """Flushes TensorBoard's events."""
         self._board.close()
+
+
+def _step_of(line: str) -> float:
+    """A line's step; infinity for half a line, such as a process leaves that was killed."""
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return math.inf
 
 
 def flatten(measures: dict[str, Any], prefix: str = "") -> dict[str, float]:

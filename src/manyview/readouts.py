@@ -6,7 +6,8 @@ cosine(p(a), toward=stop(z(b)), weight=0.5)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 from manyview.branches import BranchSpec
 from manyview.errors import RecipeError, unknown
 from manyview.grammar import Call, Name, bind, check_arguments, parse_call
-from manyview.relations import RELATIONS
+from manyview.relations import RELATIONS, Port
 from manyview.relations.weight import SCHEDULES, Weight
 from manyview.views import TEST, PlannedView, check_member
 
@@ -79,12 +80,27 @@ def plan_relations(
             if isinstance(value, Name):
                 raise RecipeError(f"{where}: {call.name}: put quotes round {key}='{value}'")
         check_arguments(RELATIONS[call.name], Call(call.name, call.args, options), where)
+        _check_kinds(RELATIONS[call.name], call.name, options, where)
         taken = [plan.name for plan in plans]
-        name = next(n for n in (call.name, *(f"{call.name}_{i}" for i in range(2, 999))) if n not in taken)
+        name = unique_name(call.name, taken)
         plans.append(RelationPlan(name, str(text).strip(), RELATIONS[call.name], reads, named, literal, weight))
     if not plans:
         raise RecipeError("relations: at least one relation is needed, such as cross_entropy(logits(a))")
     return plans
+
+
+def _check_kinds(factory: type[nn.Module], name: str, options: Mapping[str, Any], where: str) -> None:
+    """Raises RecipeError where a readout is given for a plain value, or the other way round."""
+    for key, parameter in inspect.signature(factory).parameters.items():
+        is_read = parameter.annotation in (Port, Port.__name__)
+        if key in options and is_read != isinstance(options[key], Call):
+            wanted = "a readout such as h(a)" if is_read else "a plain value"
+            raise RecipeError(f"{where}: {name}: {key} is {wanted}, got {options[key]}")
+
+
+def unique_name(name: str, taken: Collection[str]) -> str:
+    """The name, or name_2, name_3, … where it is taken."""
+    return next(n for n in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 2))) if n not in taken)
 
 
 def parse_weight(value: Any, where: str) -> Weight:
@@ -94,7 +110,8 @@ def parse_weight(value: Any, where: str) -> Weight:
             raise RecipeError(f"{where}: {unknown('weight schedule', value.name, SCHEDULES)}")
         return bind(Weight, value, f"{where}.weight", schedule=value.name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RecipeError(f"{where}: weight is a number or a schedule such as warmup(20), got {value!r}")
+        shown = value if isinstance(value, Name) else repr(value)
+        raise RecipeError(f"{where}: weight is a number or a schedule such as warmup(20), got {shown}")
     return bind(Weight, Call("weight", (value,)), where)
 
 

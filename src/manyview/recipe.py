@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from manyview.augment import OPS
 from manyview.branches import BranchSpec, parse_branch
 from manyview.errors import ManyviewError, RecipeError, unknown
-from manyview.grammar import Call, Name, parse_call, parse_pipeline, with_argument
+from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
 from manyview.heads import HEADS
-from manyview.readouts import RelationPlan, plan_relations
+from manyview.readouts import RelationPlan, plan_relations, unique_name
 from manyview.relations import RELATIONS
 from manyview.views import PlannedView, ViewSpec, plan_views
 
@@ -26,7 +26,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
-class Data(_Frozen):
+class Data(_Frozen, strict=True):
     """Where images come from and which of them are used; every choice is a function of the recipe's seed.
 
     source: digits, folder, hf, torchvision, or a data set by name (cifar10, …). root: its folder. val_fraction: the
@@ -53,7 +53,7 @@ class Data(_Frozen):
         return parse_call(self.source, "data.source")
 
 
-class Train(_Frozen):
+class Train(_Frozen, strict=True):
     """How long, how fast, with what. epochs or steps, not both. batch_size: images an update, over all processes.
 
     accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
@@ -76,8 +76,8 @@ class Train(_Frozen):
 
     @field_validator("optimizer", "schedule")
     @classmethod
-    def _is_call(cls, text: str) -> str:
-        parse_call(text, "train")
+    def _is_call(cls, text: str, field: ValidationInfo) -> str:
+        parse_call(text, f"train.{field.field_name}")
         return text
 
 
@@ -85,7 +85,7 @@ class Recipe(_Frozen):
     """A whole recipe. `views`, `branches` and `relations` are kept as written; their plans are properties."""
 
     title: str = ""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, strict=True)
     data: Data = Data()
     views: dict[str, ViewSpec]
     branches: dict[str, Any]
@@ -130,7 +130,10 @@ def load_recipe(name: str | Path, *overrides: str) -> Recipe:
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         if not path.is_file():
             raise RecipeError(f"no recipe file {path}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"recipe file {path} cannot be read: {error}") from None
     else:
         known = packaged_recipes()
         if str(name) not in known:
@@ -174,10 +177,12 @@ def _drop_replaced_length(raw: dict[str, Any], overrides: Sequence[str]) -> None
 
 
 def _check(recipe: Recipe) -> None:
+    from manyview.data.sources import bind_source
     from manyview.evaluate.protocols import parse_protocols
     from manyview.optimize import check_training
 
-    _ = recipe.view_plan, recipe.branch_plan, recipe.relation_plan, recipe.data.call
+    _ = recipe.view_plan, recipe.branch_plan, recipe.relation_plan
+    bind_source(recipe.data.call)
     check_training(recipe.train)
     parse_protocols(recipe.evaluate)
 
@@ -190,8 +195,25 @@ def _first_line(error: ValidationError) -> str:
         models: dict[str, type[BaseModel]] = {"data": Data, "train": Train, "views": ViewSpec}
         model = models.get(path[0], Recipe) if len(path) > 1 else Recipe
         keys = [field.alias or key for key, field in model.model_fields.items()]
+        if path[-1].count("(") != path[-1].count(")"):
+            return f"{place.removesuffix('.' + path[-1])}: inside {{ }} YAML cuts a call at its commas; quote the call"
         return f"{place}: {unknown('key', path[-1], keys)}"
-    return f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first.get('input')!r}"
+    if first["type"] == "missing":
+        return f"{place}: missing; a recipe has views, branches and relations"
+    wanted = EXPECTED.get(first["type"]) or first["msg"][:1].lower() + first["msg"][1:]
+    return f"{place}: {wanted}, got {first.get('input')!r}"
+
+
+# pydantic's words for types are Python's, a recipe's author writes YAML
+EXPECTED = {
+    "bool_type": "expected true or false",
+    "dict_type": "expected a mapping, key: value",
+    "float_type": "expected a number",
+    "int_type": "expected a whole number",
+    "model_type": "expected a mapping, key: value",
+    "string_type": "expected text",
+    "tuple_type": "expected a list, [one, two]",
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------- YAML
@@ -203,7 +225,9 @@ class _Strict(yaml.SafeLoader):
 
 _Strict.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.[\d_]+)(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    re.compile(
+        r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -212,8 +236,11 @@ def _mapping(loader: _Strict, node: yaml.MappingNode) -> dict[Any, Any]:
     mapping: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, (dict, list)) or key in mapping:
-            raise RecipeError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice; keep one")
+        line = f"line {key_node.start_mark.line + 1}"
+        if not isinstance(key, str):
+            raise RecipeError(f"{line}: key {key!r} is not text; quote it if it was meant as a name")
+        if key in mapping:
+            raise RecipeError(f"{line}: key {key!r} stands twice; keep one")
         mapping[key] = loader.construct_object(value_node, deep=True)
     return mapping
 
@@ -228,7 +255,7 @@ def read_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise RecipeError(f"{line}not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: a date such as 2020-13-01
         raise RecipeError(f"not YAML: {str(error).splitlines()[0]}") from None
 
 
@@ -238,28 +265,40 @@ def read_yaml(text: str) -> Any:
 def apply_override(raw: dict[str, Any], override: str) -> None:
     """Sets one `key=value` in a recipe as read from YAML, in place. Raises RecipeError naming the override."""
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    path = key.strip().split(".")
+    if not equals or not all(path):
         raise RecipeError(f"override {override!r}: write key=value, as in train.epochs=10")
-    value = read_yaml(text) if text.strip() else None
     try:
-        _set(raw, key.strip().split("."), value)
-    except (KeyError, IndexError, TypeError) as error:
-        raise RecipeError(f"override {override!r}: nothing of that name: {error}") from None
+        _write_out_default(raw, path)
+        _set(raw, path, read_yaml(text) if text.strip() else None)
     except RecipeError as error:
         raise RecipeError(f"override {override!r}: {error}") from None
+
+
+def _write_out_default(raw: dict[str, Any], path: list[str]) -> None:
+    """Lets `train.optimizer.lr=0.05` reach into a call that the recipe leaves to its default."""
+    fields = {"data": Data, "train": Train}[path[0]].model_fields if path[0] in ("data", "train") else {}
+    if len(path) > 2 and path[1] in fields and isinstance(fields[path[1]].default, str):
+        section = raw.setdefault(path[0], {})
+        if isinstance(section, dict):
+            section.setdefault(path[1], fields[path[1]].default)
 
 
 def _set(container: Any, path: list[str], value: Any) -> None:
     head, rest = path[0], path[1:]
     position: Any = head
     if isinstance(container, list):
-        position = int(head) if head.isdigit() else _position(container, head)
+        position = int(head) if head.isdecimal() else _position(container, head)
+        if position >= len(container):
+            raise RecipeError(f"there is no line {position}; lines: 0 to {len(container) - 1}")
     elif not isinstance(container, dict):
-        raise KeyError(head)
+        raise RecipeError(f"there is no '{head}' in {container!r}")
     if not rest:
         container[position] = value
         return
     if isinstance(container, dict) and position not in container:
+        if len(rest) > 1:
+            raise RecipeError(unknown("key", head, map(str, container)))
         container[position] = {}
     inner = container[position]
     if isinstance(inner, str):
@@ -272,8 +311,7 @@ def _position(lines: list[Any], name: str) -> int:
     """The line of a list of calls that has this name; `name_2` is the second."""
     seen: list[str] = []
     for number, line in enumerate(lines):
-        call = parse_call(line, "relations").name
-        seen.append(call if call not in seen else f"{call}_{sum(s.split('_')[0] == call for s in seen) + 1}")
+        seen.append(unique_name(parse_call(line, f"line {number}").name, seen))
         if seen[-1] == name:
             return number
     raise RecipeError(unknown("line", name, seen))
@@ -290,13 +328,28 @@ def _set_in_call(text: str, path: list[str], value: Any, where: str) -> str:
         at = names.index(path[0])
     else:
         raise RecipeError(f"'{text}' holds calls; write {where}.<call>.<argument>=value")
-    if isinstance(value, str):
-        value = parse_call(value, where) if "(" in value else value
+    call, key = calls[at], path[-1]
+    if isinstance(value, str) and isinstance(call.kwargs.get(key), Name):
+        value = Name(value)
+    elif isinstance(value, str) and "(" in value:
+        value = parse_value(value, where)
     if isinstance(value, list):
         value = tuple(value)
-    factory: Any = {**RELATIONS, **OPS, **HEADS}.get(calls[at].name)
-    calls[at] = with_argument(calls[at], path[-1], value, factory)
+    if call.name in HEADS and call.args:  # the readout stands before the arguments of its builder
+        inner = with_argument(Call(call.name, call.args[1:], call.kwargs), key, value, HEADS[call.name])
+        calls[at] = Call(call.name, (call.args[0], *inner.args), inner.kwargs)
+    else:
+        calls[at] = with_argument(call, key, value, _factory(call.name))
     return " | ".join(map(str, calls))
+
+
+def _factory(name: str) -> Any:
+    """What a call builds, for the names of its positions; None where all arguments have names."""
+    from manyview.evaluate.protocols import PROTOCOLS
+    from manyview.optimize import SCHEDULES
+
+    known: dict[str, Any] = {**RELATIONS, **OPS, **SCHEDULES, **PROTOCOLS}
+    return known.get(name)
 
 
 def difference(ours: Recipe, theirs: Recipe, ignore: Mapping[str, Any] | None = None) -> list[str]:

@@ -51,15 +51,17 @@ class Run:
         """Makes the folder, or checks that it can be continued. Raises RunError, and then has written nothing."""
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder} is a file; --out names a folder")
-        if self.folder.exists() and any(self.folder.iterdir()):
-            if not resume:
-                raise RunError(f"{self.folder} is not empty; choose another --out, or continue with --resume")
+        found = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
+        if found and not resume:
+            raise RunError(f"{self.folder} is not empty; choose another --out, or continue with --resume")
+        # a run that was killed while these two were written has only the first, or a temporary file
+        if {name for name in found if not name.endswith(".tmp")} - {"splits.json"}:
             self.check_same(recipe, splits)
             return
-        write_text(self.folder / "recipe.yaml", recipe.to_yaml())
         write_json(
             self.folder / "splits.json", {"classes": list(splits.classes), "note": splits.note, **_marks(splits)}
         )
+        write_text(self.folder / "recipe.yaml", recipe.to_yaml())
 
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""

@@ -20,7 +20,6 @@ from manyview.augment.op import as_float
 from manyview.augment.orbit import orbit
 from manyview.branches import FEATURES, LOGITS, Branch
 from manyview.errors import RecipeError
-from manyview.grammar import Call, bind
 from manyview.readouts import Read, RelationPlan
 from manyview.recipe import Recipe
 from manyview.relations import Port, Reading
@@ -30,10 +29,8 @@ from manyview.views import (
     IMAGE,
     TEST,
     View,
+    draw_views,
     member_view,
-    render_views,
-    sample_views,
-    sizes_of,
     with_sources,
 )
 
@@ -92,12 +89,13 @@ class Step(nn.Module):
         return self.branches[name]  # type: ignore[return-value]
 
     def _build(self, plan: RelationPlan) -> nn.Module:
-        where = f"relations: {plan.text}"
+        where = f"relations.{self.recipe.relation_plan.index(plan)}: {plan.text}"
         ports = {read: self._port(read, where) for read in plan.all_reads}
-        # ports stand where the readouts stood, so that errors show the call as the recipe has it
-        extra = {name: ports[read] for name, read in plan.named_reads.items()}
-        call = Call(plan.name, tuple(ports[read] for read in plan.reads), {**plan.options, **extra})
-        return bind(plan.factory, call, where)
+        named = {name: ports[read] for name, read in plan.named_reads.items()}
+        try:
+            return plan.factory(*(ports[read] for read in plan.reads), **plan.options, **named)
+        except (RecipeError, ValueError, TypeError) as error:
+            raise RecipeError(f"{where}: {error}") from None
 
     def _port(self, read: Read, where: str) -> Port:
         branch = self.branch(read.branch)
@@ -141,14 +139,12 @@ class Step(nn.Module):
         indices = index.cpu() if isinstance(index, Tensor) else torch.as_tensor(list(index))
         if len(indices) != len(images):
             raise ValueError(f"{len(images)} images came with {len(indices)} indices")
-        drawn = sample_views(plan, sizes_of(images), indices, epoch, self.recipe.seed)
-        return render_views(plan, images, drawn, labels)
+        return draw_views(plan, images, labels, indices, epoch, self.recipe.seed)
 
     def test_pixels(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """What evaluation looks at: the view `test`, or the image itself; float [B, 3, h, w] in [0, 1]."""
         if self.test_plan:
-            drawn = sample_views(self.test_plan, sizes_of(images), range(len(images)), 0, self.recipe.seed)
-            return render_views(self.test_plan, images, drawn)[TEST].pixels
+            return draw_views(self.test_plan, images, None, range(len(images)), 0, self.recipe.seed)[TEST].pixels
         if not isinstance(images, Tensor):
             if len({image.shape for image in images}) > 1:
                 raise RecipeError(

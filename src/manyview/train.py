@@ -61,7 +61,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     step = Step(recipe, len(splits.classes), clock.steps)
     optimizer = make_optimizer(config, step)
     set_lr = make_schedule(config, optimizer, clock)
-    checkpoint_every = steps_of(config.checkpoint_every, clock, "checkpoint_every")
+    checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
     if main:
         run.begin(recipe, splits, resume)
     accelerator.wait_for_everyone()
@@ -133,17 +133,20 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 state["skipped"] = sorted({*state["skipped"], *batch.skipped})
             step.after_step()
             done = state["number"] = number + 1
+            stopped = interrupted()
             last_of_epoch = done % clock.steps_per_epoch == 0 or done == clock.steps
+            logs = done % config.log_every == 0 or last_of_epoch
+            keeps = done % checkpoint_every == 0 or done == clock.steps or stopped
 
-            if done % config.log_every == 0 or last_of_epoch:
-                now = time.perf_counter()
-                speed = (done - marked) * config.batch_size / (now - mark)
+            if logs or keeps:
                 terms = {name: value.item() for name, value in out_["terms"].items()}
                 loss = out_["loss"].item()
                 if not math.isfinite(loss):
-                    raise RunError(
-                        f"the loss is {loss} at step {done} ({terms}); lower lr, or continue from {run.last}"
-                    )
+                    shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+                    raise RunError(f"the loss is {loss} at step {done} ({shown}); begin anew with a lower lr, or clip")
+            if logs:
+                now = time.perf_counter()
+                speed = (done - marked) * config.batch_size / (now - mark)
                 if metrics is not None:
                     measured = {"images_per_second": round(speed, 1), "z_std": float(out_["z_std"])}
                     metrics.write(done, done / clock.steps_per_epoch, loss=loss, terms=terms, lr=lr, **measured)
@@ -165,10 +168,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 accelerator.wait_for_everyone()
                 pause = time.perf_counter() - paused
                 began, mark = began + pause, mark + pause
-            if done % checkpoint_every == 0 or done == clock.steps or interrupted():
+            if keeps:
                 save(run.last)
-            if interrupted():
-                stopped = True
+            if stopped:
                 break
     if metrics is not None:
         metrics.close()

@@ -37,7 +37,7 @@ class ViewSpec(BaseModel):
     make: str | None = None
     like: str | None = None
     orbit: str | None = None
-    count: int | None = Field(None, ge=1)
+    count: int | None = Field(None, ge=1, strict=True)
     same: tuple[str, ...] = ()
 
 
@@ -279,6 +279,21 @@ def render_views(
             labels = labels.repeat_interleave(view.members, dim=0)
         made[view.name] = View(source, drawn, labels, view.members)
     return made
+
+
+def draw_views(
+    plan: Mapping[str, PlannedView],
+    images: Tensor | Sequence[Tensor],
+    target: Tensor | None,
+    index: Tensor | Sequence[int],
+    epoch: int,
+    seed: int,
+) -> dict[str, View]:
+    """Samples and renders in one. Raises RecipeError where an op does not fit the images, as a large crop."""
+    try:
+        return render_views(plan, images, sample_views(plan, sizes_of(images), index, epoch, seed), target)
+    except ValueError as error:
+        raise RecipeError(f"views: {error}") from None
 
 
 def _render(op: Op, images: Tensor | Sequence[Tensor], params: Params) -> Tensor | Sequence[Tensor]:

@@ -6,6 +6,7 @@ number of workers, and after a restart at any step.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,8 +21,8 @@ from torch.utils.data import DataLoader
 from manyview.data.decode import BadImage
 from manyview.data.images import Images
 from manyview.draws import order_of
-from manyview.errors import DataError
-from manyview.views import PlannedView, View, render_views, sample_views, sizes_of
+from manyview.errors import DataError, ManyviewError
+from manyview.views import PlannedView, View, draw_views
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,21 @@ class Batches:
         index = torch.from_numpy(self.images.index[kept])
         if self.views is None:
             return Batch(images, labels, index, epoch, skipped)
-        drawn = sample_views(self.views, sizes_of(images), index, epoch, self.seed)
-        return Batch(render_views(self.views, images, drawn, labels), labels, index, epoch, skipped)
+        views = draw_views(self.views, images, labels, index, epoch, self.seed)
+        return Batch(views, labels, index, epoch, skipped)
+
+
+@dataclass(frozen=True)
+class _Mistakes:
+    """Batches for a worker, which hands over a user's mistake as a value: raised there, torch adds its traceback."""
+
+    batches: Batches
+
+    def __getitem__(self, number: int) -> Batch | ManyviewError:
+        try:
+            return self.batches[number]
+        except ManyviewError as error:
+            return error
 
 
 @lru_cache(maxsize=2)
@@ -103,14 +117,25 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = False) -> Iterator[Batch]:
     """Batches `start` to `stop`, in order, read ahead by `workers` processes (0: read here)."""
     # batch_size=None: the data set gives whole batches. The sampler is the range of step numbers.
-    loader: DataLoader[Batch] = DataLoader(
-        batches,  # type: ignore[arg-type]
+    loader: DataLoader[Batch | ManyviewError] = DataLoader(
+        _Mistakes(batches),  # type: ignore[arg-type]
         batch_size=None,
         sampler=range(start, stop),
         num_workers=workers,
         pin_memory=pin,
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # or it would take its workers' seed from the generator that dropout draws from
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, ManyviewError):
+            raise batch
+        yield batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one finishes its step, for which it needs us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def read_images(

@@ -52,7 +52,13 @@ def open_splits(spec: DataSpec, seed: int) -> Splits:
 
     No image is decoded. Raises ``DataError``, in one line, for whatever cannot be meant or is not there.
     """
-    call = spec.call
+    source, given = bind_source(spec.call)
+    root = None if spec.root is None else Path(spec.root).expanduser()
+    return make_splits(source(root, **given, download=spec.download), spec, seed)
+
+
+def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, str | None]]:
+    """The source that a call names, and its options; nothing is opened. Raises ``DataError``."""
     if call.name not in SOURCES:
         raise DataError(f"data.source: {unknown('source', call.name, SOURCES)}")
     source = SOURCES[call.name]
@@ -65,8 +71,7 @@ def open_splits(spec: DataSpec, seed: int) -> Splits:
     for option, value in given.items():
         if not isinstance(value, str | None):
             raise DataError(f"data.source: {option}={value!r} in '{call.name}' must be a string")
-    root = None if spec.root is None else Path(spec.root).expanduser()
-    return make_splits(source(root, **given, download=spec.download), spec, seed)
+    return source, given
 
 
 def _published(name: str) -> Callable[..., RawSplits]:

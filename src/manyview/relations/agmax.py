@@ -100,6 +100,8 @@ class AgMax(nn.Module):
             raise ValueError(f"over_classes must be 'mean' or 'sum', got {over_classes!r}")
         if divergence_weight < 0:
             raise ValueError(f"divergence_weight must not be negative, got {divergence_weight}")
+        if std < 0:
+            raise ValueError(f"std must not be negative, got {std}")
         hidden = joint_width(a.dim) if hidden is None else hidden
         if hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {hidden}")

@@ -51,6 +51,8 @@ class CrossEntropy(nn.Module):
             check_classifies(port)
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
+        if isinstance(poly, bool) or not isinstance(poly, (int, float)):
+            raise ValueError(f"poly must be a number, got {poly!r}")
         if smoothing and poly:
             raise ValueError("smoothing and poly are alternatives; give one of them")
         self.smoothing = smoothing

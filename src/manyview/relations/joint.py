@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manyview.relations.cross_entropy import targets_of
 from manyview.relations.reading import Port, Reading, check_alike, check_classifies, check_labels, same_shape
 
 
@@ -79,8 +80,8 @@ class JointCrossEntropy(nn.Module):
         self.reduction = reduction
 
     def forward(self, joint: Reading) -> Tensor:
-        target = joint.target
-        if target is None or target.ndim != 1:
+        (target,) = targets_of((joint,))
+        if target.ndim != 1:
             raise ValueError("joint_cross_entropy needs one label a row; mixed targets have no joint label")
         return joint_cross_entropy(joint.value, target[:: joint.members], joint.members, self.reduction)
 

@@ -6,6 +6,7 @@ In a recipe: `weight=20`, `weight=warmup(20)`, `weight=linear(20)`, `weight=rand
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class Weight:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"unknown weight schedule '{self.schedule}'; schedules: {', '.join(SCHEDULES)}")
+        if not math.isfinite(self.peak):
+            raise ValueError(f"weight must be finite, got {self.peak}")
         if self.peak < 0:
             raise ValueError(f"weight must not be negative, got {self.peak}")
         if not 0 < self.fraction <= 1:

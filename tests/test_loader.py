@@ -1,0 +1,324 @@
+"""Batches as a function of the step number: order, workers, ranks and parts, restarts, bad images, unlike sizes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import manyview
+from manyview.data import ArrayImages, BadImage, open_splits
+from manyview.data.loader import Batch, Batches, load, read_images
+from manyview.errors import DataError
+from manyview.views import TEST, View, interleave
+
+VIEWS = """
+views:
+  a: {from: image, make: "pad_crop(8, padding=2) | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1, p=0.8)"}
+  b: {from: a, make: "randaugment(2, 9)"}
+  many: {from: image, make: "crop(8)", count: 3}
+  turned: {from: a, orbit: rotation}
+branches: {net: {backbone: cresnet20}}
+relations: ["cross_entropy(logits(a), logits(b))"]
+train: {epochs: 1}
+"""
+FOLDER_VIEWS = """
+views:
+  a: {from: image, make: "crop(12) | flip(0.5)"}
+  b: {from: a, make: "grayscale(0.5)"}
+branches: {net: {backbone: cresnet20}}
+relations: ["cross_entropy(logits(a), logits(b))"]
+train: {epochs: 1}
+"""
+
+
+def plan_of(text):
+    return {name: view for name, view in manyview.parse_recipe(text).view_plan.items() if name != TEST}
+
+
+def pictures(count, seed=0, size=8):
+    """Images whose first pixel is their position, with labels and identities that are not."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+    pixels[:, 0, 0, 0] = torch.arange(count)
+    return ArrayImages(pixels, np.arange(count) % 10, np.arange(count) * 7 + 3, split="train")
+
+
+def write_images(root, sizes, seed=0):
+    """root/train/{cat,dog}/NN.png of the sizes (height, width) given, in turn one a class."""
+    drawn = np.random.default_rng(seed)
+    for number, (height, width) in enumerate(sizes):
+        folder = root / "train" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn.integers(256, size=(height, width, 3), dtype=np.uint8)).save(folder / f"{number:02}.png")
+    return root
+
+
+def folder_images(root):
+    spec = manyview.parse_recipe(f"data: {{source: folder, root: '{root}', val_fraction: 0}}\n" + FOLDER_VIEWS).data
+    return open_splits(spec, 0).train
+
+
+def same_images(one, two):
+    assert type(one) is type(two)
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == two.dtype
+        assert torch.equal(one, two)
+    elif isinstance(one, View):
+        same_images(one.images, two.images)
+        assert torch.equal(one.target, two.target)
+        assert one.members == two.members
+        assert one.params.keys() == two.params.keys()
+        for op in one.params:
+            assert one.params[op].keys() == two.params[op].keys()
+            assert all(torch.equal(value, two.params[op][name]) for name, value in one.params[op].items())
+    elif isinstance(one, dict):
+        assert list(one) == list(two)
+        for name in one:
+            same_images(one[name], two[name])
+    else:
+        assert len(one) == len(two)
+        for left, right in zip(one, two, strict=True):
+            same_images(left, right)
+
+
+def same(one, two):
+    assert torch.equal(one.labels, two.labels)
+    assert torch.equal(one.index, two.index)
+    assert one.epoch == two.epoch
+    assert one.skipped == two.skipped
+    same_images(one.images, two.images)
+
+
+def all_same(ones, twos):
+    ones, twos = list(ones), list(twos)
+    assert len(ones) == len(twos)
+    for one, two in zip(ones, twos, strict=True):
+        same(one, two)
+
+
+def test_batch_holds_what_its_positions_say():
+    images = pictures(30)
+    batches = Batches(images, batch_size=8, steps_per_epoch=3, seed=5)
+    for number in range(9):
+        batch = batches[number]
+        positions = batch.images[:, 0, 0, 0].long()
+        assert batch.epoch == number // 3
+        assert len(positions) == 8
+        assert batch.index.tolist() == (positions * 7 + 3).tolist()
+        assert batch.labels.tolist() == (positions % 10).tolist()
+        assert torch.equal(batch.images, images.pixels[positions])
+        assert batch.labels.dtype == batch.index.dtype == torch.int64
+
+
+def test_every_image_once_an_epoch_but_for_the_remainder_and_in_another_order():
+    batches = Batches(pictures(30), batch_size=8, steps_per_epoch=3, seed=5)
+    epochs = [[int(i) for n in range(3) for i in batches[3 * e + n].index] for e in range(20)]
+    for epoch in epochs:
+        assert len(set(epoch)) == len(epoch) == 24
+    assert len({tuple(epoch) for epoch in epochs}) == 20
+    # another six are left out each time, so that all are seen in the end
+    assert {i for epoch in epochs for i in epoch} == {7 * i + 3 for i in range(30)}
+
+
+def test_order_depends_on_the_seed_and_not_on_the_batch_size():
+    images = pictures(24)
+    order = {}
+    for seed, size in ((0, 4), (0, 12), (1, 4)):
+        batches = Batches(images, size, 24 // size, seed)
+        order[seed, size] = torch.cat([batches[n].index for n in range(24 // size)]).tolist()
+    assert order[0, 4] == order[0, 12]
+    assert order[0, 4] != order[1, 4]
+    assert order[0, 4] != sorted(order[0, 4])
+
+
+@pytest.mark.parametrize("views", [None, plan_of(VIEWS)], ids=["images", "rendered"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_give_the_same_batches_bit_for_bit(views, workers):
+    batches = Batches(pictures(30), 8, 3, seed=5, views=views)
+    here = list(load(batches, 0, 7, workers=0))
+    all_same(here, load(batches, 0, 7, workers=workers))
+    if views is not None:
+        shapes = {name: tuple(view.images.shape) for name, view in here[0].images.items()}
+        assert shapes == {"a": (8, 3, 8, 8), "b": (8, 3, 8, 8), "many": (24, 3, 8, 8), "turned": (32, 3, 8, 8)}
+
+
+def test_rendered_in_a_worker_equals_rendered_by_the_step():
+    recipe = manyview.parse_recipe(VIEWS, "seed=5")
+    step = manyview.Step(recipe, 10)
+    plain = Batches(pictures(30), 8, 3, seed=5)
+    rendered = replace(plain, views=plan_of(VIEWS))
+    for one, two in zip(load(plain, 2, 6, 0), load(rendered, 2, 6, 2), strict=True):
+        same_images(step.views(one.images, one.labels, index=one.index, epoch=one.epoch), two.images)
+
+
+def test_draws_do_not_depend_on_the_batch_size():
+    by_size = {}
+    for size in (3, 12):
+        batches = Batches(pictures(24), size, 24 // size, 1, views=plan_of(VIEWS))
+        seen = {}
+        for number in range(24 // size):
+            batch = batches[number]
+            for row, index in enumerate(batch.index.tolist()):
+                for name, view in batch.images.items():
+                    rows = slice(row * view.members, (row + 1) * view.members)
+                    for op, params in view.params.items():
+                        for key, value in params.items():
+                            seen[index, name, op, key] = value[rows].tolist()
+        by_size[size] = seen
+    assert by_size[3] == by_size[12]
+    assert len({str(v) for (_, name, op, key), v in by_size[3].items() if (name, op, key) == ("a", "pad_crop", "box")}) > 5
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (1, 2), (2, 3), (4, 3)])
+def test_ranks_and_parts_together_are_the_batch_of_one_process(world, accumulate):
+    images = pictures(60)
+    whole = Batches(images, 24, 2, seed=3)
+    parts = [replace(whole, world=world, accumulate=accumulate, rank=rank) for rank in range(world)]
+    streams = [list(load(part, 0, 4 * accumulate, 0)) for part in parts]
+    for step in range(4):
+        pieces = [streams[rank][step * accumulate + part] for part in range(accumulate) for rank in range(world)]
+        assert {len(piece.labels) for piece in pieces} == {24 // world // accumulate}
+        assert {piece.epoch for piece in pieces} == {whole[step].epoch}
+        assert torch.equal(torch.cat([piece.index for piece in pieces]), whole[step].index)
+        assert torch.equal(torch.cat([piece.images for piece in pieces]), whole[step].images)
+        assert torch.equal(torch.cat([piece.labels for piece in pieces]), whole[step].labels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_start_in_the_middle_is_the_tail_of_the_whole_stream(workers):
+    batches = Batches(pictures(30), 8, 3, seed=5, accumulate=2, views=plan_of(VIEWS))
+    whole = list(load(batches, 0, 14, 0))
+    for start in (1, 6, 9, 13, 14):
+        all_same(whole[start:], load(batches, start, 14, workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_global_generator_is_left_alone(workers):
+    """Dropout draws from it: what the loader took would make a resumed run another run."""
+    torch.manual_seed(11)
+    untouched = torch.rand(3)
+    torch.manual_seed(11)
+    stream = load(Batches(pictures(30), 8, 3, seed=5), 0, 3, workers)
+    next(stream)
+    assert torch.equal(torch.rand(3), untouched)
+    stream.close()
+
+
+def test_fewer_images_than_a_batch():
+    batches = Batches(pictures(10), 16, 1, seed=0)
+    for number in range(3):
+        assert sorted(batches[number].index.tolist()) == [7 * i + 3 for i in range(10)]
+        assert batches[number].epoch == number
+
+
+# ------------------------------------------------------------------------------------------------------------ bad images
+
+
+def broken_folder(root):
+    write_images(root, [(10, 10)] * 12)
+    bad = root / "train" / "dog" / "05.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    return bad
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_is_one_line_with_and_without_workers(tmp_path, workers):
+    bad = broken_folder(tmp_path)
+    batches = Batches(folder_images(tmp_path), 6, 2, seed=0)
+    with pytest.raises(BadImage) as caught:
+        list(load(batches, 0, 2, workers))
+    message = str(caught.value)
+    assert message.startswith(f"{bad}: ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("views", [None, plan_of(FOLDER_VIEWS)], ids=["images", "rendered"])
+def test_a_bad_image_is_skipped_and_named(tmp_path, workers, views):
+    bad = broken_folder(tmp_path)
+    images = folder_images(tmp_path)
+    number = [images.name(i) for i in range(12)].index(str(bad))
+    batches = list(load(Batches(images, 6, 2, seed=0, skip=True, views=views), 0, 4, workers))
+    assert sorted(len(batch.labels) for batch in batches) == [5, 5, 6, 6]
+    for batch in batches:
+        assert number not in batch.index
+        assert batch.labels.tolist() == [int(images.labels[i]) for i in batch.index]
+        if len(batch.labels) == 5:
+            assert len(batch.skipped) == 1
+            assert batch.skipped[0].startswith(f"{bad}: ")
+        else:
+            assert batch.skipped == []
+        if views is None:
+            for row, index in enumerate(batch.index.tolist()):
+                assert torch.equal(batch.images[row], images.read(index))
+        else:
+            assert [len(view.images) for view in batch.images.values()] == [len(batch.labels)] * 2
+            assert all(torch.equal(view.target, batch.labels) for view in batch.images.values())
+
+
+def test_draws_of_an_image_do_not_change_when_its_neighbour_is_skipped(tmp_path):
+    write_images(tmp_path, [(10, 10)] * 12)
+    images = folder_images(tmp_path)
+    whole = Batches(images, 12, 1, seed=0, skip=True, views=plan_of(FOLDER_VIEWS))[0]
+    broken_folder(tmp_path)
+    fewer = Batches(images, 12, 1, seed=0, skip=True, views=plan_of(FOLDER_VIEWS))[0]
+    kept = [row for row, index in enumerate(whole.index.tolist()) if index in fewer.index]
+    assert len(kept) == 11
+    assert torch.equal(whole.images["a"].params["crop"]["box"][kept], fewer.images["a"].params["crop"]["box"])
+
+
+def test_a_batch_of_bad_images_alone_is_refused(tmp_path):
+    write_images(tmp_path, [(10, 10)] * 4)
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(b"no image")
+    batches = Batches(folder_images(tmp_path), 4, 1, seed=0, skip=True)
+    with pytest.raises(DataError, match=r"^no image of a batch could be read; the first: .*\.png: not an image"):
+        batches[0]
+
+
+# ---------------------------------------------------------------------------------------------------------- unlike sizes
+
+
+def test_unlike_sizes_come_as_a_list_and_are_rendered_in_workers(tmp_path):
+    sizes = [(10 + 3 * n, 30 - 2 * n) for n in range(8)]
+    images = folder_images(write_images(tmp_path, sizes))
+    plain = Batches(images, 4, 2, seed=2)
+    assert isinstance(plain[0].images, list)
+    rendered = replace(plain, views=plan_of(FOLDER_VIEWS))
+    here = list(load(rendered, 0, 4, 0))
+    all_same(here, load(rendered, 0, 4, 2))
+    step = manyview.Step(manyview.parse_recipe(FOLDER_VIEWS, "seed=2"), 2)
+    for number, batch in enumerate(here):
+        assert batch.images["a"].images.shape == (4, 3, 12, 12)
+        listed = plain[number]
+        for row, index in enumerate(listed.index.tolist()):
+            assert torch.equal(listed.images[row], images.read(index))
+        made = step.views(listed.images, listed.labels, index=listed.index, epoch=listed.epoch)
+        same_images(made, batch.images)
+
+
+def test_read_images_stacks_only_what_is_alike(tmp_path):
+    images = folder_images(write_images(tmp_path, [(10, 12), (10, 12), (10, 12), (12, 10)]))
+    # cat: 00, 02; dog: 01, 03
+    alike, kept, skipped = read_images(images, np.array([2, 0]))
+    assert alike.shape == (2, 3, 10, 12)
+    assert kept.tolist() == [2, 0]
+    assert skipped == []
+    unlike, _, _ = read_images(images, np.array([2, 3]))
+    assert [tuple(image.shape) for image in unlike] == [(3, 10, 12), (3, 12, 10)]
+
+
+def test_a_batch_on_the_same_device_is_the_same_batch():
+    pixels = torch.arange(96, dtype=torch.uint8).view(2, 3, 4, 4)
+    labels, index = torch.tensor([1, 0]), torch.tensor([7, 3])
+    family = View(interleave([pixels, pixels]), {"flip": {"applied": torch.ones(4, dtype=torch.bool)}}, labels, 2)
+    for images in (pixels, list(pixels), {"r": family}):
+        batch = Batch(images, labels, index, 4, ["a line"])
+        same(batch.to(torch.device("cpu")), batch)
+        away = batch.to(torch.device("meta"))
+        assert away.labels.device.type == "meta"
+        assert away.index.device.type == "cpu"
+    assert away.images["r"].images.device.type == away.images["r"].target.device.type == "meta"
+    assert away.images["r"].members == 2
