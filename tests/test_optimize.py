@@ -149,7 +149,9 @@ def test_all_parameters_decay_unless_told_otherwise():
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
 def test_norms_and_biases_do_not_decay_on_request(name):
     module = network()
-    optimizer = make_optimizer(Train(epochs=1, optimizer=f"{name}(lr=0.1, weight_decay=0.05, decay_norms=False)"), module)
+    optimizer = make_optimizer(
+        Train(epochs=1, optimizer=f"{name}(lr=0.1, weight_decay=0.05, decay_norms=False)"), module
+    )
     found = decays(optimizer, module)
     assert {key for key, value in found.items() if value == 0.05} == {"0.weight", "3.weight"}
     assert {key for key, value in found.items() if value == 0} == {"0.bias", "1.weight", "1.bias", "3.bias"}

@@ -1,13 +1,14 @@
 """Weight schedules: each against its formula; the random ones as pure functions of seed and update."""
 
+import itertools
 import math
 
 import pytest
 
 from manyview.errors import RecipeError
+from manyview.grammar import parse_call
 from manyview.readouts import parse_weight
 from manyview.recipe import parse_recipe
-from manyview.grammar import parse_call
 from manyview.relations.weight import SCHEDULES, Moment, Weight
 
 
@@ -42,7 +43,7 @@ def test_random_is_uniform_between_minus_and_plus_the_peak():
     assert sum(counts) == len(values)
     assert max(abs(count - 800) for count in counts) < 5 * math.sqrt(8000 * 0.1 * 0.9)
     # neighbours are unrelated: their correlation is 0 within five standard errors
-    correlation = sum(a * b for a, b in zip(values, values[1:], strict=False)) / sum(a * a for a in values)
+    correlation = sum(a * b for a, b in itertools.pairwise(values)) / sum(a * a for a in values)
     assert abs(correlation) < 5 / math.sqrt(8000)
 
 

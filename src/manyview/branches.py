@@ -72,7 +72,7 @@ def parse_branch(name: str, raw: Any) -> BranchSpec:
         raise RecipeError(f"{where}.forward: {unknown('way', str(forward), ['joint', 'separate'])}")
     normalize = _parse_normalize(fields.pop("normalize", None), f"{where}.normalize")
     init_std = fields.pop("init_std", None)
-    if init_std is not None and (not isinstance(init_std, (int, float)) or init_std <= 0):
+    if init_std is not None and (type(init_std) not in (int, float) or init_std <= 0):
         raise RecipeError(f"{where}.init_std: expected a positive number, got {init_std!r}")
     heads: dict[str, Call] = {}
     for head, text in fields.items():
@@ -171,7 +171,9 @@ class Branch(nn.Module):
     def _tap_widths(self, views: Mapping[str, PlannedView]) -> dict[str, int]:
         """Widths of the layers that are read, from one image of the size the first view has."""
         first = next(iter(views.values()))
-        height, width = first.output_size(torch.tensor([[64, 64]]))[0].tolist()
+        # where the view keeps the image's own size, which no recipe tells, a network of a fixed size tells it
+        usual = getattr(getattr(self.backbone, "patch_embed", None), "img_size", None) or (64, 64)
+        height, width = first.output_size(torch.tensor([list(usual)]))[0].tolist()
         training = self.training
         self.eval()
         values = self._features(torch.zeros(1, len(self.mean.flatten()), height, width))
@@ -189,7 +191,13 @@ class Branch(nn.Module):
                     values[name] = pooled(output)
 
                 hooks.callback(self.backbone.get_submodule(layer).register_forward_hook(keep).remove)
-            values[FEATURES] = self.backbone(normalized.contiguous(memory_format=torch.channels_last))
+            try:
+                values[FEATURES] = self.backbone(normalized.contiguous(memory_format=torch.channels_last))
+            except AssertionError as error:  # timm's way to refuse an image's size
+                size = "x".join(map(str, images.shape[-2:]))
+                raise RecipeError(
+                    f"branches.{self.spec.name}.backbone: {self.spec.backbone} cannot read views of {size}: {error}"
+                ) from None
         return values
 
     def forward(self, views: Mapping[str, View], wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Tensor]:
@@ -255,6 +263,12 @@ def make_backbone(call: Call, where: str) -> Any:
     options.setdefault("num_classes", 0)
     if options["num_classes"] != 0:
         raise RecipeError(f"{where}: the classifier is the head `logits: linear(h)`; drop num_classes")
+    if options.get("in_chans", 3) != 3:
+        raise RecipeError(f"{where}: views have three channels, RGB; drop in_chans")
+    if options.get("global_pool") == "":
+        raise RecipeError(f"{where}: h is the pooled feature; drop global_pool=''")
+    if not isinstance(small, bool):
+        raise RecipeError(f"{where}: small must be True or False, got {small!r}")
     try:
         model = timm.create_model(call.name, **options)
         model = backbones.small_stem(model) if small else model

@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train vision models on several augmented views of each image.",
 )
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe's name, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, as train.epochs=10.")]
@@ -64,7 +64,7 @@ def plan(
     console.print(made.render())
     if svg is not None:
         write_text(svg, draw(made))
-        console.print(f"drew {svg}")
+        console.print(f"drew {svg}", soft_wrap=True)
 
 
 @app.command()
@@ -108,8 +108,9 @@ def evaluate(
     if images is None:
         raise DataError(f"no split '{split}'; this run has {splits.note}")
     check_protocols(chosen, len(splits.train))
+    skipped: list[str] | None = [] if recipe.data.on_bad_image == "skip" else None
     with Display().evaluating(split, len(images)) as tick:
-        measures = measure(step, images, chosen, splits.train, skip=recipe.data.on_bad_image == "skip", progress=tick)
+        measures = measure(step, images, chosen, splits.train, skipped=skipped, progress=tick)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("measure")
     table.add_column(split, justify="right")
@@ -117,6 +118,8 @@ def evaluate(
         unit = "{:.3f}" if name.endswith("loss") else "{:.2f} %"
         table.add_row(LABELS.get(name, name.replace("_", " ")), unit.format(value))
     console.print(table)
+    for line in dict.fromkeys(skipped or ()):
+        console.print(f"skipped: {line}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -162,7 +165,7 @@ def views(
         pictures, kept, _ = read_images(train, np.arange(min(count, len(train))))
         names, index = [f"image {train.index[i]}" for i in kept], [int(train.index[i]) for i in kept]
     save_png(contact_sheet(loaded, pictures, names, index, epoch), out)
-    console.print(f"drew {len(names)} images, epoch {epoch}, seed {loaded.seed}: {out}")
+    console.print(f"drew {len(names)} images, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True)
 
 
 @app.command()
@@ -189,7 +192,7 @@ def replay(
     images, _, _ = read_images(train, found)
     name = f"{train.name(int(found[0]))}, index {index}, epoch {epoch}"
     save_png(contact_sheet(recipe, images, [name], [index], epoch), out)
-    console.print(f"drew {name}, seed {recipe.seed}: {out}")
+    console.print(f"drew {name}, seed {recipe.seed}: {out}", soft_wrap=True)
 
 
 @app.command()
@@ -205,7 +208,7 @@ def export(
     if to != "timm":
         raise RecipeError(f"--to: unknown format '{to}'; formats: timm")
     for line in export_timm(Run(run), out):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,5 +52,6 @@ def read_state(path: Path) -> dict[str, Any]:
     """A checkpoint on the CPU. Only tensors and plain values are loaded; RunError for a file that holds code."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise RunError(f"{path} is damaged, or holds more than tensors: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:  # a damaged pickle fails in any way
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise RunError(f"{path} is damaged, or holds more than tensors: {reason}") from None

@@ -30,14 +30,14 @@ class Display:
     """Prints to a console; on anything but a terminal the bars are left out and the lines remain."""
 
     def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
-        self._console = console or Console(quiet=quiet, highlight=False)
+        self._console = console or Console(quiet=quiet, highlight=False, markup=False)
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._total = self._done = 0
 
     def say(self, text: str) -> None:
         """One line."""
-        self._console.print(text, markup=False)
+        self._console.print(text, soft_wrap=True)
 
     def start(self, recipe: Recipe, note: str, clock: Clock, done: int, step: Step) -> None:
         """What is about to be trained."""

@@ -100,7 +100,12 @@ class Run:
         if not path.is_file():
             raise RunError(f"{self.folder} has no checkpoint yet; train it first")
         step = Step(recipe, len(self.classes()))
-        step.load_state_dict(read_state(path)["step"])
+        try:
+            step.load_state_dict(read_state(path)["step"])
+        except RuntimeError as error:
+            raise RunError(
+                f"{path} does not fit {self.folder / 'recipe.yaml'}: {str(error).splitlines()[1].strip()[:200]}"
+            ) from None
         return step.eval()
 
     def finished(self) -> dict[str, Any] | None:

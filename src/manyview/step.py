@@ -236,9 +236,12 @@ class Step(nn.Module):
         if self._classified is None:
             return None
         read = self._classified
-        members = 1 if "." in read.view else self.plan[read.view].members
+        base, _, member = read.view.partition(".")
+        members = 1 if member else self.plan[base].members
         scores = values[read.branch, read.name, read.view].detach().float()[::members]
-        return scores[:, ::members] if read.name in self.main.orbits else scores
+        # a joint head scores member t in every m-th column from t on
+        family = self.main.orbits.get(read.name)
+        return scores if family is None else scores[:, int(member or 0) :: family.members]
 
     # ---------------------------------------------------------------------------------------------------- evaluate
 

@@ -99,6 +99,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     first, stop = state["number"] * config.accumulate, clock.steps * config.accumulate
     stream = load(batches, first, stop, recipe.data.workers, pin=accelerator.device.type == "cuda")
     metrics = Metrics(run.metrics, state["number"]) if main else None
+    choice = "top1" if step.classifier else "knn"
 
     def save(path: Path) -> None:
         if main:
@@ -109,7 +110,10 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         images = getattr(splits, split)
         chosen = [Classify()] if split == "val" and step.classifier else protocols_of(protocols, step)
         with display.evaluating(split, len(images)) as tick:
-            return evaluate(step, images, chosen, splits.train, skip=batches.skip, progress=tick)
+            bad: list[str] | None = [] if batches.skip else None
+            measures = evaluate(step, images, chosen, splits.train, skipped=bad, progress=tick)
+        state["skipped"] = sorted({*state["skipped"], *(bad or ())})
+        return measures
 
     # -------------------------------------------------------------------------------------------- train
     step.train()
@@ -160,7 +164,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 if splits.val is not None and metrics is not None:
                     val = measure("val")
                     metrics.write(done, done / clock.steps_per_epoch, val=val)
-                    score = val.get("top1", val.get("knn", -math.inf))
+                    score = val.get(choice, -math.inf)
                     if score > state["best"]:
                         state["best"] = score
                         save(run.best)
@@ -195,13 +199,13 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             "images_per_second": round(clock.steps * config.batch_size / seconds, 1),
             "views_per_image": sum(step.plan[name].members for name in step.read_views),
             "data": splits.note,
-            "skipped_images": state["skipped"],
-            "selected_by": "validation top1" if run.best.is_file() else "last step",
+            "selected_by": f"validation {choice}" if run.best.is_file() else "last step",
         }
         if splits.val is not None:
             result["val"] = measure("val")
         result["eval"] = measure("test") if splits.test is not None else result.get("val", {})
         result["eval_split"] = "test" if splits.test is not None else "val" if splits.val is not None else None
+        result["skipped_images"] = state["skipped"]
         write_json(run.result, result)
         display.summary(run.folder, result)
     accelerator.wait_for_everyone()

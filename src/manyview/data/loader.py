@@ -6,6 +6,7 @@ number of workers, and after a restart at any step.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -88,6 +89,9 @@ class Batches:
     def __getitem__(self, number: int) -> Batch:
         epoch, positions = self.positions(number)
         images, kept, skipped = read_images(self.images, positions, self.skip)
+        if not len(kept):
+            first = skipped[0] if skipped else "the batch is empty"
+            raise DataError(f"no image of a batch could be read; the first: {first}")
         labels = torch.from_numpy(self.images.labels[kept])
         index = torch.from_numpy(self.images.index[kept])
         if self.views is None:
@@ -115,13 +119,13 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = False) -> Iterator[Batch]:
-    """Batches `start` to `stop`, in order, read ahead by `workers` processes (0: read here)."""
+    """Batches `start` to `stop`, in order, read ahead by `workers` processes, at most one a core (0: read here)."""
     # batch_size=None: the data set gives whole batches. The sampler is the range of step numbers.
     loader: DataLoader[Batch | ManyviewError] = DataLoader(
         _Mistakes(batches),  # type: ignore[arg-type]
         batch_size=None,
         sampler=range(start, stop),
-        num_workers=workers,
+        num_workers=min(workers, os.cpu_count() or 1),
         pin_memory=pin,
         worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # or it would take its workers' seed from the generator that dropout draws from
@@ -143,7 +147,7 @@ def read_images(
 ) -> tuple[Tensor | list[Tensor], NDArray[np.int64], list[str]]:
     """Reads images once: (one tensor if all have one size, else a list; the positions read; lines on those skipped).
 
-    Raises BadImage for an image that cannot be read unless `skip`, and DataError if none is left.
+    Raises BadImage for an image that cannot be read unless `skip`.
     """
     read, kept, skipped = [], [], []
     for position in positions:
@@ -154,9 +158,5 @@ def read_images(
             if not skip:
                 raise
             skipped.append(str(error))
-    if not read:
-        raise DataError(
-            f"no image of a batch could be read; the first: {skipped[0] if skipped else 'the batch is empty'}"
-        )
     alike = len({image.shape for image in read}) == 1
     return (torch.stack(read) if alike else read), np.asarray(kept, dtype=np.int64), skipped

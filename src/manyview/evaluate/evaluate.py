@@ -37,23 +37,30 @@ def collect(
     *,
     aggregated: bool = False,
     batch_size: int = 256,
-    skip: bool = False,
+    skipped: list[str] | None = None,
     progress: Progress | None = None,
 ) -> Outputs:
-    """Runs every image of a split through the step in evaluation mode, none dropped; leaves the mode as it was."""
+    """Runs every image of a split through the step in evaluation mode, none dropped; leaves the mode as it was.
+
+    skipped: receives a line on each image that cannot be read; without it, such an image raises BadImage.
+    """
     training = step.training
     step.eval()
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(images), batch_size):
         positions = np.arange(start, min(start + batch_size, len(images)))
-        batch, kept, _ = read_images(images, positions, skip)
-        result = step.predict(batch, aggregated=aggregated)
-        for name, value in result.items():
-            parts.setdefault(name, []).append(value.cpu())
-        parts.setdefault("labels", []).append(torch.from_numpy(images.labels[kept]))
+        batch, kept, bad = read_images(images, positions, skip=skipped is not None)
+        if skipped is not None:
+            skipped += bad
+        if len(kept):
+            for name, value in step.predict(batch, aggregated=aggregated).items():
+                parts.setdefault(name, []).append(value.cpu())
+            parts.setdefault("labels", []).append(torch.from_numpy(images.labels[kept]))
         if progress is not None:
             progress(int(positions[-1]) + 1, len(images))
     step.train(training)
+    if not parts:
+        raise DataError(f"none of {len(images)} images could be read; the first: {images.name(0)}")
     whole = {name: torch.cat(values) for name, values in parts.items()}
     return Outputs(whole[FEATURES], whole["labels"], whole.get(LOGITS), whole.get("aggregated"))
 
@@ -77,12 +84,15 @@ def evaluate(
     protocols: Sequence[Protocol],
     bank: Images | None = None,
     *,
-    skip: bool = False,
+    skipped: list[str] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """All protocols on one split: measure -> value, accuracies in percent. bank: the training images, for kNN."""
+    """All protocols on one split: measure -> value, accuracies in percent.
+
+    bank: the training images, for kNN. skipped: receives a line on each image that cannot be read, see `collect`.
+    """
     classifies = step.classifier is not None and any(isinstance(p, Classify) for p in protocols)
-    outputs = collect(step, images, aggregated=classifies and step.can_aggregate, skip=skip, progress=progress)
+    outputs = collect(step, images, aggregated=classifies and step.can_aggregate, skipped=skipped, progress=progress)
     measures: dict[str, float] = {}
     if classifies and outputs.logits is not None:
         measures |= accuracy(outputs.logits, outputs.labels)
@@ -92,7 +102,7 @@ def evaluate(
         if isinstance(protocol, Knn):
             if bank is None:
                 raise DataError("knn needs training images as its bank")
-            stored = collect(step, bank, skip=skip, progress=progress)
+            stored = collect(step, bank, skipped=skipped, progress=progress)
             predicted = knn_predict(
                 outputs.features, stored.features, stored.labels, step.num_classes, protocol.k, protocol.temperature
             )

@@ -1,0 +1,275 @@
+"""Evaluation: accuracies against a slow reference, no image dropped, the kNN bank, aggregated measures, protocols."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from manyview import parse_recipe
+from manyview.data import ArrayImages, BadImage
+from manyview.errors import DataError, RecipeError
+from manyview.evaluate.evaluate import accuracy, check_protocols, collect, evaluate
+from manyview.evaluate.protocols import Classify, Knn, parse_protocols
+from manyview.functional import aggregate, orbit
+from manyview.step import Step
+
+TIED = """
+views:
+  a: {from: image, make: "pad_crop(8, padding=1)"}
+  b: {like: a}
+  test: {from: image, make: resize(12)}
+branches: {net: {backbone: cresnet20, normalize: half}}
+relations: ["cross_entropy(logits(a), logits(b))"]
+train: {epochs: 1}
+"""
+SLA = """
+views:
+  a: {from: image, make: flip(0.5)}
+  r: {from: a, orbit: rotation}
+branches: {net: {backbone: cresnet20, normalize: half, joint: "linear(h, orbit=r)"}}
+relations: ["joint_cross_entropy(joint(r))"]
+train: {epochs: 1}
+"""
+UNLABELED = TIED.replace("cross_entropy(logits(a), logits(b))", "similarity(h(a), h(b))")
+
+
+class Broken:
+    """Images of which some cannot be read."""
+
+    def __init__(self, images, bad):
+        self.whole, self.bad = images, bad
+        self.labels, self.index, self.size = images.labels, images.index, None
+
+    def __len__(self):
+        return len(self.whole)
+
+    def read(self, position):
+        if position in self.bad:
+            raise BadImage(f"{self.name(position)}: broken")
+        return self.whole.read(position)
+
+    def name(self, position):
+        return f"picture {position}"
+
+
+def pictures(count, classes=10, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(classes, (count,), generator=generator).numpy()
+    return ArrayImages(pixels, labels, np.arange(count), split="train")
+
+
+def trained(text, classes=10):
+    """A step whose BatchNorm has seen images, so that its scores differ from image to image."""
+    step = Step(parse_recipe(text), classes)
+    images = pictures(64, classes, seed=9)
+    step.train()
+    for epoch in range(3):
+        step(images.pixels, torch.from_numpy(images.labels), index=images.index, epoch=epoch)
+    return step.eval()
+
+
+def slow_accuracy(scores, labels):
+    """Row by row; a tie never occurs in the scores drawn here."""
+    rows, classes = len(scores), len(scores[0])
+    right, among, loss, per_class = 0, 0, 0.0, {}
+    for row, label in zip(scores, labels, strict=True):
+        order = sorted(range(classes), key=lambda c: -row[c])
+        right += order[0] == label
+        among += label in order[:5]
+        per_class.setdefault(label, []).append(order[0] == label)
+        loss += math.log(sum(math.exp(value) for value in row)) - row[label]
+    return {
+        "top1": 100 * right / rows,
+        "top5": 100 * among / rows,
+        "class_mean": 100 * sum(sum(hits) / len(hits) for hits in per_class.values()) / len(per_class),
+        "loss": loss / rows,
+    }
+
+
+@pytest.mark.parametrize(
+    ("classes", "present"),
+    [(10, range(10)), (10, [1, 3, 8]), (10, [4]), (3, range(3)), (2, [1]), (5, range(5)), (40, range(40))],
+)
+@pytest.mark.parametrize("rows", [1, 37])
+def test_accuracy_against_a_slow_reference(classes, present, rows):
+    generator = torch.Generator().manual_seed(classes * 100 + rows)
+    labels = torch.tensor(list(present))[torch.randint(len(present), (rows,), generator=generator)]
+    scores = torch.randn(rows, classes, generator=generator)
+    scores[torch.arange(rows), labels] += 1  # some of them right
+    expected = slow_accuracy(scores.tolist(), labels.tolist())
+    assert accuracy(scores, labels) == pytest.approx(expected, rel=1e-5)
+
+
+def test_class_mean_weighs_classes_alike():
+    labels = torch.tensor([0] * 9 + [2])
+    scores = torch.eye(4)[[0] * 9 + [1]]
+    measures = accuracy(scores, labels)
+    assert measures["top1"] == pytest.approx(90)
+    assert measures["class_mean"] == pytest.approx(50)  # of the two classes that occur
+
+
+# ------------------------------------------------------------------------------------------------- collect
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 23, 24, 256])
+def test_no_image_is_dropped_or_moved(batch_size):
+    step, images = trained(TIED), pictures(23)
+    outputs = collect(step, images, batch_size=batch_size)
+    alone = [step.predict(images.read(i)[None]) for i in range(23)]
+    assert outputs.labels.tolist() == images.labels.tolist()
+    assert outputs.features.shape == (23, 64)
+    torch.testing.assert_close(outputs.features, torch.cat([one["h"] for one in alone]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs.logits, torch.cat([one["logits"] for one in alone]), rtol=1e-4, atol=1e-5)
+    assert outputs.aggregated is None
+
+
+def test_evaluation_changes_nothing():
+    step, images = trained(TIED), pictures(23)
+    step.train()
+    before = {key: value.clone() for key, value in step.state_dict().items()}
+    torch.manual_seed(5)
+    drawn = torch.rand(2)
+    torch.manual_seed(5)
+    first = evaluate(step, images, [Classify(), Knn(k=3)], pictures(30, seed=1))
+    assert torch.equal(torch.rand(2), drawn)
+    assert step.training
+    assert all(torch.equal(value, before[key]) for key, value in step.state_dict().items())
+    assert evaluate(step, images, [Classify(), Knn(k=3)], pictures(30, seed=1)) == first
+
+
+def test_the_test_view_is_what_evaluation_looks_at():
+    step, images = trained(TIED), pictures(9)
+    net = step.main
+    with torch.no_grad():
+        pixels = step.test_pixels(images.pixels)
+        assert pixels.shape == (9, 3, 12, 12)
+        expected = net.backbone((pixels - 0.5) / 0.5)
+    torch.testing.assert_close(collect(step, images).features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_progress_reaches_the_end():
+    seen = []
+    collect(trained(TIED), pictures(23), batch_size=8, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(8, 23), (16, 23), (23, 23)]
+
+
+def test_images_that_cannot_be_read():
+    step, images = trained(TIED), pictures(17)
+    broken = Broken(images, bad={3, 16})
+    with pytest.raises(BadImage, match=r"^picture 3: broken$"):
+        collect(step, broken)
+    skipped = []
+    outputs = collect(step, broken, batch_size=8, skipped=skipped)  # the last batch has only a bad one
+    kept = [i for i in range(17) if i not in (3, 16)]
+    assert skipped == ["picture 3: broken", "picture 16: broken"]
+    assert outputs.labels.tolist() == images.labels[kept].tolist()
+    torch.testing.assert_close(outputs.features, collect(step, images).features[kept], rtol=1e-4, atol=1e-5)
+    with pytest.raises(DataError, match=r"^none of 2 images could be read"):
+        collect(step, Broken(pictures(2), bad={0, 1}), skipped=[])
+
+
+# ------------------------------------------------------------------------------------------------- evaluate
+
+
+def test_evaluate_is_accuracy_of_all_scores():
+    step, images = trained(TIED), pictures(300)
+    outputs = collect(step, images)
+    assert evaluate(step, images, [Classify()]) == accuracy(outputs.logits, outputs.labels)
+
+
+def test_fewer_than_five_classes():
+    measures = evaluate(trained(TIED, classes=3), pictures(20, classes=3), [Classify()])
+    assert measures["top5"] == 100
+    assert measures["top1"] < 100
+
+
+def test_knn_bank_is_the_training_images():
+    """Each test image is in the bank with a label of its own: k=1 finds that label."""
+    step = trained(TIED)
+    test = pictures(20, seed=3)
+    mirrored = ArrayImages(test.pixels, (test.labels + 1) % 10, test.index, split="train")
+    assert evaluate(step, test, [Knn(k=1)], test) == {"knn": 100.0}
+    assert evaluate(step, test, [Knn(k=1)], mirrored) == {"knn": 0.0}
+
+
+def test_knn_against_a_slow_reference():
+    step, test, bank = trained(TIED), pictures(25, seed=3), pictures(40, seed=4)
+    queries, stored = collect(step, test).features.double().numpy(), collect(step, bank).features.double().numpy()
+    right = 0
+    for query, label in zip(queries, test.labels, strict=True):
+        cosines = stored @ query / np.linalg.norm(stored, axis=1) / np.linalg.norm(query)
+        votes = np.zeros(10)
+        for near in np.argsort(-cosines)[:7]:
+            votes[bank.labels[near]] += np.exp(cosines[near] / 0.05)
+        right += votes.argmax() == label
+    assert evaluate(step, test, [Knn(k=7, temperature=0.05)], bank)["knn"] == pytest.approx(100 * right / 25)
+
+
+def test_knn_without_a_bank():
+    with pytest.raises(DataError, match=r"^knn needs training images as its bank$"):
+        evaluate(trained(TIED), pictures(4), [Knn(k=1)])
+
+
+def test_without_a_classifier_only_features_are_measured():
+    step, images = trained(UNLABELED), pictures(12)
+    assert collect(step, images).logits is None
+    assert set(evaluate(step, images, [Classify(), Knn(k=2)], images)) == {"knn"}
+
+
+def test_aggregated_measures_of_sla():
+    step, images = trained(SLA), pictures(30)
+    measures = evaluate(step, images, [Classify()])
+    names = ("top1", "top5", "class_mean", "loss")
+    assert list(measures) == [*names, *(f"aggregated_{name}" for name in names)]
+
+    net, labels = step.main, torch.from_numpy(images.labels)
+    with torch.no_grad():
+        turned = orbit(images.pixels, "rotation").flatten(0, 1).float() / 255
+        joint = net.heads["joint"](net.backbone((turned - 0.5) / 0.5))  # [30*4, 10*4]
+    upright = joint[::4].view(30, 10, 4)[:, :, 0]
+    mean = torch.stack([joint.view(30, 4, 10, 4)[:, t, :, t] for t in range(4)]).mean(dim=0)
+    torch.testing.assert_close(mean, aggregate(joint, 4))
+    expected = accuracy(upright, labels) | {f"aggregated_{k}": v for k, v in accuracy(mean, labels).items()}
+    assert measures == pytest.approx(expected, rel=1e-4)
+    assert measures["loss"] != pytest.approx(measures["aggregated_loss"], rel=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------- protocols
+
+
+def test_protocols_are_parsed():
+    assert parse_protocols(["classify()", "knn(k=20)", "knn(5, temperature=0.2)", "knn"]) == [
+        Classify(),
+        Knn(20, 0.1),
+        Knn(5, 0.2),
+        Knn(200, 0.1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("knm(k=3)", r"^evaluate.0: unknown protocol 'knm'; did you mean 'knn'\? protocols: classify, knn$"),
+        ("knn(n=3)", r"^evaluate.0: knn: unknown argument 'n'"),
+        ("knn(k=0)", r"^evaluate.0: knn\(k=0\): k must be a whole number of at least 1, got 0$"),
+        ("knn(k='3')", r"k must be a whole number of at least 1, got '3'$"),
+        ("knn(k=True)", r"k must be a whole number of at least 1, got True$"),
+        ("knn(temperature=0)", r"temperature must be positive, got 0$"),
+        ("knn(temperature='warm')", r"temperature must be .*'warm'"),
+        ("classify(3)", r"^evaluate.0: classify\(3\): too many positional arguments"),
+    ],
+)
+def test_protocols_that_are_refused(text, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        parse_protocols([text])
+    assert "\n" not in str(caught.value)
+
+
+def test_more_neighbours_than_images():
+    check_protocols([Classify(), Knn(k=50)], 50)
+    with pytest.raises(
+        DataError, match=r"^evaluate: knn\(k=51\) needs as many training images, there are 50; lower k$"
+    ):
+        check_protocols([Classify(), Knn(k=51)], 50)

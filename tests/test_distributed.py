@@ -1,0 +1,162 @@
+"""Two processes with half of the batch each = one process with all of it, in every term and every gradient."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from manyview.distributed import gather
+from manyview.recipe import parse_recipe
+from manyview.relations.similarity import KINDS, WHOLE_BATCH
+from manyview.step import Step
+
+WORLD, B, C = 2, 8, 5
+NET = "vit_tiny_patch16_224(img_size=16, patch_size=8, depth=1, embed_dim=32, num_heads=2)"  # no BatchNorm
+CASES = {
+    "cross_entropy": ("cross_entropy(logits(a), logits(b))",),
+    "smoothing": ("cross_entropy(logits(a), smoothing=0.1)",),
+    "poly": ("cross_entropy(logits(a), poly=2)",),
+    **{f"similarity-{kind}": (f"similarity(h(a), h(b), kind='{kind}')",) for kind in KINDS},
+    "agmax": ("agmax(logits(a), logits(b), hidden=16)",),
+    "agmax-sum": ("agmax(logits(a), logits(b), hidden=16, over_classes='sum')",),
+    **{f"agreement-{kind}": (f"agreement(logits(a), logits(b), kind='{kind}')",) for kind in ("mse", "kl", "ce")},
+    "jensen_shannon": ("jensen_shannon(logits(a), logits(b), logits(c))",),
+    "joint": ("joint_cross_entropy(joint(r))",),
+    "joint-sum": ("joint_cross_entropy(joint(r), reduction='sum')",),
+    "orbit": ("orbit_cross_entropy(turn(r))",),
+    "distill": ("joint_cross_entropy(joint(r))", "distill(logits(r.0), toward=stop(aggregate(joint(r))))"),
+    "all": (
+        "cross_entropy(logits(a), logits(b))",
+        "similarity(h(a), h(b), kind='vicreg', weight=2)",
+        "agmax(logits(a), logits(b), hidden=16)",
+        "jensen_shannon(logits(a), logits(c), weight=12)",
+        "joint_cross_entropy(joint(r))",
+        "distill(logits(r.0), toward=stop(aggregate(joint(r))))",
+    ),
+}
+NOT_A_MEAN_OVER_ROWS = [*(f"similarity-{kind}" for kind in WHOLE_BATCH), "agmax", "agmax-sum", "all"]
+
+
+def make(case, train="epochs: 1"):
+    lines = ", ".join(f'"{line}"' for line in CASES[case])
+    text = f"""
+    views:
+      a: {{from: image, make: "pad_crop(16, padding=2) | flip(0.5)"}}
+      b: {{like: a}}
+      c: {{like: a}}
+      r: {{from: a, orbit: rotation}}
+    branches: {{net: {{backbone: "{NET}", joint: "linear(h, orbit=r)", turn: "linear(h, 4)"}}}}
+    relations: [{lines}]
+    train: {{{train}}}
+    """
+    return Step(parse_recipe(text), C)
+
+
+def batch(rows=slice(None), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (B, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return (images[rows], (torch.arange(B) % C)[rows]), {"index": torch.arange(B)[rows] + 50, "epoch": 1}
+
+
+def measured(module, rows=slice(None)):
+    """Terms and gradients of one step."""
+    args, kwargs = batch(rows)
+    out = module(*args, **kwargs)
+    out["loss"].backward()
+    grads = {name.removeprefix("module."): p.grad for name, p in module.named_parameters()}
+    return {"terms": {name: value.detach() for name, value in out["terms"].items()}, "grads": grads}
+
+
+def updates(module, step, rows=slice(None), count=2):
+    """The state after some updates."""
+    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.1)
+    for seed in range(count):
+        optimizer.zero_grad()
+        args, kwargs = batch(rows, seed)
+        module(*args, **kwargs)["loss"].backward()
+        optimizer.step()
+        step.after_step()
+    return step.state_dict()
+
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    rows = slice(rank * B // WORLD, (rank + 1) * B // WORLD)
+    found = {case: measured(DistributedDataParallel(make(case)), rows) for case in CASES}
+    step = make("all", train="epochs: 1, ema: 0.5")
+    found["updates"] = updates(DistributedDataParallel(step), step, rows)
+
+    own = torch.arange(6.0).view(2, 3) + 10 * rank
+    mine = own.clone().requires_grad_()
+    all_rows = gather(mine)
+    # every process weighs all rows in its own way: gradients must be summed over the processes
+    (all_rows * (rank + 1) * torch.arange(4.0)[:, None]).sum().backward()
+    strided = gather(torch.arange(6.0).view(3, 2).T)  # not contiguous
+    found["gather"] = {"rows": all_rows.detach(), "grad": mine.grad, "strided": strided}
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What each of two processes found, for all cases."""
+    folder = tmp_path_factory.mktemp("two")
+    mp.spawn(worker, (str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_terms_are_those_of_the_joined_batch(two, case):
+    one = measured(make(case))["terms"]
+    assert list(one) == list(two[0][case]["terms"])
+    for name, value in one.items():
+        mean = sum(process[case]["terms"][name] for process in two) / WORLD
+        torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_the_joined_batch(two, case):
+    one = measured(make(case))["grads"]
+    assert one
+    for name, value in one.items():
+        assert value is not None, name
+        # 1e-5 of the largest gradient of the parameter: float32 sums in another order
+        close = 1e-5 * float(value.abs().max()) + 1e-7
+        for process in two:
+            found = process[case]["grads"][name]
+            torch.testing.assert_close(found, value, rtol=1e-4, atol=close, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("case", NOT_A_MEAN_OVER_ROWS)
+def test_the_comparison_can_tell(case):
+    """Without a gather these losses would be the mean of two halves, which is another number."""
+    whole = sum(measured(make(case))["terms"].values())
+    halves = [sum(measured(make(case), rows)["terms"].values()) for rows in (slice(0, B // 2), slice(B // 2, B))]
+    assert abs(float(sum(halves) / 2 - whole)) > 1e-3 * abs(float(whole))
+
+
+def test_updates_with_averaged_weights_are_those_of_one_process(two):
+    step = make("all", train="epochs: 1, ema: 0.5")
+    one = updates(step, step)
+    assert list(one) == list(two[0]["updates"])
+    for name, value in one.items():
+        torch.testing.assert_close(two[0]["updates"][name], value, rtol=1e-4, atol=1e-5, msg=name)
+        assert torch.equal(two[0]["updates"][name], two[1]["updates"][name]), name
+
+
+def test_gather_joins_rows_in_rank_order_and_sums_gradients(two):
+    rows = torch.cat([torch.arange(6.0).view(2, 3), torch.arange(6.0).view(2, 3) + 10])
+    for rank, process in enumerate(two):
+        assert torch.equal(process["gather"]["rows"], rows)
+        assert torch.equal(process["gather"]["strided"], torch.arange(6.0).view(3, 2).T.repeat(2, 1))
+        # rows 2 rank and 2 rank + 1 are weighed 1 and 2 times their number by the two processes
+        expected = 3 * torch.tensor([2.0 * rank, 2.0 * rank + 1])[:, None].expand(2, 3)
+        assert torch.equal(process["gather"]["grad"], expected)
+
+
+def test_gather_on_a_single_process_is_the_tensor_itself():
+    rows = torch.randn(3, 2)
+    assert gather(rows) is rows

@@ -1,0 +1,332 @@
+"""A run that was killed and resumed is, bit for bit, the run that was not."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from manyview import cli
+from manyview.errors import RunError
+from manyview.files import read_state
+from manyview.metrics import Metrics
+
+RECIPE = """
+title: to be killed
+seed: 1
+data: {source: digits, limit: 192}
+views:
+  a: {from: image, make: "pad_crop(8, padding=1) | flip(0.5) | jitter(0.2, 0.2, 0.2, 0.1)"}
+  b: {like: a}
+branches: {net: {backbone: "cresnet20(drop_rate=0.3)", normalize: half}}
+relations:
+  - cross_entropy(logits(a), logits(b))
+  - similarity(h(a), h(b), weight=random(1))
+train:
+  epochs: 4
+  batch_size: 16
+  optimizer: "sgd(lr=0.05, momentum=0.9)"
+  schedule: "cosine(warmup='1 epochs')"
+  log_every: 1
+  checkpoint_every: 7 steps
+"""
+# 12 steps an epoch, 48 in all, a checkpoint at 7, 14, …: at step 17 the run is within its second epoch
+CASES = {
+    "dropout and random weights": [],
+    "two workers": ["data.workers=2", "data.render=workers"],
+    "averaged weights": ["train.ema=0.9"],
+    "parts": ["train.accumulate=2", "train.clip=1.0", "train.optimizer=adamw(lr=0.01)"],
+}
+
+
+def command_line(folder, recipe, *arguments):
+    """What `manyview train …` does, with its exit code; in a process of its own it can be killed."""
+    torch.set_num_threads(1)
+    sys.argv = ["manyview", "train", str(recipe), *arguments, "--quiet", "--out", str(folder)]
+    cli.main()
+
+
+def start(*arguments):
+    # a server that has imported everything: a fresh interpreter would take seconds a run, a fork would inherit threads
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["manyview.cli", "manyview.train", "torch.utils.tensorboard"])
+    process = context.Process(target=command_line, args=arguments)
+    process.start()
+    return process
+
+
+def complete(*arguments):
+    process = start(*arguments)
+    process.join(timeout=120)
+    return process.exitcode
+
+
+def newest_step(folder):
+    try:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return 0
+    return json.loads(lines[-2])["step"] if len(lines) > 1 else 0  # the last may be half a line
+
+
+def kill_after(folder, step, *arguments):
+    """Starts a run and kills it, without warning, once its metrics have passed a step."""
+    process = start(folder, *arguments)
+    while newest_step(folder) < step:
+        assert process.exitcode is None, "ended before it could be killed"
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (folder / "result.json").exists()
+
+
+def lines(folder):
+    kept = []
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        kept.append({key: value for key, value in json.loads(line).items() if key != "images_per_second"})
+    return kept
+
+
+def assert_equal(one, two, where=""):
+    assert type(one) is type(two), where
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == two.dtype, where
+        assert torch.equal(one, two), where
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            if key != "seconds":
+                assert_equal(one[key], two[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(two), where
+        for number, (left, right) in enumerate(zip(one, two, strict=True)):
+            assert_equal(left, right, f"{where}.{number}")
+    else:
+        assert one == two, where
+
+
+def assert_same_run(folder, expected):
+    assert lines(folder) == lines(expected)
+    for name in ("last.pt", "best.pt"):
+        assert_equal(read_state(folder / "checkpoints" / name), read_state(expected / "checkpoints" / name), name)
+    results = [json.loads((run / "result.json").read_text()) for run in (folder, expected)]
+    for result in results:
+        del result["seconds"], result["images_per_second"]
+    assert results[0] == results[1]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, recipe):
+    """The run of each case that nothing happened to, made once."""
+    made = {}
+
+    def run(case):
+        if case not in made:
+            made[case] = tmp_path_factory.mktemp("uninterrupted") / "run"
+            assert complete(made[case], recipe, *CASES[case]) == 0
+        return made[case]
+
+    return run
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path, recipe, uninterrupted, case):
+    expected, folder = uninterrupted(case), tmp_path / "run"
+    assert [line["step"] for line in lines(expected) if "loss" in line] == list(range(1, 49))
+    kill_after(folder, 17, recipe, *CASES[case])
+    number = read_state(folder / "checkpoints" / "last.pt")["run"]["number"]
+    assert number >= 14
+    assert number % 7 == 0
+    assert newest_step(folder) >= number
+    assert complete(folder, recipe, *CASES[case], "--resume") == 0
+    assert_same_run(folder, expected)
+
+
+def test_killed_twice(tmp_path, recipe, uninterrupted):
+    case = "dropout and random weights"
+    kill_after(tmp_path / "run", 8, recipe, *CASES[case])
+    kill_after(tmp_path / "run", 22, recipe, *CASES[case], "--resume")
+    assert complete(tmp_path / "run", recipe, *CASES[case], "--resume") == 0
+    assert_same_run(tmp_path / "run", uninterrupted(case))
+
+
+def test_killed_before_the_first_checkpoint(tmp_path, recipe, uninterrupted):
+    folder = tmp_path / "run"
+    kill_after(folder, 2, recipe, "train.checkpoint_every=40 steps")
+    assert not (folder / "checkpoints").exists()
+    assert complete(folder, recipe, "--resume") == 0  # how often to save may change
+    assert_same_run(folder, uninterrupted("dropout and random weights"))
+
+
+def test_best_of_an_epoch_after_the_checkpoint_is_made_again(tmp_path, recipe, uninterrupted):
+    """Killed with a best.pt that is newer than last.pt."""
+    folder = tmp_path / "run"
+    kill_after(folder, 26, recipe, "train.checkpoint_every=40 steps")
+    assert (folder / "checkpoints" / "best.pt").is_file()
+    assert not (folder / "checkpoints" / "last.pt").exists()
+    assert complete(folder, recipe, "--resume") == 0
+    assert_same_run(folder, uninterrupted("dropout and random weights"))
+
+
+def test_other_numbers_of_workers_may_continue(tmp_path, recipe, uninterrupted):
+    kill_after(tmp_path / "run", 17, recipe)
+    assert complete(tmp_path / "run", recipe, "data.workers=2", "--resume") == 0
+    assert_same_run(tmp_path / "run", uninterrupted("dropout and random weights"))
+
+
+def test_resume_starts_a_run_that_has_not_begun(tmp_path, recipe, uninterrupted):
+    assert complete(tmp_path / "run", recipe, "--resume") == 0
+    assert_same_run(tmp_path / "run", uninterrupted("dropout and random weights"))
+
+
+@pytest.mark.parametrize("left", [[".recipe.yaml.7.tmp"], ["splits.json"], ["splits.json", ".recipe.yaml.7.tmp"]])
+def test_killed_while_the_folder_was_made(tmp_path, recipe, uninterrupted, left):
+    expected, folder = uninterrupted("dropout and random weights"), tmp_path / "run"
+    folder.mkdir()
+    for name in left:
+        (folder / name).write_text((expected / name).read_text() if name == "splits.json" else "half")
+    assert complete(folder, recipe, "train.steps=1", "train.schedule=constant()", "--resume") == 0
+    assert json.loads((folder / "result.json").read_text())["steps"] == 1
+
+
+# ------------------------------------------------------------------- a folder as a killed process may have left it
+
+
+@pytest.fixture
+def killed(tmp_path, recipe, uninterrupted):
+    """A copy of a killed run: last.pt of step 42, its metrics up to the end, no result."""
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted("dropout and random weights"), folder)
+    (folder / "result.json").unlink()
+    kill_after(tmp_path / "other", 43, recipe)
+    shutil.copytree(tmp_path / "other" / "checkpoints", folder / "checkpoints", dirs_exist_ok=True)
+    assert read_state(folder / "checkpoints" / "last.pt")["run"]["number"] == 42
+    return folder
+
+
+def test_half_a_line_and_leftovers(killed, recipe, uninterrupted):
+    text = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
+    at = next(number for number, line in enumerate(text) if json.loads(line)["step"] == 46)
+    half = text[at][: text[at].index("}") + 1]  # ends as a whole line does
+    (killed / "metrics.jsonl").write_text("".join(text[:at]) + half)
+    (killed / ".metrics.jsonl.7.tmp").write_text("half")
+    (killed / "checkpoints" / ".last.pt.7.tmp").write_bytes(b"half")
+    assert complete(killed, recipe, "--resume") == 0
+    assert_same_run(killed, uninterrupted("dropout and random weights"))
+
+
+def test_lost_metrics_do_no_harm_to_the_weights(killed, recipe, uninterrupted):
+    (killed / "metrics.jsonl").unlink()
+    assert complete(killed, recipe, "--resume") == 0
+    expected = uninterrupted("dropout and random weights")
+    for name in ("last.pt", "best.pt"):
+        assert_equal(read_state(killed / "checkpoints" / name), read_state(expected / "checkpoints" / name), name)
+    assert lines(killed) == [line for line in lines(expected) if line["step"] > 42]
+
+
+def test_killed_in_the_final_evaluation(tmp_path, recipe, uninterrupted):
+    expected, folder = uninterrupted("dropout and random weights"), tmp_path / "run"
+    shutil.copytree(expected, folder)
+    (folder / "result.json").unlink()
+    assert complete(folder, recipe, "--resume") == 0
+    assert_same_run(folder, expected)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, recipe, uninterrupted):
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted("dropout and random weights"), folder)
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
+    assert complete(folder, recipe, "--resume") == 0
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")} == before
+
+
+# ----------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.optimizer.lr=0.1"], r"was made by another recipe: train.optimizer: .*lr=0.05.* -> .*lr=0.1"),
+        (["train.epochs=5"], r"was made by another recipe: train.epochs: 4 -> 5$"),
+        (["seed=2"], r"was made by another recipe: seed: 1 -> 2$"),
+        (["views.a.make=flip(0.5)"], r"was made by another recipe: views.a.make: 'pad_crop.* -> 'flip\(0.5\)'$"),
+    ],
+)
+def test_another_recipe_may_not_continue(tmp_path, recipe, uninterrupted, overrides, message):
+    from manyview import load_recipe, train
+
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted("dropout and random weights"), folder)
+    (folder / "result.json").unlink()
+    before = sorted(path.name for path in folder.rglob("*"))
+    with pytest.raises(RunError, match=message) as caught:
+        train(load_recipe(recipe, *overrides), folder, resume=True, quiet=True)
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in folder.rglob("*")) == before
+
+
+def test_a_damaged_checkpoint_is_one_line(killed, recipe):
+    from manyview import load_recipe, train
+
+    last = killed / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(RunError, match=r"last\.pt is damaged") as caught:
+        train(load_recipe(recipe), killed, resume=True, quiet=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_something_else_is_no_run(tmp_path, recipe):
+    from manyview import load_recipe, train
+
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"is no run: it has no recipe.yaml$"):
+        train(load_recipe(recipe), tmp_path, resume=True, quiet=True)
+
+
+# ----------------------------------------------------------------------------------------------------- metrics
+
+
+def test_metrics_keep_whole_lines_up_to_the_step(tmp_path):
+    """Wherever the last line breaks off."""
+    whole = [json.dumps({"step": step, "terms": {"a": 1.0}, "note": {}}) + "\n" for step in (1, 2, 2, 3)]
+    last = json.dumps({"step": 3, "val": {"top1": 10.0}, "more": {"deep": {"x": 1}}})
+    for length in range(len(last) + 1):
+        path = tmp_path / "metrics.jsonl"
+        path.write_text("".join(whole) + last[:length])
+        Metrics(path, 2).close()
+        assert path.read_text() == "".join(whole[:3])
+        path.write_text("".join(whole) + last[:length])
+        Metrics(path, 3).close()
+        kept = path.read_text()
+        assert kept == "".join(whole) + (last + "\n" if length == len(last) else "")
+
+
+def test_tensorboard_holds_each_step_once_after_a_restart(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = Metrics(tmp_path / "metrics.jsonl", 0)
+    for step in (1, 2, 3, 4):
+        first.write(step, step, loss=float(step))
+    first.close()
+    time.sleep(1.1)  # event files are ordered by the second in their names
+    second = Metrics(tmp_path / "metrics.jsonl", 2)
+    for step in (3, 4):
+        second.write(step, step, loss=float(10 * step))
+    second.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1), (2, 2), (3, 30), (4, 40)]
+    assert [line["loss"] for line in lines(tmp_path)] == [1, 2, 30, 40]

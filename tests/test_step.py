@@ -1,0 +1,682 @@
+"""The step: its terms are the pure functions of hand-made readouts; determinism, state, evaluation, precision."""
+
+import copy
+import io
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as torch_functional
+
+from manyview import functional as F
+from manyview.errors import RecipeError
+from manyview.recipe import load_recipe, parse_recipe
+from manyview.relations.similarity import KINDS
+from manyview.step import Step
+from manyview.views import View
+
+B, C = 6, 10
+TINY = "vit_tiny_patch16_224(img_size=16, patch_size=8, depth=1, embed_dim=32, num_heads=2)"  # soon compiled
+MAKE = "pad_crop(16, padding=2) | flip(0.5)"
+
+
+def photos(count=B, size=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+LABELS = torch.arange(B) * 3 % C
+BATCH = {"index": torch.arange(B) + 100, "epoch": 2}
+
+
+def packaged(name, *overrides, **options):
+    """A step of a packaged recipe, on 16 px images and a small backbone."""
+    first = next(iter(load_recipe(name).views))
+    small = ("branches.net.backbone=cresnet20", f"views.{first}.make={MAKE}")
+    return Step(load_recipe(name, *small, *overrides), C, **options)
+
+
+def custom(*lines, views="", heads="", train="epochs: 10", backbone="cresnet20", **options):
+    quoted = ", ".join(f'"{line}"' for line in lines)
+    text = f"""
+    views: {{a: {{from: image, make: "{MAKE}"}}, b: {{like: a}}{views}}}
+    branches: {{net: {{backbone: {backbone}, normalize: half{heads}}}}}
+    relations: [{quoted}]
+    train: {{{train}}}
+    """
+    return Step(parse_recipe(text), C, **options)
+
+
+ORBIT = ", r: {from: a, orbit: rotation}"
+JOINT = ', joint: "linear(h, orbit=r)"'
+
+
+def by_hand(step, names):
+    """h by view, from a copy of the backbone, on pixels normalised by hand, all views in one pass."""
+    net = copy.deepcopy(step.main.backbone)
+    views = step.views(photos(), LABELS, **BATCH)
+    batches = [(views[name].pixels - step.main.mean) / step.main.std for name in names]
+    return dict(zip(names, net(torch.cat(batches)).split([len(batch) for batch in batches]), strict=True))
+
+
+def head(step, name, h):
+    return step.main.heads[name](h)
+
+
+def assert_terms(step, expected):
+    """The step's terms, weights included, and that the loss is their sum, to the bit."""
+    out = step(photos(), LABELS, **BATCH)
+    assert list(out["terms"]) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(out["terms"][name], value, rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+    assert torch.equal(out["loss"], sum(out["terms"].values()))
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ terms by hand
+
+
+def test_baseline():
+    step = packaged("baseline_cifar10")
+    h = by_hand(step, ["a", "b"])
+    logits = torch.cat([head(step, "logits", h["a"]), head(step, "logits", h["b"])])
+    out = assert_terms(step, {"cross_entropy": torch_functional.cross_entropy(logits, LABELS.repeat(2))})
+    torch.testing.assert_close(out["output"], logits[:B])
+    assert not out["output"].requires_grad
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tied(kind):
+    step = packaged("tied_cifar10", f"relations.similarity.kind={kind}", "relations.similarity.weight=3")
+    h = by_hand(step, ["a", "b"])
+    logits = torch.cat([head(step, "logits", h["a"]), head(step, "logits", h["b"])])
+    expected = {
+        "cross_entropy": torch_functional.cross_entropy(logits, LABELS.repeat(2)),
+        "similarity": 3 * F.similarity(h["a"], h["b"], kind),
+    }
+    assert_terms(step, expected)
+
+
+def test_agmax():
+    step = packaged("agmax_cifar10")
+    h = by_hand(step, ["a", "b"])
+    a, b = head(step, "logits", h["a"]), head(step, "logits", h["b"])
+    q = step.relations["agmax"].joint
+    entropy, divergence = F.agmax(a, b, q(torch.cat([a, b], dim=1)), divergence_weight=4)
+    expected = {
+        "cross_entropy": torch_functional.cross_entropy(torch.cat([a, b]), LABELS.repeat(2)),
+        "agmax.entropy": entropy,
+        "agmax.divergence": divergence,
+    }
+    assert_terms(step, expected)["loss"].backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in q.parameters())
+
+
+def test_jensen_shannon():
+    step = packaged("jsd_cifar10")
+    h = by_hand(step, ["clean", "m1", "m2"])
+    logits = {view: head(step, "logits", value) for view, value in h.items()}
+    expected = {
+        "cross_entropy": torch_functional.cross_entropy(logits["clean"], LABELS),
+        "jensen_shannon": 12 * F.jensen_shannon(logits["clean"], logits["m1"], logits["m2"]),
+    }
+    assert_terms(step, expected)
+
+
+@pytest.mark.parametrize(("reduction", "factor"), [("mean", 1), ("sum", 4)])
+def test_sla(reduction, factor):
+    step = packaged("sla_cifar10", f"relations.joint_cross_entropy.reduction={reduction}")
+    joint = head(step, "joint", by_hand(step, ["r"])["r"])
+    value = F.joint_cross_entropy(joint, LABELS, 4)
+    out = assert_terms(step, {"joint_cross_entropy": value * factor})
+    # the progress line scores the upright image by the columns of member 0
+    torch.testing.assert_close(out["output"], joint[::4, ::4])
+
+
+def test_sla_with_self_distillation():
+    step = packaged("sla_sd_cifar10", "relations.distill.temperature=2")
+    h = by_hand(step, ["r"])["r"]
+    joint, single = head(step, "joint", h), head(step, "logits", h[::4])
+    expected = {
+        "joint_cross_entropy": F.joint_cross_entropy(joint, LABELS, 4),
+        "cross_entropy": torch_functional.cross_entropy(single, LABELS),
+        "distill": F.distill(single, F.aggregate(joint, 4), 2.0),
+    }
+    assert_terms(step, expected)
+
+
+def test_sla_baseline_da():
+    step = packaged("sla_da_cifar10")
+    logits = head(step, "logits", by_hand(step, ["r"])["r"])
+    expected = torch_functional.cross_entropy(logits, LABELS.repeat_interleave(4))
+    torch.testing.assert_close(assert_terms(step, {"cross_entropy": expected})["output"], logits[::4])
+
+
+def test_sla_baseline_mt():
+    step = packaged("sla_mt_cifar10")
+    h = by_hand(step, ["r"])["r"]
+    expected = {
+        "cross_entropy": torch_functional.cross_entropy(head(step, "logits", h), LABELS.repeat_interleave(4)),
+        "orbit_cross_entropy": torch_functional.cross_entropy(head(step, "turn", h), torch.arange(4).repeat(B)),
+    }
+    assert_terms(step, expected)
+
+
+def test_options_of_cross_entropy():
+    step = custom(
+        "cross_entropy(logits(a), smoothing=0.1)",
+        "cross_entropy(logits(b), poly=2, weight=0.5)",
+        "cross_entropy(logits(a), logits(b))",
+    )
+    h = by_hand(step, ["a", "b"])
+    a, b = head(step, "logits", h["a"]), head(step, "logits", h["b"])
+    smooth = torch.full((B, C), 0.01).scatter_(1, LABELS[:, None], 0.91)
+    expected = {
+        "cross_entropy": -(smooth * a.log_softmax(1)).sum(1).mean(),
+        "cross_entropy_2": 0.5 * F.poly1_cross_entropy(b, LABELS, 2.0),
+        "cross_entropy_3": torch_functional.cross_entropy(torch.cat([a, b]), LABELS.repeat(2)),
+    }
+    assert_terms(step, expected)
+
+
+def test_soft_labels_reach_every_view():
+    step = custom("cross_entropy(logits(a), logits(b))", "cross_entropy(logits(r))", views=ORBIT)
+    soft = torch.rand(B, C, generator=torch.Generator().manual_seed(1)).softmax(1)
+    h = by_hand(step, ["a", "b", "r"])
+    logits = {view: head(step, "logits", value) for view, value in h.items()}
+
+    def cross_entropy(scores, target):
+        return -(target * scores.log_softmax(1)).sum(1).mean()
+
+    out = step(photos(), soft, **BATCH)
+    both = torch.cat([logits["a"], logits["b"]])
+    torch.testing.assert_close(out["terms"]["cross_entropy"], cross_entropy(both, soft.repeat(2, 1)))
+    family = soft.repeat_interleave(4, dim=0)
+    torch.testing.assert_close(out["terms"]["cross_entropy_2"], cross_entropy(logits["r"], family))
+
+
+def test_the_loss_is_the_sum_of_many_terms_to_the_bit():
+    lines = [f"similarity(h(a), h(b), kind='{kind}', weight={0.37 * 3**n})" for n, kind in enumerate(KINDS)]
+    step = custom("cross_entropy(logits(a))", *lines, "agmax(logits(a), logits(b))")
+    out = step(photos(), LABELS, **BATCH)
+    assert len(out["terms"]) == 10
+    assert torch.equal(out["loss"], sum(out["terms"].values()))
+
+
+def test_output_of_a_joint_head_read_at_a_member():
+    step = custom("similarity(joint(r.2), joint(r.0))", "joint_cross_entropy(joint(r))", views=ORBIT, heads=JOINT)
+    joint = head(step, "joint", by_hand(step, ["r"])["r"])
+    out = step(photos(), LABELS, **BATCH)
+    torch.testing.assert_close(out["output"], joint[2::4, 2::4])  # member 2, scored as member 2
+
+
+def test_nothing_classifies():
+    step = custom("similarity(h(a), h(b))")
+    out = step(photos(), **BATCH)
+    assert out["output"] is None
+    assert step.classifier is None
+    assert set(step.eval().predict(photos())) == {"h"}
+
+
+def test_z_std_is_the_spread_of_normalised_features():
+    step = custom("similarity(h(a), h(b))")
+    h = by_hand(step, ["a", "b"])["a"].detach()
+    rows = h / h.square().sum(1, keepdim=True).sqrt()
+    expected = (rows - rows.mean(0)).square().mean(0).sqrt().mean()
+    out = step(photos(), **BATCH)
+    torch.testing.assert_close(out["z_std"], expected)
+    alike = View(photos(1).repeat(B, 1, 1, 1))
+    assert float(step({"a": alike, "b": alike})["z_std"]) < 1e-6
+
+
+# ------------------------------------------------------------------------------------------------ gradients
+
+
+def gradients(step, loss):
+    step.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in step.named_parameters() if p.grad is not None}
+
+
+def test_stop_stops():
+    step = custom("similarity(z(a), stop(z(b)))", heads=", z: 'projector(h, 8)'").eval()  # no batch statistics
+    views = step.views(photos(), **BATCH)
+    found = gradients(step, step(views)["loss"])
+    fixed = step.main(views, [("z", "b")])["z", "b"].detach()
+    expected = gradients(step, torch_functional.mse_loss(step.main(views, [("z", "a")])["z", "a"], fixed))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    free = custom("similarity(z(a), z(b))", heads=", z: 'projector(h, 8)'").eval()
+    assert torch.equal(free(views)["loss"], step(views)["loss"])  # the value is the same, the gradient is not
+    moved = gradients(free, free(views)["loss"])
+    assert not torch.allclose(moved["branches.net.heads.z.0.weight"], found["branches.net.heads.z.0.weight"], rtol=0.1)
+
+
+def test_both_sides_stopped_leave_no_gradient():
+    step = custom("similarity(h(a), h(b), weight=0)", "similarity(stop(h(a)), stop(h(b)))")
+    out = step(photos(), **BATCH)
+    assert not out["terms"]["similarity_2"].requires_grad
+    assert out["terms"]["similarity_2"] > 0
+
+
+@pytest.mark.parametrize("toward", ["stop(aggregate(joint(r)))", "aggregate(joint(r))", "aggregate(stop(joint(r)))"])
+def test_the_teacher_of_a_distillation_gets_no_gradient(toward):
+    step = custom(f"distill(logits(r.0), toward={toward})", views=ORBIT, heads=JOINT)
+    out = step(photos(), LABELS, **BATCH)
+    out["loss"].backward()
+    assert step.main.heads["joint"].weight.grad is None or not step.main.heads["joint"].weight.grad.any()
+    assert step.main.heads["logits"].weight.grad.any()
+
+
+# ------------------------------------------------------------------------------------------------ weights
+
+
+def ratio(step, epoch=2):
+    """The weight that entered, seen from outside: term / the same relation unweighted."""
+    out = step(photos(), LABELS, index=BATCH["index"], epoch=epoch)
+    return float(out["terms"]["similarity_2"].detach() / out["terms"]["similarity"].detach())
+
+
+def scheduled(weight, **options):
+    step = custom("similarity(h(a), h(b))", f"similarity(h(a), h(b), weight={weight})", **options)
+    return step.eval()
+
+
+def test_weights_follow_the_updates():
+    step = scheduled("linear(4)", total_steps=8)
+    found = []
+    for _ in range(10):
+        found.append(ratio(step))
+        step.after_step()
+    assert found == pytest.approx([min(4.0, 0.5 * n) for n in range(10)])
+    step = scheduled("warmup(4, fraction=0.5)", total_steps=8)
+    step.updates = 3
+    assert ratio(step) == pytest.approx(3)
+
+
+def test_weights_alternate():
+    step = scheduled("alternating(3)")
+    found = []
+    for _ in range(4):
+        found.append(ratio(step))
+        step.after_step()
+    assert found == pytest.approx([3, -3, 3, -3])
+
+
+def test_without_the_length_in_steps_the_epoch_tells_the_progress():
+    step = scheduled("linear(4)", train="epochs: 10")
+    assert [ratio(step, epoch) for epoch in (0, 5, 10, 12)] == pytest.approx([0, 2, 4, 4])
+
+
+def test_the_recipes_steps_tell_the_progress():
+    step = scheduled("linear(4)", train="steps: 20")
+    step.updates = 5
+    assert ratio(step) == pytest.approx(1)
+
+
+# ------------------------------------------------------------------------------------------------ determinism
+
+
+def same_state(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return list(one) == list(other) and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_the_seed_alone_tells_the_initial_weights():
+    torch.manual_seed(1)
+    first = packaged("agmax_cifar10")
+    torch.manual_seed(2)
+    torch.randn(17)
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002 - the global generator must not matter
+    assert same_state(first, packaged("agmax_cifar10"))
+    assert not same_state(first, packaged("agmax_cifar10", "seed=1"))
+
+
+def test_building_a_step_draws_nothing_from_the_global_generator():
+    before = torch.get_rng_state()
+    packaged("agmax_cifar10")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_loss_is_a_function_of_index_epoch_and_seed():
+    def loss(step=None, **batch):
+        step = step or packaged("tied_cifar10")
+        return step(photos(), LABELS, **{**BATCH, **batch})["loss"]
+
+    expected = loss()
+    torch.randn(5)
+    assert torch.equal(loss(), expected)
+    assert torch.equal(loss(index=BATCH["index"].tolist()), expected)
+    assert not torch.equal(loss(epoch=3), expected)
+    assert not torch.equal(loss(index=torch.arange(B)), expected)
+    other = packaged("tied_cifar10", "seed=1")
+    other.load_state_dict(packaged("tied_cifar10").state_dict())
+    assert not torch.equal(loss(other), expected)  # the same weights, other draws
+
+
+def test_views_of_an_image_do_not_depend_on_its_batch():
+    step = packaged("tied_cifar10")
+    together = step.views(photos(), LABELS, **BATCH)
+    for i in range(B):
+        alone = step.views(photos()[i : i + 1], LABELS[i : i + 1], index=[100 + i], epoch=2)
+        for name, view in alone.items():
+            assert torch.equal(view.pixels[0], together[name].pixels[i])
+            assert torch.equal(view.target[0], together[name].target[i])
+
+
+def test_rendered_views_stand_for_images():
+    first, second = packaged("sla_sd_cifar10"), packaged("sla_sd_cifar10")
+    views = first.views(photos(), LABELS, **BATCH)
+    raw, rendered = first(photos(), LABELS, **BATCH), second(views)
+    assert torch.equal(raw["loss"], rendered["loss"])
+    assert torch.equal(raw["output"], rendered["output"])
+    assert same_state(first, second)
+
+
+def test_only_views_that_are_read_are_made():
+    step = custom("cross_entropy(logits(c))", views=", c: {from: b, make: flip}, d: {from: a, make: flip}")
+    assert step.read_views == ["b", "c"]
+    full = step.views(photos(), LABELS, **BATCH)
+    part = step.views(photos(), LABELS, **BATCH, only=step.read_views)
+    assert (sorted(full), sorted(part)) == (["a", "b", "c", "d"], ["b", "c"])
+    assert torch.equal(full["c"].pixels, part["c"].pixels)
+
+
+UNLIKE = """
+views:
+  a: {from: image, make: "crop(16) | flip(0.5)"}
+  b: {like: a}
+  test: {from: image, make: "resize(18) | center_crop(16)"}
+branches: {net: {backbone: cresnet20}}
+relations: ["cross_entropy(logits(a), logits(b))"]
+train: {epochs: 1}
+"""
+
+
+def test_images_of_unlike_sizes():
+    step = Step(parse_recipe(UNLIKE), C)
+    images = [photos(1, size, seed=size)[0][:, : size - 2] for size in (20, 24, 30, 24, 40, 21)]
+    views = step.views(images, LABELS, **BATCH)
+    assert views["a"].pixels.shape == (B, 3, 16, 16)
+    for i, image in enumerate(images):
+        alone = step.views(image[None], LABELS[i : i + 1], index=[100 + i], epoch=2)
+        assert torch.equal(alone["b"].pixels[0], views["b"].pixels[i])
+    other = Step(parse_recipe(UNLIKE), C)
+    assert torch.equal(step(images, LABELS, **BATCH)["loss"], other(views)["loss"])
+    step.eval()
+    found = step.predict(images)["logits"]
+    one_by_one = torch.cat([step.predict([image])["logits"] for image in images])
+    torch.testing.assert_close(found, one_by_one, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ evaluation
+
+
+def sgd(step):
+    return torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+
+
+def trained(step, updates=3):
+    """A few real updates, so that statistics and averages are away from where they began."""
+    optimizer = sgd(step)
+    for epoch in range(updates):
+        optimizer.zero_grad()
+        step(photos(seed=epoch), LABELS, index=range(B), epoch=epoch)["loss"].backward()
+        optimizer.step()
+        step.after_step()
+    return step
+
+
+def test_predict_gives_features_and_scores():
+    step = trained(packaged("baseline_cifar10")).eval()
+    found = step.predict(photos(seed=9))
+    h = step.main.backbone((photos(seed=9) / 255 - step.main.mean) / step.main.std)
+    torch.testing.assert_close(found["h"], h.detach())
+    torch.testing.assert_close(found["logits"], head(step, "logits", h).detach())
+    assert not found["logits"].requires_grad
+
+
+def test_sla_predicts_from_the_upright_image_alone_and_from_its_orbit():
+    step = trained(packaged("sla_cifar10")).eval()
+    images = photos(seed=9)
+    found = step.predict(images, aggregated=True)
+
+    def joint(turned):
+        return head(step, "joint", step.main.backbone((turned / 255 - step.main.mean) / step.main.std)).detach()
+
+    by_turn = [joint(torch.rot90(images, turn, dims=(2, 3))) for turn in range(4)]
+    single = torch.stack([by_turn[0][:, 4 * c] for c in range(C)], dim=1)
+    torch.testing.assert_close(found["logits"], single)
+    rows = torch.stack(by_turn, dim=1).flatten(0, 1)
+    torch.testing.assert_close(found["aggregated"], F.aggregate(rows, 4))
+    by_class = [sum(by_turn[t][:, 4 * c + t] for t in range(4)) / 4 for c in range(C)]
+    torch.testing.assert_close(found["aggregated"], torch.stack(by_class, dim=1))
+    assert step.classifier == "joint"
+    assert step.can_aggregate
+
+
+def test_self_distillation_predicts_with_its_single_head():
+    step = trained(packaged("sla_sd_cifar10")).eval()
+    found = step.predict(photos(seed=9), aggregated=True)
+    torch.testing.assert_close(found["logits"], head(step, "logits", found["h"]).detach())
+    assert found["aggregated"].shape == (B, C)
+    assert step.classifier == "logits"
+
+
+def test_what_cannot_be_aggregated():
+    message = "nothing to aggregate: no head of this recipe tells the members of an orbit apart"
+    count = custom(
+        "joint_cross_entropy(joint(r))",
+        views=", r: {from: a, make: flip, count: 4}",
+        heads=', joint: "linear(h, orbit=r)"',
+    )
+    for step in (packaged("baseline_cifar10"), packaged("sla_da_cifar10"), count):
+        assert not step.can_aggregate
+        with pytest.raises(RecipeError) as caught:
+            step.eval().predict(photos(), aggregated=True)
+        assert str(caught.value) == message
+
+
+def test_evaluation_looks_at_the_test_view():
+    text = UNLIKE.replace("resize(18) | center_crop(16)", "center_crop(16)")
+    step = trained(Step(parse_recipe(text), C)).eval()
+    images = photos(size=20)
+    pixels = images[:, :, 2:18, 2:18] / 255
+    assert torch.equal(step.test_pixels(images), pixels)
+    h = step.main.backbone((pixels - step.main.mean) / step.main.std).detach()
+    torch.testing.assert_close(step.predict(images)["h"], h)
+    assert "test" not in step.views(images, LABELS, **BATCH)
+
+
+def test_without_a_test_view_unlike_images_are_refused():
+    step = packaged("baseline_cifar10").eval()
+    alike = step.predict(list(photos()))
+    assert torch.equal(alike["logits"], step.predict(photos())["logits"])
+    with pytest.raises(RecipeError) as caught:
+        step.predict([photos(1, 16)[0], photos(1, 18)[0]])
+    assert str(caught.value) == (
+        "views: images have unlike sizes; say what evaluation looks at, as in "
+        "test: {from: image, make: 'resize(256) | center_crop(224)'}"
+    )
+
+
+def test_predictions_do_not_depend_on_the_batch_or_change_the_step():
+    step = trained(packaged("baseline_cifar10")).eval()
+    before = copy.deepcopy(step)
+    whole = step.predict(photos())["logits"]
+    parts = torch.cat([step.predict(part)["logits"] for part in photos().split(2)])
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    assert same_state(before, step)
+
+
+# ------------------------------------------------------------------------------------------------ average
+
+
+def test_the_average_is_an_exponential_moving_average():
+    step = packaged("baseline_cifar10", "train.ema=0.75")
+    average = {name: value.clone() for name, value in step.main.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=0.1)
+    for update in range(4):
+        optimizer.zero_grad()
+        step(photos(seed=update), LABELS, **BATCH)["loss"].backward()
+        optimizer.step()
+        step.after_step()
+        for name, value in step.main.state_dict().items():
+            average[name] = 0.75 * average[name] + 0.25 * value if value.is_floating_point() else value.clone()
+    for name, value in step.average.module.state_dict().items():
+        torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6, msg=name)
+    assert not torch.allclose(average["heads.logits.weight"], step.main.heads["logits"].weight, atol=1e-4)
+
+
+def test_averaged_weights_answer():
+    step = trained(packaged("baseline_cifar10", "train.ema=0.75")).eval()
+    assert not any(p.requires_grad for p in step.average.parameters())
+    net = step.average.module
+    h = net.backbone((photos() / 255 - net.mean) / net.std)
+    found = step.predict(photos())
+    torch.testing.assert_close(found["h"], h)
+    assert not torch.allclose(found["logits"], head(step, "logits", step.main.backbone(photos() / 255)), atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ state
+
+
+STATEFUL = {
+    "lines": ("cross_entropy(logits(a), logits(b))", "agmax(logits(a), logits(b), weight=alternating(1))"),
+    "train": "epochs: 10, ema: 0.9",
+}
+
+
+def stateful():
+    return custom(*STATEFUL["lines"], train=STATEFUL["train"])
+
+
+def test_state_dict_is_the_whole_state():
+    step = trained(stateful())
+    file = io.BytesIO()
+    torch.save(step.state_dict(), file)
+    file.seek(0)
+    other = stateful()
+    with torch.no_grad():
+        for value in [*other.parameters(), *other.buffers()]:
+            value.add_(1)
+    constants = {name: value for name, value in stateful().named_buffers() if name.endswith(("mean", "std"))}
+    for name, value in other.named_buffers():  # the normalisation is the recipe's, not the state's
+        if name in constants and "running" not in name:
+            value.copy_(constants[name])
+    assert other.load_state_dict(torch.load(file, weights_only=True)).missing_keys == []
+    assert other.updates == 3
+    assert same_state(step, other)
+    for batch in range(2):
+        ours = step(photos(seed=batch), LABELS, **BATCH)
+        theirs = other(photos(seed=batch), LABELS, **BATCH)
+        assert torch.equal(ours["loss"], theirs["loss"])
+        assert all(torch.equal(value, theirs["terms"][name]) for name, value in ours["terms"].items())
+        step.after_step()
+        other.after_step()
+    assert same_state(step, other)
+
+
+def test_a_resumed_run_continues_to_the_bit():
+    whole = trained(stateful(), updates=5)
+    step = stateful()
+    optimizer = sgd(step)
+    for epoch in range(5):
+        if epoch == 2:
+            saved = copy.deepcopy((step.state_dict(), optimizer.state_dict()))
+            step = stateful()
+            step.load_state_dict(saved[0])
+            optimizer = sgd(step)
+            optimizer.load_state_dict(saved[1])
+        optimizer.zero_grad()
+        step(photos(seed=epoch), LABELS, index=range(B), epoch=epoch)["loss"].backward()
+        optimizer.step()
+        step.after_step()
+    assert same_state(step, whole)
+
+
+@pytest.mark.parametrize("make", [stateful, lambda: packaged("sla_sd_cifar10")], ids=["average", "sla"])
+def test_a_deep_copy_is_equal_and_independent(make):
+    step = trained(make())
+    twin = copy.deepcopy(step)
+    assert same_state(step, twin)
+    before = {name: value.clone() for name, value in step.state_dict().items()}
+    expected = copy.deepcopy(step)(photos(), LABELS, **BATCH)["loss"]
+    trained(twin)
+    assert twin.updates == 6
+    assert step.updates == 3
+    assert all(torch.equal(value, before[name]) for name, value in step.state_dict().items())
+    assert torch.equal(step(photos(), LABELS, **BATCH)["loss"], expected)
+
+
+# ---------------------------------------------------------------------------------------- precision, compilation
+
+
+@pytest.mark.parametrize("name", ["tied_cifar10", "agmax_cifar10", "sla_sd_cifar10", "jsd_cifar10"])
+def test_losses_are_float32_under_autocast(name):
+    step = packaged(name, *(["relations.similarity.weight=1"] if name == "tied_cifar10" else []))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = step(photos(), LABELS, **BATCH)
+    assert {value.dtype for value in [out["loss"], out["output"], out["z_std"], *out["terms"].values()]} == {
+        torch.float32
+    }
+    out["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in step.parameters())
+
+
+def test_relations_see_float32_under_autocast():
+    step = custom("similarity(h(a), h(b))", "agmax(logits(a), logits(b))")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        h = by_hand(step, ["a", "b"])
+        a, b = (head(step, "logits", h[view]) for view in "ab")
+        out = step(photos(), LABELS, **BATCH)
+    assert a.dtype == torch.bfloat16  # so that the comparison below is one
+    q = step.relations["agmax"].joint(torch.cat([a.float(), b.float()], dim=1))
+    entropy, divergence = F.agmax(a.float(), b.float(), q)
+    torch.testing.assert_close(out["terms"]["similarity"], F.similarity(h["a"].float(), h["b"].float()))
+    torch.testing.assert_close(out["terms"]["agmax.entropy"], entropy)
+    torch.testing.assert_close(out["terms"]["agmax.divergence"], divergence)
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_backbone_gives_the_same_loss_and_gradients():
+    lines = ("cross_entropy(logits(a), logits(b))", "similarity(h(a), h(b))")
+    plain, compiled = (custom(*lines, backbone=f'"{TINY}"') for _ in range(2))
+    compiled.main.backbone.compile()
+    ours, theirs = (step(photos(), LABELS, **BATCH) for step in (plain, compiled))
+    torch.testing.assert_close(theirs["loss"], ours["loss"], rtol=1e-4, atol=1e-5)
+    ours["loss"].backward()
+    theirs["loss"].backward()
+    for (name, mine), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, mine.grad, rtol=1e-2, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    assert list(plain.state_dict()) == list(compiled.state_dict())  # a checkpoint does not tell whether it was compiled
+
+
+def test_a_compiled_backbone_keeps_its_taps():
+    plain, compiled = (custom("similarity(mid(a), mid(b))", heads=", mid: \"pool('layer2')\"") for _ in range(2))
+    compiled.main.backbone.compile(backend="eager")
+    for seed in range(2):
+        ours, theirs = (step(photos(seed=seed), LABELS, **BATCH)["loss"] for step in (plain, compiled))
+        torch.testing.assert_close(theirs, ours)
+
+
+# ------------------------------------------------------------------------------------------------ errors
+
+
+def test_wrong_calls():
+    step = packaged("baseline_cifar10")
+    with pytest.raises(ValueError, match="6 images came with 5 indices"):
+        step(photos(), LABELS, index=range(5))
+    with pytest.raises(ValueError, match="draws depend on the images' indices"):
+        step(photos(), LABELS)
+    with pytest.raises(ValueError, match="these views have no targets: pass labels to the step"):
+        step(photos(), **BATCH)
+
+
+def test_labels_outside_the_classes():
+    for name in ("sla_cifar10", "baseline_cifar10"):
+        with pytest.raises((ValueError, IndexError), match=r"10 is out|label 10"):
+            packaged(name)(photos(), torch.full((B,), 10), **BATCH)
