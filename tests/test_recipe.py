@@ -76,8 +76,13 @@ def test_the_recipe_of_these_tests_is_good():
     recipe = parse_recipe(TEXT)
     assert list(recipe.view_plan) == ["a", "b", "r", "two", "many", "test"]
     assert [relation.name for relation in recipe.relation_plan] == [
-        "cross_entropy", "similarity", "cross_entropy_2", "joint_cross_entropy", "similarity_2", "cross_entropy_3"
-    ]  # fmt: skip
+        "cross_entropy",
+        "similarity",
+        "cross_entropy_2",
+        "joint_cross_entropy",
+        "similarity_2",
+        "cross_entropy_3",
+    ]
     Step(recipe, 10)
 
 
@@ -87,10 +92,17 @@ def test_the_recipe_of_these_tests_is_good():
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-5", 1e-5), ("1E5", 1e5), ("-2e+3", -2000.0), ("5.e-4", 5e-4), (".5", 0.5), ("1.", 1.0), ("0.1", 0.1),
-        ("-.inf", float("-inf")), ("1_000.5", 1000.5),
+        ("1e-5", 1e-5),
+        ("1E5", 1e5),
+        ("-2e+3", -2000.0),
+        ("5.e-4", 5e-4),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("0.1", 0.1),
+        ("-.inf", float("-inf")),
+        ("1_000.5", 1000.5),
     ],
-)  # fmt: skip
+)
 def test_floats(text, value):
     read = read_yaml(f"x: {text}")["x"]
     assert type(read) is float
@@ -99,9 +111,22 @@ def test_floats(text, value):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("10", 10), ("-3", -3), ("e5", "e5"), ("1e", "1e"), ("1e5x", "1e5x"), ("'1e-5'", "1e-5"), (".", "."), ("._", "._"),
-     ("1.2.3", "1.2.3"), ("true", True), ("null", None), ("~", None), ("crop(32, 1e-5)", "crop(32, 1e-5)")],
-)  # fmt: skip
+    [
+        ("10", 10),
+        ("-3", -3),
+        ("e5", "e5"),
+        ("1e", "1e"),
+        ("1e5x", "1e5x"),
+        ("'1e-5'", "1e-5"),
+        (".", "."),
+        ("._", "._"),
+        ("1.2.3", "1.2.3"),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("crop(32, 1e-5)", "crop(32, 1e-5)"),
+    ],
+)
 def test_what_is_no_float_stays_what_it_is(text, value):
     read = read_yaml(f"x: {text}")["x"]
     assert type(read) is type(value)
@@ -120,7 +145,11 @@ def test_weight_decay_written_with_an_exponent_is_a_number():
         ("title: everything at once", "title: one\ntitle: two", "line 2: key 'title' stands twice; keep one"),
         ("  b: {like: a}", "  b: {like: a}\n  a: {like: b}", "line 6: key 'a' stands twice; keep one"),
         ("b: {like: a}", "b: {like: a, like: a}", "line 5: key 'like' stands twice; keep one"),
-        ("    z: projector(h, 8)", "    z: projector(h, 8)\n    z: mlp(h, 8)", "line 16: key 'z' stands twice; keep one"),
+        (
+            "    z: projector(h, 8)",
+            "    z: projector(h, 8)\n    z: mlp(h, 8)",
+            "line 16: key 'z' stands twice; keep one",
+        ),
         ("  steps: 3", "  steps: 3\n  steps: 4", "line 26: key 'steps' stands twice; keep one"),
     ],
 )
@@ -133,30 +162,42 @@ def test_a_duplicate_key_is_refused_with_its_line(old, new, message):
     [
         ("title: everything", "on: everything", "line 1: key True is not text; quote it if it was meant as a name"),
         ("title: everything", "1: everything", "line 1: key 1 is not text; quote it if it was meant as a name"),
-        ("  b: {like: a}", "  {{ b }}: {like: a}", "line 5: key {\"{'b': None}\": None} is not text"),
+        (
+            "title: everything",
+            "{ title }: everything",
+            "line 1: key {'title': None} is not text; quote it if it was meant as a name",
+        ),
         ("  b: {like: a}", "  [b]: {like: a}", "line 5: key ['b'] is not text; quote it if it was meant as a name"),
     ],
 )
 def test_keys_are_text(old, new, message):
-    if "{{" in new:
-        assert refused(old, new).startswith("line 5: key {'b': None} is not text")
-    else:
-        assert refused(old, new) == message
+    assert refused(old, new) == message
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("title: everything", "title: [everything", "line 2: not YAML: expected ',' or ']', but got ':'"),
-        ("title: everything", "\ttitle: everything", "line 1: not YAML: found character '\\t' that cannot start any token"),
-        ("title: everything", "title: !!python/name:os.system everything", "line 1: not YAML: could not determine a "
-         "constructor for the tag 'tag:yaml.org,2002:python/name:os.system'"),
+        (
+            "title: everything",
+            "\ttitle: everything",
+            "line 1: not YAML: found character '\\t' that cannot start any token",
+        ),
+        (
+            "title: everything",
+            "title: !!python/name:os.system everything",
+            "line 1: not YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/name:os.system'",
+        ),
         ("title: everything at once", "title: &x [*x]", "line 1: not YAML: found unconstructable recursive node"),
         ("title: everything", "title: x\n---\n", "line 2: not YAML: but found another document"),
-        ("title: everything", "title: \x07", "not YAML: unacceptable character #x0007: special characters are not allowed"),
+        (
+            "title: everything",
+            "title: \x07",
+            "not YAML: unacceptable character #x0007: special characters are not allowed",
+        ),
         ("title: everything at once", "title: 2020-13-01", "not YAML: month must be in 1..12"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_yaml(old, new, message):
     assert refused(old, new).startswith(message)
 
@@ -179,18 +220,29 @@ QUOTE = "its brackets do not match; inside [ ] or { } YAML cuts at commas, so qu
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('b: {like: a}', "b: {from: image, make: pad_crop(16, padding=2)}",
-         "views.b: inside { } YAML cuts a call at its commas; quote the call"),
-        ('b: {like: a}', "b: {from: image, make: resize((16, 16))}",
-         "views.b: inside { } YAML cuts a call at its commas; quote the call"),
+        (
+            "b: {like: a}",
+            "b: {from: image, make: pad_crop(16, padding=2)}",
+            "views.b: inside { } YAML cuts a call at its commas; quote the call",
+        ),
+        (
+            "b: {like: a}",
+            "b: {from: image, make: resize((16, 16))}",
+            "views.b: inside { } YAML cuts a call at its commas; quote the call",
+        ),
         ("evaluate: [knn(20)]", "evaluate: [knn(20, temperature=0.1)]", f"evaluate.0: cannot read 'knn(20': {QUOTE}"),
-        ("train:\n  steps: 3\n  batch_size: 16\n  optimizer: \"sgd(lr=0.1, momentum=0.9)\"\n  schedule: \"cosine('1 steps')\"",
-         "train: {steps: 3, optimizer: sgd(lr=0.1)}", None),
-        ("train:\n  steps: 3\n  batch_size: 16\n  optimizer: \"sgd(lr=0.1, momentum=0.9)\"\n  schedule: \"cosine('1 steps')\"",
-         "train: {steps: 3, optimizer: sgd(lr=0.1, momentum=0.9)}",
-         f"train.optimizer: cannot read 'sgd(lr=0.1': {QUOTE}"),
+        (
+            TEXT[TEXT.index("train:") : TEXT.index("\nevaluate:")],
+            "train: {steps: 3, optimizer: sgd(lr=0.1)}",
+            None,
+        ),
+        (
+            TEXT[TEXT.index("train:") : TEXT.index("\nevaluate:")],
+            "train: {steps: 3, optimizer: sgd(lr=0.1, momentum=0.9)}",
+            f"train.optimizer: cannot read 'sgd(lr=0.1': {QUOTE}",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_comma_of_flow_style(old, new, message):
     if message is None:  # a call without a comma needs no quotes
         assert parse_recipe(TEXT.replace(old, new)).train.optimizer == "sgd(lr=0.1)"
@@ -204,25 +256,56 @@ def test_the_comma_of_flow_style(old, new, message):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("title: ", "titel: ", "titel: unknown key 'titel'; did you mean 'title'? keys: branches, data, evaluate, "
-         "relations, seed, title, train, views"),
-        ("data: {source", "data: {sorce", "data.sorce: unknown key 'sorce'; did you mean 'source'? keys: download, "
-         "imbalance, labels_per_class, limit, on_bad_image, render, root, source, val_fraction, workers"),
-        ("  batch_size:", "  batchsize:", "train.batchsize: unknown key 'batchsize'; did you mean 'batch_size'? keys: "
-         "accumulate, batch_size, checkpoint_every, clip, compile, ema, epochs, evaluate_every, log_every, optimizer, "
-         "precision, schedule, steps"),
-        ("b: {like: a}", "b: {lik: a}", "views.b.lik: unknown key 'lik'; did you mean 'like'? keys: count, from, like, "
-         "make, orbit, same"),
-        ("b: {like: a}", "b: {form: image}", "views.b.form: unknown key 'form'; did you mean 'from'? keys: count, from, "
-         "like, make, orbit, same"),
-        ("backbone: cresnet20", "backbne: cresnet20", "branches.net: expected a mapping with a backbone, such as "
-         "{backbone: resnet18}; did you mean backbone by 'backbne'?"),
-        ("normalize: half", "normalise: half", "branches.net.normalise: was branches.net.normalize meant? unknown head "
-         "'half'; heads: linear, mlp, pool, predictor, projector"),
-        ("normalize: half", "forwrd: separate", "branches.net.forwrd: was branches.net.forward meant? unknown head "
-         "'separate'; heads: linear, mlp, pool, predictor, projector"),
+        (
+            "title: ",
+            "titel: ",
+            "titel: unknown key 'titel'; did you mean 'title'? keys: branches, data, evaluate, "
+            "relations, seed, title, train, views",
+        ),
+        (
+            "data: {source",
+            "data: {sorce",
+            "data.sorce: unknown key 'sorce'; did you mean 'source'? keys: download, "
+            "imbalance, labels_per_class, limit, on_bad_image, render, root, source, val_fraction, workers",
+        ),
+        (
+            "  batch_size:",
+            "  batchsize:",
+            "train.batchsize: unknown key 'batchsize'; did you mean 'batch_size'? keys: "
+            "accumulate, batch_size, checkpoint_every, clip, compile, ema, epochs, evaluate_every, log_every, "
+            "optimizer, "
+            "precision, schedule, steps",
+        ),
+        (
+            "b: {like: a}",
+            "b: {lik: a}",
+            "views.b.lik: unknown key 'lik'; did you mean 'like'? keys: count, from, like, make, orbit, same",
+        ),
+        (
+            "b: {like: a}",
+            "b: {form: image}",
+            "views.b.form: unknown key 'form'; did you mean 'from'? keys: count, from, like, make, orbit, same",
+        ),
+        (
+            "backbone: cresnet20",
+            "backbne: cresnet20",
+            "branches.net: expected a mapping with a backbone, such as "
+            "{backbone: resnet18}; did you mean backbone by 'backbne'?",
+        ),
+        (
+            "normalize: half",
+            "normalise: half",
+            "branches.net.normalise: was branches.net.normalize meant? unknown head "
+            "'half'; heads: linear, mlp, pool, predictor, projector",
+        ),
+        (
+            "normalize: half",
+            "forwrd: separate",
+            "branches.net.forwrd: was branches.net.forward meant? unknown head "
+            "'separate'; heads: linear, mlp, pool, predictor, projector",
+        ),
     ],
-)  # fmt: skip
+)
 def test_unknown_keys_at_every_level(old, new, message):
     assert refused(old, new) == message
 
@@ -263,7 +346,10 @@ def test_unknown_keys_at_every_level(old, new, message):
         ("train.evaluate_every=0", "train.evaluate_every: input should be greater than or equal to 1, got 0"),
         ("train.log_every=0", "train.log_every: input should be greater than or equal to 1, got 0"),
         ("train.checkpoint_every=2", "train.checkpoint_every: expected text, got 2"),
-        ("train.checkpoint_every=2 days", "train: checkpoint_every is written '10 epochs' or '500 steps', got '2 days'"),
+        (
+            "train.checkpoint_every=2 days",
+            "train: checkpoint_every is written '10 epochs' or '500 steps', got '2 days'",
+        ),
         ("train.checkpoint_every=0 steps", "train: checkpoint_every must be at least one step"),
         ("views=", "views: expected a mapping, key: value, got None"),
         ("views={}", "views: at least one view is needed, such as a: {from: image, make: flip(0.5)}"),
@@ -274,22 +360,34 @@ def test_unknown_keys_at_every_level(old, new, message):
         ("views.b.same=flip", "views.b.same: expected a list, [one, two], got 'flip'"),
         ("branches=resnet18", "branches: expected a mapping, key: value, got 'resnet18'"),
         ("branches={}", "branches: at least one branch is needed, such as net: {backbone: resnet18}"),
-        ("branches.net=cresnet20", "branches.net: expected a mapping with a backbone, such as {backbone: resnet18}; "
-         "got 'cresnet20'"),
+        (
+            "branches.net=cresnet20",
+            "branches.net: expected a mapping with a backbone, such as {backbone: resnet18}; got 'cresnet20'",
+        ),
         ("branches.net.forward=split", "branches.net.forward: unknown way 'split'; ways: joint, separate"),
-        ("branches.net.normalize=cifar", "branches.net.normalize: unknown normalisation 'cifar'; did you mean 'cifar10'? "
-         "normalisations: cifar10, cifar100, half, imagenet, none"),
+        (
+            "branches.net.normalize=cifar",
+            "branches.net.normalize: unknown normalisation 'cifar'; did you mean 'cifar10'? "
+            "normalisations: cifar10, cifar100, half, imagenet, none",
+        ),
         ("branches.net.normalize=3", "branches.net.normalize: expected a name or [[means], [stds]], got 3"),
-        ("branches.net.normalize=[[0.5, 0.5], [1, 1]]", "branches.net.normalize: expected three means and three positive "
-         "stds, for RGB, got [[0.5, 0.5], [1, 1]]"),
-        ("branches.net.normalize=[[0, 0, 0], [1, 1, 0]]", "branches.net.normalize: expected three means and three "
-         "positive stds, for RGB, got [[0, 0, 0], [1, 1, 0]]"),
-        ("relations=cross_entropy(logits(a))", "relations: expected a list, [one, two], got 'cross_entropy(logits(a))'"),
+        (
+            "branches.net.normalize=[[0.5, 0.5], [1, 1]]",
+            "branches.net.normalize: expected three means and three positive stds, for RGB, got [[0.5, 0.5], [1, 1]]",
+        ),
+        (
+            "branches.net.normalize=[[0, 0, 0], [1, 1, 0]]",
+            "branches.net.normalize: expected three means and three positive stds, for RGB, got [[0, 0, 0], [1, 1, 0]]",
+        ),
+        (
+            "relations=cross_entropy(logits(a))",
+            "relations: expected a list, [one, two], got 'cross_entropy(logits(a))'",
+        ),
         ("relations=[]", "relations: at least one relation is needed, such as cross_entropy(logits(a))"),
         ("relations=[3]", "relations.0: expected text, got 3"),
         ("evaluate=knn", "evaluate: expected a list, [one, two], got 'knn'"),
     ],
-)  # fmt: skip
+)
 def test_every_value_is_checked(override, message):
     assert refused_text(TEXT, override) == message
 
@@ -315,21 +413,30 @@ def test_a_source_that_does_not_exist_is_refused_before_data_is_opened():
         ("{from: a.0}", "views.b.from: 'a' is a single view and has no member 'a.0'"),
         ("{like: a, make: flip}", "views.b: 'like' takes its ops from a; drop from, make, orbit and count"),
         ("{from: image, orbit: rotation, count: 2}", "views.b: an orbit fixes the number of its members; drop count"),
-        ("{from: image, orbit: turn}", "views.b.orbit: unknown orbit 'turn'; orbits: color_perm, color_perm3, "
-         "rot_color_perm12, rot_color_perm24, rot_color_perm6, rotation, rotation2"),
+        (
+            "{from: image, orbit: turn}",
+            "views.b.orbit: unknown orbit 'turn'; orbits: color_perm, color_perm3, "
+            "rot_color_perm12, rot_color_perm24, rot_color_perm6, rotation, rotation2",
+        ),
         ('{from: image, make: "crp(16)"}', "views.b.make: unknown op 'crp'; did you mean 'crop'? ops: "),
         ('{from: image, make: "flip(1.5)"}', "views.b.make: flip(1.5): p must be a probability in [0, 1], got 1.5"),
-        ('{from: image, make: "flip(p=-0.1)"}', "views.b.make: flip(p=-0.1): p must be a probability in [0, 1], got -0.1"),
+        (
+            '{from: image, make: "flip(p=-0.1)"}',
+            "views.b.make: flip(p=-0.1): p must be a probability in [0, 1], got -0.1",
+        ),
         ('{from: image, make: "jitter(p=2)"}', "views.b.make: jitter(p=2): p must be a probability in [0, 1], got 2"),
         ('{from: image, make: "flip(prob=1)"}', "views.b.make: flip: unknown argument 'prob'; "),
         ('{from: image, make: "crop()"}', "views.b.make: crop(): missing a required argument: 'size'; arguments: "),
-        ('{from: image, make: "flip(0.5, 1)"}', "views.b.make: flip(0.5, 1): too many positional arguments; arguments: p"),
+        (
+            '{from: image, make: "flip(0.5, 1)"}',
+            "views.b.make: flip(0.5, 1): too many positional arguments; arguments: p",
+        ),
         ('{from: image, make: "flip(0.5) |"}', "views.b.make: cannot read 'flip(0.5) |': "),
         ('{from: image, make: "flip(0.5) + flip(0.5)"}', "views.b.make: "),
         ("{like: a, same: [flip]}", "views.b.same: view 'b' has no op 'flip'; ops: resize, pad_crop, randaugment"),
         ("{like: a, same: [c.flip]}", "views.b.same: unknown view 'c'; views: a"),
     ],
-)  # fmt: skip
+)
 def test_views_are_checked(new, message):
     assert refused("b: {like: a}", f"b: {new}").startswith(message)
 
@@ -359,8 +466,11 @@ def test_the_test_view_draws_nothing(spec):
 @pytest.mark.parametrize(
     ("new", "message"),
     [
-        ("projectr(h, 8)", "branches.net.z: unknown head 'projectr'; did you mean 'projector'? heads: linear, mlp, pool, "
-         "predictor, projector"),
+        (
+            "projectr(h, 8)",
+            "branches.net.z: unknown head 'projectr'; did you mean 'projector'? heads: linear, mlp, pool, "
+            "predictor, projector",
+        ),
         ("projector(8)", "branches.net.z: a head first names what it reads, as in projector(h), got projector(8)"),
         ("projector", "branches.net.z: a head first names what it reads, as in projector(h), got projector()"),
         ("projector(q, 8)", "branches.net.z: unknown readout 'q'; readouts: h, joint"),
@@ -368,7 +478,7 @@ def test_the_test_view_draws_nothing(spec):
         ("3", "branches.net.z: expected a call such as name(…), got 3"),
         ("pool(layer2)", "branches.net.z: write the layer's name in quotes, as in pool('layer2'), got pool(layer2)"),
     ],
-)  # fmt: skip
+)
 def test_heads_are_checked(new, message):
     assert refused("z: projector(h, 8)", f"z: {new}") == message
 
@@ -397,12 +507,12 @@ def test_h_cannot_name_a_head():
 @pytest.mark.parametrize(
     ("new", "message"),
     [
-        ("cresnet21", "branches.net.backbone: unknown backbone 'cresnet21'; did you mean cresnet20"),
+        ("cresnet21", "branches.net.backbone: unknown backbone 'cresnet21'; did you mean cresnet"),
         ("restnet18", "branches.net.backbone: unknown backbone 'restnet18'; did you mean resnet18"),
         ("zzzzzzz", "branches.net.backbone: unknown backbone 'zzzzzzz'; timm.list_models() has them all"),
         ("cresnet20(num_classes=5)", "branches.net.backbone: the classifier is the head `logits: linear(h)`; drop "),
         ("cresnet20(10)", "branches.net.backbone: write arguments of a backbone by name, as in cresnet20(small=True)"),
-        ("cresnet20(depth=3)", "branches.net.backbone: cresnet20(depth=3): "),
+        ("cresnet20(wide=3)", "branches.net.backbone: cresnet20(wide=3): "),
         ("cresnet20(small=True)", "branches.net.backbone: cresnet20(small=True): small_stem: 'cresnet20' has no 7x7 "),
     ],
 )
@@ -425,12 +535,17 @@ def with_relation(line: str) -> str:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("crossentropy(logits(a))", f"unknown relation 'crossentropy'; did you mean 'cross_entropy'? relations: {RELATIONS}"),
+        (
+            "crossentropy(logits(a))",
+            f"unknown relation 'crossentropy'; did you mean 'cross_entropy'? relations: {RELATIONS}",
+        ),
         ("nt_xent(z(a), z(b), temperature=0.2)", f"unknown relation 'nt_xent'; relations: {RELATIONS}"),
         ("info_nce(z(a), toward=stop(z(b)))", f"unknown relation 'info_nce'; relations: {RELATIONS}"),
         ("cosine(z(a), toward=stop(z(b)), weight=0.5)", f"unknown relation 'cosine'; relations: {RELATIONS}"),
-        ("cross_entropy(logit(a))", "unknown readout 'logit'; did you mean 'logits'? readouts: aggregate, h, joint, logits, "
-         "q, stop, z"),
+        (
+            "cross_entropy(logit(a))",
+            "unknown readout 'logit'; did you mean 'logits'? readouts: aggregate, h, joint, logits, q, stop, z",
+        ),
         ("similarity(p(a), p(b))", "unknown readout 'p'; readouts: aggregate, h, joint, logits, q, stop, z"),
         ("cross_entropy(logits(c))", "unknown view 'c'; views: a, b, many, r, two"),
         ("cross_entropy(logits(test))", "unknown view 'test'; views: a, b, many, r, two"),
@@ -446,25 +561,37 @@ def with_relation(line: str) -> str:
         ("cross_entropy(stop(logits(a), logits(b)))", "stop takes one readout, got stop(logits(a), logits(b))"),
         ("similarity(h(a), h(b), kind=mse)", "similarity: put quotes round kind='mse'"),
         ("similarity(h(a))", "similarity(h(a)): missing a required argument: 'b'; arguments: a, b, kind"),
-        ("similarity(h(a), h(b), h(r.0))", "similarity(h(a), h(b), h(r.0)): too many positional arguments; arguments: a, b, "
-         "kind"),
-        ("similarity(h(a), h(b), knd='mse')", "similarity: unknown argument 'knd'; did you mean 'kind'? arguments: a, b, "
-         "kind"),
+        (
+            "similarity(h(a), h(b), h(r.0))",
+            "similarity(h(a), h(b), h(r.0)): too many positional arguments; arguments: a, b, kind",
+        ),
+        (
+            "similarity(h(a), h(b), knd='mse')",
+            "similarity: unknown argument 'knd'; did you mean 'kind'? arguments: a, b, kind",
+        ),
         ("similarity(h(a), h(b), kind=h(a))", "similarity: kind is a plain value, got h(a)"),
         ("distill(logits(a), toward=3)", "distill: toward is a readout such as h(a), got 3"),
-        ("distill(logits(a))", "distill(logits(a)): missing a required argument: 'toward'; arguments: student, toward, "
-         "temperature"),
+        (
+            "distill(logits(a))",
+            "distill(logits(a)): missing a required argument: 'toward'; arguments: student, toward, temperature",
+        ),
         ("cross_entropy(logits(a), weight=-1)", "weight(-1): weight must not be negative, got -1"),
         ("cross_entropy(logits(a), weight=1e999)", "weight(inf): weight must be finite, got inf"),
         ("cross_entropy(logits(a), weight='2')", "weight is a number or a schedule such as warmup(20), got '2'"),
         ("cross_entropy(logits(a), weight=True)", "weight is a number or a schedule such as warmup(20), got True"),
         ("cross_entropy(logits(a), weight=warmup)", "weight is a number or a schedule such as warmup(20), got warmup"),
-        ("cross_entropy(logits(a), weight=warm(2))", f"unknown weight schedule 'warm'; did you mean 'warmup'? {SCHEDULES}"),
+        (
+            "cross_entropy(logits(a), weight=warm(2))",
+            f"unknown weight schedule 'warm'; did you mean 'warmup'? {SCHEDULES}",
+        ),
         ("cross_entropy(logits(a)", f"cannot read 'cross_entropy(logits(a)': {QUOTE}"),
-        ("cross_entropy(logits(a) + logits(b))", "'logits(a) + logits(b)' in 'cross_entropy(logits(a) + logits(b))' is "
-         "neither a literal, a name nor a call; recipes have no expressions"),
+        (
+            "cross_entropy(logits(a) + logits(b))",
+            "'logits(a) + logits(b)' in 'cross_entropy(logits(a) + logits(b))' is "
+            "neither a literal, a name nor a call; recipes have no expressions",
+        ),
     ],
-)  # fmt: skip
+)
 def test_relations_are_checked(line, message):
     assert refused_text(with_relation(line)) == f"relations.2: {message}"
 
@@ -473,7 +600,10 @@ def test_relations_are_checked(line, message):
     ("weight", "message"),
     [
         ("warmup(-2)", "relations.2.weight: warmup(-2): weight must not be negative, got -2"),
-        ("warmup(2, fraction=0)", "relations.2.weight: warmup(2, fraction=0): warmup's fraction must be in (0, 1], got 0"),
+        (
+            "warmup(2, fraction=0)",
+            "relations.2.weight: warmup(2, fraction=0): warmup's fraction must be in (0, 1], got 0",
+        ),
         ("warmup(2, frac=0.1)", "relations.2.weight: warmup: unknown argument 'frac'; did you mean 'fraction'? "),
         ("linear('x')", "relations.2.weight: linear('x'): "),
     ],
@@ -488,14 +618,24 @@ def test_schedules_of_weights_are_checked(weight, message):
         ("cross_entropy()", "cross_entropy needs at least one readout, as in cross_entropy(logits(a))"),
         ("cross_entropy(z(a))", "z(a) has 8 columns where 10 are needed; change its head"),
         ("cross_entropy(logits(a), smoothing=1)", "smoothing must be in [0, 1), got 1"),
-        ("similarity(h(a), h(b), kind='cos')", "unknown kind of similarity 'cos'; did you mean 'cosine'? kinds: cka, "
-         "cosine, cosine_l2_norm, l2_norm, mae, mse, vicreg"),
+        (
+            "similarity(h(a), h(b), kind='cos')",
+            "unknown kind of similarity 'cos'; did you mean 'cosine'? kinds: cka, "
+            "cosine, cosine_l2_norm, l2_norm, mae, mse, vicreg",
+        ),
         ("similarity(h(a), logits(b))", "h(a) has 64 columns and logits(b) has 10; relate readouts of the same width"),
-        ("similarity(h(a), h(r))", "h(a) has 1 rows an image and h(r) has 4; relate views with the same number of members"),
-        ("similarity(h(many), h(r))", "h(many) has 3 rows an image and h(r) has 4; relate views with the same number of "
-         "members"),
-        ("jensen_shannon(logits(a))", "jensen_shannon compares two or more readouts, as in jensen_shannon(logits(a), "
-         "logits(b))"),
+        (
+            "similarity(h(a), h(r))",
+            "h(a) has 1 rows an image and h(r) has 4; relate views with the same number of members",
+        ),
+        (
+            "similarity(h(many), h(r))",
+            "h(many) has 3 rows an image and h(r) has 4; relate views with the same number of members",
+        ),
+        (
+            "jensen_shannon(logits(a))",
+            "jensen_shannon compares two or more readouts, as in jensen_shannon(logits(a), logits(b))",
+        ),
         ("joint_cross_entropy(joint(two))", "head 'joint' tells 4 members of 'r' apart, but 'two' has 2"),
         ("joint_cross_entropy(joint(many))", "head 'joint' tells 4 members of 'r' apart, but 'many' has 3"),
         ("joint_cross_entropy(joint(a))", "head 'joint' tells 4 members of 'r' apart, but 'a' has 1"),
@@ -503,15 +643,20 @@ def test_schedules_of_weights_are_checked(weight, message):
         ("joint_cross_entropy(logits(r))", "logits(r) has 10 columns where 40 are needed; change its head"),
         ("joint_cross_entropy(joint(r), reduction='max')", "reduction must be 'mean' or 'sum', got 'max'"),
         ("orbit_cross_entropy(z(r))", "z(r) has 8 columns where 4 are needed; change its head"),
-        ("distill(logits(a), toward=stop(logits(r)))", "logits(a) has 1 rows an image and logits(r) has 4; relate views "
-         "with the same number of members"),
-        ("distill(logits(a), toward=stop(aggregate(logits(r))))", "aggregate needs joint logits of a family, a column a "
-         "class and member; logits(r) has 10 columns for 4 members"),
+        (
+            "distill(logits(a), toward=stop(logits(r)))",
+            "logits(a) has 1 rows an image and stop(logits(r)) has 4; relate views with the same number of members",
+        ),
+        (
+            "distill(logits(a), toward=stop(aggregate(logits(r))))",
+            "aggregate needs joint logits of a family, a column a "
+            "class and member; logits(r) has 10 columns for 4 members",
+        ),
         ("distill(logits(a), toward=logits(b), temperature=0)", "temperature must be positive, got 0"),
         ("agmax(logits(a), logits(b), hidden=0)", "hidden must be at least 1, got 0"),
         ("agreement(logits(a), logits(b), kind='js')", "unknown kind of agreement 'js'; kinds: ce, kl, mse"),
     ],
-)  # fmt: skip
+)
 def test_readouts_must_fit_their_relation(line, message):
     assert refused_text(with_relation(line), build=True) == f"relations.2: {line}: {message}"
 
@@ -529,19 +674,37 @@ def test_a_readout_of_two_branches_must_say_whose():
     [
         ("train.optimizer=sgdd(lr=0.1)", "train.optimizer: unknown optimizer 'sgdd'; did you mean 'sgd'? optimizers: "),
         ("train.optimizer=sgd(0.1)", "train.optimizer: write arguments by name, as in sgd(lr=0.1), got sgd(0.1)"),
-        ("train.optimizer=sgd(lrr=0.1)", "train.optimizer: sgd: unknown argument 'lrr'; did you mean 'lr'? arguments: "),
+        (
+            "train.optimizer=sgd(lrr=0.1)",
+            "train.optimizer: sgd: unknown argument 'lrr'; did you mean 'lr'? arguments: ",
+        ),
         ("train.optimizer=sgd(lr=-0.1)", "train.optimizer: lr must be a number of at least 0, got -0.1"),
         ("train.optimizer=sgd(lr=0.1", f"train.optimizer: cannot read 'sgd(lr=0.1': {QUOTE}"),
         ("train.optimizer.lr=fast", "train.optimizer: lr must be a number of at least 0, got 'fast'"),
-        ("train.schedule=cosin()", "train.schedule: unknown schedule 'cosin'; did you mean 'cosine'? schedules: constant, "),
+        (
+            "train.schedule=cosin()",
+            "train.schedule: unknown schedule 'cosin'; did you mean 'cosine'? schedules: constant, ",
+        ),
         ("train.schedule=cosine(wup=1)", "train.schedule: cosine: unknown argument 'wup'; did you mean 'warmup'? "),
-        ("train.schedule=cosine(5)", "train.schedule: cosine(5): warmup is '10 epochs', '500 steps', or a fraction of "),
-        ("train.schedule=cosine(warmup='5 days')", "train.schedule: cosine(warmup='5 days'): warmup is written '10 epochs' "),
-        ("train.schedule=multistep()", "train.schedule: multistep(): missing a required argument: 'at'; arguments: at, "),
-        ("train.schedule=multistep(at=[30])", "train.schedule: multistep(at=[30]): at is '10 epochs', '500 steps', or a "),
+        (
+            "train.schedule=cosine(5)",
+            "train.schedule: cosine(5): warmup is '10 epochs', '500 steps', or a fraction of ",
+        ),
+        (
+            "train.schedule=cosine(warmup='5 days')",
+            "train.schedule: cosine(warmup='5 days'): warmup is written '10 epochs' ",
+        ),
+        (
+            "train.schedule=multistep()",
+            "train.schedule: multistep(): missing a required argument: 'at'; arguments: at, ",
+        ),
+        (
+            "train.schedule=multistep(at=[30])",
+            "train.schedule: multistep(at=[30]): at is '10 epochs', '500 steps', or a ",
+        ),
         ("train.schedule=cosine(clock=1)", "train.schedule: cosine: unknown argument 'clock'; arguments: "),
     ],
-)  # fmt: skip
+)
 def test_optimizers_and_schedules_are_checked(override, message):
     assert refused_text(TEXT, override).startswith(message)
 
@@ -601,15 +764,12 @@ def at(recipe: Recipe, path: str):
         ("title=a = b", "title", "a = b"),
         (" seed = 7 ", "seed", 7),
         ("train.clip=1e-1", "train.clip", 0.1),
-        ("train.clip=null", "train.clip", None),
-        ("train.clip=", "train.clip", None),
+        ("data.val_fraction=0.2", "data.val_fraction", 0.2),
         ("data.root=some/where", "data.root", "some/where"),
         ("train.compile=true", "train.compile", True),
         ("evaluate=[]", "evaluate", ()),
         ("evaluate=[classify, knn(k=3)]", "evaluate", ("classify", "knn(k=3)")),
         ("relations.0=cross_entropy(logits(a))", "relations.0", "cross_entropy(logits(a))"),
-        ("views.b={from: image, make: flip}", "views.b.make", "flip"),
-        ("views.c={from: image, make: flip}", "views.c.make", "flip"),
         ("views.a.make=resize(8)", "views.a.make", "resize(8)"),
         ("branches.net.normalize=[[0.1, 0.2, 0.3], [1, 1, 1]]", "branches.net.normalize", [[0.1, 0.2, 0.3], [1, 1, 1]]),
         ("branches.net.forward=separate", "branches.net.forward", "separate"),
@@ -624,19 +784,32 @@ def at(recipe: Recipe, path: str):
         ("relations.cross_entropy_2.weight=2", "relations.2", "cross_entropy(logits(r), weight=2)"),
         ("relations.cross_entropy_3.weight=2", "relations.5", "cross_entropy(logits(r.0), weight=2)"),
         ("relations.similarity_2.kind=mae", "relations.4", "similarity(z(a), q(b), kind='mae')"),
-        ("relations.similarity.weight=warmup(5)", "relations.1", "similarity(h(a), h(b), kind='mse', weight=warmup(5))"),
-        ("relations.similarity.weight=warmup(5, fraction=0.5)", "relations.1",
-         "similarity(h(a), h(b), kind='mse', weight=warmup(5, fraction=0.5))"),
+        (
+            "relations.similarity.weight=warmup(5)",
+            "relations.1",
+            "similarity(h(a), h(b), kind='mse', weight=warmup(5))",
+        ),
+        (
+            "relations.similarity.weight=warmup(5, fraction=0.5)",
+            "relations.1",
+            "similarity(h(a), h(b), kind='mse', weight=warmup(5, fraction=0.5))",
+        ),
         ("branches.net.joint.orbit=two", "branches.net.joint", "linear(h, orbit=two)"),
         ("branches.net.q.layers=3", "branches.net.q", "mlp(z, 4, 8, layers=3)"),
         # into calls, by position
         ("views.a.make.randaugment.m=3", "views.a.make", "resize(16) | pad_crop(16, padding=2) | randaugment(2, 3)"),
         ("views.a.make.randaugment.n=1", "views.a.make", "resize(16) | pad_crop(16, padding=2) | randaugment(1, 9)"),
         ("views.a.make.pad_crop.padding=4", "views.a.make", "resize(16) | pad_crop(16, padding=4) | randaugment(2, 9)"),
-        ("views.a.make.resize.size=[16, 16]", "views.a.make",
-         "resize((16, 16)) | pad_crop(16, padding=2) | randaugment(2, 9)"),
-        ("views.a.make.resize.size=(16, 16)", "views.a.make",
-         "resize((16, 16)) | pad_crop(16, padding=2) | randaugment(2, 9)"),
+        (
+            "views.a.make.resize.size=[16, 16]",
+            "views.a.make",
+            "resize((16, 16)) | pad_crop(16, padding=2) | randaugment(2, 9)",
+        ),
+        (
+            "views.a.make.resize.size=(16, 16)",
+            "views.a.make",
+            "resize((16, 16)) | pad_crop(16, padding=2) | randaugment(2, 9)",
+        ),
         ("views.many.make.p=0.25", "views.many.make", "flip(0.25)"),
         ("views.many.make.flip.p=0.25", "views.many.make", "flip(0.25)"),
         ("branches.net.z.out=4", "branches.net.z", "projector(h, 4)"),
@@ -647,13 +820,30 @@ def at(recipe: Recipe, path: str):
         ("evaluate.knn.k=5", "evaluate.0", "knn(5)"),
         ("evaluate.0.temperature=0.5", "evaluate.0", "knn(20, temperature=0.5)"),
     ],
-)  # fmt: skip
+)
 def test_an_override_changes_its_value_and_nothing_else(override, path, value):
     before, after = parse_recipe(TEXT), parse_recipe(TEXT, override)
     assert at(after, path) == value
     changed = [line.partition(":")[0] for line in difference(before, after)]
     assert changed, "the override changed nothing"
     assert all(key.startswith(path) for key in changed)
+
+
+def test_an_override_may_be_a_mapping():
+    recipe = parse_recipe(TEXT, "views.b={from: image, make: flip}", "views.c={like: b}")
+    assert recipe.views["b"].model_dump(by_alias=True, exclude_defaults=True) == {"from": "image", "make": "flip"}
+    assert recipe.view_plan["c"].ops[0].op == recipe.view_plan["b"].ops[0].op
+    two = parse_recipe(TEXT, "branches.one={backbone: resnet18}", "relations=['similarity(net.h(a), one.h(b))']")
+    assert list(two.branch_plan) == ["net", "one"]
+    assert [read.branch for read in two.relation_plan[0].all_reads] == ["net", "one"]
+
+
+@pytest.mark.parametrize("nothing", ["null", "", "~", " "])
+def test_an_override_may_be_nothing(nothing):
+    text = TEXT.replace("train:\n", "train:\n  clip: 2.5\n")
+    assert parse_recipe(text).train.clip == 2.5
+    assert parse_recipe(text, f"train.clip={nothing}").train.clip is None
+    assert parse_recipe(TEXT, f"views.many.make={nothing}").view_plan["many"].ops == ()
 
 
 def test_small_stem_by_override():
@@ -686,22 +876,32 @@ def test_an_override_reaches_into_a_default(data):
         ("train..lr=3", "write key=value, as in train.epochs=10"),
         ("title=[1", "line 1: not YAML: expected ',' or ']', but got '<stream end>'"),
         ("views.c.make.flip.p=1", "unknown key 'c'; keys: a, b, many, r, test, two"),
-        ("view.a.make=flip", "unknown key 'view'; did you mean 'views'? keys: branches, data, evaluate, relations, title, "
-         "train, views"),
-        ("views.a.make.randaug.m=9", "unknown call 'randaug'; did you mean 'randaugment'? calls: pad_crop, randaugment, "
-         "resize"),
-        ("views.a.make.m=9", "'resize(16) | pad_crop(16, padding=2) | randaugment(2, 9)' holds calls; write "
-         "make.<call>.<argument>=value"),
+        (
+            "view.a.make=flip",
+            "unknown key 'view'; did you mean 'views'? keys: branches, data, evaluate, relations, title, train, views",
+        ),
+        (
+            "views.a.make.randaug.m=9",
+            "unknown call 'randaug'; did you mean 'randaugment'? calls: pad_crop, randaugment, resize",
+        ),
+        (
+            "views.a.make.m=9",
+            "'resize(16) | pad_crop(16, padding=2) | randaugment(2, 9)' holds calls; write "
+            "make.<call>.<argument>=value",
+        ),
         ("relations.9.weight=1", "there is no line 9; lines: 0 to 5"),
         ("relations.9=cross_entropy(logits(a))", "there is no line 9; lines: 0 to 5"),
         ("relations.distill.weight=1", "unknown line 'distill'; did you mean 'similarity'? lines: "),
-        ("relations.cross_entropy_4.weight=1", "unknown line 'cross_entropy_4'; did you mean 'cross_entropy_3'? lines: "
-         "cross_entropy, cross_entropy_2, cross_entropy_3, joint_cross_entropy, similarity, similarity_2"),
+        (
+            "relations.cross_entropy_4.weight=1",
+            "unknown line 'cross_entropy_4'; did you mean 'cross_entropy_3'? lines: "
+            "cross_entropy, cross_entropy_2, cross_entropy_3, joint_cross_entropy, similarity, similarity_2",
+        ),
         ("evaluate.classify.k=1", "unknown line 'classify'; lines: knn"),
         ("train.steps.most=1", "there is no 'most' in 3"),
         ("relations.similarity.weight=warmup(5", f"cannot read 'warmup(5': {QUOTE}"),
     ],
-)  # fmt: skip
+)
 def test_overrides_that_hit_nothing_name_themselves(override, message):
     got = refused_text(TEXT, override)
     assert got.startswith(f"override {override!r}: ")
@@ -732,8 +932,12 @@ def test_an_override_is_checked_like_the_recipe(override, message):
 
 def test_recipes_are_frozen():
     recipe = parse_recipe(TEXT)
-    for owner, key, value in ((recipe, "seed", 1), (recipe.data, "root", "x"), (recipe.train, "steps", 5),
-                              (recipe.views["a"], "make", "flip")):  # fmt: skip
+    for owner, key, value in (
+        (recipe, "seed", 1),
+        (recipe.data, "root", "x"),
+        (recipe.train, "steps", 5),
+        (recipe.views["a"], "make", "flip"),
+    ):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(owner, key, value)
     assert recipe == parse_recipe(TEXT)
@@ -756,7 +960,12 @@ def test_packaged_recipes_survive_being_written_out(name):
 
 
 def test_a_recipe_with_overrides_survives_being_written_out():
-    overrides = ("relations.similarity.weight=warmup(5, fraction=0.5)", "train.clip=1e-5", "views.many.same=[]", "seed=3")
+    overrides = (
+        "relations.similarity.weight=warmup(5, fraction=0.5)",
+        "train.clip=1e-5",
+        "views.many.same=[]",
+        "seed=3",
+    )
     recipe = parse_recipe(TEXT, *overrides)
     assert parse_recipe(recipe.to_yaml()) == recipe
 
@@ -785,7 +994,8 @@ def test_differences_are_lines_from_ours_to_theirs():
     theirs = parse_recipe(TEXT, "seed=3", "train.optimizer.lr=0.2", "relations.1.weight=2")
     assert difference(ours, theirs) == [
         "seed: 0 -> 3",
-        """relations.1: 'similarity(h(a), h(b), kind="mse", weight=1)' -> "similarity(h(a), h(b), kind='mse', weight=2)\"""",
+        """relations.1: 'similarity(h(a), h(b), kind="mse", weight=1)' """
+        """-> "similarity(h(a), h(b), kind='mse', weight=2)\"""",
         "train.optimizer: 'sgd(lr=0.1, momentum=0.9)' -> 'sgd(lr=0.2, momentum=0.9)'",
     ]
     assert difference(ours, theirs, {"seed": None, "relations.1": None, "train.optimizer": None}) == []
@@ -794,7 +1004,9 @@ def test_differences_are_lines_from_ours_to_theirs():
 def test_recipes_by_name_and_by_path(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(packaged_recipes()["quickstart"], encoding="utf-8")
-    assert load_recipe(path) == load_recipe(str(path)) == load_recipe("quickstart") == manyview.load_recipe("quickstart")
+    assert (
+        load_recipe(path) == load_recipe(str(path)) == load_recipe("quickstart") == manyview.load_recipe("quickstart")
+    )
     assert load_recipe("quickstart", "seed=5").seed == load_recipe(path, "seed=5").seed == 5
 
 

@@ -147,6 +147,12 @@ def test_sla_with_self_distillation():
     assert_terms(step, expected)
 
 
+def test_aggregated_scores_are_compared_with_one_label_an_image():
+    step = custom("cross_entropy(aggregate(joint(r)))", views=ORBIT, heads=JOINT)
+    joint = head(step, "joint", by_hand(step, ["r"])["r"])
+    assert_terms(step, {"cross_entropy": torch_functional.cross_entropy(F.aggregate(joint, 4), LABELS)})
+
+
 def test_sla_baseline_da():
     step = packaged("sla_da_cifar10")
     logits = head(step, "logits", by_hand(step, ["r"])["r"])

@@ -67,7 +67,7 @@ class Draws:
         counter[..., 2] = self._epoch
         counter[..., 3] = np.arange(blocks, dtype=np.uint64)
         words = philox(counter.reshape(-1, 4), key_of(*self._who, name))
-        unit = words.reshape(len(self), -1)[:, :count].astype(np.float64) / 2**32
+        unit = words.reshape(len(self), 4 * blocks)[:, :count].astype(np.float64) / 2**32
         return torch.from_numpy(low + (high - low) * unit)
 
     def integers(self, name: str, bound: int | Tensor, count: int = 1) -> Tensor:

@@ -14,14 +14,17 @@ from manyview.errors import RunError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` with a temporary path beside `path`, then renames it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Calls `write` with a temporary path beside `path`, then renames it into place. Raises RunError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:

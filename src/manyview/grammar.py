@@ -112,8 +112,8 @@ def _parse(text: str, where: str) -> ast.expr:
         raise RecipeError(f"{where}: expected a call such as name(…), got {text!r}")
     try:
         return ast.parse(_members_as_subscripts(text), mode="eval").body
-    except (SyntaxError, tokenize.TokenError, IndentationError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else error.args[0]
+    except (SyntaxError, tokenize.TokenError, ValueError, RecursionError, MemoryError) as error:
+        reason = getattr(error, "msg", None) or (str(error.args[0]) if error.args else "too long")
         if text.count("(") != text.count(")"):
             reason = "its brackets do not match; inside [ ] or { } YAML cuts at commas, so quote it there"
         raise RecipeError(f"{where}: cannot read {text!r}: {reason}") from None
@@ -142,7 +142,7 @@ def _members_as_subscripts(text: str) -> str:
 
 def _call(node: ast.expr, text: str, where: str) -> Call:
     value = _value(node, text, where)
-    if isinstance(value, Name):
+    if isinstance(value, Name) and "." not in value.text:
         value = Call(value.text)
     if not isinstance(value, Call):
         raise RecipeError(f"{where}: expected a call such as name(…), got {text!r}")
@@ -165,8 +165,13 @@ def _value(node: ast.expr, text: str, where: str) -> Any:
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and _is_index(node.slice):
         return Name(f"{node.value.id}.{ast.literal_eval(node.slice)}")
     try:
-        return ast.literal_eval(node)
-    except ValueError:
+        value = ast.literal_eval(node)
+        if isinstance(node, ast.Dict) and len(value) < len(node.keys):
+            raise RecipeError(f"{where}: {text!r}: a key is given twice")
+        if ast.literal_eval(repr(value)) == value and value is not ...:
+            return value
+        raise ValueError
+    except (ValueError, TypeError, SyntaxError):
         raise RecipeError(
             f"{where}: {ast.unparse(node)!r} in {text!r} is neither a literal, a name nor a call; "
             f"recipes have no expressions"

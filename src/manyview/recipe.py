@@ -277,11 +277,11 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 
 def _write_out_default(raw: dict[str, Any], path: list[str]) -> None:
     """Lets `train.optimizer.lr=0.05` reach into a call that the recipe leaves to its default."""
-    fields = {"data": Data, "train": Train}[path[0]].model_fields if path[0] in ("data", "train") else {}
-    if len(path) > 2 and path[1] in fields and isinstance(fields[path[1]].default, str):
+    defaults = {"data": vars(Data()), "train": vars(Train())}.get(path[0], {})
+    if len(path) > 2 and isinstance(defaults.get(path[1]), str):
         section = raw.setdefault(path[0], {})
         if isinstance(section, dict):
-            section.setdefault(path[1], fields[path[1]].default)
+            section.setdefault(path[1], defaults[path[1]])
 
 
 def _set(container: Any, path: list[str], value: Any) -> None:

@@ -14,8 +14,7 @@ from torch import Tensor
 from manyview.augment.randaugment import POLICY
 from manyview.files import write_bytes
 from manyview.recipe import Recipe
-from manyview.step import Step
-from manyview.views import View
+from manyview.views import TEST, View, draw_views
 
 GAP, LINE, NAME = 10, 12, 16
 
@@ -27,8 +26,8 @@ def contact_sheet(
 
     images: uint8 [B, 3, H, W], or a list of unlike sizes. names, index: [B]. Families show a column a member.
     """
-    step = Step(recipe, 2)
-    views = step.views(images, index=index, epoch=epoch)
+    plan = {name: view for name, view in recipe.view_plan.items() if name != TEST}
+    views = draw_views(plan, images, None, index, epoch, recipe.seed)
     columns: list[tuple[str, list[Tensor], list[list[str]]]] = [("image", list(images), [[name] for name in names])]
     for name, view in views.items():
         for member in range(view.members):

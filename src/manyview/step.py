@@ -31,6 +31,7 @@ from manyview.views import (
     View,
     draw_views,
     member_view,
+    together,
     with_sources,
 )
 
@@ -145,14 +146,13 @@ class Step(nn.Module):
         """What evaluation looks at: the view `test`, or the image itself; float [B, 3, h, w] in [0, 1]."""
         if self.test_plan:
             return draw_views(self.test_plan, images, None, range(len(images)), 0, self.recipe.seed)[TEST].pixels
-        if not isinstance(images, Tensor):
-            if len({image.shape for image in images}) > 1:
-                raise RecipeError(
-                    "views: images have unlike sizes; say what evaluation looks at, as in "
-                    "test: {from: image, make: 'resize(256) | center_crop(224)'}"
-                )
-            images = torch.stack(list(images))
-        return as_float(images)
+        batch = images if isinstance(images, Tensor) else together(images)
+        if not isinstance(batch, Tensor):
+            raise RecipeError(
+                "views: images have unlike sizes; say what evaluation looks at, as in "
+                "test: {from: image, make: 'resize(256) | center_crop(224)'}"
+            )
+        return as_float(batch)
 
     # ------------------------------------------------------------------------------------------------------- train
 

@@ -9,6 +9,7 @@ of one image together: row i*m + t is member t of image i; `r.0` names a member.
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -114,13 +115,13 @@ def _plan_view(
     name: str, spec: ViewSpec, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]
 ) -> PlannedView:
     where = f"views.{name}"
-    if not name.isidentifier() or name == IMAGE:
+    if not name.isidentifier() or keyword.iskeyword(name) or name == IMAGE:
         raise RecipeError(f"{where}: a view's name is a word other than '{IMAGE}', got '{name}'")
     if spec.like is not None:
         if spec.source is not None or spec.make is not None or spec.orbit is not None or spec.count is not None:
             raise RecipeError(f"{where}: 'like' takes its ops from {spec.like}; drop from, make, orbit and count")
         if spec.like not in above:
-            raise RecipeError(f"{where}.like: {_not_above(spec.like, specs, above)}")
+            raise RecipeError(f"{where}.like: {_not_above(spec.like, name, specs, above)}")
         model = above[spec.like]
         ops = tuple(PlannedOp(op.name, op.op, (name, op.name)) for op in model.ops)
         view = PlannedView(name, model.source, ops, model.orbit, model.count)
@@ -153,14 +154,16 @@ def _plan_ops(view: str, make: str | None) -> tuple[PlannedOp, ...]:
 
 
 def _check_source(source: str, where: str, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]) -> None:
-    base, _, member = source.partition(".")
+    base, dot, member = source.partition(".")
     if source == IMAGE:
         return
+    if base == IMAGE:
+        raise RecipeError(f"{where}.from: the source image has no members; write from: {IMAGE}")
     if base not in above or base == TEST:
-        raise RecipeError(f"{where}.from: {_not_above(base, specs, above)}")
+        raise RecipeError(f"{where}.from: {_not_above(base, where.partition('.')[2], specs, above)}")
     if above[base].is_family and not member:
         raise RecipeError(f"{where}.from: '{base}' is a family of {above[base].members}; name a member, as in {base}.0")
-    if member:
+    if dot:
         check_member(source, above, f"{where}.from")
 
 
@@ -170,12 +173,16 @@ def check_member(text: str, views: Mapping[str, PlannedView], where: str) -> Non
     view = views[base]
     if not view.is_family:
         raise RecipeError(f"{where}: '{base}' is a single view and has no member '{text}'")
-    if not member.isdigit() or int(member) >= view.members:
+    if not member.isdecimal() or str(int(member)) != member or int(member) >= view.members:
         raise RecipeError(f"{where}: '{base}' has members {base}.0 to {base}.{view.members - 1}, not '{text}'")
 
 
-def _not_above(name: str, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]) -> str:
-    if name in specs:
+def _not_above(name: str, own: str, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]) -> str:
+    if name == own:
+        return "a view cannot derive from itself"
+    if name == TEST:
+        return f"'{TEST}' is what evaluation looks at; no view derives from it"
+    if name in specs and name not in above:
         return f"'{name}' is declared below; a view derives from one above it"
     return unknown("view", name, [IMAGE, *(view for view in above if view != TEST)])
 
@@ -215,7 +222,7 @@ def with_sources(plan: Mapping[str, PlannedView], wanted: Collection[str]) -> li
 def sample_views(
     plan: Mapping[str, PlannedView], sizes: Tensor, index: Tensor | Sequence[int], epoch: int, seed: int
 ) -> dict[str, dict[str, Params]]:
-    """Parameters of every op of every view: view -> op -> {name: [B*members, …]}.
+    """Parameters of every op of every view: view -> op -> {name: [B, …]}, or [B*count, …] for a view with a count.
 
     sizes: heights and widths of the source images, int64 [B, 2]. index: which images, [B]. Nothing but the arguments
     matters, so the same call gives the same parameters on any machine, in any batch, at any time.
@@ -252,6 +259,8 @@ def render_views(
     images: [B, C, H, W] uint8 or float in [0, 1]; or B images [C, H, W] of unlike sizes, if every view crops or resizes
     them to one. target: labels [B] or soft targets [B, classes]. Raises ValueError where sizes remain unlike.
     """
+    if not isinstance(images, Tensor):
+        images = together(images)
     made: dict[str, View] = {}
     for view in plan.values():
         base, _, member = view.source.partition(".")
@@ -304,7 +313,12 @@ def _render(op: Op, images: Tensor | Sequence[Tensor], params: Params) -> Tensor
         op.render(image[None], {name: value[i : i + 1] for name, value in params.items()})[0]
         for i, image in enumerate(images)
     ]
-    return torch.stack(one_by_one) if len({image.shape for image in one_by_one}) == 1 else one_by_one
+    return together(one_by_one)
+
+
+def together(images: Sequence[Tensor]) -> Tensor | list[Tensor]:
+    """Images as one batch if they have one size, else as they are."""
+    return torch.stack(list(images)) if len({image.shape for image in images}) == 1 else list(images)
 
 
 def members_of(view: View, member: int) -> tuple[Tensor, Tensor | None]:

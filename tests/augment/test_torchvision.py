@@ -281,10 +281,7 @@ def test_the_policies_name_the_same_ops():
 
 @pytest.mark.parametrize("name", POLICY)
 @pytest.mark.parametrize("size", [*SIZES, (224, 160), (375, 500), (331, 662)], ids=str)
-def test_magnitudes_are_torchvisions(name, size, request):
-    if name.startswith("translate") and size == (331, 662):
-        reason = "150 / 331 * (m / 30) * 331 falls short of the whole number, and is cut off"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_magnitudes_are_torchvisions(name, size):
     strength, signed, _ = POLICY[name]
     _, (table, theirs_signed) = TABLE[name]
     theirs = table(BINS, *size)
@@ -312,7 +309,6 @@ def test_every_op_of_randaugment_is_torchvisions(size, kind, name, m):
         assert (ours != theirs).double().mean() <= 0.03
 
 
-@pytest.mark.xfail(strict=True, reason="divides by spread / 255, torchvision by spread * (1 / 255): ties are cut off")
 @SIZE
 def test_autocontrast_is_torchvisions_to_the_last_level(size):
     images = photos("smooth", size)

@@ -29,7 +29,7 @@ class Blur:
     def __post_init__(self) -> None:
         check_probability(self.p)
         as_range("sigma", self.sigma, 1e-3, 1e3)
-        if self.kernel is not None and (not isinstance(self.kernel, int) or self.kernel < 1 or self.kernel % 2 == 0):
+        if self.kernel is not None and (type(self.kernel) is not int or self.kernel < 1 or self.kernel % 2 == 0):
             raise ValueError(f"kernel must be an odd number of pixels, got {self.kernel!r}")
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:

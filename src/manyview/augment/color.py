@@ -167,7 +167,9 @@ class ChannelPermutation:
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """The order that makes view a's channels from view b's, int64 [B, 3]."""
-        order_a, order_b = (torch.where(p["applied"][:, None], p["order"], torch.arange(3)) for p in (a, b))
+        order_a, order_b = (
+            torch.where(p["applied"][:, None], p["order"], torch.arange(3, device=p["order"].device)) for p in (a, b)
+        )
         return order_b.argsort(dim=1).gather(1, order_a)
 
     def output_size(self, sizes: Tensor) -> Tensor:
@@ -187,7 +189,15 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blends with the mean luma of each image. images: float [B, 3, H, W]; factor: [B]."""
-    return blend(images, luma(images).mean(dim=(1, 2, 3), keepdim=True), factor)
+    return blend(images, mean_luma(luma(images)), factor)
+
+
+def mean_luma(luma: Tensor) -> Tensor:
+    """Mean over the image, [B, 1, H, W] -> [B, 1, 1, 1], with the same bits in a batch of one as in any other.
+
+    A single reduction over height and width would be split among threads only where the batch is small.
+    """
+    return luma.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ two batched matrix products.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,8 @@ class PadCrop:
         out = self.output_size(sizes)
         room = sizes + 2 * self.padding - out
         check_room(room, sizes, self)
+        if self.mode == "reflect":
+            check_room(sizes - 1 - self.padding, sizes, self)
         top = draws.integers("top", room[:, :1] + 1) - self.padding
         left = draws.integers("left", room[:, 1:] + 1) - self.padding
         return {"box": fractions(torch.cat([top, left, out], dim=1).double(), sizes)}
@@ -106,7 +109,8 @@ class PadCrop:
             padded = F.pad(images, pad)
         else:
             padded = F.pad(images.float(), pad, mode="reflect").to(images.dtype)
-        return cut(padded, pixels(params["box"], images) + torch.tensor([self.padding, self.padding, 0, 0]))
+        boxes = pixels(params["box"], images) + torch.tensor([self.padding, self.padding, 0, 0])
+        return cut(padded, boxes, images.shape[-2:] if self.size is None else as_pair(self.size))
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """As `crop`: centre y, centre x, height, width [B, 4], in view a's frame, after a's flip."""
@@ -133,7 +137,7 @@ class CenterCrop:
         return {"box": fractions(torch.cat([start, out.double()], dim=1), sizes)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
-        return cut(images, pixels(params["box"], images))
+        return cut(images, pixels(params["box"], images), as_pair(self.size))
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """As `crop` [B, 4]."""
@@ -173,7 +177,7 @@ class Resize:
 def check_size(size: Any) -> None:
     """Raises ValueError unless size is a positive whole number or a pair of them."""
     pair = as_pair(size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise ValueError(f"size must be a number of pixels or a pair (height, width), got {size!r}")
 
 
@@ -211,12 +215,11 @@ def box_difference(a: Params, b: Params, frame: ViewParams | None) -> Tensor:
     return apart
 
 
-def cut(images: Tensor, boxes: Tensor) -> Tensor:
-    """Boxes of one size [B, 4] cut out of the images, pixel for pixel."""
+def cut(images: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Boxes [B, 4], all of one size (height, width), cut out of the images, pixel for pixel."""
     boxes = boxes.to(images.device)
-    height, width = (int(side) for side in boxes[0, 2:]) if len(boxes) else (0, 0)
-    rows = boxes[:, :1] + torch.arange(height, device=images.device)
-    columns = boxes[:, 1:2] + torch.arange(width, device=images.device)
+    rows = boxes[:, :1] + torch.arange(size[0], device=images.device)
+    columns = boxes[:, 1:2] + torch.arange(size[1], device=images.device)
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manyview.augment.op import Params, ViewParams, check_probability, check_whole, where_applied
+from manyview.augment.op import Params, ViewParams, as_range, check_probability, check_whole, where_applied
 from manyview.draws import Draws
 
 
@@ -26,8 +26,7 @@ class Cutout:
     def __post_init__(self) -> None:
         check_whole("size", self.size)
         check_probability(self.p)
-        if not 0 <= self.fill <= 1:
-            raise ValueError(f"fill must be in [0, 1], got {self.fill}")
+        as_range("fill", self.fill, 0, 1)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         centre = (draws.uniform("centre", 2) * sizes).floor() / sizes

@@ -20,7 +20,7 @@ def autocontrast(images: Tensor) -> Tensor:
     """Stretches each channel so that its darkest level becomes 0 and its brightest 255; flat channels stay."""
     low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
     flat = low == high
-    spread = torch.where(flat, 255, high - low).float() / 255
+    spread = torch.where(flat, 255, high - low).float() * (1 / 255)
     stretched = (images - low).float() / spread
     return torch.where(flat, images, stretched.clamp(0, 255).to(torch.uint8))
 
@@ -47,6 +47,6 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     channels = images.shape[1]
     smooth = F.conv2d(levels, kernel.expand(channels, 1, 3, 3), groups=channels).round()
     inner = levels[..., 1:-1, 1:-1]
-    ratio = (1 - factor.to(images.device, torch.float32)).view(-1, 1, 1, 1)
+    ratio = (1 - factor).to(images.device, torch.float32).view(-1, 1, 1, 1)
     levels[..., 1:-1, 1:-1] = inner + ratio * (smooth - inner)
     return levels.clamp(0, 255).to(torch.uint8)

@@ -66,7 +66,8 @@ def where_applied(applied: Tensor, changed: Tensor, images: Tensor) -> Tensor:
 def as_range(name: str, value: float | tuple[float, float], low: float, high: float) -> tuple[float, float]:
     """A (low, high) pair within bounds, or ValueError; a single number n stands for (n, n)."""
     pair = (value, value) if isinstance(value, (int, float)) else value
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
+    whole = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(type(end) in (int, float) for end in pair)
+    if not whole or not low <= pair[0] <= pair[1] <= high:
         raise ValueError(f"{name} must be a number or a pair (low, high) within [{low:g}, {high:g}], got {value!r}")
     return float(pair[0]), float(pair[1])
 

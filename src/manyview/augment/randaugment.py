@@ -75,12 +75,17 @@ def _warp(images: Tensor, matrices: Tensor) -> Tensor:
 
 def _levels(images: Tensor, other: Tensor | float, change: Tensor) -> Tensor:
     """Blends grey levels with `other` by the factor 1 + change, cut off (not rounded) to whole levels."""
-    factor = per_image(1 + change, images)
-    return (images * factor + other * (1 - factor)).clamp(0, 255).to(torch.uint8)
+    factor, rest = per_image(1 + change, images), per_image(-change, images)
+    return (images * factor + other * rest).clamp(0, 255).to(torch.uint8)
 
 
 def _contrast(images: Tensor, change: Tensor) -> Tensor:
-    return _levels(images, color.luma(images).floor().mean(dim=(1, 2, 3), keepdim=True), change)
+    return _levels(images, color.mean_luma(color.luma(images).floor()), change)
+
+
+def _shift(strength: float, extent: Tensor) -> Tensor:
+    # torchvision computes in float32, where products that are whole in decimals do not fall below themselves
+    return (150 / 331 * strength * extent + 1e-6).trunc()
 
 
 def _constant(value: Callable[[float], float]) -> Callable[[float, Tensor], Tensor]:
@@ -93,12 +98,12 @@ POLICY: dict[str, tuple[Callable[[float, Tensor], Tensor], bool, Callable[[Tenso
     "shear_x": (_constant(lambda s: 0.3 * s), True, lambda x, v: _warp(x, affine.shear(v, 0, x.shape[-2]))),
     "shear_y": (_constant(lambda s: 0.3 * s), True, lambda x, v: _warp(x, affine.shear(v, 1, x.shape[-1]))),
     "translate_x": (
-        lambda s, size: (150 / 331 * s * size[:, 1]).trunc(),
+        lambda s, size: _shift(s, size[:, 1]),
         True,
         lambda x, v: _warp(x, affine.translate(v, 0)),
     ),
     "translate_y": (
-        lambda s, size: (150 / 331 * s * size[:, 0]).trunc(),
+        lambda s, size: _shift(s, size[:, 0]),
         True,
         lambda x, v: _warp(x, affine.translate(v, 1)),
     ),

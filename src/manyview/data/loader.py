@@ -23,7 +23,7 @@ from manyview.data.decode import BadImage
 from manyview.data.images import Images
 from manyview.draws import order_of
 from manyview.errors import DataError, ManyviewError
-from manyview.views import PlannedView, View, draw_views
+from manyview.views import PlannedView, View, draw_views, together
 
 
 @dataclass(frozen=True)
@@ -158,5 +158,4 @@ def read_images(
             if not skip:
                 raise
             skipped.append(str(error))
-    alike = len({image.shape for image in read}) == 1
-    return (torch.stack(read) if alike else read), np.asarray(kept, dtype=np.int64), skipped
+    return together(read), np.asarray(kept, dtype=np.int64), skipped

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from manyview.augment.op import check_whole
 from manyview.errors import RecipeError, unknown
 from manyview.grammar import bind, parse_call
 
@@ -22,10 +23,9 @@ class Knn:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"k must be a whole number of at least 1, got {self.k!r}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        check_whole("k", self.k)
+        if not isinstance(self.temperature, (int, float)) or not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature!r}")
 
 
 Protocol = Classify | Knn

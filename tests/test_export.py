@@ -1,0 +1,250 @@
+"""What is exported is loaded by timm alone and gives the same scores."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from manyview import parse_recipe, train
+from manyview.cli import app
+from manyview.errors import RunError
+from manyview.export import export_timm
+from manyview.files import read_state
+from manyview.run import Run
+
+RECIPE = """
+title: to be exported
+data: {source: digits, limit: 40}
+views:
+  a: {from: image, make: "resize(32) | pad_crop(32, padding=2)"}
+  b: {like: a}
+  test: {from: image, make: resize(32)}
+branches: {net: {backbone: BACKBONE, normalize: cifar10}}
+relations: ["cross_entropy(logits(a), logits(b))"]
+train: {steps: 2, batch_size: 16, optimizer: "sgd(lr=0.01)"}
+"""
+SLA = """
+title: SLA+SI
+data: {source: digits, limit: 40}
+views:
+  a: {from: image, make: "resize(16)"}
+  r: {from: a, orbit: rotation}
+  test: {from: image, make: resize(16)}
+branches: {net: {backbone: resnet18, normalize: half, joint: "linear(h, orbit=r)"}}
+relations: ["joint_cross_entropy(joint(r))"]
+train: {steps: 2, batch_size: 16, optimizer: "sgd(lr=0.01)"}
+"""
+SLA_SD = SLA.replace("SLA+SI", "SLA+SD").replace(
+    'relations: ["joint_cross_entropy(joint(r))"]',
+    'relations: ["joint_cross_entropy(joint(r))", "cross_entropy(logits(r.0))", '
+    '"distill(logits(r.0), toward=stop(aggregate(joint(r))))"]',
+)
+FEATURES = "cross_entropy(logits(a), logits(b))", "similarity(h(a), h(b))"
+CASES = {
+    "resnet18": RECIPE.replace("BACKBONE", "resnet18"),
+    "averaged": RECIPE.replace("BACKBONE", "resnet18").replace("train: {", "train: {ema: 0.7, "),
+    "features": RECIPE.replace("BACKBONE", "resnet18").replace(*FEATURES),
+    "sla": SLA,
+    "sla_sd": SLA_SD,
+    "vit": RECIPE.replace("BACKBONE", "'test_vit(img_size=32, patch_size=8)'").replace("cifar10", "imagenet"),
+    "dropout": RECIPE.replace("BACKBONE", "'resnet18(drop_rate=0.5)'"),
+    "cresnet20": RECIPE.replace("BACKBONE", "cresnet20"),
+    "small": RECIPE.replace("BACKBONE", "'resnet18(small=True)'"),
+}
+TIMM_ALONE = [case for case in CASES if case not in ("cresnet20", "small")]
+# No line of this is manyview's: what a user without it runs.
+LOADER = """
+import json, sys
+from pathlib import Path
+import timm, torch
+from safetensors.torch import load_file, save_file
+root, cases = Path(sys.argv[1]), sys.argv[2:]
+outputs = {}
+for case in cases:
+    model = timm.create_model(f"local-dir:{root / case}", pretrained=True).eval()
+    config = json.loads((root / case / "config.json").read_text())["pretrained_cfg"]
+    images = load_file(root / "images.safetensors")[case]
+    mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        outputs[case] = model((images.float() / 255 - mean) / std)
+    assert list(model.pretrained_cfg["mean"]) == config["mean"]
+    assert model.num_classes == config["num_classes"]
+    assert list(model.pretrained_cfg["input_size"]) == [3, *images.shape[-2:]]
+assert not [name for name in sys.modules if name.startswith("manyview")]
+save_file(outputs, root / "outputs.safetensors")
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Runs and exports of all cases: root/CASE and root/runs/CASE; gives (root, case -> printed lines)."""
+    root, lines = tmp_path_factory.mktemp("exported"), {}
+    for case, text in CASES.items():
+        train(parse_recipe(text), root / "runs" / case, quiet=True)
+        lines[case] = export_timm(Run(root / "runs" / case), root / case)
+    return root, lines
+
+
+def step_of(root, case):
+    run = Run(root / "runs" / case)
+    return run.step(run.recipe())
+
+
+def pictures(case, count=5):
+    """Images of the size the network looks at, so that the test view changes nothing."""
+    size = 16 if case.startswith("sla") else 32
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def expected(root, case):
+    out = step_of(root, case).predict(pictures(case))
+    return out["h"] if case == "features" else out["logits"]
+
+
+@pytest.fixture(scope="module")
+def loaded(exported):
+    """What timm gives in a process without manyview: case -> scores."""
+    from safetensors.torch import save_file
+
+    root, _ = exported
+    save_file({case: pictures(case) for case in TIMM_ALONE}, root / "images.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, str(root), *TIMM_ALONE], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return load_file(root / "outputs.safetensors")
+
+
+@pytest.mark.parametrize("case", TIMM_ALONE)
+def test_timm_alone_gives_the_same_scores(exported, loaded, case):
+    wanted = expected(exported[0], case)
+    assert wanted.std() > 1e-3
+    assert loaded[case].shape == wanted.shape
+    torch.testing.assert_close(loaded[case], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_averaged_weights_leave_and_not_the_trained_ones(exported):
+    root, lines = exported
+    state = read_state(root / "runs" / "averaged" / "checkpoints" / "best.pt")["step"]
+    weights = load_file(root / "averaged" / "model.safetensors")
+    assert torch.equal(weights["conv1.weight"], state["average.module.backbone.conv1.weight"])
+    assert torch.equal(weights["fc.weight"], state["average.module.heads.logits.weight"])
+    assert not torch.equal(weights["conv1.weight"], state["branches.net.backbone.conv1.weight"])
+    assert json.loads((root / "averaged" / "config.json").read_text())["manyview"]["weights_of"] == "averaged"
+    assert json.loads((root / "resnet18" / "config.json").read_text())["manyview"]["weights_of"] == "trained"
+    assert 'timm.create_model("local-dir:' in lines["averaged"][-1]
+
+
+def test_sla_exports_the_upright_rows_of_the_joint_head(exported):
+    state = read_state(exported[0] / "runs" / "sla" / "checkpoints" / "best.pt")["step"]
+    weights = load_file(exported[0] / "sla" / "model.safetensors")
+    joint = state["branches.net.heads.joint.weight"]
+    assert joint.shape[0] == 40
+    assert torch.equal(weights["fc.weight"], joint.view(10, 4, -1)[:, 0])
+
+
+def test_sla_sd_exports_the_single_head(exported):
+    state = read_state(exported[0] / "runs" / "sla_sd" / "checkpoints" / "best.pt")["step"]
+    weights = load_file(exported[0] / "sla_sd" / "model.safetensors")
+    assert torch.equal(weights["fc.weight"], state["branches.net.heads.logits.weight"])
+
+
+def test_config(exported):
+    config = json.loads((exported[0] / "resnet18" / "config.json").read_text())
+    assert config["architecture"] == "resnet18"
+    assert config["num_classes"] == 10
+    assert config["num_features"] == 512
+    assert config["label_names"] == list("0123456789")
+    assert config["model_args"] == {}
+    assert config["manyview"] == {"recipe": "to be exported", "small": False, "weights_of": "trained"}
+    pretrained = config["pretrained_cfg"]
+    assert pretrained["mean"] == pytest.approx([0.4914, 0.4822, 0.4465])
+    assert pretrained["std"] == pytest.approx([0.2470, 0.2435, 0.2616])
+    assert pretrained["input_size"] == [3, 32, 32]
+    assert pretrained["num_classes"] == 10
+    features = json.loads((exported[0] / "features" / "config.json").read_text())
+    assert features["num_classes"] == features["pretrained_cfg"]["num_classes"] == 0
+    vit = json.loads((exported[0] / "vit" / "config.json").read_text())
+    assert vit["model_args"] == {"img_size": 32, "patch_size": 8}
+    assert vit["pretrained_cfg"]["classifier"] == "head"
+
+
+def test_our_networks_load_where_they_are_registered(exported):
+    import timm
+
+    root, lines = exported
+    model = timm.create_model(f"local-dir:{root / 'cresnet20'}", pretrained=True).eval()
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        scores = model((pictures("cresnet20").float() / 255 - mean) / std)
+    torch.testing.assert_close(scores, expected(root, "cresnet20"), rtol=1e-4, atol=1e-5)
+    assert lines["cresnet20"][-1] == "'cresnet20' is registered with timm by `import manyview.backbones`"
+
+
+def test_small_stem_loads_as_the_printed_lines_say(exported):
+    import timm
+    from torch import nn
+
+    root, lines = exported
+    (told,) = [line for line in lines["small"] if "stem" in line]
+    model = timm.create_model("resnet18", num_classes=10)
+    code = told.partition("before loading, ")[2].replace("Conv2d(3, C,", f"Conv2d(3, {model.conv1.out_channels},")
+    for statement in code.split("; "):
+        exec(statement, {"model": model, "nn": nn})
+    model.load_state_dict(load_file(root / "small" / "model.safetensors"))
+    config = json.loads((root / "small" / "config.json").read_text())
+    assert config["manyview"]["small"] is True
+    mean, std = (torch.tensor(config["pretrained_cfg"][key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        scores = model.eval()((pictures("small").float() / 255 - mean) / std)
+    torch.testing.assert_close(scores, expected(root, "small"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ("logits: 'mlp(h, 16)'", r"^head 'logits' is no linear layer on h"),
+        ("z: 'mlp(h, 16, 8)', logits: 'linear(z)'", r"^head 'logits' is no linear layer on h"),
+    ],
+)
+def test_heads_that_timm_has_no_place_for(tmp_path, heads, message):
+    text = RECIPE.replace("BACKBONE", "cresnet20").replace("normalize: cifar10", f"normalize: cifar10, {heads}")
+    train(parse_recipe(text), tmp_path / "run", quiet=True)
+    with pytest.raises(RunError, match=message) as caught:
+        export_timm(Run(tmp_path / "run"), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_backbone_arguments_that_timm_is_given_anyway(tmp_path):
+    text = RECIPE.replace("BACKBONE", "'cresnet20(num_classes=0, pretrained=False)'")
+    train(parse_recipe(text), tmp_path / "run", quiet=True)
+    export_timm(Run(tmp_path / "run"), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_args"] == {}
+
+
+def test_folders_in_use_and_runs_without_weights(tmp_path, exported):
+    run = Run(exported[0] / "runs" / "cresnet20")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"used is not empty; choose another folder$"):
+        export_timm(run, tmp_path / "used")
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["notes.txt"]
+    with pytest.raises(RunError, match=r"is no run: it has no recipe.yaml$"):
+        export_timm(Run(tmp_path / "used"), tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    export_timm(run, tmp_path / "empty")
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_command_line(tmp_path, exported):
+    run = exported[0] / "runs" / "cresnet20"
+    done = CliRunner().invoke(app, ["export", str(run), str(tmp_path / "out"), "--to", "timm"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "cresnet20, 10 classes" in done.output
+    assert (tmp_path / "out" / "config.json").is_file()

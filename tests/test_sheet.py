@@ -1,0 +1,262 @@
+"""Contact sheets and replays: the pixels in the picture are the pixels of the views."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from manyview import parse_recipe, train
+from manyview.augment import OPS
+from manyview.augment.op import as_uint8
+from manyview.cli import app
+from manyview.data import open_splits
+from manyview.errors import DataError, RunError
+from manyview.run import Run
+from manyview.sheet import GAP, NAME, caption, compose, contact_sheet, save_png, to_pil
+from manyview.step import Step
+
+RECIPE = """
+title: to look at
+seed: 6
+data: {source: digits, limit: 40}
+views:
+  a: {from: image, make: "pad_crop(8, padding=2) | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1)"}
+  strong: {from: a, make: "randaugment(2, 15)"}
+  three: {from: image, make: "crop(8)", count: 3}
+  r: {from: a, orbit: rotation}
+branches: {net: {backbone: cresnet20, normalize: half}}
+relations: ["cross_entropy(logits(a), logits(strong))", "similarity(h(three.0), h(three.2))"]
+train: {steps: 2, batch_size: 8}
+"""
+COLUMNS = ["image", "a", "strong", *(f"three.{t}" for t in range(3)), *(f"r.{t}" for t in range(4))]
+ARGUMENTS = {
+    "center_crop": "6",
+    "channel_permutation": "",
+    "crop": "8",
+    "cutout": "4",
+    "jitter": "0.4, 0.4, 0.4, 0.1",
+    "pad_crop": "8",
+    "randaugment": "3, 9",
+    "resize": "12",
+}
+
+
+def cells(picture, column, heights, size, cell):
+    """The pixels [3, size, size] of every row of a column, from the middle of each enlarged pixel; and that the
+    enlargement is by repetition alone."""
+    pixels = np.asarray(picture.convert("RGB"))
+    x, y, found = GAP + column * (cell + GAP), NAME + GAP, []
+    for height in heights:
+        area = pixels[y : y + cell, x : x + cell]
+        scale = cell // size
+        small = area[scale // 2 :: scale, scale // 2 :: scale]
+        assert np.array_equal(small.repeat(scale, axis=0).repeat(scale, axis=1), area)
+        found.append(torch.from_numpy(small.copy()).permute(2, 0, 1))
+        y += height
+    return found
+
+
+def rows_of(picture, count, cell):
+    """Heights of the rows, all alike where captions have as many lines: found from the picture's height."""
+    total = picture.height - NAME - 2 * GAP
+    assert total % count == 0
+    return [total // count] * count
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_cells_are_the_pixels_of_the_views(epoch):
+    recipe = parse_recipe(RECIPE)
+    images = torch.stack([open_splits(recipe.data, recipe.seed).train.read(i) for i in range(4)])
+    index = [3, 1, 40, 7]
+    views = Step(recipe, 10).views(images, index=index, epoch=epoch)
+    expected = {"image": images}
+    for name, view in views.items():
+        for t in range(view.members):
+            expected[name if view.members == 1 else f"{name}.{t}"] = as_uint8(view.pixels[t :: view.members])
+    assert list(expected) == COLUMNS
+    for row in range(4):  # a sheet a row, so that its place is known
+        sheet = contact_sheet(recipe, images[row : row + 1], ["it"], index[row : row + 1], epoch)
+        for column, name in enumerate(COLUMNS):
+            (seen,) = cells(sheet, column, [0], 8, 144)
+            assert torch.equal(seen, expected[name][row]), name
+
+
+def test_rows_lie_below_one_another():
+    recipe = parse_recipe(
+        RECIPE.replace(" | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1)", "").replace("randaugment(2, 15)", "vflip(1.0)")
+    )
+    images = torch.randint(256, (5, 3, 8, 8), dtype=torch.uint8)
+    sheet = contact_sheet(recipe, images, list("vwxyz"), range(5), 0)
+    views = Step(recipe, 10).views(images, index=range(5), epoch=0)
+    heights = rows_of(sheet, 5, 144)
+    assert all(map(torch.equal, cells(sheet, 0, heights, 8, 144), images))
+    assert all(map(torch.equal, cells(sheet, 2, heights, 8, 144), as_uint8(views["strong"].pixels)))
+    assert all(map(torch.equal, cells(sheet, 4, heights, 8, 144), as_uint8(views["three"].pixels[1::3])))
+
+
+def test_replay_shows_what_training_saw(tmp_path):
+    """The PNG of one image against the batch in which training rendered it."""
+    from manyview.data.loader import Batches
+
+    recipe = parse_recipe(RECIPE)
+    train(recipe, tmp_path / "run", quiet=True)
+    images = open_splits(recipe.data, recipe.seed).train
+    batches = Batches(images, 8, 5, recipe.seed)
+    step = Step(recipe, 10)
+    for number in (0, 1, 7):
+        batch = batches[number]
+        views = step.views(batch.images, batch.labels, index=batch.index, epoch=batch.epoch)
+        row = number % 8
+        out = tmp_path / f"{number}.png"
+        arguments = [
+            "replay",
+            str(tmp_path / "run"),
+            "--index",
+            str(int(batch.index[row])),
+            "--epoch",
+            str(batch.epoch),
+        ]
+        done = CliRunner().invoke(app, [*arguments, "--out", str(out)], catch_exceptions=False)
+        assert done.exit_code == 0
+        assert f"index {int(batch.index[row])}, epoch {batch.epoch}" in done.output.replace("\n", " ")
+        with Image.open(out) as picture:
+            assert picture.format == "PNG"
+            for column, name in enumerate(COLUMNS):
+                base, _, member = name.partition(".")
+                (seen,) = cells(picture, column, [0], 8, 144)
+                if base == "image":
+                    assert torch.equal(seen, batch.images[row])
+                else:
+                    view = views[base]
+                    shown = as_uint8(view.pixels)[row * view.members + int(member or 0)]
+                    assert torch.equal(seen, shown), name
+
+
+def test_replay_of_an_image_that_was_not_trained_on(tmp_path):
+    recipe = parse_recipe(RECIPE)
+    train(recipe, tmp_path / "run", quiet=True)
+    used = set(open_splits(recipe.data, recipe.seed).train.index.tolist())
+    other = next(i for i in range(1797) if i not in used)
+    arguments = [
+        "replay",
+        str(tmp_path / "run"),
+        "--index",
+        str(other),
+        "--epoch",
+        "0",
+        "--out",
+        str(tmp_path / "x.png"),
+    ]
+    with pytest.raises(
+        DataError, match=rf"^no training image has index {other}; this run trained on 40 images between"
+    ):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_sheet_needs_no_network():
+    """Heads that fit only the data's classes, or weights to download, are no obstacle to looking at views."""
+    text = RECIPE.replace("normalize: half", "normalize: half, logits: 'linear(h, 10)'")
+    text = text.replace("backbone: cresnet20", "backbone: vit_huge_patch14_224")
+    sheet = contact_sheet(parse_recipe(text), torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["it"], [0], 0)
+    assert sheet.width == GAP + len(COLUMNS) * (144 + GAP)
+
+
+def test_views_command_takes_files_and_overrides(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    drawn = np.random.default_rng(0)
+    for number, size in enumerate([(20, 30), (16, 16)]):
+        Image.fromarray(drawn.integers(256, size=(*size, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    files = [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
+    make = "views.a.make=crop(12) | flip(0.5)"
+    arguments = ["views", str(tmp_path / "recipe.yaml"), *files, make, "--out", str(tmp_path / "sheet.png")]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "drew 2 images" in done.output
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        cell = 30 * 5  # the largest image is 30 wide
+        assert sheet.width == GAP + len(COLUMNS) * (cell + GAP)
+
+
+def test_views_command_without_images_shows_training_images(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    arguments = [
+        "views",
+        str(tmp_path / "recipe.yaml"),
+        "--count",
+        "1",
+        "--epoch",
+        "2",
+        "--out",
+        str(tmp_path / "s.png"),
+    ]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    recipe = parse_recipe(RECIPE)
+    images = open_splits(recipe.data, recipe.seed).train
+    first = Step(recipe, 10).views(images.read(0)[None], index=[int(images.index[0])], epoch=2)
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert torch.equal(cells(sheet, 0, [0], 8, 144)[0], images.read(0))
+        assert torch.equal(cells(sheet, 2, [0], 8, 144)[0], as_uint8(first["strong"].pixels)[0])
+
+
+@pytest.mark.parametrize("op", sorted(OPS))
+@pytest.mark.parametrize("shape", ["", ", count: 2"])
+def test_captions_of_every_op(op, shape):
+    text = RECIPE.replace('make: "crop(8)", count: 3', f'make: "{op}({ARGUMENTS.get(op, "")})"{shape}')
+    text = text.replace('"similarity(h(three.0), h(three.2))"', '"similarity(h(a), h(strong))"')
+    recipe = parse_recipe(text)
+    images = torch.randint(256, (6, 3, 8, 8), dtype=torch.uint8)
+    view = Step(recipe, 10).views(images, index=range(6), epoch=0)["three"]
+    for row in range(6 * view.members):
+        lines = caption(view, row)
+        assert len(lines) <= (3 if op == "randaugment" else 1)
+        applied = view.params[op].get("applied")
+        if op != "randaugment":
+            assert (len(lines) == 1) == (applied is None or bool(applied[row]))
+            assert all(line.split()[0] == op for line in lines)
+        assert all("nan" not in line and "tensor" not in line for line in lines)
+    assert contact_sheet(recipe, images, list("uvwxyz"), range(6), 0).height > 6 * 144
+
+
+def test_captions_hold_the_drawn_numbers():
+    recipe = parse_recipe(RECIPE)
+    images = torch.randint(256, (8, 3, 8, 8), dtype=torch.uint8)
+    views = Step(recipe, 10).views(images, index=range(8), epoch=0)
+    for row in range(8):
+        box = views["a"].params["pad_crop"]["box"][row].tolist()
+        lines = caption(views["a"], row)
+        assert [float(word) for word in lines[0].split()[1:]] == pytest.approx(box, abs=0.0051)
+        assert ("flip" in lines) == bool(views["a"].params["flip"]["applied"][row])
+        assert len(caption(views["strong"], row)) == 2  # an op a line
+
+
+def test_images_larger_than_a_cell_and_of_unlike_sizes_are_drawn():
+    sheet = compose(
+        [("one", [torch.zeros(3, 300, 200, dtype=torch.uint8)], [["name"]]), ("two", [torch.ones(3, 7, 9)], [[]])]
+    )
+    pixels = np.asarray(sheet)
+    assert sheet.width == GAP + 2 * (300 + GAP)
+    assert (pixels[NAME + GAP : NAME + GAP + 300, GAP : GAP + 200] == 0).all()
+
+
+def test_float_images_are_rounded_to_the_nearest_level():
+    image = torch.tensor([0.0, 0.49 / 255, 0.51 / 255, 1.0, 1.2, -0.1]).view(1, 2, 3).repeat(3, 1, 1)
+    assert np.asarray(to_pil(image))[:, :, 0].tolist() == [[0, 0, 1], [255, 255, 0]]
+
+
+def test_save_png_writes_whole_or_not_at_all(tmp_path):
+    picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    save_png(picture, tmp_path / "new" / "picture.anything")
+    with Image.open(tmp_path / "new" / "picture.anything") as read:
+        assert read.format == "PNG"
+        assert np.array_equal(np.asarray(read), np.asarray(picture))
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(RunError, match=r"^cannot write .*taken: "):
+        save_png(picture, tmp_path / "taken")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
+
+
+def test_run_recipe_is_that_of_the_sheet(tmp_path):
+    train(parse_recipe(RECIPE), tmp_path / "run", quiet=True)
+    assert Run(tmp_path / "run").recipe() == parse_recipe(RECIPE)
