@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from manyview import cli
 from manyview.data import open_splits
+from manyview.data.loader import Batches
 from manyview.plan import plan
 from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
 from manyview.run import Run
@@ -121,9 +122,10 @@ def test_real_processes_leave_with_real_exit_codes(tmp_path, module):
     def call(*arguments):
         return subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment)
 
-    good = call("recipes")
-    assert (good.returncode, good.stderr) == (0, "")
-    assert "quickstart" in good.stdout
+    if module:
+        good = call("recipes")
+        assert (good.returncode, good.stderr) == (0, "")
+        assert "quickstart" in good.stdout
     bad = call("train", "quickstrat", "--out", "run")
     message = one_line(bad.returncode, bad.stdout, bad.stderr)
     assert message.startswith("unknown recipe 'quickstrat'; did you mean 'quickstart'? recipes: ")
@@ -348,7 +350,10 @@ def test_out_is_a_folder(refused, tmp_path):
             ["train.epochs=3", "train.steps=3"],
             "recipe quickstart: train: give the length of the run once, as epochs or ",
         ),
-        (["train.steps=3"], "train.schedule: cosine(warmup='1 epochs'): a warm-up of "),
+        (
+            ["train.steps=3", "train.schedule.warmup=3 steps"],
+            "train.schedule: cosine(warmup='3 steps'): a warm-up of 3 steps leaves nothing of a run of 3",
+        ),
         (["data.limit=5"], "data.limit is 5, fewer than the 10 classes; give each at least one image"),
         (["data.limit=5000"], "data.limit is 5,000, but only "),
         (["data.labels_per_class=1000"], "data.labels_per_class is 1,000, but class "),
@@ -364,11 +369,7 @@ def test_out_is_a_folder(refused, tmp_path):
     ],
 )
 def test_train_refuses_before_it_writes(refused, tmp_path, overrides, message):
-    assert (
-        refused("train", "quickstart", *overrides, "--out", tmp_path / "run")
-        .replace("recipe quickstart: ", "", 0 if message.startswith("recipe") else 1)
-        .startswith(message)
-    )
+    assert refused("train", "quickstart", *overrides, "--out", tmp_path / "run").startswith(message)
 
 
 # ------------------------------------------------------------------------------------------------------------- resume
@@ -468,8 +469,8 @@ def test_eval_takes_protocols(trained):
         (["knnn"], "protocol.0: unknown protocol 'knnn'; did you mean 'knn'? protocols: classify, knn"),
         (["classify", "knn(k=0)"], "protocol.1: knn(k=0): k must be a whole number of at least 1, got 0"),
         (["knn(k=61)"], "evaluate: knn(k=61) needs as many training images, there are 60; lower k"),
-        (["--split", "dev"], "no split 'dev'; this run has 60 train (limit 60, seed 0), 144 val (10 % of train, seed 0), "
-         "359 test"),
+        (["--split", "dev"], "no split 'dev'; this run has 60 train (limit 60, seed 0), 144 val (10 % of train, seed "
+         "0), 359 test"),
     ],
 )  # fmt: skip
 def test_eval_refuses(refused, run, arguments, message):
@@ -665,8 +666,6 @@ def test_replay_draws_what_the_network_saw(tmp_path):
     recipe_overrides = (*TINY, "branches.net.normalize=none", "train.steps=6")
     done("train", "quickstart", *recipe_overrides, "--out", tmp_path / "run")
     recipe = load_recipe("quickstart", *recipe_overrides)
-    from manyview.data.loader import Batches
-
     step = plan(recipe).step
     seen: list[torch.Tensor] = []
     step.main.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
@@ -681,7 +680,7 @@ def test_replay_draws_what_the_network_saw(tmp_path):
             index = int(batch.index[position])
             sheet = tmp_path / "replay.png"
             printed = done("replay", tmp_path / "run", "--index", index, "--epoch", batch.epoch, "--out", sheet)
-            assert printed == f"drew train row {index}, index {index}, epoch {batch.epoch}, seed 0: {sheet}\n"
+            assert printed == f"drew digits row {index}, index {index}, epoch {batch.epoch}, seed 0: {sheet}\n"
             shown = cells(sheet, 16, 1, 3)
             for view in (0, 1):
                 expected = (rows[16 * view + position] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()

@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -18,7 +20,7 @@ from manyview.run import Run
 
 RECIPE = """
 title: to be exported
-data: {source: digits, limit: 40}
+data: {source: folder, val_fraction: 0}
 views:
   a: {from: image, make: "resize(32) | pad_crop(32, padding=2)"}
   b: {like: a}
@@ -29,7 +31,7 @@ train: {steps: 2, batch_size: 16, optimizer: "sgd(lr=0.01)"}
 """
 SLA = """
 title: SLA+SI
-data: {source: digits, limit: 40}
+data: {source: folder, val_fraction: 0}
 views:
   a: {from: image, make: "resize(16)"}
   r: {from: a, orbit: rotation}
@@ -80,11 +82,23 @@ save_file(outputs, root / "outputs.safetensors")
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def images(tmp_path_factory):
+    """root/train/{cat,cow,dog}/N.png, 16x16."""
+    root, drawn = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for label, name in enumerate(("cat", "cow", "dog")):
+        (root / "train" / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = drawn.integers(0, 150, size=(16, 16, 3)) + 50 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(root / "train" / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, images):
     """Runs and exports of all cases: root/CASE and root/runs/CASE; gives (root, case -> printed lines)."""
     root, lines = tmp_path_factory.mktemp("exported"), {}
     for case, text in CASES.items():
-        train(parse_recipe(text), root / "runs" / case, quiet=True)
+        train(parse_recipe(text, f"data.root='{images}'"), root / "runs" / case, quiet=True)
         lines[case] = export_timm(Run(root / "runs" / case), root / case)
     return root, lines
 
@@ -130,7 +144,7 @@ def test_timm_alone_gives_the_same_scores(exported, loaded, case):
 
 def test_averaged_weights_leave_and_not_the_trained_ones(exported):
     root, lines = exported
-    state = read_state(root / "runs" / "averaged" / "checkpoints" / "best.pt")["step"]
+    state = read_state(root / "runs" / "averaged" / "checkpoints" / "last.pt")["step"]
     weights = load_file(root / "averaged" / "model.safetensors")
     assert torch.equal(weights["conv1.weight"], state["average.module.backbone.conv1.weight"])
     assert torch.equal(weights["fc.weight"], state["average.module.heads.logits.weight"])
@@ -141,15 +155,15 @@ def test_averaged_weights_leave_and_not_the_trained_ones(exported):
 
 
 def test_sla_exports_the_upright_rows_of_the_joint_head(exported):
-    state = read_state(exported[0] / "runs" / "sla" / "checkpoints" / "best.pt")["step"]
+    state = read_state(exported[0] / "runs" / "sla" / "checkpoints" / "last.pt")["step"]
     weights = load_file(exported[0] / "sla" / "model.safetensors")
     joint = state["branches.net.heads.joint.weight"]
-    assert joint.shape[0] == 40
-    assert torch.equal(weights["fc.weight"], joint.view(10, 4, -1)[:, 0])
+    assert joint.shape[0] == 12
+    assert torch.equal(weights["fc.weight"], joint.view(3, 4, -1)[:, 0])
 
 
 def test_sla_sd_exports_the_single_head(exported):
-    state = read_state(exported[0] / "runs" / "sla_sd" / "checkpoints" / "best.pt")["step"]
+    state = read_state(exported[0] / "runs" / "sla_sd" / "checkpoints" / "last.pt")["step"]
     weights = load_file(exported[0] / "sla_sd" / "model.safetensors")
     assert torch.equal(weights["fc.weight"], state["branches.net.heads.logits.weight"])
 
@@ -157,16 +171,16 @@ def test_sla_sd_exports_the_single_head(exported):
 def test_config(exported):
     config = json.loads((exported[0] / "resnet18" / "config.json").read_text())
     assert config["architecture"] == "resnet18"
-    assert config["num_classes"] == 10
+    assert config["num_classes"] == 3
     assert config["num_features"] == 512
-    assert config["label_names"] == list("0123456789")
+    assert config["label_names"] == ["cat", "cow", "dog"]
     assert config["model_args"] == {}
     assert config["manyview"] == {"recipe": "to be exported", "small": False, "weights_of": "trained"}
     pretrained = config["pretrained_cfg"]
     assert pretrained["mean"] == pytest.approx([0.4914, 0.4822, 0.4465])
     assert pretrained["std"] == pytest.approx([0.2470, 0.2435, 0.2616])
     assert pretrained["input_size"] == [3, 32, 32]
-    assert pretrained["num_classes"] == 10
+    assert pretrained["num_classes"] == 3
     features = json.loads((exported[0] / "features" / "config.json").read_text())
     assert features["num_classes"] == features["pretrained_cfg"]["num_classes"] == 0
     vit = json.loads((exported[0] / "vit" / "config.json").read_text())
@@ -192,7 +206,7 @@ def test_small_stem_loads_as_the_printed_lines_say(exported):
 
     root, lines = exported
     (told,) = [line for line in lines["small"] if "stem" in line]
-    model = timm.create_model("resnet18", num_classes=10)
+    model = timm.create_model("resnet18", num_classes=3)
     code = told.partition("before loading, ")[2].replace("Conv2d(3, C,", f"Conv2d(3, {model.conv1.out_channels},")
     for statement in code.split("; "):
         exec(statement, {"model": model, "nn": nn})
@@ -212,18 +226,18 @@ def test_small_stem_loads_as_the_printed_lines_say(exported):
         ("z: 'mlp(h, 16, 8)', logits: 'linear(z)'", r"^head 'logits' is no linear layer on h"),
     ],
 )
-def test_heads_that_timm_has_no_place_for(tmp_path, heads, message):
+def test_heads_that_timm_has_no_place_for(tmp_path, images, heads, message):
     text = RECIPE.replace("BACKBONE", "cresnet20").replace("normalize: cifar10", f"normalize: cifar10, {heads}")
-    train(parse_recipe(text), tmp_path / "run", quiet=True)
+    train(parse_recipe(text, f"data.root='{images}'"), tmp_path / "run", quiet=True)
     with pytest.raises(RunError, match=message) as caught:
         export_timm(Run(tmp_path / "run"), tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_backbone_arguments_that_timm_is_given_anyway(tmp_path):
+def test_backbone_arguments_that_timm_is_given_anyway(tmp_path, images):
     text = RECIPE.replace("BACKBONE", "'cresnet20(num_classes=0, pretrained=False)'")
-    train(parse_recipe(text), tmp_path / "run", quiet=True)
+    train(parse_recipe(text, f"data.root='{images}'"), tmp_path / "run", quiet=True)
     export_timm(Run(tmp_path / "run"), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_args"] == {}
 
@@ -246,5 +260,5 @@ def test_command_line(tmp_path, exported):
     run = exported[0] / "runs" / "cresnet20"
     done = CliRunner().invoke(app, ["export", str(run), str(tmp_path / "out"), "--to", "timm"], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "cresnet20, 10 classes" in done.output
+    assert "cresnet20, 3 classes" in done.output
     assert (tmp_path / "out" / "config.json").is_file()

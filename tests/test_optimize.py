@@ -227,6 +227,11 @@ def test_what_the_optimizer_refuses_is_a_recipe_error(optimizer):
                            "arguments: floor, per, warmup"),
         ("cosine(0, 0.0, 'epoch')", "train.schedule: cosine(0, 0.0, 'epoch'): too many positional arguments; "
                                     "arguments: warmup, floor, per"),
+        ("cosine(floor=-1)", "train.schedule: cosine(floor=-1): floor must be a number of at least 0, got -1"),
+        ("multistep(at=(0.5,), gamma=-1)", "train.schedule: multistep(at=(0.5,), gamma=-1): gamma must be a number of "
+                                           "at least 0, got -1"),
+        ("step('1 epochs', gamma='x')", "train.schedule: step('1 epochs', gamma='x'): gamma must be a number of "
+                                        "at least 0, got 'x'"),
         ("cosine(per='day')", "train.schedule: cosine(per='day'): per must be 'step' or 'epoch', got 'day'"),
         ("cosine(warmup=5)", "train.schedule: cosine(warmup=5): warmup is '10 epochs', '500 steps', or a fraction of "
                              "the run in (0, 1), got 5"),
@@ -260,3 +265,19 @@ def test_a_warm_up_as_long_as_the_run():
         rates("cosine(warmup='60 steps')")
     expected = "train.schedule: cosine(warmup='60 steps'): a warm-up of 60 steps leaves nothing of a run of 60"
     assert str(caught.value) == expected
+
+
+def test_what_a_backbone_keeps_out_of_weight_decay_stays_out():
+    vit = "branches.net.backbone=vit_tiny_patch16_224(img_size=32, depth=1)"
+    decay = "train.optimizer='sgd(lr=0.1, weight_decay=0.1, decay_norms=False)'"
+    recipe = load_recipe("baseline_cifar10", vit, decay)
+    step = Step(recipe, 10)
+    kept = [
+        p
+        for group in make_optimizer(recipe.train, step).param_groups
+        if not group["weight_decay"]
+        for p in group["params"]
+    ]
+    backbone = step.main.backbone
+    assert any(p is backbone.pos_embed for p in kept)
+    assert not any(p is backbone.blocks[0].mlp.fc1.weight for p in kept)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 
 import pytest
 
@@ -128,3 +129,9 @@ def test_nonsense_is_refused_in_one_line(text):
 def test_an_unknown_schedule_cannot_be_built():
     with pytest.raises(ValueError, match=f"unknown weight schedule 'x'; schedules: {', '.join(SCHEDULES)}"):
         Weight(1.0, "x")
+
+
+def test_two_random_weights_do_not_move_together():
+    moments = [[Moment(n, 0.0, 0, relation) for n in range(2000)] for relation in ("similarity", "similarity_2")]
+    first, second = ([weight("random(1)").at(moment) for moment in each] for each in moments)
+    assert abs(statistics.correlation(first, second)) < 0.1

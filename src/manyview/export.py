@@ -19,6 +19,8 @@ from manyview.files import write_bytes, write_json
 from manyview.run import Run
 from manyview.step import Step
 
+OURS = ("num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
+
 
 def export_timm(run: Run, out: Path) -> list[str]:
     """Writes a run's backbone, with its classifier if it has one, as timm's folder format; returns lines to print.
@@ -34,7 +36,7 @@ def export_timm(run: Run, out: Path) -> list[str]:
     weights, classes = timm_state(step, branch)
     spec = branch.spec.backbone
     small = bool(spec.kwargs.get("small"))
-    arguments = {key: value for key, value in spec.kwargs.items() if key not in ("small", "pretrained")}
+    arguments = {key: value for key, value in spec.kwargs.items() if key not in OURS}
     _check_same(branch, step, spec.name, arguments, small, classes, weights)
 
     test = recipe.view_plan.get("test")

@@ -61,6 +61,7 @@ def cosine(
     """Half a cosine from the optimiser's lr to `floor`, after a linear warm-up (Loshchilov & Hutter, ICLR 2017)."""
     if per not in ("step", "epoch"):
         raise ValueError(f"per must be 'step' or 'epoch', got {per!r}")
+    _check_rate("floor", floor)
     prefix = steps_of(warmup, clock, "warmup")
     if prefix >= clock.steps:
         raise ValueError(f"a warm-up of {prefix} steps leaves nothing of a run of {clock.steps}")
@@ -71,6 +72,7 @@ def multistep(
     at: Sequence[str | float], gamma: float = 0.1, warmup: str | float = 0, *, optimizer: Any, clock: Clock
 ) -> Scheduler:
     """lr times `gamma` at each moment of `at`: durations, or fractions of the run."""
+    _check_rate("gamma", gamma)
     # timm counts milestones one step early, by its own long-standing convention
     milestones = sorted(steps_of(moment, clock, "at") + 1 for moment in at)
     return MultiStepLRScheduler(
@@ -99,6 +101,11 @@ SCHEDULES: dict[str, Callable[..., Scheduler]] = {
     "multistep": multistep,
     "step": step,
 }
+
+
+def _check_rate(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
 
 def _warmup(steps: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -145,10 +152,11 @@ def check_training(train: Train) -> None:
         raise RecipeError(f"train.optimizer: {unknown('optimizer', call.name, list_optimizers())}")
     if call.args:
         raise RecipeError(f"train.optimizer: write arguments by name, as in {call.name}(lr=0.1), got {call}")
-    for key in ("lr", "weight_decay"):
-        value = call.kwargs.get(key, 0.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise RecipeError(f"train.optimizer: {key} must be a number of at least 0, got {value!r}")
+    try:
+        for key in ("lr", "weight_decay"):
+            _check_rate(key, call.kwargs.get(key, 0.0))
+    except ValueError as error:
+        raise RecipeError(f"train.optimizer: {error}") from None
     given = {key: value for key, value in call.kwargs.items() if key != "decay_norms"}
     optimizer = get_optimizer_class(call.name, bind_defaults=False)
     check_arguments(optimizer, Call(call.name, (), given), "train.optimizer", {"params": None})

@@ -141,8 +141,8 @@ def load_recipe(name: str | Path, *overrides: str) -> Recipe:
         text = known[str(name)]
     try:
         return parse_recipe(text, *overrides)
-    except RecipeError as error:
-        raise RecipeError(f"recipe {name}: {error}") from None
+    except ManyviewError as error:
+        raise type(error)(f"recipe {name}: {error}") from None
 
 
 def packaged_recipes() -> dict[str, str]:

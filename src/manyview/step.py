@@ -10,6 +10,7 @@ step.after_step()
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 import torch
@@ -170,7 +171,8 @@ class Step(nn.Module):
         labels: integers [B], needed by relations that classify.
         """
         if isinstance(images, Mapping):
-            views = {name: images[name] for name in self.read_views}
+            looked_at = {read.view.partition(".")[0] for read in self._reads()}
+            views = {name: images[name] for name in self.read_views if name in looked_at}
         else:
             if index is None:
                 raise ValueError("step(images, labels, index=…): draws depend on the images' indices")
@@ -190,7 +192,7 @@ class Step(nn.Module):
                 positional = [self._reading(read, values, views) for read in plan.reads]
                 named = {key: self._reading(read, values, views) for key, read in plan.named_reads.items()}
                 result = self.relations[plan.name](*positional, **named)
-                weight = plan.weight.at(moment)
+                weight = plan.weight.at(replace(moment, relation=plan.name))
                 if isinstance(result, Tensor):
                     terms[plan.name] = weight * result
                 else:
@@ -281,6 +283,15 @@ class Step(nn.Module):
         return any(view.orbit for view in self.main.orbits.values())
 
     # ------------------------------------------------------------------------------------------------------- state
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that their backbone wants left out of weight decay, for timm's optimiser factory."""
+        names: set[str] = set()
+        for name in self.branches:
+            backbone = self.branch(name).backbone
+            if hasattr(backbone, "no_weight_decay"):
+                names |= {f"branches.{name}.backbone.{parameter}" for parameter in backbone.no_weight_decay()}
+        return names
 
     def get_extra_state(self) -> Tensor:
         """Updates so far: with it, `state_dict` is the whole state."""

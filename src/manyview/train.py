@@ -120,7 +120,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     began = mark = time.perf_counter()
     marked, stopped = state["number"], False
     display.start(recipe, splits.note, clock, state["number"], step)
-    with interruptible() as interrupted, display.training():
+    flushed = contextlib.nullcontext() if metrics is None else contextlib.closing(metrics)
+    with interruptible() as interrupted, display.training(), flushed:
         for number in range(state["number"], clock.steps):
             lr = set_lr(number)
             # what is random inside the networks (dropout) follows the step and process, like all other draws
@@ -176,8 +177,6 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 save(run.last)
             if stopped:
                 break
-    if metrics is not None:
-        metrics.close()
     if stopped:
         raise RunError(f"stopped at step {state['number']}; continue with the same command and --resume")
 

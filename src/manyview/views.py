@@ -305,7 +305,7 @@ def draw_views(
         raise RecipeError(f"views: {error}") from None
 
 
-def _render(op: Op, images: Tensor | Sequence[Tensor], params: Params) -> Tensor | Sequence[Tensor]:
+def _render(op: Op, images: Tensor | Sequence[Tensor], params: Params) -> Tensor | list[Tensor]:
     """Renders a batch at once; images of unlike sizes one by one, until they are alike."""
     if isinstance(images, Tensor):
         return op.render(images, params)

@@ -138,7 +138,7 @@ class ViewsTask(TrainingTask):
         for (name, _), part in zip(self.splits, parts, strict=True):
             by_view.setdefault(name, []).append(part)
         views = {
-            name: View(interleave(members), {}, labels.repeat_interleave(len(members)), len(members))
+            name: View(interleave(members), {}, labels.repeat_interleave(len(members), dim=0), len(members))
             for name, members in by_view.items()
         }
         result = self.trainable_module(views)

@@ -15,11 +15,12 @@ from manyview.draws import Draws
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a run stands: updates done, the part of the run done in [0, 1], and the seed of its draws."""
+    """Where a run stands: updates done, the part of the run done in [0, 1], the seed, and whose weight is drawn."""
 
     update: int
     progress: float
     seed: int
+    relation: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Weight:
 
 
 def _uniform(moment: Moment) -> float:
-    return float(Draws(moment.seed, 0, [moment.update], "weight").uniform("value")[0, 0])
+    return float(Draws(moment.seed, 0, [moment.update], "weight", moment.relation).uniform("value")[0, 0])
 
 
 SCHEDULES: dict[str, Callable[[Weight, Moment], float]] = {

@@ -1,0 +1,174 @@
+"""The plan's promises, counted in a real step: rows through the networks, parameters, what is not rendered."""
+
+import pytest
+import torch
+
+from manyview.plan import describe, plan
+from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
+from manyview.views import plan_views
+
+ROWS = {  # images that pass the network for each image of a batch, read off the papers
+    "agmax_cifar10": 2,
+    "agmax_imagenet": 2,
+    "baseline_cifar10": 2,
+    "jsd_cifar10": 3,
+    "quickstart": 2,
+    "sla_cifar10": 4,
+    "sla_da_cifar10": 4,
+    "sla_mt_cifar10": 4,
+    "sla_sd_cifar10": 4,
+    "tied_cifar10": 2,
+    "tied_cifar10_wrn28_10": 2,
+    "tied_imagenet": 2,
+}
+SMALL = {  # the same views and relations on pictures and networks that a test can afford
+    "agmax_imagenet": ("branches.net.backbone=resnet18", "views.a.make.crop.size=32"),
+    "tied_imagenet": ("branches.net.backbone=resnet18", "views.a.make.crop.size=32"),
+    "tied_cifar10_wrn28_10": ("branches.net.backbone=wrn28_2",),
+}
+FAMILIES = """
+data: {source: digits}
+views:
+  a: {from: image, make: flip(0.5)}
+  b: {like: a}
+  spare: {like: a}
+  r: {from: a, orbit: rotation}
+  many: {from: image, make: flip(0.5), count: 3}
+branches:
+  net: {backbone: cresnet20, normalize: half, joint: "linear(h, orbit=r)"}
+  other: {backbone: cresnet20, normalize: half, forward: separate}
+relations: [RELATIONS]
+train: {steps: 3, batch_size: 4}
+"""
+
+
+def rows_seen(step, batch=2, side=32) -> dict[str, int]:
+    """Rows that reach each backbone in one real step, for each image of the batch."""
+    seen = dict.fromkeys(step.branches, 0)
+
+    def count(name):
+        def hook(module, inputs):
+            seen[name] += len(inputs[0])
+
+        return hook
+
+    hooks = [step.branch(name).backbone.register_forward_pre_hook(count(name)) for name in step.branches]
+    images = torch.randint(
+        0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    out = step(images, torch.tensor([0, 1]), index=[4, 7], epoch=0)
+    assert torch.isfinite(out["loss"])
+    for hook in hooks:
+        hook.remove()
+    assert all(rows % batch == 0 for rows in seen.values())
+    return {name: rows // batch for name, rows in seen.items()}
+
+
+def test_every_packaged_recipe_is_counted_here():
+    assert set(ROWS) == set(packaged_recipes())
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_rows_of_packaged_recipes(name):
+    assert plan(load_recipe(name, *SMALL.get(name, ()))).forward_rows == ROWS[name]
+    made = plan(load_recipe(name, *SMALL.get(name, ())))
+    assert rows_seen(made.step) == {"net": ROWS[name]}
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_the_summary_tells_the_rows_of_a_step(name):
+    recipe = load_recipe(name, *SMALL.get(name, ()))
+    made = plan(recipe)
+    batch = recipe.train.batch_size
+    length = f"{recipe.train.epochs} epochs" if recipe.train.epochs else f"{recipe.train.steps:,} steps"
+    cost = f"a step: {batch} images, {batch * ROWS[name]:,} through the networks ({ROWS[name]} an image)"
+    assert f"{length}; {cost}" in made.summary()
+
+
+@pytest.mark.parametrize(
+    ("relations", "rows"),
+    [
+        ("cross_entropy(net.logits(a))", {"net": 1}),
+        ("'cross_entropy(net.logits(a), net.logits(b))'", {"net": 2}),
+        ("cross_entropy(net.logits(a)), 'similarity(net.h(a), net.h(b))'", {"net": 2}),
+        ("cross_entropy(net.logits(r))", {"net": 4}),
+        ("cross_entropy(net.logits(r.0))", {"net": 1}),
+        ("cross_entropy(net.logits(r.0)), cross_entropy(net.logits(r.3))", {"net": 2}),
+        ("cross_entropy(net.logits(r.0)), joint_cross_entropy(joint(r))", {"net": 4}),
+        ("cross_entropy(net.logits(a)), cross_entropy(net.logits(r))", {"net": 5}),
+        ("cross_entropy(net.logits(many)), cross_entropy(net.logits(many.2))", {"net": 3}),
+        ("'similarity(net.h(a), other.h(b))'", {"net": 1, "other": 1}),
+        ("'similarity(net.h(a), other.h(a))', cross_entropy(other.logits(r))", {"net": 1, "other": 5}),
+    ],
+)
+def test_rows_of_families_members_and_branches(relations, rows):
+    made = plan(parse_recipe(FAMILIES.replace("RELATIONS", relations)))
+    assert rows_seen(made.step, side=8) == rows
+    assert made.forward_rows == sum(rows.values())
+
+
+def numbers(text: str) -> int:
+    return int(text.split()[0].replace(",", ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "backbone", "heads", "relations"),
+    [
+        # He et al. 2016, table 6, without the classifier: 16-16x6, 32x6, 64x6 with their norms
+        ("quickstart", 10, 269_722 - 650, {"logits": 64 * 10 + 10}, 0),
+        ("sla_cifar10", 10, 464_154 - 650, {"joint": 64 * 40 + 40}, 0),
+        ("sla_cifar10", 100, 464_154 - 650, {"joint": 64 * 400 + 400}, 0),
+        ("sla_sd_cifar10", 10, 464_154 - 650, {"joint": 64 * 40 + 40, "logits": 650}, 0),
+        ("sla_mt_cifar10", 10, 464_154 - 650, {"turn": 64 * 4 + 4, "logits": 650}, 0),
+        # Q: Linear(2C, 128), Linear(128, C)
+        ("agmax_cifar10", 10, None, {"logits": 128 * 10 + 10}, 20 * 128 + 128 + 128 * 10 + 10),
+    ],
+)
+def test_parameters(name, classes, backbone, heads, relations):
+    made = plan(load_recipe(name), classes)
+    branch = made.step.main
+    count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
+    if backbone is not None:
+        assert count(branch.backbone) == backbone
+    assert {head: count(module) for head, module in branch.heads.items()} == heads
+    assert sum(count(module) for module in made.step.relations.values()) == relations
+    total = count(branch.backbone) + sum(heads.values()) + relations
+    assert numbers(made.summary()) == total
+    assert made.summary().startswith(f"{total:,} parameters for {classes} classes; ")
+
+
+def test_averaged_weights_are_no_parameters_of_the_run():
+    plain, averaged = plan(load_recipe("quickstart")), plan(load_recipe("quickstart", "train.ema=0.99"))
+    assert numbers(plain.summary()) == numbers(averaged.summary())
+
+
+def test_ops_are_described_as_a_recipe_would_write_them():
+    """What the plan prints can be put into a recipe again, and gives the same op."""
+    texts = [
+        "crop(32, scale=(0.2, 1))",
+        "flip(0.5)",
+        "vflip(0.1)",
+        "jitter(0.4, 0.4, 0.4, 0.1, p=0.8)",
+        "grayscale(0.2)",
+        "pad_crop(16, padding=2)",
+        "randaugment(2, 14)",
+        "cutout(16)",
+        "resize((16, 8))",
+        "center_crop(8)",
+        "blur()",
+        "solarize()",
+    ]
+    for text in texts:
+        op = plan_views(parse_recipe(view_recipe(text)).views)["a"].ops[0].op
+        again = plan_views(parse_recipe(view_recipe(describe(op))).views)["a"].ops[0].op
+        assert again == op
+
+
+def view_recipe(make: str) -> str:
+    return f"""
+data: {{source: digits}}
+views: {{a: {{from: image, make: "{make}"}}}}
+branches: {{net: {{backbone: cresnet20}}}}
+relations: [cross_entropy(logits(a))]
+train: {{steps: 1}}
+"""
