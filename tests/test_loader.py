@@ -1,5 +1,7 @@
 """Batches as a function of the step number: order, workers, ranks and parts, restarts, bad images, unlike sizes."""
 
+import multiprocessing
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +33,12 @@ branches: {net: {backbone: cresnet20}}
 relations: ["cross_entropy(logits(a), logits(b))"]
 train: {epochs: 1}
 """
+
+
+@pytest.fixture(autouse=True)
+def _cores(monkeypatch):
+    """As many workers as are asked for, also on a machine of one core."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
 
 
 def plan_of(text):
@@ -203,7 +211,9 @@ def test_the_global_generator_is_left_alone(workers):
     stream = load(Batches(pictures(30), 8, 3, seed=5), 0, 3, workers)
     next(stream)
     assert torch.equal(torch.rand(3), untouched)
+    assert len(multiprocessing.active_children()) == workers
     stream.close()
+    assert multiprocessing.active_children() == []
 
 
 def test_fewer_images_than_a_batch():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -43,6 +44,12 @@ train:
 evaluate: [knn(k=5)]
 """
 NORM_FREE = "branches.net.backbone=test_vit(img_size=8, patch_size=4)"  # LayerNorm looks at one image at a time
+
+
+@pytest.fixture(autouse=True)
+def _cores(monkeypatch):
+    """As many workers as are asked for, also on a machine of one core."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
 
 
 def weights(folder, name="last"):
@@ -478,6 +485,16 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, every):
     last = tmp_path / "run" / "checkpoints" / "last.pt"
     assert not last.exists() or all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_no_worker_outlives_the_run(tmp_path):
+    run(tmp_path / "whole", "data.workers=2")
+    assert multiprocessing.active_children() == []
+    with pytest.raises(RunError, match="the loss is") as caught:
+        run(tmp_path / "broken", "data.workers=2", "train.optimizer.lr=1e9", "train.epochs=9")
+    # though the error's traceback still holds the loop's variables
+    assert caught.tb is not None
+    assert multiprocessing.active_children() == []
 
 
 def test_a_folder_in_use_is_refused_and_kept(tmp_path):

@@ -121,7 +121,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     marked, stopped = state["number"], False
     display.start(recipe, splits.note, clock, state["number"], step)
     flushed = contextlib.nullcontext() if metrics is None else contextlib.closing(metrics)
-    with interruptible() as interrupted, display.training(), flushed:
+    with interruptible() as interrupted, display.training(), flushed, contextlib.closing(stream):
         for number in range(state["number"], clock.steps):
             lr = set_lr(number)
             # what is random inside the networks (dropout) follows the step and process, like all other draws
@@ -129,8 +129,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             for _ in range(config.accumulate):
                 batch = next(stream).to(accelerator.device)
                 with accelerator.accumulate(wrapped):
-                    out_ = wrapped(batch.images, batch.labels, index=batch.index, epoch=batch.epoch)
-                    accelerator.backward(out_["loss"])
+                    output = wrapped(batch.images, batch.labels, index=batch.index, epoch=batch.epoch)
+                    accelerator.backward(output["loss"])
                     if config.clip and accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
                     optimizer.step()
@@ -144,8 +144,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             keeps = done % checkpoint_every == 0 or done == clock.steps or stopped
 
             if logs or keeps:
-                terms = {name: value.item() for name, value in out_["terms"].items()}
-                loss = out_["loss"].item()
+                terms = {name: value.item() for name, value in output["terms"].items()}
+                loss = output["loss"].item()
                 if not math.isfinite(loss):
                     shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
                     raise RunError(f"the loss is {loss} at step {done} ({shown}); begin anew with a lower lr, or clip")
@@ -153,7 +153,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 now = time.perf_counter()
                 speed = (done - marked) * config.batch_size / (now - mark)
                 if metrics is not None:
-                    measured = {"images_per_second": round(speed, 1), "z_std": float(out_["z_std"])}
+                    measured = {"images_per_second": round(speed, 1), "z_std": float(output["z_std"])}
                     metrics.write(done, done / clock.steps_per_epoch, loss=loss, terms=terms, lr=lr, **measured)
                 display.advance(done, speed, loss, terms)
                 mark, marked = now, done
@@ -169,7 +169,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                     if score > state["best"]:
                         state["best"] = score
                         save(run.best)
-                display.epoch(done // clock.steps_per_epoch, val, out_["terms"])
+                display.epoch(done // clock.steps_per_epoch, val, output["terms"])
                 accelerator.wait_for_everyone()
                 pause = time.perf_counter() - paused
                 began, mark = began + pause, mark + pause

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -24,6 +24,8 @@ from manyview.data.images import Images
 from manyview.draws import order_of
 from manyview.errors import DataError, ManyviewError
 from manyview.views import PlannedView, View, draw_views, together
+
+GRACE = 30  # seconds that a worker lives on after SIGTERM
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,11 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return order_of(seed, epoch, count)
 
 
-def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = False) -> Iterator[Batch]:
-    """Batches `start` to `stop`, in order, read ahead by `workers` processes, at most one a core (0: read here)."""
+def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = False) -> Generator[Batch, None, None]:
+    """Batches `start` to `stop`, in order, read ahead by `workers` processes, at most one a core (0: read here).
+
+    Closing the generator ends the workers.
+    """
     # batch_size=None: the data set gives whole batches. The sampler is the range of step numbers.
     loader: DataLoader[Batch | ManyviewError] = DataLoader(
         _Mistakes(batches),  # type: ignore[arg-type]
@@ -127,7 +132,7 @@ def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = Fals
         sampler=range(start, stop),
         num_workers=min(workers, os.cpu_count() or 1),
         pin_memory=pin,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_outlive_signals,
         generator=torch.Generator(),  # or it would take its workers' seed from the generator that dropout draws from
     )
     for batch in loader:
@@ -136,10 +141,10 @@ def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = Fals
         yield batch
 
 
-def _ignore_signals(worker: int) -> None:
+def _outlive_signals(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one finishes its step, for which it needs us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 
 def read_images(
