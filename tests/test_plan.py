@@ -70,7 +70,7 @@ def test_every_packaged_recipe_is_counted_here():
 
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_rows_of_packaged_recipes(name):
-    assert plan(load_recipe(name, *SMALL.get(name, ()))).forward_rows == ROWS[name]
+    assert plan(load_recipe(name, *SMALL.get(name, ()))).step.rows_per_image == ROWS[name]
     made = plan(load_recipe(name, *SMALL.get(name, ())))
     assert rows_seen(made.step) == {"net": ROWS[name]}
 
@@ -104,7 +104,7 @@ def test_the_summary_tells_the_rows_of_a_step(name):
 def test_rows_of_families_members_and_branches(relations, rows):
     made = plan(parse_recipe(FAMILIES.replace("RELATIONS", relations)))
     assert rows_seen(made.step, side=8) == rows
-    assert made.forward_rows == sum(rows.values())
+    assert made.step.rows_per_image == sum(rows.values())
 
 
 def numbers(text: str) -> int:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as torch_functional
 
 from manyview import functional as F
+from manyview.augment import OPS
+from manyview.draws import Draws
 from manyview.errors import RecipeError
 from manyview.recipe import load_recipe, parse_recipe
 from manyview.relations.similarity import KINDS
@@ -497,16 +499,53 @@ def test_evaluation_looks_at_the_test_view():
     assert "test" not in step.views(images, LABELS, **BATCH)
 
 
-def test_without_a_test_view_unlike_images_are_refused():
+def test_without_a_test_view_images_of_another_size_are_brought_to_the_trained_one():
     step = packaged("baseline_cifar10").eval()
+    assert step.trained_size == (16, 16)
     alike = step.predict(list(photos()))
     assert torch.equal(alike["logits"], step.predict(photos())["logits"])
+    unlike = [photos(1, 24)[0], photos(1, 18)[0][:, :, :16], photos(1)[0]]
+    for image, pixels in zip(unlike, step.test_pixels(unlike), strict=True):
+        op = OPS["resize"](16)
+        whole = op.render(image[None], op.sample(Draws(0, 0, [0]), torch.tensor([image.shape[-2:]])))
+        top, left = ((side - 16) // 2 for side in whole.shape[-2:])
+        assert torch.equal(pixels, whole[0, :, top : top + 16, left : left + 16])
+    assert torch.equal(step.test_pixels(unlike)[2], photos(1)[0] / 255)
+
+
+def test_without_a_trained_size_or_a_test_view_unlike_images_are_refused():
+    step = packaged("baseline_cifar10", "views.a.make=flip").eval()
+    assert step.trained_size is None
     with pytest.raises(RecipeError) as caught:
         step.predict([photos(1, 16)[0], photos(1, 18)[0]])
     assert str(caught.value) == (
         "views: images have unlike sizes; say what evaluation looks at, as in "
         "test: {from: image, make: 'resize(256) | center_crop(224)'}"
     )
+
+
+def test_views_do_not_depend_on_the_precision_of_training():
+    make = "views.a.make=crop(16) | jitter(0.4, 0.4, 0.4, 0.1) | randaugment(2, 9)"
+    step = packaged("baseline_cifar10", make)
+    plain = step.views(photos(), **BATCH)
+    with torch.autocast("cpu", torch.bfloat16):
+        other = step.views(photos(), **BATCH)
+    assert all(torch.equal(plain[name].images, other[name].images) for name in plain)
+
+
+def test_labels_reach_views_that_were_made_without_them():
+    step = packaged("sla_cifar10")
+    views = step.views(photos(), **BATCH)
+    assert torch.equal(step(views, LABELS)["loss"], step(photos(), LABELS, **BATCH)["loss"])
+
+
+def test_heads_on_heads_read_members_and_families_together():
+    heads = ', joint: "linear(h, orbit=r)", z: "projector(h, 8)", p: "predictor(z, 8)"'
+    step = custom("joint_cross_entropy(joint(r))", "similarity(p(r.0), p(r.1))", views=ORBIT, heads=heads)
+    out = step(photos(), LABELS, **BATCH)
+    h = step.branches["net"](step.views(photos(), **BATCH), [("h", "r")])["h", "r"]
+    p = step.main.heads["p"](step.main.heads["z"](torch.cat([h[::4], h[1::4]])))
+    assert out["terms"]["similarity"].item() == pytest.approx(F.similarity(*p.split(B)).item(), rel=1e-4)
 
 
 def test_predictions_do_not_depend_on_the_batch_or_change_the_step():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from manyview import backbones
 from manyview.errors import RecipeError, unknown
-from manyview.grammar import Call, Name, bind, parse_call
+from manyview.grammar import Call, Name, bind, check_name, parse_call
 from manyview.heads import HEADS, Built, pooled
 from manyview.views import PlannedView, View, as_float
 
@@ -61,6 +61,7 @@ class BranchSpec:
 def parse_branch(name: str, raw: Any) -> BranchSpec:
     """A branch from its mapping {backbone, forward, normalize, init_std, <head>: <call>}. Raises RecipeError."""
     where = f"branches.{name}"
+    check_name(name, where)
     if not isinstance(raw, Mapping) or "backbone" not in raw:
         near = difflib.get_close_matches("backbone", map(str, raw), n=1) if isinstance(raw, Mapping) else []
         got = f"did you mean backbone by '{near[0]}'?" if near else f"got {raw!r}"
@@ -77,7 +78,8 @@ def parse_branch(name: str, raw: Any) -> BranchSpec:
     heads: dict[str, Call] = {}
     for head, text in fields.items():
         call = parse_call(text, f"{where}.{head}")
-        if head == FEATURES or not head.isidentifier():
+        check_name(head, f"{where}.{head}")
+        if head == FEATURES:
             raise RecipeError(f"{where}.{head}: '{head}' cannot name a head; h is the backbone's feature")
         if call.name not in (*HEADS, TAP):
             meant = difflib.get_close_matches(head, SETTINGS, n=1)
@@ -117,10 +119,17 @@ class Branch(nn.Module):
     that are needed. Raises RecipeError for an unknown backbone or arguments that do not fit.
     """
 
-    def __init__(self, spec: BranchSpec, classes: int, views: Mapping[str, PlannedView], used: Collection[str]) -> None:
+    def __init__(
+        self,
+        spec: BranchSpec,
+        classes: int,
+        views: Mapping[str, PlannedView],
+        used: Collection[str],
+        pretrained: bool = True,
+    ) -> None:
         super().__init__()
         self.spec = spec
-        self.backbone = make_backbone(spec.backbone, f"branches.{spec.name}.backbone")
+        self.backbone = make_backbone(spec.backbone, f"branches.{spec.name}.backbone", pretrained)
         cfg = self.backbone.pretrained_cfg
         mean, std = spec.normalize or (cfg.get("mean", (0.5,) * 3), cfg.get("std", (0.5,) * 3))
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -219,21 +228,26 @@ class Branch(nn.Module):
             for name, value in features.items():
                 values.update({(name, view): part for view, part in zip(group, value.split(rows), strict=True)})
             for head, source in self.inputs.items():
-                asked = [view for view in group if any(roots[v] == view for n, v in needed if n == head)]
-                whole = [view for view in asked if (head, view) in needed]
-                parts = [(head, v) for n, v in needed if n == head and v not in whole and roots[v] in asked]
-                parts = [pair for pair in parts if roots[pair[1]] not in whole]
-                inputs = {(head, view): values[source, view] for view in whole}
-                inputs |= {pair: _member(values[source, roots[pair[1]]], pair[1], views) for pair in parts}
-                if inputs:
-                    out = self.heads[head](torch.cat(list(inputs.values())))
-                    values.update(zip(inputs, out.split([len(value) for value in inputs.values()]), strict=True))
-        return {
-            (name, view): values[name, view]
-            if (name, view) in values
-            else _member(values[name, roots[view]], view, views)
-            for name, view in wanted
-        }
+                asked = [view for name, view in needed if name == head and roots[view] in group]
+                # a member of a family that the head reads as a whole is a slice of its output
+                asked = [view for view in asked if roots[view] == view or roots[view] not in asked]
+                if asked:
+                    inputs = [self._value(values, source, view, roots, views) for view in asked]
+                    out = self.heads[head](torch.cat(inputs)).split([len(value) for value in inputs])
+                    values.update({(head, view): part for view, part in zip(asked, out, strict=True)})
+        return {(name, view): self._value(values, name, view, roots, views) for name, view in wanted}
+
+    @staticmethod
+    def _value(
+        values: Mapping[tuple[str, str], Tensor],
+        name: str,
+        view: str,
+        roots: Mapping[str, str],
+        views: Mapping[str, View],
+    ) -> Tensor:
+        """A readout as it was computed, or as a slice of its family's."""
+        found = values.get((name, view))
+        return _member(values[name, roots[view]], view, views) if found is None else found
 
     def _with_inputs(self, wanted: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
         needed = set(wanted)
@@ -247,12 +261,15 @@ class Branch(nn.Module):
         return {name: value for (name, _), value in values.items()}
 
 
-def make_backbone(call: Call, where: str) -> Any:
+def make_backbone(call: Call, where: str, pretrained: bool = True) -> Any:
     """A timm model without classifier, from `resnet18(small=True, …)`; arguments but `small` are timm's.
 
-    Raises RecipeError for names timm does not know and arguments the model does not take.
+    pretrained: False leaves published weights where they are, since a checkpoint follows.
+    Raises RecipeError for names timm does not know, arguments the model does not take, and weights it cannot fetch.
     """
     options = dict(call.kwargs)
+    if not pretrained:
+        options.pop("pretrained", None)
     small = options.pop("small", False)
     if call.args:
         raise RecipeError(f"{where}: write arguments of a backbone by name, as in {call.name}(small=True)")
@@ -272,7 +289,7 @@ def make_backbone(call: Call, where: str) -> Any:
     try:
         model = timm.create_model(call.name, **options)
         model = backbones.small_stem(model) if small else model
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
         raise RecipeError(f"{where}: {call}: {str(error).splitlines()[0]}") from None
     return model.to(memory_format=torch.channels_last)
 

@@ -86,23 +86,28 @@ def train(
 def evaluate(
     run: RunFolder,
     protocols: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROTOCOL]…", help="Such as classify, knn(k=20).")
+        list[str] | None,
+        typer.Argument(metavar="[PROTOCOL]… [KEY=VALUE]…", help="knn(k=20), data.root=DIR, …"),
     ] = None,
     split: Annotated[str, typer.Option(help="val or test.")] = "val",
 ) -> None:
     """Evaluates a run's model again, on the validation split unless told otherwise."""
-    from manyview.evaluate.evaluate import check_protocols
+    from manyview.environment import best_device
+    from manyview.evaluate.evaluate import check_protocols, with_accuracy
     from manyview.evaluate.evaluate import evaluate as measure
     from manyview.evaluate.protocols import parse_protocols
     from manyview.progress import LABELS, Display
     from manyview.run import Run
-    from manyview.train import protocols_of
 
     folder = Run(run)
-    recipe = folder.recipe()
-    asked = parse_protocols(protocols, "protocol") if protocols else None
-    step = folder.step(recipe)
-    chosen = asked or protocols_of(parse_protocols(recipe.evaluate), step)
+    overrides = [
+        text for text in protocols or () if text.partition("=")[0].replace(".", "_").isidentifier() and "=" in text
+    ]
+    recipe = folder.recipe(*overrides)
+    named = [text for text in protocols or () if text not in overrides]
+    asked = parse_protocols(named, "protocol")
+    step = folder.step(recipe, best_device())
+    chosen = asked or with_accuracy(parse_protocols(recipe.evaluate), step)
     splits = folder.splits(recipe)
     images = {"val": splits.val, "test": splits.test}.get(split)
     if images is None:
@@ -171,6 +176,8 @@ def views(
 @app.command()
 def replay(
     run: RunFolder,
+    overrides: Overrides = None,
+    *,
     index: Annotated[int, typer.Option(help="The image's index, as in its split of the source.")],
     epoch: Annotated[int, typer.Option(help="The epoch, counted from 0.", min=0)],
     out: Annotated[Path, typer.Option(help="The picture to write (PNG).")],
@@ -181,7 +188,7 @@ def replay(
     from manyview.sheet import contact_sheet, save_png
 
     folder = Run(run)
-    recipe = folder.recipe()
+    recipe = folder.recipe(*overrides or ())
     train = folder.splits(recipe).train
     found = (train.index == index).nonzero()[0]
     if not len(found):

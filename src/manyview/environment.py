@@ -7,17 +7,31 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 LIBRARIES = ("manyview", "torch", "torchvision", "timm", "accelerate", "numpy")
 
 
 def git_commit() -> str | None:
-    """The commit of manyview's checkout, or None where it was installed without one."""
-    here = Path(__file__).parent
+    """The commit of manyview's checkout, `-dirty` where files differ; None where it was installed without one."""
+    here = Path(__file__)
     try:
-        done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        # a repository around the place of installation is somebody else's
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        commit, changed = _git(here.parent, "rev-parse", "HEAD"), _git(here.parent, "status", "--porcelain", ".")
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def best_device() -> str:
+    """Where to evaluate: a GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def versions() -> dict[str, str]:

@@ -13,11 +13,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from manyview.augment.crop import CenterCrop, Resize
+from manyview.backbones import small_stem
 from manyview.branches import Branch
 from manyview.errors import RunError
 from manyview.files import write_bytes, write_json
 from manyview.run import Run
 from manyview.step import Step
+from manyview.views import TEST, fixed_size
 
 OURS = ("num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
 
@@ -39,13 +42,11 @@ def export_timm(run: Run, out: Path) -> list[str]:
     arguments = {key: value for key, value in spec.kwargs.items() if key not in OURS}
     _check_same(branch, step, spec.name, arguments, small, classes, weights)
 
-    test = recipe.view_plan.get("test")
     pretrained: dict[str, Any] = {
         "mean": branch.mean.flatten().tolist(),
         "std": branch.std.flatten().tolist(),
-        "input_size": [3, *_input_size(test)],
         "num_classes": classes,
-        "crop_pct": 1.0,
+        **_preprocessing(step),
         "classifier": branch.backbone.pretrained_cfg.get("classifier", "fc"),
     }
     config = {
@@ -101,8 +102,6 @@ def _check_same(
     weights: dict[str, Tensor],
 ) -> None:
     """Raises RunError unless timm's model with these weights gives the step's outputs."""
-    from manyview.backbones import small_stem
-
     model = timm.create_model(name, num_classes=classes, **arguments)
     model = small_stem(model) if small else model
     model.load_state_dict(weights)
@@ -121,7 +120,13 @@ def _check_same(
         raise RunError(f"timm's {name} does not reproduce this model's outputs; please report it with the recipe")
 
 
-def _input_size(test: Any) -> list[int]:
-    if test is None:
-        return [32, 32]
-    return [int(side) for side in test.output_size(torch.tensor([[64, 64]]))[0]]
+def _preprocessing(step: Step) -> dict[str, Any]:
+    """How timm should prepare an image for this model, from the test view or the size it was trained on."""
+    sides: list[int] = []
+    for view in step.test_plan.values():
+        sides = [
+            op.op.size for op in view.ops if isinstance(op.op, (Resize, CenterCrop)) and isinstance(op.op.size, int)
+        ]
+    size = fixed_size(step.test_plan, TEST) if step.test_plan else step.trained_size
+    found: dict[str, Any] = {"interpolation": "bilinear", "crop_pct": round(sides[-1] / sides[0], 4) if sides else 1.0}
+    return found if size is None else {**found, "input_size": [3, *size]}

@@ -11,10 +11,13 @@ from __future__ import annotations
 import ast
 import inspect
 import io
+import keyword
 import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from torch import nn
 
 from manyview.errors import ManyviewError, RecipeError, unknown
 
@@ -46,6 +49,12 @@ class Call:
 
 def _show(value: Any) -> str:
     return str(value) if isinstance(value, (Call, Name)) else repr(value)
+
+
+def check_name(name: object, where: str) -> None:
+    """Raises RecipeError unless the name can be written in a call and given to a module."""
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or hasattr(nn.ModuleDict, name):
+        raise RecipeError(f"{where}: {name!r} cannot be a name; take a word that Python and PyTorch leave free")
 
 
 def parse_call(text: str, where: str) -> Call:

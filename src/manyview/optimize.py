@@ -122,6 +122,8 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
     call = parse_call(train.optimizer, "train.optimizer")
     options = dict(call.kwargs)
     decay_norms = options.pop("decay_norms", True)
+    if call.name == "sgd":
+        options.setdefault("nesterov", False)  # as in torch and the papers; timm's own "sgd" has it on
     try:
         return create_optimizer_v2(module, opt=call.name, filter_bias_and_bn=not decay_norms, **options)
     except (TypeError, ValueError) as error:

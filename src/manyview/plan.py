@@ -22,17 +22,6 @@ class Plan:
     recipe: Recipe
     step: Step
 
-    @property
-    def forward_rows(self) -> int:
-        """Images that pass the networks for each image of a batch."""
-        rows = 0
-        for branch in self.step.branches:
-            read = {read.view for plan in self.recipe.relation_plan for read in plan.all_reads if read.branch == branch}
-            whole = {view for view in read if "." not in view}
-            members = {view for view in read if "." in view and view.partition(".")[0] not in whole}
-            rows += sum(self.step.plan[view].members for view in whole) + len(members)
-        return rows
-
     def render(self) -> RenderableType:
         """Tables of views, branches and relations, and a line on cost."""
         views = _table("view", "from", "ops", "images")
@@ -61,7 +50,7 @@ class Plan:
 
     def summary(self) -> str:
         """One line on cost."""
-        train, rows = self.recipe.train, self.forward_rows
+        train, rows = self.recipe.train, self.step.rows_per_image
         length = f"{train.epochs} epochs" if train.epochs else f"{train.steps:,} steps"
         render = {
             "auto": "made in the step where all images have one size, else by the loader's workers",

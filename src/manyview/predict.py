@@ -9,6 +9,7 @@ from pathlib import Path
 from manyview.branches import LOGITS
 from manyview.data import decode
 from manyview.data.folder import EXTENSIONS
+from manyview.environment import best_device
 from manyview.errors import DataError, RunError
 from manyview.run import Run
 
@@ -33,7 +34,7 @@ def predict_files(run: Path, paths: Sequence[Path], aggregated: bool = False) ->
     if not files:
         raise DataError("no images given; name files or folders")
     folder = Run(run)
-    step = folder.step(folder.recipe())
+    step = folder.step(folder.recipe(), best_device())
     if step.classifier is None:
         raise RunError(f"{run} trained no classifier, so it cannot predict classes")
     classes = folder.classes()

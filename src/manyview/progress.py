@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,7 @@ class Display:
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
         """Shows the bar of the whole run while the loop is inside."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with self._progress(*columns, TextColumn("{task.fields[measures]}")) as self._bar:
+        with self._progress() as self._bar:
             self._task = self._bar.add_task("train", total=self._total, completed=self._done, measures="")
             yield
         self._bar = None
@@ -71,9 +71,9 @@ class Display:
             parts = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
             self._bar.update(self._task, measures=f"{speed:,.0f} images/s  loss {loss:.3f}  {parts}")
 
-    def epoch(self, number: int, val: Mapping[str, float], terms: Mapping[str, Any]) -> None:
+    def epoch(self, number: int, val: Mapping[str, float], terms: Mapping[str, float]) -> None:
         """One line that stays."""
-        parts = [f"{name} {value.item():.3f}" for name, value in terms.items()]
+        parts = [f"{name} {value:.3f}" for name, value in terms.items()]
         parts += [
             f"val {LABELS[name]} {value:.2f}"
             for name, value in val.items()
@@ -83,14 +83,18 @@ class Display:
 
     @contextlib.contextmanager
     def evaluating(self, what: str, count: int) -> Iterator[Callable[[int, int], None]]:
-        """A short-lived bar; gives a function (done, total)."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        if self._bar is not None:  # one live display at a time
-            yield lambda done, total: None
-            return
-        with self._progress(*columns) as bar:
-            task = bar.add_task(what, total=count)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        """A bar for as long as the block lasts, below that of the training if there is one; gives f(done, total)."""
+        with contextlib.ExitStack() as stack:
+            bar = self._bar or stack.enter_context(self._progress())
+            task = bar.add_task(what, total=count, measures="")
+            began = time.perf_counter()
+
+            def tick(done: int, total: int) -> None:
+                speed = done / max(time.perf_counter() - began, 1e-9)
+                bar.update(task, completed=done, total=total, measures=f"{speed:,.0f} images/s")
+
+            yield tick
+            bar.remove_task(task)
 
     def summary(self, folder: Path, result: Mapping[str, Any]) -> None:
         """The end: a table of what was measured, and where it lies."""
@@ -115,5 +119,9 @@ class Display:
             for line in result["skipped_images"]:
                 self.say(f"  {line}")
 
-    def _progress(self, *columns: Any) -> Progress:
-        return Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+    def _progress(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        measures = TextColumn("{task.fields[measures]}")
+        return Progress(
+            *columns, measures, console=self._console, transient=True, disable=not self._console.is_terminal
+        )

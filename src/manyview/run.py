@@ -61,7 +61,7 @@ class Run:
         write_json(
             self.folder / "splits.json", {"classes": list(splits.classes), "note": splits.note, **_marks(splits)}
         )
-        write_text(self.folder / "recipe.yaml", recipe.to_yaml())
+        write_text(self.folder / "recipe.yaml", _anywhere(recipe).to_yaml())
 
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
@@ -77,12 +77,17 @@ class Run:
                         f"or begin anew in another folder"
                     )
 
-    def recipe(self) -> Recipe:
-        """The recipe the run was made with, resolved."""
+    def recipe(self, *overrides: str) -> Recipe:
+        """The recipe the run was made with, resolved. Overrides may say where data are, not what was trained."""
+        for override in overrides:
+            if override.partition("=")[0] not in INCIDENTAL:
+                raise RunError(
+                    f"override {override!r}: a trained run is fixed; what may differ: {', '.join(INCIDENTAL)}"
+                )
         path = self.folder / "recipe.yaml"
         if not path.is_file():
             raise RunError(f"{self.folder} is no run: it has no recipe.yaml")
-        return parse_recipe(path.read_text(encoding="utf-8"))
+        return parse_recipe(path.read_text(encoding="utf-8"), *overrides)
 
     def classes(self) -> list[str]:
         """Class names, in the order of labels."""
@@ -94,19 +99,19 @@ class Run:
         self.check_same(recipe, splits)
         return splits
 
-    def step(self, recipe: Recipe) -> Step:
+    def step(self, recipe: Recipe, device: str = "cpu") -> Step:
         """The trained step, in evaluation mode: the best checkpoint, or the last where nothing was held out."""
         path = self.best if self.best.is_file() else self.last
         if not path.is_file():
             raise RunError(f"{self.folder} has no checkpoint yet; train it first")
-        step = Step(recipe, len(self.classes()))
+        step = Step(recipe, len(self.classes()), pretrained=False)
         try:
             step.load_state_dict(read_state(path)["step"])
         except RuntimeError as error:
             raise RunError(
                 f"{path} does not fit {self.folder / 'recipe.yaml'}: {str(error).splitlines()[1].strip()[:200]}"
             ) from None
-        return step.eval()
+        return step.eval().to(device)
 
     def finished(self) -> dict[str, Any] | None:
         """What result.json holds, or None while the run is not finished."""
@@ -120,6 +125,15 @@ class Run:
             return json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise RunError(f"{path} is damaged: {error}") from None
+
+
+def _anywhere(recipe: Recipe) -> Recipe:
+    """The recipe with the path of its data made absolute, so that the run can be read from any folder."""
+    root = recipe.data.root
+    if root is None or not Path(root).expanduser().exists():
+        return recipe
+    data = recipe.data.model_copy(update={"root": str(Path(root).expanduser().resolve())})
+    return recipe.model_copy(update={"data": data})
 
 
 def _marks(splits: Splits) -> dict[str, Any]:

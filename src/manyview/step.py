@@ -31,8 +31,10 @@ from manyview.views import (
     TEST,
     View,
     draw_views,
+    fixed_size,
     member_view,
     together,
+    usual_test_view,
     with_sources,
 )
 
@@ -51,10 +53,13 @@ class Step(nn.Module):
 
     Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates, for weights that
     follow a schedule (without it the epoch tells the progress). Weights are initialised from the recipe's seed,
-    whatever was drawn before. Raises RecipeError where a relation and its readouts do not fit.
+    whatever was drawn before; pretrained=False skips published weights, where a checkpoint follows. Raises RecipeError
+    where a relation and its readouts do not fit.
     """
 
-    def __init__(self, recipe: Recipe, num_classes: int, total_steps: int | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, num_classes: int, total_steps: int | None = None, pretrained: bool = True
+    ) -> None:
         super().__init__()
         self.recipe = recipe
         self.num_classes = num_classes
@@ -68,7 +73,9 @@ class Step(nn.Module):
             torch.manual_seed(recipe.seed)
             self.branches = nn.ModuleDict(
                 {
-                    name: Branch(spec, num_classes, self.plan, {read.name for read in reads if read.branch == name})
+                    name: Branch(
+                        spec, num_classes, self.plan, {read.name for read in reads if read.branch == name}, pretrained
+                    )
                     for name, spec in recipe.branch_plan.items()
                     if any(read.branch == name for read in reads)
                 }
@@ -85,6 +92,22 @@ class Step(nn.Module):
     def main(self) -> Branch:
         """The branch that is evaluated and exported: the first."""
         return self.branch(next(iter(self.branches)))
+
+    @property
+    def trained_size(self) -> tuple[int, int] | None:
+        """Height and width of the first view that is read, if its ops fix them."""
+        return fixed_size(self.plan, self._reads()[0].view)
+
+    @property
+    def rows_per_image(self) -> int:
+        """Images that pass the networks for each image of a batch."""
+        rows = 0
+        for branch in self.branches:
+            views = {read.view for read in self._reads() if read.branch == branch}
+            whole = {view for view in views if "." not in view}
+            members = {view for view in views if "." in view and view.partition(".")[0] not in whole}
+            rows += sum(self.plan[view].members for view in whole) + len(members)
+        return rows
 
     def branch(self, name: str) -> Branch:
         """A branch by name."""
@@ -144,10 +167,16 @@ class Step(nn.Module):
         return draw_views(plan, images, labels, indices, epoch, self.recipe.seed)
 
     def test_pixels(self, images: Tensor | Sequence[Tensor]) -> Tensor:
-        """What evaluation looks at: the view `test`, or the image itself; float [B, 3, h, w] in [0, 1]."""
-        if self.test_plan:
-            return draw_views(self.test_plan, images, None, range(len(images)), 0, self.recipe.seed)[TEST].pixels
+        """What evaluation looks at, float [B, 3, h, w] in [0, 1]: the view `test`; without one, the image itself.
+
+        An image of another size than the network was trained on is then resized to it, and cut to its shape.
+        """
         batch = images if isinstance(images, Tensor) else together(images)
+        plan, trained = self.test_plan, self.trained_size
+        if not plan and trained is not None and {tuple(image.shape[-2:]) for image in batch} != {trained}:
+            plan = {TEST: usual_test_view(trained)}
+        if plan:
+            return draw_views(plan, batch, None, range(len(images)), 0, self.recipe.seed)[TEST].pixels
         if not isinstance(batch, Tensor):
             raise RecipeError(
                 "views: images have unlike sizes; say what evaluation looks at, as in "
@@ -172,7 +201,7 @@ class Step(nn.Module):
         """
         if isinstance(images, Mapping):
             looked_at = {read.view.partition(".")[0] for read in self._reads()}
-            views = {name: images[name] for name in self.read_views if name in looked_at}
+            views = {name: images[name].labelled(labels) for name in self.read_views if name in looked_at}
         else:
             if index is None:
                 raise ValueError("step(images, labels, index=…): draws depend on the images' indices")

@@ -6,22 +6,24 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 
-from manyview.data import Splits, open_splits, preload
-from manyview.data.loader import Batches, load
+from manyview.data import BadImage, Splits, open_splits, preload
+from manyview.data.loader import Batches, load, read_images
 from manyview.draws import key_of
 from manyview.environment import git_commit, versions
 from manyview.errors import RecipeError, RunError
-from manyview.evaluate.evaluate import check_protocols, evaluate
-from manyview.evaluate.protocols import Classify, parse_protocols
+from manyview.evaluate.evaluate import check_protocols, evaluate, with_accuracy
+from manyview.evaluate.protocols import Classify, Protocol, parse_protocols
 from manyview.files import read_state, write_json, write_state
 from manyview.metrics import Metrics
 from manyview.optimize import clock_of, make_optimizer, make_schedule, steps_of
@@ -43,9 +45,18 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         gradient_accumulation_steps=config.accumulate,
         step_scheduler_with_optimizer=False,
+        cpu=torch.backends.mps.is_available(),  # which lacks the float64 that draws and boxes are made in
     )
     world, main = accelerator.num_processes, accelerator.is_main_process
     display = Display(quiet=quiet or not main)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise RunError("manyview does not shard parameters yet; run without FSDP")
+    if world > 1 and recipe.data.on_bad_image == "skip":
+        raise RunError(
+            "data.on_bad_image=skip would give processes unlike batches; repair the images, or use one process"
+        )
+    # the fastest algorithm may be another one next time, and then a resumed run would differ
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
 
     # ---------------------------------------------------------------------------------------------- data
     splits = open_splits(recipe.data, recipe.seed)
@@ -61,6 +72,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     step = Step(recipe, len(splits.classes), clock.steps)
     optimizer = make_optimizer(config, step)
     set_lr = make_schedule(config, optimizer, clock)
+    rehearse(step, splits)
     checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
     if main:
         run.begin(recipe, splits, resume)
@@ -99,16 +111,16 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     first, stop = state["number"] * config.accumulate, clock.steps * config.accumulate
     stream = load(batches, first, stop, recipe.data.workers, pin=accelerator.device.type == "cuda")
     metrics = Metrics(run.metrics, state["number"]) if main else None
-    choice = "top1" if step.classifier else "knn"
+    protocols = with_accuracy(protocols, step)
+    choice, chooses = ("top1", [Classify()]) if step.classifier else ("knn", protocols)
 
     def save(path: Path) -> None:
         if main:
             spent = {**state, "seconds": state["seconds"] + time.perf_counter() - began}
             write_state(path, {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "run": spent})
 
-    def measure(split: str) -> dict[str, float]:
+    def measure(split: str, chosen: Sequence[Protocol]) -> dict[str, float]:
         images = getattr(splits, split)
-        chosen = [Classify()] if split == "val" and step.classifier else protocols_of(protocols, step)
         with display.evaluating(split, len(images)) as tick:
             bad: list[str] | None = [] if batches.skip else None
             measures = evaluate(step, images, chosen, splits.train, skipped=bad, progress=tick)
@@ -126,26 +138,30 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             lr = set_lr(number)
             # what is random inside the networks (dropout) follows the step and process, like all other draws
             torch.manual_seed(key_of(recipe.seed, number, accelerator.process_index, "networks")[0])
+            sums: list[torch.Tensor] = []
             for _ in range(config.accumulate):
                 batch = next(stream).to(accelerator.device)
                 with accelerator.accumulate(wrapped):
-                    output = wrapped(batch.images, batch.labels, index=batch.index, epoch=batch.epoch)
+                    output = wrapped(batch.images, batch.labels, index=batch.index.tolist(), epoch=batch.epoch)
                     accelerator.backward(output["loss"])
                     if config.clip and accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
                     optimizer.step()
                     optimizer.zero_grad()
+                sums.append(torch.stack([value.detach() for value in output["terms"].values()]))
                 state["skipped"] = sorted({*state["skipped"], *batch.skipped})
             step.after_step()
             done = state["number"] = number + 1
-            stopped = interrupted()
             last_of_epoch = done % clock.steps_per_epoch == 0 or done == clock.steps
             logs = done % config.log_every == 0 or last_of_epoch
+            # on several processes, all must stop at the same step
+            stopped = interrupted() if world == 1 else logs and anywhere(interrupted(), accelerator)
             keeps = done % checkpoint_every == 0 or done == clock.steps or stopped
 
             if logs or keeps:
-                terms = {name: value.item() for name, value in output["terms"].items()}
-                loss = output["loss"].item()
+                means = accelerator.reduce(torch.stack(sums).mean(dim=0), "mean")
+                terms = dict(zip(output["terms"], means.tolist(), strict=True))
+                loss = means.sum().item()
                 if not math.isfinite(loss):
                     shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
                     raise RunError(f"the loss is {loss} at step {done} ({shown}); begin anew with a lower lr, or clip")
@@ -163,13 +179,13 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             if last_of_epoch and (done == clock.steps or (done // clock.steps_per_epoch) % config.evaluate_every == 0):
                 paused, val = time.perf_counter(), {}
                 if splits.val is not None and metrics is not None:
-                    val = measure("val")
+                    val = measure("val", chooses)
                     metrics.write(done, done / clock.steps_per_epoch, val=val)
                     score = val.get(choice, -math.inf)
                     if score > state["best"]:
                         state["best"] = score
                         save(run.best)
-                display.epoch(done // clock.steps_per_epoch, val, output["terms"])
+                display.epoch(done // clock.steps_per_epoch, val, terms)
                 accelerator.wait_for_everyone()
                 pause = time.perf_counter() - paused
                 began, mark = began + pause, mark + pause
@@ -196,13 +212,13 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             "device": str(accelerator.device),
             "seconds": round(seconds, 2),
             "images_per_second": round(clock.steps * config.batch_size / seconds, 1),
-            "views_per_image": sum(step.plan[name].members for name in step.read_views),
+            "views_per_image": step.rows_per_image,
             "data": splits.note,
             "selected_by": f"validation {choice}" if run.best.is_file() else "last step",
         }
         if splits.val is not None:
-            result["val"] = measure("val")
-        result["eval"] = measure("test") if splits.test is not None else result.get("val", {})
+            result["val"] = measure("val", protocols if splits.test is None else chooses)
+        result["eval"] = measure("test", protocols) if splits.test is not None else result.get("val", {})
         result["eval_split"] = "test" if splits.test is not None else "val" if splits.val is not None else None
         result["skipped_images"] = state["skipped"]
         write_json(run.result, result)
@@ -211,10 +227,23 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     return result
 
 
-def protocols_of(protocols: list[Any], step: Step) -> list[Any]:
-    """The recipe's protocols, and accuracy wherever something classifies."""
-    missing = step.classifier is not None and not any(isinstance(p, Classify) for p in protocols)
-    return [Classify(), *protocols] if missing else protocols
+def rehearse(step: Step, splits: Splits) -> None:
+    """Draws the views of two training images and looks at one to evaluate, before anything is written.
+
+    Raises ManyviewError for ops that do not fit the images. Images that cannot be read are the loader's affair.
+    """
+    with contextlib.suppress(BadImage):
+        images, kept, _ = read_images(splits.train, np.arange(min(2, len(splits.train))))
+        step.views(images, index=splits.train.index[kept].tolist(), epoch=0)
+    held = splits.val or splits.test
+    with contextlib.suppress(BadImage):
+        if held is not None:
+            step.test_pixels(read_images(held, np.arange(1))[0])
+
+
+def anywhere(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether the flag is set on any process."""
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
 
 
 def in_memory(splits: Splits, display: Display) -> Splits:

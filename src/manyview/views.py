@@ -96,6 +96,12 @@ class View:
         """Float in [0, 1], [B*members, C, h, w]."""
         return as_float(self.images)
 
+    def labelled(self, labels: Tensor | None) -> View:
+        """The view with the labels [B] of its images, unless it has a target of its own."""
+        if labels is None or self.target is not None:
+            return self
+        return replace(self, target=labels.repeat_interleave(self.members, dim=0))
+
     def moved(self, move: Callable[[Tensor], Tensor]) -> View:
         """The view with its images and target moved; params stay where they were drawn."""
         return replace(self, images=move(self.images), target=None if self.target is None else move(self.target))
@@ -210,6 +216,30 @@ def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedV
     return PlannedView(view.name, view.source, tuple(ops.values()), view.orbit, view.count)
 
 
+def fixed_size(plan: Mapping[str, PlannedView], name: str) -> tuple[int, int] | None:
+    """Height and width of a view if its ops fix them whatever the image's, else None."""
+    sizes = []
+    for probe in ((61, 64), (133, 128)):
+        size = torch.tensor([probe])
+        for view in _chain(plan, name):
+            size = view.output_size(size)
+        sizes.append((int(size[0, 0]), int(size[0, 1])))
+    return sizes[0] if sizes[0] == sizes[1] else None
+
+
+def _chain(plan: Mapping[str, PlannedView], name: str) -> list[PlannedView]:
+    """The views from the image to this one."""
+    view = plan[name.partition(".")[0]]
+    return [view] if view.source == IMAGE else [*_chain(plan, view.source), view]
+
+
+def usual_test_view(size: tuple[int, int]) -> PlannedView:
+    """The shorter side resized and the centre cut out; for sizes that are not square, resized as it is."""
+    height, width = size
+    ops: list[Op] = [Resize(height), CenterCrop(height)] if height == width else [Resize(size)]
+    return PlannedView(TEST, IMAGE, tuple(PlannedOp(f"test_{n}", op, (TEST, f"{n}")) for n, op in enumerate(ops)))
+
+
 def with_sources(plan: Mapping[str, PlannedView], wanted: Collection[str]) -> list[str]:
     """The views to render, in order, so that all wanted ones (or their members) can be made."""
     needed = {name.partition(".")[0] for name in wanted}
@@ -299,8 +329,11 @@ def draw_views(
     seed: int,
 ) -> dict[str, View]:
     """Samples and renders in one. Raises RecipeError where an op does not fit the images, as a large crop."""
+    device_type = images.device.type if isinstance(images, Tensor) else "cpu"
     try:
-        return render_views(plan, images, sample_views(plan, sizes_of(images), index, epoch, seed), target)
+        # pixels do not depend on the precision that the networks are trained in
+        with torch.autocast(device_type, enabled=False):
+            return render_views(plan, images, sample_views(plan, sizes_of(images), index, epoch, seed), target)
     except ValueError as error:
         raise RecipeError(f"views: {error}") from None
 

@@ -96,9 +96,9 @@ class PadCrop:
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         out = self.output_size(sizes)
         room = sizes + 2 * self.padding - out
-        check_room(room, sizes, self)
+        check_room(room, sizes, f"pad_crop to {out[0, 0]}x{out[0, 1]}" if len(out) else "")
         if self.mode == "reflect":
-            check_room(sizes - 1 - self.padding, sizes, self)
+            check_room(sizes - 1 - self.padding, sizes, f"a reflected border of {self.padding}")
         top = draws.integers("top", room[:, :1] + 1) - self.padding
         left = draws.integers("left", room[:, 1:] + 1) - self.padding
         return {"box": fractions(torch.cat([top, left, out], dim=1).double(), sizes)}
@@ -132,7 +132,7 @@ class CenterCrop:
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         out = self.output_size(sizes)
         room = sizes - out
-        check_room(room, sizes, self)
+        check_room(room, sizes, "center_crop to {}x{}".format(*as_pair(self.size)))
         start = (room.double() / 2).round()
         return {"box": fractions(torch.cat([start, out.double()], dim=1), sizes)}
 
@@ -186,12 +186,12 @@ def as_pair(size: Any) -> tuple[int, int]:
     return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
 
 
-def check_room(room: Tensor, sizes: Tensor, op: object) -> None:
+def check_room(room: Tensor, sizes: Tensor, what: str) -> None:
     """Raises DataError where an image is smaller than what is to be cut out of it. room: pixels left over [B, 2]."""
     if (room < 0).any():
         row = int((room < 0).any(dim=1).nonzero()[0])
         height, width = sizes[row].tolist()
-        raise DataError(f"image {row} of the batch is {height}x{width}, too small for {op}; resize it first")
+        raise DataError(f"image {row} of the batch is {height}x{width}, too small for {what}; resize it first")
 
 
 def fractions(boxes: Tensor, sizes: Tensor) -> Tensor:

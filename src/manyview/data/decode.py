@@ -20,16 +20,16 @@ class BadImage(DataError):
 def decode(data: bytes | Path, name: str) -> Tensor:
     """Decode an image file.
 
-    ``data``: the file's bytes, or its path. ``name``: what errors call it (a path, or "train row 17").
-    Returns uint8 ``[3, H, W]``, RGB. In this order:
+    `data`: the file's bytes, or its path. `name`: what errors call it (a path, or "train row 17").
+    Returns uint8 `[3, H, W]`, RGB. In this order:
 
     - of an animation or a file of several pages, the first frame;
     - the EXIF orientation is applied, so that the image stands upright;
-    - 16-bit grey loses its low byte (``value >> 8``), also where Pillow widens it to 32 bits;
+    - 16-bit grey loses its low byte (`value >> 8`), also where Pillow widens it to 32 bits;
     - alpha, and the transparent colour of a palette or of a PNG, is composited over white;
     - black-and-white and grey are repeated to three channels; CMYK, YCbCr and palettes are converted to RGB.
 
-    Raises ``BadImage`` if the file is missing, empty, truncated or not an image, or holds numbers that
+    Raises `BadImage` if the file is missing, empty, truncated or not an image, or holds numbers that
     have no agreed range (floats, integers beyond 16 bits).
     """
     try:

@@ -12,9 +12,9 @@ from manyview.data.splits import RawSplits, hold_out
 
 
 def digits(root: Path | None, *, download: bool) -> RawSplits:
-    """Ten classes, 8×8 pixels; ``root`` and ``download`` are not used.
+    """Ten classes, 8×8 pixels; `root` and `download` are not used.
 
-    The values 0 to 16 become ``round(v * 255 / 16)``, repeated to RGB. Test is the same for every run: a
+    The values 0 to 16 become `round(v * 255 / 16)`, repeated to RGB. Test is the same for every run: a
     stratified fifth of the images (359), whatever the recipe's seed.
     """
     from sklearn.datasets import load_digits

@@ -16,14 +16,16 @@ LAYOUT = "expected root/train/CLASS/*.jpg (val and test beside train are optiona
 
 
 def folder(root: Path | None, *, download: bool) -> RawSplits:
-    """Image files in one of two layouts; ``download`` is not used.
+    """Image files in one of two layouts; `download` is not used.
 
-    - ``root/train/CLASS/…``, and ``root/val/CLASS/…`` and ``root/test/CLASS/…`` if there: splits as given.
-    - ``root/CLASS/…``: one set of images, from which test and val are taken, ``val_fraction`` each.
+    - `root/train/CLASS/…`, `root/val/CLASS/…` and `root/test/CLASS/…`: splits as given. Where only one of val and
+      test is there, as in ImageNet's usual layout, it is the test split, kept for the one final figure; what is chosen
+      during training is chosen on images held out of train.
+    - `root/CLASS/…`: one set of images, from which test and val are taken, `val_fraction` each.
 
     Classes are the folders' names, sorted. In each, files are searched recursively in sorted order, by
-    extension (``EXTENSIONS``, in any case); what begins with a dot is skipped.
-    Raises ``DataError`` if a folder is missing or has no images, or if val or test have a class of their own.
+    extension (`EXTENSIONS`, in any case); what begins with a dot is skipped.
+    Raises `DataError` if a folder is missing or has no images, or if val or test have a class of their own.
     """
     if root is None:
         raise DataError(f"source 'folder' needs data.root; {LAYOUT}")
@@ -33,14 +35,16 @@ def folder(root: Path | None, *, download: bool) -> RawSplits:
         classes = _classes(root)
         return RawSplits(_images(root, classes), None, None, classes, carve_test=True)
     classes = _classes(root / "train")
-    given = {}
+    given: dict[str, FolderImages | None] = {}
     for split in ("val", "test"):
         if (root / split).is_dir():
             extra = sorted(set(_classes(root / split)) - set(classes))
             if extra:
                 raise DataError(f"{root / split} has classes that train has not: {', '.join(extra)}")
             given[split] = _images(root / split, classes)
-    return RawSplits(_images(root / "train", classes), given.get("val"), given.get("test"), classes)
+    if "test" not in given:
+        given["test"] = given.pop("val", None)
+    return RawSplits(_images(root / "train", classes), given.get("val"), given["test"], classes)
 
 
 def _classes(parent: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Tables of the Hugging Face ``datasets`` library: parquet files, saved datasets, hub names."""
+"""Tables of the Hugging Face `datasets` library: parquet files, saved datasets, hub names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 @final
 @dataclass(frozen=True, eq=False)
 class TableImages:
-    """Rows of a memory-mapped table whose ``column`` holds undecoded images (``bytes`` or ``path``)."""
+    """Rows of a memory-mapped table whose `column` holds undecoded images (`bytes` or `path`)."""
 
     table: Any
     column: str
@@ -40,7 +40,7 @@ class TableImages:
         return len(self.labels)
 
     def read(self, position: int) -> Tensor:
-        """Decode the row's image: uint8 ``[3, H, W]``. Raises ``BadImage``."""
+        """Decode the row's image: uint8 `[3, H, W]`. Raises `BadImage`."""
         cell, name = self.table[int(position)][self.column], self.name(position)
         if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise BadImage(f"{name}: column '{self.column}' is empty")
@@ -61,18 +61,18 @@ def hf(
     *,
     download: bool,
 ) -> RawSplits:
-    """Columns ``image`` and ``label`` of the splits named ``train``, ``val`` and ``test``.
+    """Columns `image` and `label` of the splits named `train`, `val` and `test`.
 
-    ``root`` is one of
+    `root` is one of
 
-    - a folder with ``train.parquet`` or ``train-00000-of-00002.parquet`` …, in it or in its ``data/``;
+    - a folder with `train.parquet` or `train-00000-of-00002.parquet` …, in it or in its `data/`;
     - one parquet file, which is the training split;
-    - a folder written by ``save_to_disk``, of a Dataset (the training split) or a DatasetDict;
-    - otherwise a name on the hub: from the local cache, or from the network with ``download``.
+    - a folder written by `save_to_disk`, of a Dataset (the training split) or a DatasetDict;
+    - otherwise a name on the hub: from the local cache, or from the network with `download`.
 
     A split that is None is not read; the default "test" may be missing. Class names are those of a ClassLabel
     column; of plain integers they are "0", "1", … up to the largest in train.
-    Raises ``DataError`` if the library, a split or a column is missing, or a label cannot be used.
+    Raises `DataError` if the library, a split or a column is missing, or a label cannot be used.
     """
     if root is None:
         raise DataError("source 'hf' needs data.root: parquet files, a folder saved by save_to_disk, or a hub name")
@@ -93,9 +93,9 @@ def hf(
 
 
 def parquet_splits(root: Path) -> dict[str, list[Path]]:
-    """The parquet files of each split in ``root``, or else in ``root/data``; none if there are none.
+    """The parquet files of each split in `root`, or else in `root/data`; none if there are none.
 
-    Raises ``DataError`` if a shard is missing.
+    Raises `DataError` if a shard is missing.
     """
     for here in (root, root / "data"):
         splits: dict[str, list[Path]] = {}

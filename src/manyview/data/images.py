@@ -24,11 +24,11 @@ class Images(Protocol):
 
     @property
     def labels(self) -> Ints:
-        """Class of each image, int64 ``[N]``, never negative."""
+        """Class of each image, int64 `[N]`, never negative."""
 
     @property
     def index(self) -> Ints:
-        """Identity of each image in the split of its source, int64 ``[N]``.
+        """Identity of each image in the split of its source, int64 `[N]`.
 
         A subset keeps the identities of its images: what is drawn for an image does not depend on which
         others are there.
@@ -41,7 +41,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, position: int) -> Tensor:
-        """The image: uint8 ``[3, H, W]``, RGB, the caller's own copy. Raises ``BadImage``."""
+        """The image: uint8 `[3, H, W]`, RGB, the caller's own copy. Raises `BadImage`."""
 
     def name(self, position: int) -> str:
         """What to call the image in a message: its path, or "train row 17"."""
@@ -52,8 +52,8 @@ class Images(Protocol):
 class ArrayImages:
     """Decoded images in memory.
 
-    ``pixels``: uint8 ``[N, 3, H, W]``. ``split``: for names such as "train row 17", where the row is the
-    identity. ``names``: if given, the names themselves, file-system encoded.
+    `pixels`: uint8 `[N, 3, H, W]`. `split`: for names such as "train row 17", where the row is the
+    identity. `names`: if given, the names themselves, file-system encoded.
     """
 
     pixels: Tensor
@@ -63,7 +63,7 @@ class ArrayImages:
     names: NDArray[np.bytes_] | None = None
 
     def __post_init__(self) -> None:
-        """Raise ``DataError`` if the shapes do not belong together."""
+        """Raise `DataError` if the shapes do not belong together."""
         shape = tuple(self.pixels.shape)
         if self.pixels.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
             raise DataError(f"{self.split}: pixels are {self.pixels.dtype} {shape}, not uint8 [N, 3, H, W]")
@@ -79,7 +79,7 @@ class ArrayImages:
         return len(self.labels)
 
     def read(self, position: int) -> Tensor:
-        """A copy of the image: uint8 ``[3, H, W]``."""
+        """A copy of the image: uint8 `[3, H, W]`."""
         return self.pixels[position].clone()
 
     def name(self, position: int) -> str:
@@ -92,7 +92,7 @@ class ArrayImages:
 @final
 @dataclass(frozen=True, eq=False)
 class FolderImages:
-    """Image files. ``paths``: bytes ``[N]`` (see ``pack``), relative to ``root``."""
+    """Image files. `paths`: bytes `[N]` (see `pack`), relative to `root`."""
 
     root: Path
     paths: NDArray[np.bytes_]
@@ -107,7 +107,7 @@ class FolderImages:
         return len(self.labels)
 
     def read(self, position: int) -> Tensor:
-        """Decode the file: uint8 ``[3, H, W]``. Raises ``BadImage``."""
+        """Decode the file: uint8 `[3, H, W]`. Raises `BadImage`."""
         name = self.name(position)
         return decode(Path(name), name)
 
@@ -119,7 +119,7 @@ class FolderImages:
 @final
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """The images at ``positions`` (int64 ``[n]``), in that order, with the labels and identities they had."""
+    """The images at `positions` (int64 `[n]`), in that order, with the labels and identities they had."""
 
     images: Images
     positions: Ints
@@ -140,7 +140,7 @@ class Subset:
         return len(self.positions)
 
     def read(self, position: int) -> Tensor:
-        """Read the image: uint8 ``[3, H, W]``. Raises ``BadImage``."""
+        """Read the image: uint8 `[3, H, W]`. Raises `BadImage`."""
         return self.images.read(int(self.positions[position]))
 
     def name(self, position: int) -> str:
@@ -157,10 +157,10 @@ def pack(names: Sequence[str]) -> NDArray[np.bytes_]:
 
 
 def preload(images: Images, limit_bytes: int = 2**30, progress: Callable[[int, int], None] | None = None) -> Images:
-    """Decode all images into memory if they have one size and take at most ``limit_bytes``.
+    """Decode all images into memory if they have one size and take at most `limit_bytes`.
 
-    ``progress(done, total)`` is called now and then, and at the end. Returns ``ArrayImages`` with the same
-    labels, identities and names; or ``images`` itself if they are too large, differ in size, or one cannot
+    `progress(done, total)` is called now and then, and at the end. Returns `ArrayImages` with the same
+    labels, identities and names; or `images` itself if they are too large, differ in size, or one cannot
     be decoded (what to do then is the loader's choice).
     """
     total = len(images)

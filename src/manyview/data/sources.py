@@ -1,4 +1,4 @@
-"""From a recipe's ``data: {source: …}`` to splits of images."""
+"""From a recipe's `data: {source: …}` to splits of images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from manyview.errors import DataError, unknown
 
 
 class Call(Protocol):
-    """A parsed ``name(*args, **kwargs)``."""
+    """A parsed `name(*args, **kwargs)`."""
 
     @property
     def name(self) -> str:
@@ -48,9 +48,9 @@ class DataSpec(Selection, Protocol):
 
 
 def open_splits(spec: DataSpec, seed: int) -> Splits:
-    """Open the source that ``spec`` names, then split and thin it out (see ``make_splits``).
+    """Open the source that `spec` names, then split and thin it out (see `make_splits`).
 
-    No image is decoded. Raises ``DataError``, in one line, for whatever cannot be meant or is not there.
+    No image is decoded. Raises `DataError`, in one line, for whatever cannot be meant or is not there.
     """
     source, given = bind_source(spec.call)
     root = None if spec.root is None else Path(spec.root).expanduser()
@@ -58,7 +58,7 @@ def open_splits(spec: DataSpec, seed: int) -> Splits:
 
 
 def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, str | None]]:
-    """The source that a call names, and its options; nothing is opened. Raises ``DataError``."""
+    """The source that a call names, and its options; nothing is opened. Raises `DataError`."""
     if call.name not in SOURCES:
         raise DataError(f"data.source: {unknown('source', call.name, SOURCES)}")
     source = SOURCES[call.name]
@@ -75,7 +75,7 @@ def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, str | N
 
 
 def _published(name: str) -> Callable[..., RawSplits]:
-    """A data set of torchvision, which may also lie in ``root`` as Hugging Face parquet files."""
+    """A data set of torchvision, which may also lie in `root` as Hugging Face parquet files."""
 
     def source(root: Path | None, *, download: bool) -> RawSplits:
         if root is not None and "train" in parquet_splits(root):
@@ -96,4 +96,4 @@ SOURCES: dict[str, Callable[..., RawSplits]] = {
     "stl10": _published("STL10"),
     "svhn": _published("SVHN"),
 }
-"""Source -> a function ``(root, *, download, **options)``; the options are what a recipe may give."""
+"""Source -> a function `(root, *, download, **options)`; the options are what a recipe may give."""

@@ -1,7 +1,7 @@
 """Which images are for training, validation and test: pure functions of labels and seed.
 
 Every choice takes a prefix of a random order, so choices nest: with the same seed, the images of
-``labels_per_class=4`` are among those of ``labels_per_class=10``.
+`labels_per_class=4` are among those of `labels_per_class=10`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from manyview.errors import DataError
 
 
 class Selection(Protocol):
-    """How to split and thin out a source: the part of a recipe's ``data`` that this module reads."""
+    """How to split and thin out a source: the part of a recipe's `data` that this module reads."""
 
     @property
     def val_fraction(self) -> float:
@@ -37,7 +37,7 @@ class Selection(Protocol):
 
 @dataclass(frozen=True)
 class RawSplits:
-    """What a source has. ``carve_test``: it has one set of images, from which a test split must be taken."""
+    """What a source has. `carve_test`: it has one set of images, from which a test split must be taken."""
 
     train: Images
     val: Images | None
@@ -48,7 +48,7 @@ class RawSplits:
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run uses; ``note`` says in one line how the splits were made."""
+    """What a run uses; `note` says in one line how the splits were made."""
 
     train: Images
     val: Images | None
@@ -60,12 +60,12 @@ class Splits:
 def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
     """Split and thin out a source; the images that stay keep their order and identity.
 
-    1. If the source is one set without a test split, ``val_fraction`` of all images becomes test.
-    2. If it has no val, ``val_fraction`` of all training images (those of test included) becomes val.
+    1. If the source is one set without a test split, `val_fraction` of all images becomes test.
+    2. If it has no val, `val_fraction` of all training images (those of test included) becomes val.
        Both are stratified, and take no class's last image.
-    3. Of what remains in train: ``labels_per_class``, then ``imbalance``, then ``limit`` (see ``thin_out``).
+    3. Of what remains in train: `labels_per_class`, then `imbalance`, then `limit` (see `thin_out`).
 
-    Raises ``DataError`` for labels outside the classes, fewer than two classes, empty splits, and choices
+    Raises `DataError` for labels outside the classes, fewer than two classes, empty splits, and choices
     that the data cannot satisfy.
     """
     fraction = choice.val_fraction
@@ -102,10 +102,10 @@ def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
 
 
 def hold_out(labels: Ints, count: int, seed: int, purpose: str) -> tuple[Ints, Ints]:
-    """Divide positions into (kept, held), each ascending: ``count`` are held out, stratified.
+    """Divide positions into (kept, held), each ascending: `count` are held out, stratified.
 
-    ``labels``: int64 ``[N]``. A class's seats among the held follow Sainte-Laguë's rule, so they are
-    within about one of its share. No class gives its last image; fewer than ``count`` are held if need be.
+    `labels`: int64 `[N]`. A class's seats among the held follow Sainte-Laguë's rule, so they are
+    within about one of its share. No class gives its last image; fewer than `count` are held if need be.
     """
     rank, size = _rank(labels, seed, purpose), np.bincount(labels)[labels]
     order = np.lexsort((labels, (rank + 0.5) / size, rank == size - 1))
@@ -114,14 +114,14 @@ def hold_out(labels: Ints, count: int, seed: int, purpose: str) -> tuple[Ints, I
 
 
 def thin_out(labels: Ints, kept: Ints, classes: tuple[str, ...], choice: Selection, seed: int) -> tuple[Ints, str]:
-    """Thin out the training positions ``kept``; returns what stays, ascending, and a remark for the note.
+    """Thin out the training positions `kept`; returns what stays, ascending, and a remark for the note.
 
-    - ``labels_per_class=n``: n random images of each class.
-    - ``imbalance=r``: class c of C keeps ``round(n_max * r ** (-c / (C - 1)))``, at least 1 and at most what
-      it has, where n_max is the size of the largest class (after ``val_fraction`` was taken).
-    - ``limit=n``: n images, stratified, with at least one of each class.
+    - `labels_per_class=n`: n random images of each class.
+    - `imbalance=r`: class c of C keeps `round(n_max * r ** (-c / (C - 1)))`, at least 1 and at most what
+      it has, where n_max is the size of the largest class (after `val_fraction` was taken).
+    - `limit=n`: n images, stratified, with at least one of each class.
 
-    Raises ``DataError`` if a class, or the whole, has too few images, or if the number makes no sense.
+    Raises `DataError` if a class, or the whole, has too few images, or if the number makes no sense.
     """
     remarks = []
     if choice.labels_per_class is not None:

@@ -17,10 +17,10 @@ Read = Callable[[Any, str], Images]
 
 
 def vision(root: Path | None, name: str, *, download: bool) -> RawSplits:
-    """A data set of ``DATASETS``, by its name in ``torchvision.datasets`` in any case.
+    """A data set of `DATASETS`, by its name in `torchvision.datasets` in any case.
 
-    Looks for the files where torchvision puts them under ``root``; with ``download``, puts them there.
-    Raises ``DataError`` for an unknown name, and for files that are missing or broken.
+    Looks for the files where torchvision puts them under `root`; with `download`, puts them there.
+    Raises `DataError` for an unknown name, and for files that are missing or broken.
     """
     import torchvision.datasets
 
@@ -49,7 +49,7 @@ def vision(root: Path | None, name: str, *, download: bool) -> RawSplits:
 
 
 def _arrays(axes: str, labels: str) -> Read:
-    """Reads a class that holds all pixels in ``data``, with these axes, and its labels in an attribute."""
+    """Reads a class that holds all pixels in `data`, with these axes, and its labels in an attribute."""
 
     def read(data: Any, split: str) -> ArrayImages:
         pixels = torch.as_tensor(data.data)
@@ -64,7 +64,7 @@ def _arrays(axes: str, labels: str) -> Read:
 
 
 def _files(data: Any, split: str) -> FolderImages:
-    """Reads a class that was given ``loader=str``: its "images" are paths, and our decoder sees the files."""
+    """Reads a class that was given `loader=str`: its "images" are paths, and our decoder sees the files."""
     return _folder([data[position] for position in range(len(data))])
 
 

@@ -98,16 +98,24 @@ def evaluate(
         measures |= accuracy(outputs.logits, outputs.labels)
         if outputs.aggregated is not None:
             measures |= {f"aggregated_{k}": v for k, v in accuracy(outputs.aggregated, outputs.labels).items()}
-    for protocol in protocols:
-        if isinstance(protocol, Knn):
-            if bank is None:
-                raise DataError("knn needs training images as its bank")
-            stored = collect(step, bank, skipped=skipped, progress=progress)
-            predicted = knn_predict(
-                outputs.features, stored.features, stored.labels, step.num_classes, protocol.k, protocol.temperature
-            )
-            measures["knn"] = 100 * float((predicted == outputs.labels).float().mean())
+    neighbours = [protocol for protocol in protocols if isinstance(protocol, Knn)]
+    if neighbours:
+        if bank is None:
+            raise DataError("knn needs training images as its bank")
+        stored = collect(step, bank, skipped=skipped, progress=progress)
+    for knn in neighbours:
+        predicted = knn_predict(
+            outputs.features, stored.features, stored.labels, step.num_classes, knn.k, knn.temperature
+        )
+        name = "knn" if len(neighbours) == 1 else f"knn(k={knn.k}, temperature={knn.temperature:g})"
+        measures[name] = 100 * float((predicted == outputs.labels).float().mean())
     return measures
+
+
+def with_accuracy(protocols: Sequence[Protocol], step: Step) -> list[Protocol]:
+    """The protocols, and accuracy first wherever something classifies."""
+    missing = step.classifier is not None and not any(isinstance(p, Classify) for p in protocols)
+    return [Classify(), *protocols] if missing else list(protocols)
 
 
 def check_protocols(protocols: Sequence[Protocol], bank: int) -> None:

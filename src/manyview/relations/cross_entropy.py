@@ -72,7 +72,11 @@ def targets_of(readings: tuple[Reading, ...]) -> list[Tensor]:
     known = [target for target in targets if target is not None]
     if len(known) < len(targets):
         raise ValueError("these views have no targets: pass labels to the step")
+    classes = readings[0].value.shape[1]
+    for target in known:
+        if target.ndim == 1:
+            check_labels(target, classes)
+    known = [target.long() if target.ndim == 1 else target for target in known]
     if all(target.ndim == 1 for target in known):
         return known
-    classes = readings[0].value.shape[1]
     return [F.one_hot(target, classes).float() if target.ndim == 1 else target for target in known]
