@@ -33,7 +33,7 @@ SLA = """
 title: SLA+SI
 data: {source: folder, val_fraction: 0}
 views:
-  a: {from: image, make: "resize(16)"}
+  a: {from: image, make: "resize(16) | center_crop(16)"}
   r: {from: a, orbit: rotation}
   test: {from: image, make: resize(16)}
 branches: {net: {backbone: resnet18, normalize: half, joint: "linear(h, orbit=r)"}}
@@ -177,6 +177,8 @@ def test_config(exported):
     assert config["model_args"] == {}
     assert config["manyview"] == {"recipe": "to be exported", "small": False, "weights_of": "trained"}
     pretrained = config["pretrained_cfg"]
+    assert pretrained["interpolation"] == "bilinear"
+    assert pretrained["crop_pct"] == 1.0
     assert pretrained["mean"] == pytest.approx([0.4914, 0.4822, 0.4465])
     assert pretrained["std"] == pytest.approx([0.2470, 0.2435, 0.2616])
     assert pretrained["input_size"] == [3, 32, 32]

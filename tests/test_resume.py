@@ -47,6 +47,7 @@ CASES = {
 def command_line(folder, recipe, *arguments):
     """What `manyview train …` does, with its exit code; in a process of its own it can be killed."""
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as where a shell starts it
     sys.argv = ["manyview", "train", str(recipe), *arguments, "--quiet", "--out", str(folder)]
     cli.main()
 

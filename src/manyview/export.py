@@ -127,6 +127,6 @@ def _preprocessing(step: Step) -> dict[str, Any]:
         sides = [
             op.op.size for op in view.ops if isinstance(op.op, (Resize, CenterCrop)) and isinstance(op.op.size, int)
         ]
-    size = fixed_size(step.test_plan, TEST) if step.test_plan else step.trained_size
+    size = (fixed_size(step.test_plan, TEST) if step.test_plan else None) or step.trained_size
     found: dict[str, Any] = {"interpolation": "bilinear", "crop_pct": round(sides[-1] / sides[0], 4) if sides else 1.0}
     return found if size is None else {**found, "input_size": [3, *size]}
