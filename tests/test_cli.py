@@ -478,9 +478,9 @@ def test_eval_refuses(refused, run, arguments, message):
 
 
 def test_eval_of_a_split_the_data_does_not_have(refused, tmp_path, pictures):
-    done("train", "quickstart", *FOLDER, f"data.root={pictures}", "--out", tmp_path / "run")
-    message = refused("eval", tmp_path / "run", "--split", "test")
-    assert message == "no split 'test'; this run has 16 train, 8 val, no test"
+    done("train", "quickstart", *FOLDER, f"data.root={pictures}", "data.val_fraction=0", "--out", tmp_path / "run")
+    message = refused("eval", tmp_path / "run")
+    assert message == "no split 'val'; this run has 16 train, no val, 8 test"
 
 
 COMMANDS = {
@@ -802,7 +802,7 @@ def test_an_image_of_the_validation_split_that_cannot_be_read(tmp_path, pictures
     result = json.loads((out / "result.json").read_text())
     (line,) = result["skipped_images"]
     assert line.startswith(f"{path}: image file is truncated")
-    right = round(result["val"]["top1"] / 100 * 7, 6)
+    right = round(result["eval"]["top1"] / 100 * 7, 6)
     assert right == int(right), "accuracy is over the seven images that could be read"
 
 
