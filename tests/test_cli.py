@@ -163,7 +163,7 @@ def test_plans_are_printed_and_drawn(tmp_path, name):
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     labels = [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
     assert recipe.title in labels
-    for view in made.step.read_views:
+    for view in made.step.rendered_views:
         assert any(label == view or label.startswith(f"{view}  (") for label in labels)
     for relation in recipe.relation_plan:
         assert relation.name in labels

@@ -220,12 +220,6 @@ def test_classifying_relations_need_a_column_a_class():
     assert message(OrbitCrossEntropy, port("turn(r)", C, members=M)) == wanted
 
 
-def test_classifying_relations_need_labels():
-    wanted = "logits(u) has no labels to compare with; read a view of labelled images"
-    assert message(CrossEntropy, port("logits(u)", labelled=False)) == wanted
-    assert message(JointCrossEntropy, port("logits(u)", C * M, members=M, labelled=False)) == wanted
-
-
 def test_labels_that_were_not_passed():
     wanted = "these views have no targets: pass labels to the step"
     assert message(CrossEntropy(port(), port()), Reading(rows(), labels()), Reading(rows())) == wanted

@@ -386,9 +386,9 @@ def test_rendered_views_stand_for_images():
 
 def test_only_views_that_are_read_are_made():
     step = custom("cross_entropy(logits(c))", views=", c: {from: b, make: flip}, d: {from: a, make: flip}")
-    assert step.read_views == ["b", "c"]
+    assert step.rendered_views == ["b", "c"]
     full = step.views(photos(), LABELS, **BATCH)
-    part = step.views(photos(), LABELS, **BATCH, only=step.read_views)
+    part = step.views(photos(), LABELS, **BATCH, only=step.rendered_views)
     assert (sorted(full), sorted(part)) == (["a", "b", "c", "d"], ["b", "c"])
     assert torch.equal(full["c"].pixels, part["c"].pixels)
 

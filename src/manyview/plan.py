@@ -10,6 +10,7 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from manyview.augment import OPS
 from manyview.recipe import Recipe
 from manyview.step import Step
 from manyview.views import IMAGE, TEST, PlannedView, with_sources
@@ -26,7 +27,7 @@ class Plan:
         """Tables of views, branches and relations, and a line on cost."""
         views = _table("view", "from", "ops", "images")
         for view in self.recipe.view_plan.values():
-            note = "" if view.name in (*self.step.read_views, TEST) else " (read by no relation: not rendered)"
+            note = "" if view.name in (*self.step.rendered_views, TEST) else " (read by no relation: not rendered)"
             views.add_row(view.name, view.source, _ops(view) + note, f"{view.members}")
         branches = _table("branch", "readout", "made by", "columns", "parameters")
         for name in self.step.branches:
@@ -89,8 +90,6 @@ def _ops(view: PlannedView) -> str:
 
 def describe(op: object) -> str:
     """An op as a recipe would write it, defaults left out: `crop(32, scale=(0.2, 1))`."""
-    from manyview.augment import OPS
-
     name = next(key for key, kind in OPS.items() if isinstance(op, kind))
     shown = [
         f"{key}={value!r}"
@@ -166,7 +165,7 @@ def _cut(text: str, length: int) -> str:
 
 
 def _graph(plan: Plan) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]:
-    views = {name: plan.step.plan[name] for name in with_sources(plan.step.plan, plan.step.read_views)}
+    views = {name: plan.step.plan[name] for name in with_sources(plan.step.plan, plan.step.rendered_views)}
     rank = {IMAGE: 0}
     nodes = [Node(IMAGE, "image", "", 0, "image")]
     edges: list[tuple[str, str, bool]] = []

@@ -45,7 +45,9 @@ class Display:
         parameters = sum(p.numel() for p in step.parameters() if p.requires_grad)
         self.say(f"{recipe.title or 'untitled'}")
         self.say(f"  data     {note}")
-        self.say(f"  model    {step.main.spec.backbone}, {parameters:,} parameters; views {', '.join(step.read_views)}")
+        self.say(
+            f"  model    {step.main.spec.backbone}, {parameters:,} parameters; views {', '.join(step.rendered_views)}"
+        )
         epochs = clock.steps / clock.steps_per_epoch
         self.say(
             f"  run      {clock.steps:,} steps, {epochs:g} epochs of {clock.steps_per_epoch:,}, seed {recipe.seed}"

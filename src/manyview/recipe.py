@@ -14,9 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from manyview.augment import OPS
 from manyview.branches import BranchSpec, parse_branch
+from manyview.data.sources import bind_source
 from manyview.errors import ManyviewError, RecipeError, unknown
+from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
 from manyview.heads import HEADS
+from manyview.optimize import SCHEDULES, check_training
 from manyview.readouts import RelationPlan, plan_relations, unique_name
 from manyview.relations import RELATIONS
 from manyview.views import PlannedView, ViewSpec, plan_views
@@ -177,10 +180,6 @@ def _drop_replaced_length(raw: dict[str, Any], overrides: Sequence[str]) -> None
 
 
 def _check(recipe: Recipe) -> None:
-    from manyview.data.sources import bind_source
-    from manyview.evaluate.protocols import parse_protocols
-    from manyview.optimize import check_training
-
     _ = recipe.view_plan, recipe.branch_plan, recipe.relation_plan
     bind_source(recipe.data.call)
     check_training(recipe.train)
@@ -345,9 +344,6 @@ def _set_in_call(text: str, path: list[str], value: Any, where: str) -> str:
 
 def _factory(name: str) -> Any:
     """What a call builds, for the names of its positions; None where all arguments have names."""
-    from manyview.evaluate.protocols import PROTOCOLS
-    from manyview.optimize import SCHEDULES
-
     known: dict[str, Any] = {**RELATIONS, **OPS, **SCHEDULES, **PROTOCOLS}
     return known.get(name)
 
@@ -369,4 +365,4 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-__all__ = ["Data", "ManyviewError", "Name", "Recipe", "Train", "load_recipe", "packaged_recipes", "parse_recipe"]
+__all__ = ["Data", "Recipe", "Train", "load_recipe", "packaged_recipes", "parse_recipe"]

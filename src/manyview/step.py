@@ -27,7 +27,6 @@ from manyview.relations import Port, Reading
 from manyview.relations.joint import aggregate
 from manyview.relations.weight import Moment
 from manyview.views import (
-    IMAGE,
     TEST,
     View,
     draw_views,
@@ -84,7 +83,7 @@ class Step(nn.Module):
         self.average = ModelEmaV3(self.main, decay=recipe.train.ema) if recipe.train.ema else None
         if self.average is not None:
             self.average.requires_grad_(False)  # timm leaves it on, and DDP would wait for gradients that never come
-        self.read_views = with_sources(self.plan, {read.view for read in reads})
+        self.rendered_views = with_sources(self.plan, {read.view for read in reads})
         self._classified = self._first_classified(relations)
         self._spread = _spread_read(reads)
 
@@ -126,7 +125,7 @@ class Step(nn.Module):
         branch = self.branch(read.branch)
         base, _, member = read.view.partition(".")
         members = 1 if member else self.plan[base].members
-        dim, stopped = branch.dims[read.name], False
+        dim = branch.dims[read.name]
         if read.name in branch.orbits and branch.orbits[read.name].members != self.plan[base].members:
             told = branch.orbits[read.name]
             raise RecipeError(
@@ -141,8 +140,7 @@ class Step(nn.Module):
                         f"{read.name}({read.view}) has {dim} columns for {members} members"
                     )
                 dim, members = dim // members, 1
-            stopped = stopped or function == "stop"
-        return Port(str(read), dim, members, self.num_classes, True, stopped)
+        return Port(str(read), dim, members, self.num_classes)
 
     # ------------------------------------------------------------------------------------------------------- views
 
@@ -201,11 +199,11 @@ class Step(nn.Module):
         """
         if isinstance(images, Mapping):
             looked_at = {read.view.partition(".")[0] for read in self._reads()}
-            views = {name: images[name].labelled(labels) for name in self.read_views if name in looked_at}
+            views = {name: images[name].labelled(labels) for name in self.rendered_views if name in looked_at}
         else:
             if index is None:
                 raise ValueError("step(images, labels, index=…): draws depend on the images' indices")
-            views = self.views(images, labels, index=index, epoch=epoch, only=self.read_views)
+            views = self.views(images, labels, index=index, epoch=epoch, only=self.rendered_views)
 
         values: dict[tuple[str, str, str], Tensor] = {}
         for name, branch in self.branches.items():
@@ -340,4 +338,4 @@ def _spread_read(reads: Sequence[Read]) -> Read:
     return reads[0]
 
 
-__all__ = ["IMAGE", "Output", "Step"]
+__all__ = ["Output", "Step"]

@@ -105,7 +105,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         accumulate=config.accumulate,
         rank=accelerator.process_index,
         world=world,
-        views={name: step.plan[name] for name in step.read_views} if in_workers else None,
+        views={name: step.plan[name] for name in step.rendered_views} if in_workers else None,
         skip=recipe.data.on_bad_image == "skip",
     )
     first, stop = state["number"] * config.accumulate, clock.steps * config.accumulate

@@ -16,15 +16,12 @@ class Port:
 
     text: the readout as the recipe writes it, `logits(a)`. dim: columns. members: rows an image
     (m of an orbit or `count`; row i*m + t is member t of image i). classes: of the data set.
-    labelled: the view carries a target. stopped: no gradient flows into it.
     """
 
     text: str
     dim: int
     members: int = 1
     classes: int = 0
-    labelled: bool = True
-    stopped: bool = False
 
     def __repr__(self) -> str:
         return self.text
@@ -45,15 +42,13 @@ class Reading:
 
 
 def check_classifies(port: Port, columns: int | None = None) -> None:
-    """Raises RecipeError unless the port has a label for each row and one column a class (or `columns`)."""
-    if not port.labelled:
-        raise RecipeError(f"{port.text} has no labels to compare with; read a view of labelled images")
+    """Raises RecipeError unless the port has one column a class (or `columns`)."""
     wanted = port.classes if columns is None else columns
     if port.dim != wanted:
         raise RecipeError(f"{port.text} has {port.dim} columns where {wanted} are needed; change its head")
 
 
-def check_alike(*ports: Port, rows_only: bool = False) -> None:
+def check_alike(*ports: Port) -> None:
     """Raises RecipeError unless all ports have the same number of rows an image, and of columns."""
     first = ports[0]
     for port in ports[1:]:
@@ -62,7 +57,7 @@ def check_alike(*ports: Port, rows_only: bool = False) -> None:
                 f"{first.text} has {first.members} rows an image and {port.text} has {port.members}; "
                 f"relate views with the same number of members"
             )
-        if not rows_only and port.dim != first.dim:
+        if port.dim != first.dim:
             raise RecipeError(
                 f"{first.text} has {first.dim} columns and {port.text} has {port.dim}; "
                 f"relate readouts of the same width"
