@@ -20,7 +20,6 @@ from manyview.optimize import SCHEDULES
 from manyview.readouts import FUNCTIONS
 from manyview.recipe import Data, Train
 from manyview.relations import RELATIONS
-from manyview.relations.weight import SCHEDULES as WEIGHTS
 
 HEADER = """# Reference
 
@@ -56,9 +55,9 @@ def reference() -> str:
         "## Relations\n",
         "`relation(readout(view), …, option=…, weight=…)`. Functions of readouts: "
         + "; ".join(f"`{name}` ({what})" for name, what in FUNCTIONS.items())
-        + ". Weights: a number, or "
-        + ", ".join(f"`{name}(w)`" for name in WEIGHTS if name != "constant")
-        + ".\n",
+        + ". Weights: a number, or a schedule of the run: "
+        + "; ".join(f"`{name}(w)` {what}" for name, what in WEIGHTS_ARE.items())
+        + ". Logged terms carry their weight and sum to the loss.\n",
         *entries(RELATIONS),
         "## Data\n",
         fields(Data),
@@ -76,6 +75,13 @@ def reference() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+WEIGHTS_ARE = {
+    "warmup": "rises from 0 to w over the first tenth (`fraction=0.1`), then stays",
+    "linear": "rises from 0 to w over the whole run",
+    "random": "is drawn from [-w, w] at each step",
+    "random_sign": "is w or -w at each step",
+    "alternating": "is w and -w in turn",
+}
 HIDDEN = ("self", "inputs", "classes", "members", "optimizer", "clock", "download", "root", "params")
 
 

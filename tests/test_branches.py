@@ -495,7 +495,10 @@ def test_arguments_that_the_backbone_does_not_take(backbone):
         ({"z": "projector(q, 8)"}, "branches.net.z: unknown readout 'q'; readouts: h"),
         ({"p": "predictor(z, 8)", "z": "linear(h)"}, "branches.net.p: unknown readout 'z'; readouts: h"),
         ({"h": "linear(h)"}, "branches.net.h: 'h' cannot name a head; h is the backbone's feature"),
-        ({"z-1": "linear(h)"}, "branches.net.z-1: 'z-1' cannot be a name; take a word that Python and PyTorch leave free"),
+        (
+            {"z-1": "linear(h)"},
+            "branches.net.z-1: 'z-1' cannot be a name; take a word that Python and PyTorch leave free",
+        ),
         ({"z": "projector(h)"}, "branches.net.z: projector(): missing a required argument: 'out'; arguments: "
                                 "out, hidden, layers, norm_last"),
         ({"z": "projector(h, 8, layer=2)"}, "branches.net.z: projector: unknown argument 'layer'; did you mean "

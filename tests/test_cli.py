@@ -274,7 +274,7 @@ def test_the_result_keeps_the_contract(trained):
     assert {"recipe", "seed", "epochs", "git", "versions", "seconds", "images_per_second", "eval"} <= set(result)
     assert result["recipe"] == load_recipe("quickstart").title
     assert (result["seed"], result["epochs"], result["steps"]) == (0, 1.0, 3)
-    assert result["git"] is None or re.fullmatch(r"[0-9a-f]{40}", result["git"])
+    assert result["git"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", result["git"])
     assert result["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert result["versions"]["timm"] == timm.__version__
     assert result["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))

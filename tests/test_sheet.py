@@ -27,7 +27,7 @@ views:
   r: {from: a, orbit: rotation}
 branches: {net: {backbone: cresnet20, normalize: half}}
 relations: ["cross_entropy(logits(a), logits(strong))", "similarity(h(three.0), h(three.2))"]
-train: {steps: 2, batch_size: 8}
+train: {steps: 10, batch_size: 8}
 """
 COLUMNS = ["image", "a", "strong", *(f"three.{t}" for t in range(3)), *(f"r.{t}" for t in range(4))]
 ARGUMENTS = {

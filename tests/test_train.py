@@ -345,13 +345,14 @@ def test_result_is_what_best_gives_on_the_test_images(learned):
 
 def test_best_is_the_best_on_validation(learned):
     recipe, folder, result = learned
-    scores = {line["step"]: line["val"]["top1"] for line in lines(folder) if "val" in line}
-    first_best = next(step for step, score in scores.items() if score == max(scores.values()))
+    measured = {line["step"]: line["val"] for line in lines(folder) if "val" in line}
+    best = max(measured, key=lambda step: (measured[step]["top1"], -measured[step]["loss"]))
     saved = read_state(folder / "checkpoints" / "best.pt")["run"]
-    assert (saved["number"], saved["best"]) == (first_best, max(scores.values()))
-    assert result["val"]["top1"] == max(scores.values())
+    assert saved["number"] == best
+    assert saved["best"] == [measured[best]["top1"], -measured[best]["loss"]]
+    assert result["val"] == measured[best]
     assert result["selected_by"] == "validation top1"
-    assert by_hand(recipe, folder, "val")["top1"] == pytest.approx(max(scores.values()), abs=1e-4)
+    assert by_hand(recipe, folder, "val")["top1"] == pytest.approx(measured[best]["top1"], abs=1e-4)
 
 
 def test_result_file(learned):
@@ -453,6 +454,14 @@ def test_without_a_classifier_knn_chooses(tmp_path):
     assert result["selected_by"] == "validation knn"
     assert result["val"]["knn"] == max(val["knn"] for val in measured)
     assert set(result["eval"]) == {"knn"}
+
+
+def test_where_nothing_is_measured_the_last_weights_are_used(tmp_path):
+    text = DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", "").replace("evaluate: [knn(k=5)]", "")
+    result = train(parse_recipe(text), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+    assert result["selected_by"] == "last step"
+    assert result["val"] == result["eval"] == {}
 
 
 def test_bad_images_are_skipped_and_listed(tmp_path, image_folder):

@@ -289,7 +289,7 @@ def make_backbone(call: Call, where: str, pretrained: bool = True) -> Any:
     try:
         model = timm.create_model(call.name, **options)
         model = backbones.small_stem(model) if small else model
-    except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
+    except Exception as error:  # what models and the hub raise has no common base
         raise RecipeError(f"{where}: {call}: {str(error).splitlines()[0]}") from None
     return model.to(memory_format=torch.channels_last)
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from manyview.errors import DataError, ManyviewError, RecipeError
+from manyview.errors import DataError, ManyviewError, RecipeError, RunError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -184,12 +184,16 @@ def replay(
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
     from manyview.data.loader import read_images
+    from manyview.optimize import clock_of
     from manyview.run import Run
     from manyview.sheet import contact_sheet, save_png
 
     folder = Run(run)
     recipe = folder.recipe(*overrides or ())
     train = folder.splits(recipe).train
+    clock = clock_of(recipe.train, len(train))
+    if epoch * clock.steps_per_epoch >= clock.steps:
+        raise RunError(f"--epoch {epoch}: this run has epochs 0 to {(clock.steps - 1) // clock.steps_per_epoch}")
     found = (train.index == index).nonzero()[0]
     if not len(found):
         raise DataError(

@@ -57,7 +57,8 @@ class Data(_Frozen, strict=True):
 
 
 class Train(_Frozen, strict=True):
-    """How long, how fast, with what. epochs or steps, not both. batch_size: images an update, over all processes.
+    """How long, how fast, with what. epochs or steps, not both. batch_size: images an update, over all processes;
+    an epoch is as many whole batches as the images fill.
 
     accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
     weights that are evaluated. evaluate_every: epochs. checkpoint_every: "1 epochs" or "500 steps". log_every: steps.

@@ -72,9 +72,8 @@ def caption(view: View, row: int) -> list[str]:
         if "applied" in values and not bool(values.pop("applied")):
             continue
         if op.startswith("randaugment"):
-            lines += [
-                f"{list(POLICY)[int(o)]} {float(m):.3g}" for o, m in zip(values["op"], values["magnitude"], strict=True)
-            ]
+            drawn = zip(values["op"].tolist(), values["magnitude"].tolist(), strict=True)
+            lines += [f"{list(POLICY)[number]} {value:.3g}".removesuffix(" 0") for number, value in drawn]
             continue
         shown = " ".join(f"{_number(v)}" for v in values.values())
         lines.append(f"{op} {shown}".strip())

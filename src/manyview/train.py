@@ -82,7 +82,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         return finished
 
     splits = in_memory(splits, display)
-    state: dict[str, Any] = {"number": 0, "best": -math.inf, "seconds": 0.0, "skipped": []}
+    state: dict[str, Any] = {"number": 0, "best": [-math.inf, -math.inf], "seconds": 0.0, "skipped": []}
     if resume and run.last.is_file():
         saved = read_state(run.last)
         step.load_state_dict(saved["step"])
@@ -112,6 +112,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     stream = load(batches, first, stop, recipe.data.workers, pin=accelerator.device.type == "cuda")
     metrics = Metrics(run.metrics, state["number"]) if main else None
     protocols = with_accuracy(protocols, step)
+    images_per_step = min(config.batch_size, len(splits.train))
     choice, chooses = ("top1", [Classify()]) if step.classifier else ("knn", protocols)
 
     def save(path: Path) -> None:
@@ -167,7 +168,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                     raise RunError(f"the loss is {loss} at step {done} ({shown}); begin anew with a lower lr, or clip")
             if logs:
                 now = time.perf_counter()
-                speed = (done - marked) * config.batch_size / (now - mark)
+                speed = (done - marked) * images_per_step / (now - mark)
                 if metrics is not None:
                     measured = {"images_per_second": round(speed, 1), "z_std": float(output["z_std"])}
                     metrics.write(done, done / clock.steps_per_epoch, loss=loss, terms=terms, lr=lr, **measured)
@@ -181,8 +182,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 if splits.val is not None and metrics is not None:
                     val = measure("val", chooses)
                     metrics.write(done, done / clock.steps_per_epoch, val=val)
-                    score = val.get(choice, -math.inf)
-                    if score > state["best"]:
+                    score = [val.get(choice, -math.inf), -val.get("loss", 0.0)]  # of equals, the surer one
+                    if val and score > state["best"]:
                         state["best"] = score
                         save(run.best)
                 display.epoch(done // clock.steps_per_epoch, val, terms)
@@ -211,7 +212,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             "versions": versions(),
             "device": str(accelerator.device),
             "seconds": round(seconds, 2),
-            "images_per_second": round(clock.steps * config.batch_size / seconds, 1),
+            "images_per_second": round(clock.steps * images_per_step / seconds, 1),
             "views_per_image": step.rows_per_image,
             "data": splits.note,
             "selected_by": f"validation {choice}" if run.best.is_file() else "last step",

@@ -161,6 +161,6 @@ def read_images(
             kept.append(position)
         except BadImage as error:
             if not skip:
-                raise
+                raise BadImage(f"{error}; repair it, or leave such images out with data.on_bad_image=skip") from None
             skipped.append(str(error))
     return together(read), np.asarray(kept, dtype=np.int64), skipped
