@@ -158,7 +158,8 @@ def test_progress_reaches_the_end():
 def test_images_that_cannot_be_read():
     step, images = trained(TIED), pictures(17)
     broken = Broken(images, bad={3, 16})
-    with pytest.raises(BadImage, match=r"^picture 3: broken; repair it, or leave such images out with data.on_bad_image=skip$"):
+    hint = "repair it, or leave such images out with data.on_bad_image=skip"
+    with pytest.raises(BadImage, match=rf"^picture 3: broken; {hint}$"):
         collect(step, broken)
     skipped = []
     outputs = collect(step, broken, batch_size=8, skipped=skipped)  # the last batch has only a bad one
