@@ -255,6 +255,10 @@ class Branch(nn.Module):
             needed |= {(source, view) for name, view in set(needed) if name == head}
         return sorted(needed)  # a set's order changes from process to process, and with it the sums over rows
 
+    def members(self, head: str | None) -> int:
+        """How many members of an orbit a head tells apart; 1 for a head that tells none."""
+        return self.orbits[head].members if head in self.orbits else 1
+
     def read(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """Readouts of images that are no view, for evaluation. images: [B, C, h, w] -> name -> [B, dim]."""
         values = self.forward({"images": View(images)}, [(name, "images") for name in names])

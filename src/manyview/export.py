@@ -82,7 +82,7 @@ def timm_state(step: Step, branch: Branch) -> tuple[dict[str, Tensor], int]:
     layer = branch.heads[head]
     if not isinstance(layer, nn.Linear) or branch.inputs[head] != "h":
         raise RunError(f"head '{head}' is no linear layer on h, so timm has no place for it; export works on linear(h)")
-    members = branch.orbits[head].members if head in branch.orbits else 1
+    members = branch.members(head)
     prefix: Any = branch.backbone.pretrained_cfg.get("classifier", "fc")
     if not isinstance(prefix, str):
         raise RunError(f"{branch.spec.backbone.name} has several classifiers in timm; it cannot be exported with one")
@@ -115,7 +115,7 @@ def _check_same(
         pixels = torch.rand(2, 3, *size)
     theirs = model.eval()((pixels - branch.mean) / branch.std)
     read = branch.eval().read(pixels, [step.classifier or "h"])[step.classifier or "h"]
-    members = branch.orbits[step.classifier].members if step.classifier in branch.orbits else 1
+    members = branch.members(step.classifier)
     if not torch.allclose(theirs, read[:, ::members], rtol=1e-4, atol=1e-5):
         raise RunError(f"timm's {name} does not reproduce this model's outputs; please report it with the recipe")
 

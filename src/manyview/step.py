@@ -294,7 +294,7 @@ class Step(nn.Module):
         if classifier is not None:
             scores = read[classifier].float()
             # SLA+SI: the untransformed image is member 0, whose joint logits are every m-th column
-            members = branch.orbits[classifier].members if classifier in branch.orbits else 1
+            members = branch.members(classifier)
             result[LOGITS] = scores[:, ::members]
         if aggregated:
             head, view = next(((h, v) for h, v in branch.orbits.items() if v.orbit), (None, None))

@@ -162,5 +162,5 @@ class Scores(nn.Module):
         if head is None:
             raise RecipeError("this recipe trains no classifier for timm to validate")
         branch = self.step.main
-        members = branch.orbits[head].members if head in branch.orbits else 1
+        members = branch.members(head)
         return branch.read(pixels, [head])[head][:, ::members]
