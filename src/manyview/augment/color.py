@@ -238,3 +238,21 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Inverts pixels of at least `threshold` [B] in [0, 1]. images: uint8 or float; the dtype is kept."""
     top = 1.0 if images.is_floating_point() else 255
     return torch.where(images >= per_image(threshold, images) * top, top - images, images)
+
+
+def solarize_add(images: Tensor, amount: Tensor, threshold: float | Tensor = 0.5) -> Tensor:
+    """Adds `amount` [B] in [-1, 1] to pixels under `threshold` in [0, 1] (a number, or one an image [B]), and clamps.
+
+    images: uint8 or float; the dtype is kept, and grey levels gain whole levels: n of them for an amount of n / 255.
+    As in AutoAugment's published code, whose threshold of 128 levels is 0.5 here.
+    """
+    limit = per_image(torch.as_tensor(threshold, dtype=torch.float64), images)
+    if images.is_floating_point():
+        return torch.where(images < limit, (images + per_image(amount, images)).clamp(0, 1), images)
+    levels = (amount * 255).round().to(images.device, torch.int16).view(-1, 1, 1, 1)
+    return torch.where(images < limit * 255, (images + levels).clamp(0, 255).to(torch.uint8), images)
+
+
+def invert(images: Tensor) -> Tensor:
+    """The negative. images: uint8 or float; the dtype is kept."""
+    return (1.0 if images.is_floating_point() else 255) - images
