@@ -183,10 +183,11 @@ def replay(
     out: Annotated[Path, typer.Option(help="The picture to write (PNG).")],
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
-    from manyview.data.loader import read_images
+    from manyview.data.loader import Batches, read_images
     from manyview.optimize import clock_of
     from manyview.run import Run
     from manyview.sheet import contact_sheet, save_png
+    from manyview.views import mixes
 
     folder = Run(run)
     recipe = folder.recipe(*overrides or ())
@@ -200,9 +201,26 @@ def replay(
             f"no training image has index {index}; this run trained on {len(train):,} images between "
             f"{train.index.min()} and {train.index.max()}"
         )
-    images, _, _ = read_images(train, found)
-    name = f"{train.name(int(found[0]))}, index {index}, epoch {epoch}"
-    save_png(contact_sheet(recipe, images, [name], [index], epoch), out)
+    position, together = int(found[0]), found
+    if mixes(recipe.view_plan):
+        batches = Batches(
+            images=train,
+            batch_size=recipe.train.batch_size,
+            steps_per_epoch=clock.steps_per_epoch,
+            seed=recipe.seed,
+            accumulate=recipe.train.accumulate,
+            world=folder.processes(),
+        )
+        beside = batches.beside(position, epoch)
+        if beside is None:
+            raise DataError(f"image {index} was left over in epoch {epoch}: it filled no batch, and was not trained on")
+        together = beside
+    images, kept, _ = read_images(train, together, recipe.data.on_bad_image == "skip")
+    if position not in kept:
+        raise DataError(f"image {index} cannot be read: it was skipped in training")
+    name = f"{train.name(position)}, index {index}, epoch {epoch}"
+    row, names = kept.tolist().index(position), [name] * len(kept)
+    save_png(contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row]), out)
     console.print(f"drew {name}, seed {recipe.seed}: {out}", soft_wrap=True)
 
 

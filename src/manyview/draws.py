@@ -51,12 +51,17 @@ class Draws:
     """
 
     def __init__(self, seed: int, epoch: int, index: Sequence[int] | Tensor | NDArray[np.int64], *owner: str) -> None:
-        self._who = (seed, *owner)
+        self._seed, self._owner = seed, owner
         self._epoch = epoch
         self._index = np.asarray(index, dtype=np.int64).astype(np.uint64)
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def batch(self) -> Draws:
+        """Draws of one row that belong to the batch as a whole: to the images in it and their order, in this epoch."""
+        held = hashlib.blake2b(self._index.astype("<u8").tobytes(), digest_size=16).hexdigest()
+        return Draws(self._seed, self._epoch, [0], *self._owner, "batch", held)
 
     def uniform(self, name: str, count: int = 1, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform numbers in [low, high), float64 [B, count]."""
@@ -66,7 +71,7 @@ class Draws:
         counter[..., 1] = (self._index >> _HALF)[:, None]
         counter[..., 2] = self._epoch
         counter[..., 3] = np.arange(blocks, dtype=np.uint64)
-        words = philox(counter.reshape(-1, 4), key_of(*self._who, name))
+        words = philox(counter.reshape(-1, 4), key_of(self._seed, *self._owner, name))
         unit = words.reshape(len(self), 4 * blocks)[:, :count].astype(np.float64) / 2**32
         return torch.from_numpy(low + (high - low) * unit)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from manyview.augment.mix import MIXING
 from manyview.branches import BranchSpec
 from manyview.errors import RecipeError, unknown
 from manyview.grammar import Call, Name, bind, check_arguments, parse_call
@@ -22,18 +23,31 @@ from manyview.views import TEST, PlannedView, check_member
 
 
 @dataclass(frozen=True)
+class Mix:
+    """The function `mix(…, like=a)`: rows are mixed with the partners and shares that op of view `like` drew."""
+
+    like: str
+    op: str
+
+
+@dataclass(frozen=True)
 class Read:
-    """A readout of a view: `functions` are applied to it, innermost first (`stop`, `aggregate`)."""
+    """A readout of a view: `functions` are applied to it, innermost first (`stop`, `aggregate`, a `Mix`)."""
 
     branch: str
     name: str
     view: str
-    functions: tuple[str, ...] = ()
+    functions: tuple[str | Mix, ...] = ()
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that must be drawn for it: its own, and those it is mixed like."""
+        return (self.view, *(function.like for function in self.functions if isinstance(function, Mix)))
 
     def __str__(self) -> str:
         text = f"{self.name}({self.view})"
         for function in self.functions:
-            text = f"{function}({text})"
+            text = f"mix({text}, like={function.like})" if isinstance(function, Mix) else f"{function}({text})"
         return text
 
 
@@ -57,6 +71,7 @@ class RelationPlan:
 
 FUNCTIONS = {
     "aggregate": "the mean over an orbit of its joint logits (SLA)",
+    "mix": "`mix(h(b), like=a)`: rows mixed as the images of view `a` were (Tied-mixup)",
     "stop": "no gradient",
 }
 
@@ -116,11 +131,9 @@ def parse_weight(value: Any, where: str) -> Weight:
 
 
 def _parse_read(value: Any, where: str, branches: Mapping[str, BranchSpec], views: Mapping[str, PlannedView]) -> Read:
-    functions: list[str] = []
+    functions: list[str | Mix] = []
     while isinstance(value, Call) and value.name in FUNCTIONS:
-        functions.insert(0, value.name)
-        if len(value.args) != 1 or value.kwargs:
-            raise RecipeError(f"{where}: {value.name} takes one readout, got {value}")
+        functions.insert(0, _parse_function(value, where, views))
         value = value.args[0]
     if not isinstance(value, Call):
         raise RecipeError(f"{where}: expected a readout such as h(a), got {value}")
@@ -138,9 +151,32 @@ def _parse_read(value: Any, where: str, branches: Mapping[str, BranchSpec], view
     if len(owners) > 1:
         raise RecipeError(f"{where}: say whose {name}, as in {owners[0].name}.{value}; {len(owners)} branches have it")
     view = value.args[0].text
+    _check_view(view, views, where)
+    return Read(owners[0].name, name, view, tuple(functions))
+
+
+def _parse_function(call: Call, where: str, views: Mapping[str, PlannedView]) -> str | Mix:
+    if call.name != "mix":
+        if len(call.args) != 1 or call.kwargs:
+            raise RecipeError(f"{where}: {call.name} takes one readout, got {call}")
+        return call.name
+    like = call.kwargs.get("like")
+    if len(call.args) != 1 or set(call.kwargs) != {"like"} or not isinstance(like, Name):
+        raise RecipeError(f"{where}: mix takes a readout and a view, as in mix(h(b), like=a), got {call}")
+    _check_view(like.text, views, where)
+    view = views[like.text.partition(".")[0]]
+    mixing = [planned.name for planned in view.ops if isinstance(planned.op, MIXING)]
+    if len(mixing) != 1:
+        raise RecipeError(
+            f"{where}: mix(…, like={like}): '{view.name}' must have one mixup or cutmix among its own ops, "
+            f"has {' and '.join(mixing) or 'none'}"
+        )
+    return Mix(like.text, mixing[0])
+
+
+def _check_view(view: str, views: Mapping[str, PlannedView], where: str) -> None:
     base = view.partition(".")[0]
     if base not in views or base == TEST:
         raise RecipeError(f"{where}: {unknown('view', base, [v for v in views if v != TEST])}")
     if base != view:
         check_member(view, views, where)
-    return Read(owners[0].name, name, view, tuple(functions))

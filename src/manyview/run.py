@@ -47,7 +47,7 @@ class Run:
         """Written at the end; its presence means the run is finished."""
         return self.folder / "result.json"
 
-    def begin(self, recipe: Recipe, splits: Splits, resume: bool) -> None:
+    def begin(self, recipe: Recipe, splits: Splits, resume: bool, processes: int = 1) -> None:
         """Makes the folder, or checks that it can be continued. Raises RunError, and then has written nothing."""
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder} is a file; --out names a folder")
@@ -58,9 +58,8 @@ class Run:
         if {name for name in found if not name.endswith(".tmp")} - {"splits.json"}:
             self.check_same(recipe, splits)
             return
-        write_json(
-            self.folder / "splits.json", {"classes": list(splits.classes), "note": splits.note, **_marks(splits)}
-        )
+        noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
+        write_json(self.folder / "splits.json", {**noted, **_marks(splits)})
         write_text(self.folder / "recipe.yaml", _anywhere(recipe).to_yaml())
 
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
@@ -92,6 +91,10 @@ class Run:
     def classes(self) -> list[str]:
         """Class names, in the order of labels."""
         return list(self._read("splits.json")["classes"])
+
+    def processes(self) -> int:
+        """How many processes the run began on: each mixes the images of its own part of a batch."""
+        return int(self._read("splits.json").get("processes", 1))
 
     def splits(self, recipe: Recipe) -> Splits:
         """The run's data, checked to be the same as when it began."""

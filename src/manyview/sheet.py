@@ -20,20 +20,30 @@ GAP, LINE, NAME = 10, 12, 16
 
 
 def contact_sheet(
-    recipe: Recipe, images: Tensor | Sequence[Tensor], names: Sequence[str], index: Sequence[int], epoch: int
+    recipe: Recipe,
+    images: Tensor | Sequence[Tensor],
+    names: Sequence[str],
+    index: Sequence[int],
+    epoch: int,
+    rows: Sequence[int] | None = None,
 ) -> Image.Image:
     """Every view of every image as the network would see it in that epoch.
 
-    images: uint8 [B, 3, H, W], or a list of unlike sizes. names, index: [B]. Families show a column a member.
+    images: uint8 [B, 3, H, W], or a list of unlike sizes. names, index: [B]. rows: which of them to show, by default
+    all; the others are drawn nevertheless, for views that mix the images of a batch. Families show a column a member.
     """
+    shown = range(len(index)) if rows is None else rows
     plan = {name: view for name, view in recipe.view_plan.items() if name != TEST}
     views = draw_views(plan, images, None, index, epoch, recipe.seed)
-    columns: list[tuple[str, list[Tensor], list[list[str]]]] = [("image", list(images), [[name] for name in names])]
+    columns: list[tuple[str, list[Tensor], list[list[str]]]] = [
+        ("image", [images[row] for row in shown], [[names[row]] for row in shown])
+    ]
     for name, view in views.items():
         for member in range(view.members):
             pixels = view.pixels[member :: view.members]
-            captions = [caption(view, row * view.members + member) for row in range(len(pixels))]
-            columns.append((name if view.members == 1 else f"{name}.{member}", list(pixels), captions))
+            captions = [caption(view, row * view.members + member) for row in shown]
+            title = name if view.members == 1 else f"{name}.{member}"
+            columns.append((title, [pixels[row] for row in shown], captions))
     return compose(columns)
 
 

@@ -17,11 +17,12 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from manyview.augment.mix import mix_rows, mix_target, on_rows
 from manyview.augment.op import as_float
 from manyview.augment.orbit import orbit
 from manyview.branches import FEATURES, LOGITS, Branch
 from manyview.errors import RecipeError
-from manyview.readouts import Read, RelationPlan
+from manyview.readouts import Mix, Read, RelationPlan
 from manyview.recipe import Recipe
 from manyview.relations import Port, Reading
 from manyview.relations.joint import aggregate
@@ -83,7 +84,7 @@ class Step(nn.Module):
         self.average = ModelEmaV3(self.main, decay=recipe.train.ema) if recipe.train.ema else None
         if self.average is not None:
             self.average.requires_grad_(False)  # timm leaves it on, and DDP would wait for gradients that never come
-        self.rendered_views = with_sources(self.plan, {read.view for read in reads})
+        self.rendered_views = with_sources(self.plan, {view for read in reads for view in read.views})
         self._classified = self._first_classified(relations)
         self._spread = _spread_read(reads)
 
@@ -123,8 +124,7 @@ class Step(nn.Module):
 
     def _port(self, read: Read, where: str) -> Port:
         branch = self.branch(read.branch)
-        base, _, member = read.view.partition(".")
-        members = 1 if member else self.plan[base].members
+        base, members = read.view.partition(".")[0], self._members(read.view)
         dim = branch.dims[read.name]
         if read.name in branch.orbits and branch.orbits[read.name].members != self.plan[base].members:
             told = branch.orbits[read.name]
@@ -133,6 +133,11 @@ class Step(nn.Module):
                 f"but '{base}' has {self.plan[base].members}"
             )
         for function in read.functions:
+            if isinstance(function, Mix) and self._members(function.like) not in (1, members):
+                raise RecipeError(
+                    f"{where}: '{function.like}' has {self._members(function.like)} rows an image and "
+                    f"{read.name}({read.view}) has {members}; name a member, as in like={function.like}.0"
+                )
             if function == "aggregate":
                 if members == 1 or dim % members:
                     raise RecipeError(
@@ -141,6 +146,11 @@ class Step(nn.Module):
                     )
                 dim, members = dim // members, 1
         return Port(str(read), dim, members, self.num_classes)
+
+    def _members(self, view: str) -> int:
+        """Rows an image of a view, or of a member such as `r.0`."""
+        base, _, member = view.partition(".")
+        return 1 if member else self.plan[base].members
 
     # ------------------------------------------------------------------------------------------------------- views
 
@@ -162,7 +172,7 @@ class Step(nn.Module):
         indices = index.cpu() if isinstance(index, Tensor) else torch.as_tensor(list(index))
         if len(indices) != len(images):
             raise ValueError(f"{len(images)} images came with {len(indices)} indices")
-        return draw_views(plan, images, labels, indices, epoch, self.recipe.seed)
+        return draw_views(plan, images, labels, indices, epoch, self.recipe.seed, self.num_classes)
 
     def test_pixels(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """What evaluation looks at, float [B, 3, h, w] in [0, 1]: the view `test`; without one, the image itself.
@@ -198,7 +208,7 @@ class Step(nn.Module):
         labels: integers [B], needed by relations that classify.
         """
         if isinstance(images, Mapping):
-            looked_at = {read.view.partition(".")[0] for read in self._reads()}
+            looked_at = {view.partition(".")[0] for read in self._reads() for view in read.views}
             views = {name: images[name].labelled(labels) for name in self.rendered_views if name in looked_at}
         else:
             if index is None:
@@ -244,11 +254,17 @@ class Step(nn.Module):
         return min(1.0, epoch / (self.recipe.train.epochs or 1))
 
     def _reading(self, read: Read, values: Mapping[tuple[str, str, str], Tensor], views: Mapping[str, View]) -> Reading:
-        base, _, member = read.view.partition(".")
-        view = member_view(views[base], int(member)) if member else views[base]
+        view = _view(views, read.view)
         value, members, target = values[read.branch, read.name, read.view].float(), view.members, view.target
         for function in read.functions:
-            if function == "stop":
+            if isinstance(function, Mix):
+                like = _view(views, function.like)
+                drawn = like.params[function.op]
+                if like.members < members:
+                    drawn = {name: param.repeat_interleave(members, dim=0) for name, param in drawn.items()}
+                drawn = on_rows(drawn, members)
+                value, target = mix_rows(value, drawn), mix_target(target, drawn, self.num_classes)
+            elif function == "stop":
                 value = value.detach()
             else:
                 value = aggregate(value, members)
@@ -327,6 +343,12 @@ class Step(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Restores what `get_extra_state` gave."""
         self.updates = int(state)
+
+
+def _view(views: Mapping[str, View], name: str) -> View:
+    """A view, or a member such as `r.0`."""
+    base, _, member = name.partition(".")
+    return member_view(views[base], int(member)) if member else views[base]
 
 
 def _spread_read(reads: Sequence[Read]) -> Read:

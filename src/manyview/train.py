@@ -72,10 +72,10 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     step = Step(recipe, len(splits.classes), clock.steps)
     optimizer = make_optimizer(config, step)
     set_lr = make_schedule(config, optimizer, clock)
-    rehearse(step, splits)
+    rehearse(step, splits, config.batch_size // (world * config.accumulate))
     checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
     if main:
-        run.begin(recipe, splits, resume)
+        run.begin(recipe, splits, resume, world)
     accelerator.wait_for_everyone()
     if resume and (finished := run.finished()) is not None:
         display.say(f"{run.folder} is finished; nothing to do")
@@ -106,6 +106,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         rank=accelerator.process_index,
         world=world,
         views={name: step.plan[name] for name in step.rendered_views} if in_workers else None,
+        classes=step.num_classes,
         skip=recipe.data.on_bad_image == "skip",
     )
     first, stop = state["number"] * config.accumulate, clock.steps * config.accumulate
@@ -228,13 +229,15 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     return result
 
 
-def rehearse(step: Step, splits: Splits) -> None:
+def rehearse(step: Step, splits: Splits, together: int = 2) -> None:
     """Draws the views of two training images and looks at one to evaluate, before anything is written.
+
+    together: images that a process will draw at once; of two that come one by one, none can be mixed with the other.
 
     Raises ManyviewError for ops that do not fit the images. Images that cannot be read are the loader's affair.
     """
     with contextlib.suppress(BadImage):
-        images, kept, _ = read_images(splits.train, np.arange(min(2, len(splits.train))))
+        images, kept, _ = read_images(splits.train, np.arange(min(2, together, len(splits.train))))
         step.views(images, index=splits.train.index[kept].tolist(), epoch=0)
     held = splits.val or splits.test
     with contextlib.suppress(BadImage):

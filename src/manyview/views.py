@@ -19,6 +19,7 @@ from torch import Tensor
 
 from manyview.augment import OPS, Op, Params
 from manyview.augment.crop import CenterCrop, Resize
+from manyview.augment.mix import MIXING, mix_target, on_rows
 from manyview.augment.op import as_float
 from manyview.augment.orbit import ORBITS, orbit, orbit_size
 from manyview.draws import Draws
@@ -83,13 +84,15 @@ class View:
     """What a way to make an image made of a batch.
 
     images: uint8, or float in [0, 1], [B*members, C, h, w]. params: op name -> {name: [B*members, …]}.
-    target: labels [B*members], soft targets [B*members, classes], or None without labels.
+    target: labels [B*members], soft targets [B*members, classes], or None without labels. mixed: whether images of the
+    batch were mixed with one another, by an op of this view or of one above it.
     """
 
     images: Tensor
     params: dict[str, Params] = field(default_factory=dict)
     target: Tensor | None = None
     members: int = 1
+    mixed: bool = False
 
     @property
     def pixels(self) -> Tensor:
@@ -97,9 +100,14 @@ class View:
         return as_float(self.images)
 
     def labelled(self, labels: Tensor | None) -> View:
-        """The view with the labels [B] of its images, unless it has a target of its own."""
+        """The view with the labels [B] of its images, unless it has a target of its own.
+
+        Raises ValueError where images were mixed: then the labels had to be mixed with them.
+        """
         if labels is None or self.target is not None:
             return self
+        if self.mixed:
+            raise ValueError("these views were mixed without labels; pass labels where the views are drawn")
         return replace(self, target=labels.repeat_interleave(self.members, dim=0))
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> View:
@@ -216,6 +224,11 @@ def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedV
     return PlannedView(view.name, view.source, tuple(ops.values()), view.orbit, view.count)
 
 
+def mixes(plan: Mapping[str, PlannedView]) -> bool:
+    """Whether some view mixes the images of a batch, so that what an image looks like depends on the others."""
+    return any(isinstance(planned.op, MIXING) for view in plan.values() for planned in view.ops)
+
+
 def fixed_size(plan: Mapping[str, PlannedView], name: str) -> tuple[int, int] | None:
     """Height and width of a view if its ops fix them whatever the image's, else None."""
     sizes = []
@@ -255,7 +268,8 @@ def sample_views(
     """Parameters of every op of every view: view -> op -> {name: [B, …]}, or [B*count, …] for a view with a count.
 
     sizes: heights and widths of the source images, int64 [B, 2]. index: which images, [B]. Nothing but the arguments
-    matters, so the same call gives the same parameters on any machine, in any batch, at any time.
+    matters, so the same call gives the same parameters on any machine, at any time; and in any batch, but for ops that
+    mix the images of a batch.
     """
     size_of: dict[str, Tensor] = {IMAGE: sizes}
     drawn: dict[str, dict[str, Params]] = {}
@@ -283,11 +297,13 @@ def render_views(
     images: Tensor | Sequence[Tensor],
     params: Mapping[str, Mapping[str, Params]],
     target: Tensor | None = None,
+    classes: int | None = None,
 ) -> dict[str, View]:
     """Makes the pixels of every view of the plan. Inputs are left as they are.
 
     images: [B, C, H, W] uint8 or float in [0, 1]; or B images [C, H, W] of unlike sizes, if every view crops or resizes
-    them to one. target: labels [B] or soft targets [B, classes]. Raises ValueError where sizes remain unlike.
+    them to one. target: labels [B] or soft targets [B, classes]. classes: how many, for views that mix labels. Raises
+    ValueError where sizes remain unlike.
     """
     if not isinstance(images, Tensor):
         images = together(images)
@@ -295,9 +311,9 @@ def render_views(
     for view in plan.values():
         base, _, member = view.source.partition(".")
         if base == IMAGE:
-            source, labels = images, target
+            source, labels, mixed = images, target, False
         else:
-            source, labels = made[base].images, made[base].target
+            source, labels, mixed = made[base].images, made[base].target, made[base].mixed
             if member:
                 source, labels = members_of(made[base], int(member))
         if view.count is not None:
@@ -306,17 +322,21 @@ def render_views(
                 if isinstance(source, Tensor)
                 else [image for image in source for _ in range(view.count)]
             )
+            labels = None if labels is None else labels.repeat_interleave(view.count, dim=0)
         for planned in view.ops:
-            source = _render(planned.op, source, params[view.name][planned.name])
+            drawn = params[view.name][planned.name]
+            if isinstance(planned.op, MIXING):
+                drawn, mixed = on_rows(drawn, view.count or 1), True
+                labels = mix_target(labels, drawn, classes)
+            source = _render(planned.op, source, drawn)
         if not isinstance(source, Tensor):
             raise ValueError(f"view '{view.name}' leaves images of unlike sizes; begin it with a crop or a resize")
-        drawn = dict(params[view.name])
+        kept = dict(params[view.name])
         if view.orbit is not None:
             source = orbit(source, view.orbit).flatten(0, 1)
-            drawn = {op: {k: v.repeat_interleave(view.members, 0) for k, v in ps.items()} for op, ps in drawn.items()}
-        if view.members > 1 and labels is not None:
-            labels = labels.repeat_interleave(view.members, dim=0)
-        made[view.name] = View(source, drawn, labels, view.members)
+            kept = {op: {k: v.repeat_interleave(view.members, 0) for k, v in ps.items()} for op, ps in kept.items()}
+            labels = None if labels is None else labels.repeat_interleave(view.members, dim=0)
+        made[view.name] = View(source, kept, labels, view.members, mixed)
     return made
 
 
@@ -327,13 +347,14 @@ def draw_views(
     index: Tensor | Sequence[int],
     epoch: int,
     seed: int,
+    classes: int | None = None,
 ) -> dict[str, View]:
     """Samples and renders in one. Raises RecipeError where an op does not fit the images, as a large crop."""
     device_type = images.device.type if isinstance(images, Tensor) else "cpu"
     try:
         # pixels do not depend on the precision that the networks are trained in
         with torch.autocast(device_type, enabled=False):
-            return render_views(plan, images, sample_views(plan, sizes_of(images), index, epoch, seed), target)
+            return render_views(plan, images, sample_views(plan, sizes_of(images), index, epoch, seed), target, classes)
     except ValueError as error:
         raise RecipeError(f"views: {error}") from None
 
@@ -364,7 +385,7 @@ def member_view(view: View, member: int) -> View:
     """One member of a family as a view of its own."""
     images, target = members_of(view, member)
     params = {op: {k: v[member :: view.members] for k, v in drawn.items()} for op, drawn in view.params.items()}
-    return View(images, params, target)
+    return View(images, params, target, mixed=view.mixed)
 
 
 def interleave(tensors: Sequence[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from manyview.augment.color import ChannelPermutation, Grayscale, Jitter, Solari
 from manyview.augment.crop import CenterCrop, Crop, PadCrop, Resize
 from manyview.augment.erase import Cutout
 from manyview.augment.flip import Flip, Rotate90, VFlip
+from manyview.augment.mix import CutMix, MixUp
 from manyview.augment.op import Op, Params, ViewParams
 from manyview.augment.randaugment import RandAugment
 
@@ -15,10 +16,12 @@ OPS: dict[str, type] = {
     "center_crop": CenterCrop,
     "channel_permutation": ChannelPermutation,
     "crop": Crop,
+    "cutmix": CutMix,
     "cutout": Cutout,
     "flip": Flip,
     "grayscale": Grayscale,
     "jitter": Jitter,
+    "mixup": MixUp,
     "pad_crop": PadCrop,
     "randaugment": RandAugment,
     "resize": Resize,

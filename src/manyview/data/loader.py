@@ -65,8 +65,8 @@ class Batch:
 class Batches:
     """Batch number n of a run, for one process. Number n is part n % accumulate of update n // accumulate.
 
-    views: the plan to render here, in a worker; None leaves rendering to the step. skip: leave out images that cannot
-    be read (and say so) instead of raising.
+    views: the plan to render here, in a worker; None leaves rendering to the step. classes: how many, for views that
+    mix labels. skip: leave out images that cannot be read (and say so) instead of raising.
     """
 
     images: Images
@@ -77,6 +77,7 @@ class Batches:
     rank: int = 0
     world: int = 1
     views: Mapping[str, PlannedView] | None = None
+    classes: int | None = None
     skip: bool = False
 
     def positions(self, number: int) -> tuple[int, NDArray[np.int64]]:
@@ -88,6 +89,17 @@ class Batches:
         first = (part * self.world + self.rank) * share
         return epoch, batch[first : first + share]
 
+    def beside(self, position: int, epoch: int) -> NDArray[np.int64] | None:
+        """Positions of the images that are drawn together with one, itself among them; None if it is left over."""
+        order = _order(self.seed, epoch, len(self.images))
+        at, within = divmod(int((order == position).nonzero()[0][0]), self.batch_size)
+        if at >= self.steps_per_epoch:
+            return None
+        batch = order[at * self.batch_size : (at + 1) * self.batch_size]
+        share = len(batch) // (self.world * self.accumulate)
+        together = batch[within // share * share :][:share]
+        return together if len(together) == share else None
+
     def __getitem__(self, number: int) -> Batch:
         epoch, positions = self.positions(number)
         images, kept, skipped = read_images(self.images, positions, self.skip)
@@ -98,7 +110,7 @@ class Batches:
         index = torch.from_numpy(self.images.index[kept])
         if self.views is None:
             return Batch(images, labels, index, epoch, skipped)
-        views = draw_views(self.views, images, labels, index, epoch, self.seed)
+        views = draw_views(self.views, images, labels, index, epoch, self.seed, self.classes)
         return Batch(views, labels, index, epoch, skipped)
 
 

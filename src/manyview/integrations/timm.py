@@ -25,7 +25,7 @@ from manyview.augment.op import as_uint8
 from manyview.errors import RecipeError
 from manyview.recipe import Recipe
 from manyview.step import Step
-from manyview.views import TEST, View, interleave, render_views, sample_views, with_sources
+from manyview.views import TEST, View, interleave, mixes, render_views, sample_views, with_sources
 
 try:
     from timm.task import TrainingTask
@@ -36,8 +36,15 @@ PIXELS: dict[str, tuple[float, float, float]] = {"mean": (0.0, 0.0, 0.0), "std":
 
 
 def splits_of(recipe: Recipe) -> list[tuple[str, int]]:
-    """(view, member) of each of timm's splits, in order: the views relations read, families member by member."""
+    """(view, member) of each of timm's splits, in order: the views relations read, families member by member.
+
+    Raises RecipeError for views that mix the images of a batch: timm's data sets give one image at a time.
+    """
     plan = {name: view for name, view in recipe.view_plan.items() if name != TEST}
+    if mixes(plan):
+        raise RecipeError(
+            "views: timm's data sets give one image at a time, so none can be mixed; drop mixup and cutmix"
+        )
     read = {read.view.partition(".")[0] for relation in recipe.relation_plan for read in relation.all_reads}
     return [(name, member) for name in plan if name in read for member in range(plan[name].members)]
 
