@@ -41,9 +41,10 @@ def photos(count=6, size=(40, 48), seed=0):
     return torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
 
 
-def see(planned, images, index=None, target=None, epoch=3, seed=7):
+def see(planned, images, index=None, target=None, epoch=3, seed=7, compiled=True):
     index = range(len(images)) if index is None else index
-    return render_views(planned, images, sample_views(planned, sizes_of(images), index, epoch, seed), target)
+    params = sample_views(planned, sizes_of(images), index, epoch, seed)
+    return render_views(planned, images, params, target, compiled=compiled)
 
 
 def same_view(a, b):
@@ -71,7 +72,7 @@ def test_dssl_pixels_are_the_ops_in_turn_by_hand():
     images, target = photos(), torch.arange(6)
     wide = {"from": "a", "make": "resize((20, 60)) | randaugment(3, 30)"}  # magnitudes that depend on the size seen
     planned = plan(**DSSL, wide=wide)
-    views = see(planned, images, target=target)
+    views = see(planned, images, target=target, compiled=False)
     made = {"image": (images, sizes_of(images))}
     for name, view in planned.items():
         by_hand, sizes = made[view.source]

@@ -13,29 +13,51 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+Word = np.uint64
 
 
+compiled = njit(nogil=True, cache=True)
+
+
+@compiled
+def _rounds(c0: Word, c1: Word, c2: Word, c3: Word, k0: Word, k1: Word) -> tuple[Word, Word, Word, Word]:
+    """Ten rounds of Philox4x32 on one counter; words of 32 bits held in 64."""
+    for _ in range(10):
+        product0, product1 = c0 * _M0, c2 * _M1
+        c0, c2 = (product1 >> _HALF) ^ c1 ^ k0, (product0 >> _HALF) ^ c3 ^ k1
+        c1, c3 = product1 & _LOW, product0 & _LOW
+        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
+    return c0, c1, c2, c3
+
+
+@compiled
 def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
     """Philox4x32 with ten rounds. counter: 32-bit words held in uint64 [N, 4]; returns the same shape."""
-    c0, c1, c2, c3 = counter.T
+    out = np.empty_like(counter)
     k0, k1 = np.uint64(key[0]), np.uint64(key[1])
-    for _ in range(10):
-        high0, low0 = divmod_word(c0 * _M0)
-        high1, low1 = divmod_word(c2 * _M1)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
-    return np.stack([c0, c1, c2, c3], axis=1)
+    for n in range(len(counter)):
+        out[n] = _rounds(counter[n, 0], counter[n, 1], counter[n, 2], counter[n, 3], k0, k1)
+    return out
 
 
-def divmod_word(product: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """A 64-bit product as its high and low 32-bit words."""
-    return product >> _HALF, product & _LOW
+@compiled
+def _unit(index: NDArray[np.uint64], epoch: int, count: int, key: tuple[int, int]) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), [B, count]: word by word of the counters (index, epoch, block)."""
+    out = np.empty((len(index), count))
+    k0, k1, when = np.uint64(key[0]), np.uint64(key[1]), np.uint64(epoch)
+    for n in range(len(index)):
+        for block in range((count + 3) // 4):
+            words = _rounds(index[n] & _LOW, index[n] >> _HALF, when, np.uint64(block), k0, k1)
+            for at in range(min(4, count - 4 * block)):
+                out[n, 4 * block + at] = words[at] / 2**32
+    return out
 
 
 def key_of(*parts: object) -> tuple[int, int]:
@@ -65,14 +87,7 @@ class Draws:
 
     def uniform(self, name: str, count: int = 1, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform numbers in [low, high), float64 [B, count]."""
-        blocks = -(-count // 4)
-        counter = np.empty((len(self), blocks, 4), dtype=np.uint64)
-        counter[..., 0] = (self._index & _LOW)[:, None]
-        counter[..., 1] = (self._index >> _HALF)[:, None]
-        counter[..., 2] = self._epoch
-        counter[..., 3] = np.arange(blocks, dtype=np.uint64)
-        words = philox(counter.reshape(-1, 4), key_of(self._seed, *self._owner, name))
-        unit = words.reshape(len(self), 4 * blocks)[:, :count].astype(np.float64) / 2**32
+        unit = _unit(self._index, self._epoch, count, key_of(self._seed, *self._owner, name))
         return torch.from_numpy(low + (high - low) * unit)
 
     def integers(self, name: str, bound: int | Tensor, count: int = 1) -> Tensor:

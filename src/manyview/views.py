@@ -12,7 +12,9 @@ from __future__ import annotations
 import keyword
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -23,6 +25,8 @@ from manyview.augment.mix import MIXING, mix_target, on_rows
 from manyview.augment.op import as_float
 from manyview.augment.orbit import ORBITS, orbit, orbit_size
 from manyview.draws import Draws
+from manyview.engine.program import Lowered
+from manyview.engine.render import is_levels, render
 from manyview.errors import RecipeError, unknown
 from manyview.grammar import bind, parse_pipeline
 
@@ -271,6 +275,7 @@ def sample_views(
     matters, so the same call gives the same parameters on any machine, at any time; and in any batch, but for ops that
     mix the images of a batch.
     """
+    index = np.asarray(index, dtype=np.int64)
     size_of: dict[str, Tensor] = {IMAGE: sizes}
     drawn: dict[str, dict[str, Params]] = {}
     for view in plan.values():
@@ -298,12 +303,14 @@ def render_views(
     params: Mapping[str, Mapping[str, Params]],
     target: Tensor | None = None,
     classes: int | None = None,
+    compiled: bool = True,
 ) -> dict[str, View]:
     """Makes the pixels of every view of the plan. Inputs are left as they are.
 
     images: [B, C, H, W] uint8 or float in [0, 1]; or B images [C, H, W] of unlike sizes, if every view crops or resizes
-    them to one. target: labels [B] or soft targets [B, classes]. classes: how many, for views that mix labels. Raises
-    ValueError where sizes remain unlike.
+    them to one. target: labels [B] or soft targets [B, classes]. classes: how many, for views that mix labels. compiled:
+    grey levels on the CPU go through compiled programs, to within their rounding what the ops' own `render` gives; all
+    else, and everything without `compiled`, through that. Raises ValueError where sizes remain unlike.
     """
     if not isinstance(images, Tensor):
         images = together(images)
@@ -317,18 +324,13 @@ def render_views(
             if member:
                 source, labels = members_of(made[base], int(member))
         if view.count is not None:
-            source = (
-                interleave([source] * view.count)
-                if isinstance(source, Tensor)
-                else [image for image in source for _ in range(view.count)]
-            )
             labels = None if labels is None else labels.repeat_interleave(view.count, dim=0)
+        drawn = params[view.name]
         for planned in view.ops:
-            drawn = params[view.name][planned.name]
             if isinstance(planned.op, MIXING):
-                drawn, mixed = on_rows(drawn, view.count or 1), True
-                labels = mix_target(labels, drawn, classes)
-            source = _render(planned.op, source, drawn)
+                drawn = {**drawn, planned.name: on_rows(drawn[planned.name], view.count or 1)}
+                labels, mixed = mix_target(labels, drawn[planned.name], classes), True
+        source = _render(view.ops, source, drawn, view.count or 1, compiled)
         if not isinstance(source, Tensor):
             raise ValueError(f"view '{view.name}' leaves images of unlike sizes; begin it with a crop or a resize")
         kept = dict(params[view.name])
@@ -348,26 +350,58 @@ def draw_views(
     epoch: int,
     seed: int,
     classes: int | None = None,
+    compiled: bool = True,
 ) -> dict[str, View]:
     """Samples and renders in one. Raises RecipeError where an op does not fit the images, as a large crop."""
     device_type = images.device.type if isinstance(images, Tensor) else "cpu"
     try:
         # pixels do not depend on the precision that the networks are trained in
         with torch.autocast(device_type, enabled=False):
-            return render_views(plan, images, sample_views(plan, sizes_of(images), index, epoch, seed), target, classes)
+            params = sample_views(plan, sizes_of(images), index, epoch, seed)
+            return render_views(plan, images, params, target, classes, compiled)
     except ValueError as error:
         raise RecipeError(f"views: {error}") from None
 
 
-def _render(op: Op, images: Tensor | Sequence[Tensor], params: Params) -> Tensor | list[Tensor]:
+def _render(
+    ops: Sequence[PlannedOp],
+    images: Tensor | Sequence[Tensor],
+    params: Mapping[str, Params],
+    repeat: int,
+    compiled: bool,
+) -> Tensor | Sequence[Tensor]:
+    """The images, each `repeat` times, after all ops: runs of compiled ops as one program, others one by one."""
+    for can_lower, run in groupby(ops, key=lambda planned: isinstance(planned.op, Lowered)):
+        drawn = [(planned.op, params[planned.name]) for planned in run]
+        if compiled and can_lower and is_levels(images):
+            made = render(drawn, images, repeat)  # type: ignore[arg-type]
+            if made is not None:
+                images, repeat = made, 1
+                continue
+        images, repeat = repeated(images, repeat), 1
+        for op, values in drawn:
+            images = _one_by_one(op, images, values)
+    return repeated(images, repeat)
+
+
+def _one_by_one(op: Op, images: Tensor | Sequence[Tensor], params: Params) -> Tensor | list[Tensor]:
     """Renders a batch at once; images of unlike sizes one by one, until they are alike."""
     if isinstance(images, Tensor):
         return op.render(images, params)
-    one_by_one = [
+    made = [
         op.render(image[None], {name: value[i : i + 1] for name, value in params.items()})[0]
         for i, image in enumerate(images)
     ]
-    return together(one_by_one)
+    return together(made)
+
+
+def repeated(images: Tensor | Sequence[Tensor], times: int) -> Tensor | Sequence[Tensor]:
+    """Each image so many times, one copy after the other."""
+    if times == 1:
+        return images
+    if isinstance(images, Tensor):
+        return images.repeat_interleave(times, dim=0)
+    return [image for image in images for _ in range(times)]
 
 
 def together(images: Sequence[Tensor]) -> Tensor | list[Tensor]:
@@ -395,4 +429,6 @@ def interleave(tensors: Sequence[Tensor]) -> Tensor:
 
 def sizes_of(images: Tensor | Sequence[Tensor]) -> Tensor:
     """Heights and widths, int64 [B, 2], of a batch or of images of unlike sizes."""
+    if isinstance(images, Tensor):
+        return torch.tensor([images.shape[-2:]]).expand(len(images), 2)
     return torch.tensor([list(image.shape[-2:]) for image in images], dtype=torch.long).view(-1, 2)

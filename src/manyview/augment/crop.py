@@ -18,6 +18,7 @@ from torch import Tensor
 
 from manyview.augment.op import Params, ViewParams, as_float, as_range, check_whole
 from manyview.draws import Draws
+from manyview.engine.program import Code, Column
 from manyview.errors import DataError
 
 ATTEMPTS = 10  # torchvision's and the Inception crop's number of tries before it falls back to the centre
@@ -64,6 +65,9 @@ class Crop:
 
     def render(self, images: Tensor, params: Params) -> Tensor:
         return resample(images, pixels(params["box"], images), as_pair(self.size))
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.RESAMPLE, box_pixels(params["box"], sizes), size=as_pair(self.size))]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Centre y, centre x, height, width as fractions of the source [B, 4], in view a's frame, after a's flip."""
@@ -112,6 +116,11 @@ class PadCrop:
         boxes = pixels(params["box"], images) + torch.tensor([self.padding, self.padding, 0, 0])
         return cut(padded, boxes, images.shape[-2:] if self.size is None else as_pair(self.size))
 
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        corner = box_pixels(params["box"], sizes)[:, :2]
+        reflect = torch.full((len(corner), 1), float(self.mode == "reflect"))
+        return [Column(Code.WINDOW, torch.cat([corner, reflect], dim=1), size=None if self.size is None else as_pair(self.size))]
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """As `crop`: centre y, centre x, height, width [B, 4], in view a's frame, after a's flip."""
         return box_difference(a, b, frame)
@@ -139,6 +148,9 @@ class CenterCrop:
     def render(self, images: Tensor, params: Params) -> Tensor:
         return cut(images, pixels(params["box"], images), as_pair(self.size))
 
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.WINDOW, box_pixels(params["box"], sizes)[:, :2], size=as_pair(self.size))]
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """As `crop` [B, 4]."""
         return box_difference(a, b, frame)
@@ -163,6 +175,11 @@ class Resize:
     def render(self, images: Tensor, params: Params) -> Tensor:
         size = self.output_size(torch.tensor([images.shape[-2:]]))[0]
         return resample(images, pixels(params["box"], images), (int(size[0]), int(size[1])))
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        out = self.output_size(sizes)
+        size = (int(out[0, 0]), int(out[0, 1])) if (out == out[0]).all() else None
+        return [Column(Code.RESAMPLE, box_pixels(params["box"], sizes), size=size)]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """As `crop`; zero [B, 4]."""
@@ -203,6 +220,11 @@ def pixels(box: Tensor, images: Tensor) -> Tensor:
     """Boxes [B, 4] in whole pixels of the images, int64 on the CPU."""
     height, width = images.shape[-2:]
     return (box.cpu().double() * torch.tensor([height, width, height, width])).round().long()
+
+
+def box_pixels(box: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes [B, 4] in whole pixels of frames [B, 2], float64."""
+    return (box * sizes.repeat(1, 2)).round()
 
 
 def box_difference(a: Params, b: Params, frame: ViewParams | None) -> Tensor:

@@ -1,0 +1,743 @@
+"""Compiled kernels: one image at a time, grey levels in, grey levels out, in the cache of one core.
+
+An image is uint8 [C, H, W], contiguous, here often seen as [C, H*W]. Kernels that move pixels read `a` and write `b`;
+the others work in place. Between the steps of one kernel values are float32 on the scale 0…255, rounded once at its
+end. The equations are those of the reference in `manyview.augment`, which tests hold them to. Nothing is kept or drawn.
+
+Loops run over whole slices from 0: only then does the compiler turn them into vector instructions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Levels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Whole = NDArray[np.int32]
+
+F, U = np.float32, np.uint64
+ZERO, ONE, TWO, SIX, HALF, TOP = F(0), F(1), F(2), F(6), F(0.5), F(255)
+RED, GREEN, BLUE = F(0.2989), F(0.587), F(0.114)
+BLOCK = 2048  # pixels that a chain of colour steps takes at a time; their floats stay in the nearest cache
+
+compiled = njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+exact = njit(nogil=True, cache=True, fastmath=False, error_model="numpy")  # where ties must fall as in the reference
+
+
+@compiled
+def level(value: Any) -> Any:
+    """The nearest grey level."""
+    return np.uint8(np.int32(min(max(value, ZERO), TOP) + HALF))
+
+
+# ------------------------------------------------------------------------------------------------------- geometry
+
+
+@compiled
+def copy(source: Levels, interleaved: bool, b: Levels) -> None:
+    """A source image as [C, H, W]. source: flat, [C, H, W] or interleaved [H, W, C]."""
+    channels, height, width = b.shape
+    size = height * width
+    flat = b.reshape(channels, size)
+    for c in range(channels):
+        plane = flat[c]
+        if interleaved:
+            from_c = source[c:]
+            for i in range(size):
+                plane[i] = from_c[U(i) * U(channels)]
+        else:
+            from_p = source[c * size : (c + 1) * size]
+            for i in range(size):
+                plane[i] = from_p[i]
+
+
+@compiled
+def triangle(length: int, target: int, first: Whole, count: Whole, weights: Floats) -> Any:
+    """Taps of an antialiased resize of `length` pixels to `target`; returns the largest count.
+
+    first, count: [target]; weights: [target, taps], zero beyond `count` up to four.
+    """
+    scale = length / target
+    reach = max(scale, 1.0)
+    most = 0
+    for out in range(target):
+        centre = scale * (out + 0.5)
+        begin = max(int(math.floor(centre - reach + 0.5)), 0)
+        end = min(int(math.floor(centre + reach + 0.5)), length)
+        total = 0.0
+        for tap in range(begin, end):
+            weight = max(0.0, 1.0 - abs(tap + 0.5 - centre) / reach)
+            weights[out, tap - begin] = weight
+            total += weight
+        share = F(1.0 / total)
+        for tap in range(end - begin):
+            weights[out, tap] *= share
+        for tap in range(end - begin, 4):
+            weights[out, tap] = ZERO
+        first[out] = begin
+        count[out] = end - begin
+        most = max(most, end - begin)
+    return most
+
+
+@compiled
+def mix_rows(rows: Levels, count: int, weights: Floats, out: Floats) -> None:
+    """A weighted sum of the first `count` rows. rows: [count, n]; out: [n]."""
+    size = out.size
+    r0, w0 = rows[0], weights[0]
+    if count == 1:
+        for i in range(size):
+            out[i] = F(r0[i])
+        return
+    r1, w1 = rows[1], weights[1]
+    if count == 2:
+        for i in range(size):
+            out[i] = w0 * F(r0[i]) + w1 * F(r1[i])
+        return
+    r2, w2 = rows[2], weights[2]
+    if count == 3:
+        for i in range(size):
+            out[i] = w0 * F(r0[i]) + w1 * F(r1[i]) + w2 * F(r2[i])
+        return
+    r3, w3 = rows[3], weights[3]
+    for i in range(size):
+        out[i] = w0 * F(r0[i]) + w1 * F(r1[i]) + w2 * F(r2[i]) + w3 * F(r3[i])
+    for tap in range(4, count):
+        row, weight = rows[tap], weights[tap]
+        for i in range(size):
+            out[i] += weight * F(row[i])
+
+
+@compiled
+def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Floats, out: Levels) -> None:
+    """A row of pixels [W*C] resized to columns, rounded. out: [C, target]."""
+    channels, target = out.shape
+    if channels == 3:
+        o0, o1, o2 = out[0], out[1], out[2]
+        for x in range(target):
+            at = U(first[x]) * U(3)
+            red, green, blue = HALF, HALF, HALF
+            for tap in range(count[x]):
+                weight = weights[x, tap]
+                red += weight * row[at]
+                green += weight * row[at + U(1)]
+                blue += weight * row[at + U(2)]
+                at += U(3)
+            o0[x], o1[x], o2[x] = np.uint8(np.int32(red)), np.uint8(np.int32(green)), np.uint8(np.int32(blue))
+        return
+    for c in range(channels):
+        for x in range(target):
+            value = HALF
+            for tap in range(count[x]):
+                value += weights[x, tap] * row[U((first[x] + tap) * channels + c)]
+            out[c, x] = np.uint8(np.int32(value))
+
+
+@compiled
+def resample(
+    source: Levels,
+    interleaved: bool,
+    height: int,
+    width: int,
+    box: Floats,
+    flips: Floats,
+    b: Levels,
+    taps: tuple[Whole, Whole, Floats, Whole, Whole, Floats],
+    rows: Floats,
+) -> None:
+    """A box (top, left, height, width in pixels) resized with an antialiased triangle filter, then flipped.
+
+    source: flat uint8. flips: along x, along y. taps, rows: scratch.
+    """
+    channels, out_h, out_w = b.shape
+    top, left, box_h, box_w = int(box[0]), int(box[1]), int(box[2]), int(box[3])
+    first_y, count_y, weight_y, first_x, count_x, weight_x = taps
+    triangle(box_h, out_h, first_y, count_y, weight_y)
+    most = triangle(box_w, out_w, first_x, count_x, weight_x)
+    if flips[0] > ZERO:
+        for x in range(out_w // 2):
+            o = out_w - 1 - x
+            first_x[x], first_x[o] = first_x[o], first_x[x]
+            count_x[x], count_x[o] = count_x[o], count_x[x]
+            for tap in range(max(most, 4)):
+                weight_x[x, tap], weight_x[o, tap] = weight_x[o, tap], weight_x[x, tap]
+    if interleaved:
+        image = source[: height * width * channels].reshape(height, width * channels)
+        image = image[top : top + box_h, left * channels : (left + box_w) * channels]
+        mixed = rows[: box_w * channels]
+        for y in range(out_h):
+            to = out_h - 1 - y if flips[1] > ZERO else y
+            mix_rows(image[first_y[y] :], count_y[y], weight_y[y], mixed)
+            mix_columns(mixed, first_x, count_x, most, weight_x, b[:, to])
+    else:
+        mixed = rows[:box_w]
+        for c in range(channels):
+            size = height * width
+            plane = source[c * size : (c + 1) * size].reshape(height, width)[top : top + box_h, left : left + box_w]
+            for y in range(out_h):
+                to = out_h - 1 - y if flips[1] > ZERO else y
+                mix_rows(plane[first_y[y] :], count_y[y], weight_y[y], mixed)
+                mix_columns(mixed, first_x, count_x, most, weight_x, b[c : c + 1, to])
+
+
+@compiled
+def enlarge(
+    source: Levels,
+    height: int,
+    width: int,
+    box: Floats,
+    flips: Floats,
+    b: Levels,
+    index: Whole,
+    share: Floats,
+    rows: Floats,
+) -> None:
+    """`resample` of a planar source whose box is no larger than the output: two taps each way.
+
+    Columns first, so that the second pass works on whole rows. rows: scratch [box height * output width].
+    """
+    channels, out_h, out_w = b.shape
+    top, left, box_h, box_w = int(box[0]), int(box[1]), int(box[2]), int(box[3])
+    scale = F(box_w) / F(out_w)
+    for x in range(out_w):
+        at = min(max(scale * (F(x) + HALF) - HALF, ZERO), F(box_w - 1))
+        base = min(int(at), max(box_w - 2, 0))
+        to = out_w - 1 - x if flips[0] > ZERO else x
+        index[to], share[to] = base, at - F(base)
+    scale = F(box_h) / F(out_h)
+    step = U(min(1, box_w - 1))
+    size = height * width
+    for c in range(channels):
+        plane = source[c * size : (c + 1) * size]
+        for y in range(box_h):
+            line = plane[(top + y) * width + left : (top + y) * width + left + box_w]
+            row = rows[y * out_w : (y + 1) * out_w]
+            for x in range(out_w):
+                base = U(index[x])
+                here = F(line[base])
+                row[x] = here + share[x] * (F(line[base + step]) - here)
+        for y in range(out_h):
+            at = min(max(scale * (F(y) + HALF) - HALF, ZERO), F(box_h - 1))
+            base_y = min(int(at), max(box_h - 2, 0))
+            part = at - F(base_y)
+            above = rows[base_y * out_w : (base_y + 1) * out_w]
+            below = rows[(base_y + min(1, box_h - 1)) * out_w :][:out_w]
+            out = b[c, out_h - 1 - y if flips[1] > ZERO else y]
+            for x in range(out_w):
+                out[x] = np.uint8(np.int32(above[x] + part * (below[x] - above[x]) + HALF))
+
+
+@compiled
+def window(
+    source: Levels,
+    interleaved: bool,
+    height: int,
+    width: int,
+    top: int,
+    left: int,
+    reflect: bool,
+    flips: Floats,
+    b: Levels,
+) -> None:
+    """A window at (top, left) of b's size cut out, which may reach over the edges, then flipped."""
+    channels, out_h, out_w = b.shape
+    step_c = 1 if interleaved else height * width
+    step_x = channels if interleaved else 1
+    for c in range(channels):
+        for y in range(out_h):
+            row = b[c, out_h - 1 - y if flips[1] > ZERO else y]
+            at = top + y
+            if reflect:
+                at = mirrored(at, height)
+            if at < 0 or at >= height:
+                for x in range(out_w):
+                    row[x] = 0
+                continue
+            begin = c * step_c + at * width * step_x
+            first, last = max(0, -left), min(out_w, width - left)  # what lies inside
+            if flips[0] > ZERO:
+                for x in range(out_w):
+                    inside = left + x
+                    if reflect:
+                        inside = mirrored(inside, width)
+                    seen = inside >= 0 and inside < width
+                    row[out_w - 1 - x] = source[begin + inside * step_x] if seen else np.uint8(0)
+                continue
+            for x in range(first):
+                row[x] = source[begin + mirrored(left + x, width) * step_x] if reflect else np.uint8(0)
+            for x in range(last, out_w):
+                row[x] = source[begin + mirrored(left + x, width) * step_x] if reflect else np.uint8(0)
+            if last > first:
+                line, inner = source[begin + (left + first) * step_x :], row[first:last]
+                if step_x == 1:
+                    for x in range(last - first):
+                        inner[x] = line[x]
+                else:
+                    for x in range(last - first):
+                        inner[x] = line[x * step_x]
+
+
+@compiled
+def mirrored(at: int, size: int) -> Any:
+    """A position reflected into [0, size) at the outermost pixels."""
+    if at < 0:
+        at = -at
+    if at >= size:
+        at = 2 * (size - 1) - at
+    return at
+
+
+@compiled
+def flip(a: Levels, b: Levels, along_x: bool, along_y: bool) -> None:
+    """Mirrors. a, b: [C, H, W]."""
+    channels, height, width = a.shape
+    for c in range(channels):
+        for y in range(height):
+            row, out = a[c, height - 1 - y if along_y else y], b[c, y]
+            if along_x:
+                for x in range(width):
+                    out[x] = row[width - 1 - x]
+            else:
+                for x in range(width):
+                    out[x] = row[x]
+
+
+@compiled
+def turn(a: Levels, b: Levels, quarters: int) -> None:
+    """Turns by 90 or 270 degrees anticlockwise. a: [C, H, W]; b: [C, W, H]."""
+    channels, height, width = a.shape
+    for c in range(channels):
+        for y in range(width):
+            for x in range(height):
+                b[c, y, x] = a[c, x, width - 1 - y] if quarters == 1 else a[c, height - 1 - x, y]
+
+
+@exact
+def warp(a: Levels, b: Levels, matrix: Floats, bilinear: bool, fill: Floats) -> None:
+    """Resamples by an affine map from output to source, in pixels from the centre (x, y); outside is `fill` [3].
+
+    The arithmetic is that of a float32 sampling grid in [-1, 1], so that ties fall as in the reference.
+    """
+    channels, height, width = a.shape
+    half_w, half_h = F(width) / TWO, F(height) / TWO
+    m00, m01, m02 = matrix[0] / half_w, matrix[1] / half_w, matrix[2] / half_w
+    m10, m11, m12 = matrix[3] / half_h, matrix[4] / half_h, matrix[5] / half_h
+    w, h = F(width), F(height)
+    for y in range(height):
+        from_y = F(y) + (ONE - h) / TWO
+        for x in range(width):
+            from_x = F(x) + (ONE - w) / TWO
+            at_x = ((from_x * m00 + from_y * m01 + m02 + ONE) * w - ONE) / TWO
+            at_y = ((from_x * m10 + from_y * m11 + m12 + ONE) * h - ONE) / TWO
+            sample(a, b, y, x, at_y, at_x, bilinear, fill)
+
+
+@exact
+def project(a: Levels, b: Levels, terms: Floats, bilinear: bool, fill: Floats) -> None:
+    """Resamples by a projective map from output pixel centres to the source: (ax+by+c, dx+ey+f) / (gx+hy+1)."""
+    channels, height, width = a.shape
+    for y in range(height):
+        v = F(y) + HALF
+        for x in range(width):
+            u = F(x) + HALF
+            scale = terms[6] * u + terms[7] * v + ONE
+            at_x = (terms[0] * u + terms[1] * v + terms[2]) / scale - HALF
+            at_y = (terms[3] * u + terms[4] * v + terms[5]) / scale - HALF
+            sample(a, b, y, x, at_y, at_x, bilinear, fill)
+
+
+@exact
+def sample(a: Levels, b: Levels, y: int, x: int, at_y: Any, at_x: Any, bilinear: bool, fill: Floats) -> None:
+    """Pixel (y, x) of b from the place (at_y, at_x) of a; outside is `fill` [3]."""
+    channels, height, width = a.shape
+    if not bilinear:
+        near_y, near_x = int(np.rint(at_y)), int(np.rint(at_x))
+        if near_y >= 0 and near_y < height and near_x >= 0 and near_x < width:
+            for c in range(channels):
+                b[c, y, x] = a[c, U(near_y), U(near_x)]
+        else:
+            for c in range(channels):
+                b[c, y, x] = np.uint8(fill[min(c, 2)])
+        return
+    base_y, base_x = int(math.floor(at_y)), int(math.floor(at_x))
+    part_y, part_x = at_y - F(base_y), at_x - F(base_x)
+    for c in range(channels):
+        value = ZERO
+        for dy in range(2):
+            for dx in range(2):
+                row, column = base_y + dy, base_x + dx
+                weight = (part_y if dy else ONE - part_y) * (part_x if dx else ONE - part_x)
+                if row >= 0 and row < height and column >= 0 and column < width:
+                    value += weight * F(a[c, row, column])
+                else:
+                    value += weight * fill[min(c, 2)]
+        b[c, y, x] = level(value)
+
+
+@compiled
+def shuffle_cells(a: Levels, b: Levels, cells: int, order: Floats) -> None:
+    """Cell number k of b, row by row, is cell order[k] of a; pixels beyond the last whole cell stay."""
+    channels, height, width = a.shape
+    cell_h, cell_w = height // cells, width // cells
+    for c in range(channels):
+        for y in range(height):
+            for x in range(width):
+                row, column = y // cell_h, x // cell_w
+                if row < cells and column < cells:
+                    source = int(order[row * cells + column])
+                    b[c, y, x] = a[c, (source // cells) * cell_h + y % cell_h, (source % cells) * cell_w + x % cell_w]
+                else:
+                    b[c, y, x] = a[c, y, x]
+
+
+@compiled
+def fill_box(a: Levels, y0: int, x0: int, y1: int, x1: int, fill: Floats) -> None:
+    """Rows y0…y1 and columns x0…x1 (without the last) become `fill` [3]; parts beyond the edges are nothing."""
+    channels, height, width = a.shape
+    for c in range(channels):
+        value = np.uint8(fill[min(c, 2)])
+        for y in range(max(y0, 0), min(y1, height)):
+            for x in range(max(x0, 0), min(x1, width)):
+                a[c, y, x] = value
+
+
+# ----------------------------------------------------------------------------------------------------------- blur
+
+
+@compiled
+def blur(a: Levels, b: Levels, sigma: Any, reach: int, taps: Floats, column: Floats, row: Floats) -> None:
+    """Gaussian blur with reflected edges, rows first. taps, column, row: scratch."""
+    channels, height, width = a.shape
+    # beyond three and a half sigmas a tap adds less than a tenth of a level
+    reach = min(reach, int(math.ceil(3.5 * sigma)))
+    total = 0.0
+    for tap in range(reach + 1):
+        value = math.exp(-0.5 * (tap / sigma) ** 2)
+        taps[tap] = value
+        total += value if tap == 0 else 2 * value
+    for tap in range(reach + 1):
+        taps[tap] /= F(total)
+    centre = taps[0]
+    mixed = column[reach : reach + width]
+    for c in range(channels):
+        for y in range(height):
+            here = a[c, y]
+            for x in range(width):
+                mixed[x] = centre * F(here[x])
+            for tap in range(1, reach + 1):
+                weight = taps[tap]
+                above, below = a[c, mirrored(y - tap, height)], a[c, mirrored(y + tap, height)]
+                for x in range(width):
+                    mixed[x] += weight * (F(above[x]) + F(below[x]))
+            for tap in range(1, reach + 1):
+                column[reach - tap] = column[reach + mirrored(tap, width)]
+                column[reach + width - 1 + tap] = column[reach + mirrored(width - 1 - tap, width)]
+            out = row[:width]
+            for x in range(width):
+                out[x] = centre * mixed[x] + HALF
+            for tap in range(1, reach + 1):
+                weight = taps[tap]
+                left, right = column[reach - tap :][:width], column[reach + tap :][:width]
+                for x in range(width):
+                    out[x] += weight * (left[x] + right[x])
+            levels = b[c, y]
+            for x in range(width):
+                levels[x] = np.uint8(np.int32(out[x]))
+
+
+@compiled
+def sharpen(a: Levels, b: Levels, factor: Any, rounding: Any) -> None:
+    """Blends with the 3x3 smoothed image (rounded): 0 smooths, 1 keeps, 2 sharpens; the outermost pixels stay."""
+    channels, height, width = a.shape
+    share, rest = F(1 / 13), ONE - factor
+    for c in range(channels):
+        for y in range(height):
+            here, out = a[c, y], b[c, y]
+            if y == 0 or y == height - 1 or width < 3:
+                for x in range(width):
+                    out[x] = here[x]
+                continue
+            above, below = a[c, y - 1], a[c, y + 1]
+            out[0], out[width - 1] = here[0], here[width - 1]
+            for x in range(width - 2):
+                around = (
+                    np.int32(above[x]) + np.int32(above[x + 1]) + np.int32(above[x + 2])
+                    + np.int32(here[x]) + np.int32(5) * np.int32(here[x + 1]) + np.int32(here[x + 2])
+                    + np.int32(below[x]) + np.int32(below[x + 1]) + np.int32(below[x + 2])
+                )  # fmt: skip
+                smooth = F(np.int32(F(around) * share + HALF))
+                value = F(here[x + 1]) + rest * (smooth - F(here[x + 1])) + rounding
+                out[x + 1] = np.uint8(np.int32(min(max(value, ZERO), TOP)))
+
+
+# --------------------------------------------------------------------------------------------------------- colour
+
+
+@compiled
+def scale_levels(a: Levels, factor: Any, add: Any, rounding: Any) -> None:
+    """factor * level + add, clamped. a: flat."""
+    add = add + rounding
+    for i in range(a.size):
+        a[i] = np.uint8(np.int32(min(max(factor * F(a[i]) + add, ZERO), TOP)))
+
+
+@compiled
+def mean_luma(red: Levels, green: Levels, blue: Levels, whole: bool) -> Any:
+    """Mean luma of an image; `whole`: of lumas cut off to whole levels. Arguments: flat planes."""
+    total = ZERO
+    sums = 0.0
+    for start in range(0, red.size, BLOCK):
+        r, g, b = red[start : start + BLOCK], green[start : start + BLOCK], blue[start : start + BLOCK]
+        total = ZERO
+        if whole:
+            for i in range(r.size):
+                total += F(np.int32(RED * F(r[i]) + GREEN * F(g[i]) + BLUE * F(b[i])))
+        else:
+            for i in range(r.size):
+                total += RED * F(r[i]) + GREEN * F(g[i]) + BLUE * F(b[i])
+        sums += total
+    return F(sums / red.size)
+
+
+@compiled
+def saturate(a: Levels, factor: Any, rounding: Any, whole: bool) -> None:
+    """Blends with the luma of each pixel. a: [3, N]."""
+    red, green, blue = a[0], a[1], a[2]
+    for i in range(red.size):
+        r, g, b = F(red[i]), F(green[i]), F(blue[i])
+        luma = RED * r + GREEN * g + BLUE * b
+        if whole:
+            luma = F(np.int32(luma))
+        rest = (ONE - factor) * luma + rounding
+        red[i] = np.uint8(np.int32(min(max(factor * r + rest, ZERO), TOP)))
+        green[i] = np.uint8(np.int32(min(max(factor * g + rest, ZERO), TOP)))
+        blue[i] = np.uint8(np.int32(min(max(factor * b + rest, ZERO), TOP)))
+
+
+@compiled
+def gray(a: Levels) -> None:
+    """All channels become the luma. a: [3, N]."""
+    red, green, blue = a[0], a[1], a[2]
+    for i in range(red.size):
+        value = np.uint8(np.int32(RED * F(red[i]) + GREEN * F(green[i]) + BLUE * F(blue[i]) + HALF))
+        red[i], green[i], blue[i] = value, value, value
+
+
+@compiled
+def permute(a: Levels, order: Floats) -> None:
+    """Channel j becomes channel order[j]. a: [3, N]."""
+    red, green, blue = a[0], a[1], a[2]
+    first, second, third = int(order[0]), int(order[1]), int(order[2])
+    for i in range(red.size):
+        r, g, b = red[i], green[i], blue[i]
+        red[i] = r if first == 0 else g if first == 1 else b
+        green[i] = r if second == 0 else g if second == 1 else b
+        blue[i] = r if third == 0 else g if third == 1 else b
+
+
+@compiled
+def jitter(a: Levels, factors: Floats, order: Floats, floats: Floats) -> None:
+    """Brightness, contrast, saturation and hue in any order, rounded once. a: [3, N]; floats: scratch [3, N].
+
+    What precedes contrast is done in a first pass, since contrast needs the mean of its result.
+    """
+    size = a.shape[1]
+    turn_of_contrast = -1
+    if factors[1] != ONE:
+        for turn in range(4):
+            if int(order[turn]) == 1:
+                turn_of_contrast = turn
+    mean = ZERO
+    begin = 0
+    if turn_of_contrast >= 0:
+        before = 0
+        for turn in range(turn_of_contrast):
+            kind = int(order[turn])
+            if factors[kind] != (ZERO if kind == 3 else ONE):
+                before += 1
+        if before == 0:
+            mean = mean_luma(a[0], a[1], a[2], False)
+        else:
+            sums = 0.0
+            for start in range(0, size, BLOCK):
+                stop = min(size, start + BLOCK)
+                r, g, b = floats[0, start:stop], floats[1, start:stop], floats[2, start:stop]
+                lift(a[:, start:stop], r, g, b)
+                for turn in range(turn_of_contrast):
+                    color_step(int(order[turn]), factors, r, g, b, ZERO)
+                sums += luma_sum(r, g, b)
+            mean = F(sums / size)
+            begin = turn_of_contrast
+    for start in range(0, size, BLOCK):
+        stop = min(size, start + BLOCK)
+        r, g, b = floats[0, start:stop], floats[1, start:stop], floats[2, start:stop]
+        if begin == 0:
+            lift(a[:, start:stop], r, g, b)
+        for turn in range(begin, 4):
+            color_step(int(order[turn]), factors, r, g, b, mean)
+        lower(r, a[0, start:stop])
+        lower(g, a[1, start:stop])
+        lower(b, a[2, start:stop])
+
+
+@compiled
+def lift(a: Levels, r: Floats, g: Floats, b: Floats) -> None:
+    """Levels [3, n] as floats, a plane each."""
+    red, green, blue = a[0], a[1], a[2]
+    for i in range(r.size):
+        r[i] = F(red[i])
+    for i in range(r.size):
+        g[i] = F(green[i])
+    for i in range(r.size):
+        b[i] = F(blue[i])
+
+
+@compiled
+def lower(values: Floats, out: Levels) -> None:
+    """Floats within 0…255 as the nearest levels."""
+    for i in range(out.size):
+        out[i] = np.uint8(np.int32(values[i] + HALF))
+
+
+@compiled
+def luma_sum(r: Floats, g: Floats, b: Floats) -> Any:
+    """Sum of the lumas of a block."""
+    total = ZERO
+    for i in range(r.size):
+        total += RED * r[i] + GREEN * g[i] + BLUE * b[i]
+    return total
+
+
+@compiled
+def color_step(kind: int, factors: Floats, r: Floats, g: Floats, b: Floats, mean: Any) -> None:
+    """One of the four steps of jitter on a block of floats, each clamped to 0…255."""
+    factor = factors[kind]
+    if factor == (ZERO if kind == 3 else ONE):
+        return
+    rest = ONE - factor
+    if kind == 0:
+        for i in range(r.size):
+            r[i] = min(factor * r[i], TOP)
+        for i in range(r.size):
+            g[i] = min(factor * g[i], TOP)
+        for i in range(r.size):
+            b[i] = min(factor * b[i], TOP)
+    elif kind == 1:
+        add = rest * mean
+        for i in range(r.size):
+            r[i] = min(max(factor * r[i] + add, ZERO), TOP)
+        for i in range(r.size):
+            g[i] = min(max(factor * g[i] + add, ZERO), TOP)
+        for i in range(r.size):
+            b[i] = min(max(factor * b[i] + add, ZERO), TOP)
+    elif kind == 2:
+        for i in range(r.size):
+            red, green, blue = r[i], g[i], b[i]
+            add = rest * (RED * red + GREEN * green + BLUE * blue)
+            r[i] = min(max(factor * red + add, ZERO), TOP)
+            g[i] = min(max(factor * green + add, ZERO), TOP)
+            b[i] = min(max(factor * blue + add, ZERO), TOP)
+    else:
+        turn_hue(r, g, b, SIX * factor)
+
+
+@compiled
+def turn_hue(r: Floats, g: Floats, b: Floats, shift: Any) -> None:
+    """Turns the hue by `shift` sixths, at constant saturation and value, without branches."""
+    for i in range(r.size):
+        red, green, blue = r[i], g[i], b[i]
+        value = max(red, max(green, blue))
+        chroma = value - min(red, min(green, blue))
+        inverse = ONE / max(chroma, F(1e-6))
+        sector = F(4) + (red - green) * inverse
+        sector = TWO + (blue - red) * inverse if value == green else sector
+        sector = (green - blue) * inverse if value == red else sector
+        k = (sector + shift + F(5)) * F(1 / 6)
+        k = (k - math.floor(k)) * SIX
+        r[i] = value - chroma * min(max(min(k, F(4) - k), ZERO), ONE)
+        k = (sector + shift + F(3)) * F(1 / 6)
+        k = (k - math.floor(k)) * SIX
+        g[i] = value - chroma * min(max(min(k, F(4) - k), ZERO), ONE)
+        k = (sector + shift + ONE) * F(1 / 6)
+        k = (k - math.floor(k)) * SIX
+        b[i] = value - chroma * min(max(min(k, F(4) - k), ZERO), ONE)
+
+
+# --------------------------------------------------------------------------------------------------------- levels
+
+
+@compiled
+def posterize(a: Levels, bits: int) -> None:
+    """Keeps the highest bits. a: flat."""
+    mask = np.uint8((256 - (1 << (8 - bits))) & 255)
+    for i in range(a.size):
+        a[i] &= mask
+
+
+@compiled
+def solarize(a: Levels, threshold: Any) -> None:
+    """Inverts levels of at least `threshold`. a: flat."""
+    for i in range(a.size):
+        a[i] = np.uint8(255) - a[i] if F(a[i]) >= threshold else a[i]
+
+
+@compiled
+def solarize_add(a: Levels, amount: Any, threshold: Any) -> None:
+    """Adds `amount` to levels below `threshold`, clamped. a: flat."""
+    for i in range(a.size):
+        raised = np.uint8(np.int32(min(max(F(a[i]) + amount, ZERO), TOP)))
+        a[i] = raised if F(a[i]) < threshold else a[i]
+
+
+@compiled
+def invert(a: Levels) -> None:
+    """255 - level. a: flat."""
+    for i in range(a.size):
+        a[i] = np.uint8(255) - a[i]
+
+
+@compiled
+def autocontrast(plane: Levels) -> None:
+    """Stretches a plane so that its darkest level becomes 0 and its brightest 255; flat planes stay."""
+    low, high = np.uint8(255), np.uint8(0)
+    for i in range(plane.size):
+        low, high = min(low, plane[i]), max(high, plane[i])
+    if low == high:
+        return
+    spread = F(np.int32(high) - np.int32(low)) * F(1 / 255)
+    for i in range(plane.size):
+        plane[i] = np.uint8(np.int32(min(F(plane[i] - low) / spread, TOP)))
+
+
+@compiled
+def equalize(plane: Levels, counts: Whole) -> None:
+    """Spreads levels evenly by their cumulative histogram, with Pillow's integer arithmetic. counts: scratch [256]."""
+    for bin in range(256):
+        counts[bin] = 0
+    for i in range(plane.size):
+        counts[U(plane[i])] += 1
+    brightest = 255
+    while counts[brightest] == 0:
+        brightest -= 1
+    step = (plane.size - counts[brightest]) // 255
+    if step == 0:
+        return
+    below = 0
+    for bin in range(256):
+        here = counts[bin]
+        counts[bin] = min((below + step // 2) // step, 255)
+        below += here
+    for i in range(plane.size):
+        plane[i] = np.uint8(counts[U(plane[i])])
+
+
+@compiled
+def add_colors(a: Levels, amounts: Floats) -> None:
+    """Adds an amount to each channel. a: [C, N]; amounts: [C]."""
+    for c in range(a.shape[0]):
+        scale_levels(a[c], ONE, amounts[c], HALF)

@@ -1,0 +1,130 @@
+"""What a compiled view is: columns of instructions, one code and its numbers for each image of a batch.
+
+An op joins in by a method `lower(params, sizes) -> list[Column]`: the same parameters that its `render` takes, as
+instructions of the table below. Ops without it are rendered by their reference, between two programs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+ARGS = 20  # numbers an instruction can take
+
+
+class Code(IntEnum):
+    """The instructions; in brackets what their numbers are, in order. Levels are on the scale 0…255."""
+
+    NOTHING = 0
+    LOAD = 1  # the source as it is
+    RESAMPLE = 2  # box in pixels: top, left, height, width; flipped along x, along y. Changes the size
+    WINDOW = 3  # top, left, reflect (else zeros); flipped along x, along y. Changes the size
+    FLIP = 4  # along x, along y
+    TURN = 5  # quarter turns anticlockwise; square images
+    PERMUTE = 6  # order of the channels (3)
+    WARP = 7  # 2x3 matrix from output to source, from the centre, x first; bilinear; fill (3)
+    PROJECT = 8  # eight terms of the map from output to source; bilinear; fill (3)
+    SHUFFLE = 9  # cells a side; order of the cells (at most 16)
+    FILL = 10  # top, left, bottom, right in pixels; fill (3)
+    BLUR = 11  # sigma, reach
+    SHARPEN = 12  # factor, rounding
+    JITTER = 13  # factors of brightness, contrast, saturation, turns of hue; their order (4)
+    GRAY = 14
+    LEVELS = 15  # factor, amount to add, rounding
+    CONTRAST = 16  # factor, rounding, luma in whole levels
+    SATURATE = 17  # factor, rounding, luma in whole levels
+    POSTERIZE = 18  # bits
+    SOLARIZE = 19  # threshold
+    SOLARIZE_ADD = 20  # amount, threshold
+    INVERT = 21
+    AUTOCONTRAST = 22
+    EQUALIZE = 23
+    ADD = 24  # amount for each channel (3)
+
+
+READS_SOURCE = (Code.LOAD, Code.RESAMPLE, Code.WINDOW)
+NEEDS_RGB = (Code.PERMUTE, Code.JITTER, Code.GRAY, Code.CONTRAST, Code.SATURATE, Code.ADD)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One instruction for each image of a batch.
+
+    code: one for all, or int64 [B]. args: float [B, k]. applied: bool [B], where it is done; everywhere by default.
+    size: (height, width) that it gives, for those that change it.
+    """
+
+    code: Code | NDArray[np.int64]
+    args: Tensor | None = None
+    applied: Tensor | None = None
+    size: tuple[int, int] | None = None
+
+
+@runtime_checkable
+class Lowered(Protocol):
+    """An op with a compiled form."""
+
+    def lower(self, params: dict[str, Tensor], sizes: Tensor) -> list[Column]:
+        """Instructions that do what `render` does, to within a grey level. sizes: of the images it sees [B, 2]."""
+        ...
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        """Heights and widths after the op, int64 [B, 2], from those before."""
+        ...
+
+
+@dataclass(frozen=True)
+class Program:
+    """Columns packed for the interpreter: codes [B, T], args [B, T, ARGS], and sizes [T, 2] after each column."""
+
+    codes: NDArray[np.int8]
+    args: NDArray[np.float32]
+    sizes: NDArray[np.int64]
+
+
+def pack(columns: list[Column], count: int, size: tuple[int, int] | None) -> Program:
+    """Packs the columns of `count` images. size: of the source images; None where they are unlike.
+
+    The first column reads the source (LOAD is put before one that does not); a flip after it becomes part of it.
+    """
+    if not columns or columns[0].code not in READS_SOURCE:
+        columns = [Column(Code.LOAD, size=size), *columns]
+    columns = _fuse_flips(columns)
+    codes = np.zeros((count, len(columns)), np.int8)
+    args = np.zeros((count, len(columns), ARGS), np.float32)
+    sizes = np.zeros((len(columns), 2), np.int64)
+    for t, column in enumerate(columns):
+        size = column.size or size
+        if size is None:
+            raise ValueError("images have unlike sizes; begin the view with a crop or a resize")
+        sizes[t] = size
+        codes[:, t] = column.code
+        if column.applied is not None:
+            codes[:, t] *= column.applied.numpy()
+        if column.args is not None:
+            args[:, t, : column.args.shape[1]] = column.args.numpy()
+    return Program(codes, args, sizes)
+
+
+def _fuse_flips(columns: list[Column]) -> list[Column]:
+    """Flips right after a column that moves pixels anyway cost nothing there."""
+    places = {Code.RESAMPLE: 4, Code.WINDOW: 3}
+    fused: list[Column] = []
+    for column in columns:
+        last = fused[-1] if fused else None
+        if column.code == Code.FLIP and last is not None and last.code in places and last.args is not None:
+            flips = column.args if column.applied is None else column.args * column.applied[:, None]  # type: ignore[operator]
+            place = places[last.code]  # type: ignore[index]
+            kept = last.args[:, :place].double()
+            before = last.args[:, place : place + 2].double() if last.args.shape[1] > place else torch.zeros_like(flips)
+            both = torch.cat([kept, (before != flips).double()], dim=1)  # two flips undo each other
+            fused[-1] = Column(last.code, both, last.applied, last.size)
+        else:
+            fused.append(column)
+    return fused
