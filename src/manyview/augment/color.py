@@ -1,7 +1,8 @@
-"""Colour: jitter, grayscale, solarize, channel permutation, and the point functions that policies share.
+"""Colour: jitter, its parts as ops of their own, grayscale, solarize, invert, and the point functions beneath them.
 
-The point functions take floats in [0, 1] and one factor an image, and follow torchvision's definitions: brightness
-multiplies; contrast blends with the image's mean luma; saturation blends with the luma; hue turns the HSV circle.
+The point functions take one factor an image and follow torchvision's definitions: brightness multiplies; contrast
+blends with the image's mean luma; saturation blends with the luma; hue turns the HSV circle. Floats in [0, 1] stay
+floats. uint8 stays uint8, rounded as torchvision and PIL do: luma and blends are cut off to whole levels.
 """
 
 from __future__ import annotations
@@ -17,10 +18,16 @@ from manyview.augment.op import (
     as_float,
     as_range,
     check_probability,
+    check_rgb,
+    check_share,
+    coin_difference,
+    draw,
+    over_span,
     per_image,
     where_applied,
 )
 from manyview.draws import Draws
+from manyview.engine.program import Code, Column
 
 LUMA = (0.2989, 0.587, 0.114)
 
@@ -67,6 +74,7 @@ class Jitter:
         }
 
     def render(self, images: Tensor, params: Params) -> Tensor:
+        check_rgb("jitter", images)
         out = as_float(images).clone()
         factors = params["factors"].to(images.device)
         active = [
@@ -78,6 +86,9 @@ class Jitter:
                 if active[kind] and len(rows):
                     out[rows] = function(out[rows], factors[rows, kind])
         return out
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.JITTER, torch.cat([params["factors"], params["order"]], dim=1), params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Brightness, contrast, saturation, hue [B, 4], each over its range's width; 0 stands for "not applied"."""
@@ -104,12 +115,166 @@ class Grayscale:
         return {"applied": draws.coin("applied", self.p)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
+        check_rgb("grayscale", images)
         images = as_float(images)
         return where_applied(params["applied"], luma(images).expand_as(images), images)
 
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.GRAY, applied=params["applied"])]
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Applied in a minus applied in b [B, 1]."""
-        return (a["applied"].double() - b["applied"].double())[:, None]
+        return coin_difference(a, b)
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        return sizes
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """Multiplies all pixels by a factor, with probability p.
+
+    factor: a number, or a pair (low, high) to draw from; 1 changes nothing, and
+    `jitter(brightness=x)` draws from (1 - x, 1 + x).
+    Parameters: `factor` [B], `applied` [B].
+    """
+
+    factor: float | tuple[float, float] = (0.6, 1.4)
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+        as_range("factor", self.factor, 0, 1e3)
+
+    def sample(self, draws: Draws, sizes: Tensor) -> Params:
+        factor = draw(draws, "factor", as_range("factor", self.factor, 0, 1e3))
+        return {"factor": factor, "applied": draws.coin("applied", self.p)}
+
+    def render(self, images: Tensor, params: Params) -> Tensor:
+        return where_applied(params["applied"], brightness(images, params["factor"]), images)
+
+    def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
+        """Factor of a minus that of b [B, 1], over the span of factors and 1; 1 stands for "not applied"."""
+        return over_span(a, b, "factor", as_range("factor", self.factor, 0, 1e3), neutral=1.0)
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        return sizes
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Blends with the image's mean luma: 0 makes it flat grey, 2 doubles contrast; with probability p. RGB only.
+
+    factor: a number, or a pair (low, high) to draw from; 1 changes nothing, and
+    `jitter(contrast=x)` draws from (1 - x, 1 + x).
+    Parameters: `factor` [B], `applied` [B].
+    """
+
+    factor: float | tuple[float, float] = (0.6, 1.4)
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+        as_range("factor", self.factor, 0, 1e3)
+
+    def sample(self, draws: Draws, sizes: Tensor) -> Params:
+        factor = draw(draws, "factor", as_range("factor", self.factor, 0, 1e3))
+        return {"factor": factor, "applied": draws.coin("applied", self.p)}
+
+    def render(self, images: Tensor, params: Params) -> Tensor:
+        check_rgb("contrast", images)
+        return where_applied(params["applied"], contrast(images, params["factor"]), images)
+
+    def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
+        """Factor of a minus that of b [B, 1], over the span of factors and 1; 1 stands for "not applied"."""
+        return over_span(a, b, "factor", as_range("factor", self.factor, 0, 1e3), neutral=1.0)
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        return sizes
+
+
+@dataclass(frozen=True)
+class Color:
+    """Blends with each pixel's luma: 0 makes it grey, 2 doubles saturation; with probability p. RGB only.
+
+    factor: a number, or a pair (low, high) to draw from; 1 changes nothing, and
+    `jitter(saturation=x)` draws from (1 - x, 1 + x).
+    Parameters: `factor` [B], `applied` [B].
+    """
+
+    factor: float | tuple[float, float] = (0.6, 1.4)
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+        as_range("factor", self.factor, 0, 1e3)
+
+    def sample(self, draws: Draws, sizes: Tensor) -> Params:
+        factor = draw(draws, "factor", as_range("factor", self.factor, 0, 1e3))
+        return {"factor": factor, "applied": draws.coin("applied", self.p)}
+
+    def render(self, images: Tensor, params: Params) -> Tensor:
+        check_rgb("color", images)
+        return where_applied(params["applied"], saturation(images, params["factor"]), images)
+
+    def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
+        """Factor of a minus that of b [B, 1], over the span of factors and 1; 1 stands for "not applied"."""
+        return over_span(a, b, "factor", as_range("factor", self.factor, 0, 1e3), neutral=1.0)
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        return sizes
+
+
+@dataclass(frozen=True)
+class Invert:
+    """The negative, with probability p (0.5, as torchvision's `RandomInvert`). Parameter: `applied` [B]."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+
+    def sample(self, draws: Draws, sizes: Tensor) -> Params:
+        return {"applied": draws.coin("applied", self.p)}
+
+    def render(self, images: Tensor, params: Params) -> Tensor:
+        return where_applied(params["applied"], invert(images), images)
+
+    def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
+        """Applied in a minus applied in b [B, 1]."""
+        return coin_difference(a, b)
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        return sizes
+
+
+@dataclass(frozen=True)
+class SolarizeAdd:
+    """Adds `amount` to all pixels under `threshold` and clamps, with probability p (AutoAugment's published code).
+
+    amount: in [-1, 1], or a pair to draw from; there 0 to 110 of 255 levels. uint8 images gain whole levels.
+    threshold: in [0, 1]. Parameters: `amount` [B], `applied` [B].
+    """
+
+    amount: float | tuple[float, float] = (0.0, 110 / 255)
+    threshold: float = 0.5
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+        as_range("amount", self.amount, -1, 1)
+        check_share("threshold", self.threshold)
+
+    def sample(self, draws: Draws, sizes: Tensor) -> Params:
+        amount = draw(draws, "amount", as_range("amount", self.amount, -1, 1))
+        return {"amount": amount, "applied": draws.coin("applied", self.p)}
+
+    def render(self, images: Tensor, params: Params) -> Tensor:
+        return where_applied(params["applied"], solarize_add(images, params["amount"], self.threshold), images)
+
+    def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
+        """Amount of a minus that of b [B, 1], over the span of amounts and 0; 0 stands for "not applied"."""
+        return over_span(a, b, "amount", as_range("amount", self.amount, -1, 1), neutral=0.0)
 
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes
@@ -139,6 +304,9 @@ class Solarize:
     def render(self, images: Tensor, params: Params) -> Tensor:
         return where_applied(params["applied"], solarize(images, params["threshold"]), images)
 
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.SOLARIZE, 255 * params["threshold"][:, None], params["applied"])]
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Threshold of a minus that of b [B, 1]; 1, which changes nothing, stands for "not applied"."""
         threshold_a, threshold_b = (torch.where(p["applied"], p["threshold"], 1.0) for p in (a, b))
@@ -161,9 +329,13 @@ class ChannelPermutation:
         return {"order": draws.permutation("order", 3), "applied": draws.coin("applied", self.p)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
+        check_rgb("channel_permutation", images)
         order = params["order"].to(images.device)
         permuted = images[torch.arange(len(images), device=images.device)[:, None], order]
         return where_applied(params["applied"], permuted, images)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.PERMUTE, params["order"], params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """The order that makes view a's channels from view b's, int64 [B, 3]."""
@@ -183,13 +355,13 @@ def luma(images: Tensor) -> Tensor:
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Multiplies. images: float [B, 3, H, W]; factor: [B]."""
-    return (images * per_image(factor, images)).clamp(0, 1)
+    """Multiplies. images: uint8 or float [B, C, H, W]; factor: [B]."""
+    return blend(images, 0.0, factor)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends with the mean luma of each image. images: float [B, 3, H, W]; factor: [B]."""
-    return blend(images, mean_luma(luma(images)), factor)
+    """Blends with the mean luma of each image. images: uint8 or float [B, 3, H, W]; factor: [B]."""
+    return blend(images, mean_luma(whole(luma(images), images)), factor)
 
 
 def mean_luma(luma: Tensor) -> Tensor:
@@ -201,14 +373,19 @@ def mean_luma(luma: Tensor) -> Tensor:
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends with the luma of each pixel. images: float [B, 3, H, W]; factor: [B]."""
-    return blend(images, luma(images), factor)
+    """Blends with the luma of each pixel. images: uint8 or float [B, 3, H, W]; factor: [B]."""
+    return blend(images, whole(luma(images), images), factor)
 
 
-def blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """factor * images + (1 - factor) * other, clamped; factors over 1 lead away from `other`."""
-    factor = per_image(factor, images)
-    return (factor * images + (1 - factor) * other).clamp(0, 1)
+def whole(values: Tensor, images: Tensor) -> Tensor:
+    """Values cut off to whole grey levels if the images have such."""
+    return values if images.is_floating_point() else values.floor()
+
+
+def blend(images: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
+    """factor * images + (1 - factor) * other, clamped; factors over 1 lead away from `other`. The dtype is kept."""
+    mixed = per_image(factor, images) * images + per_image(1 - factor, images) * other
+    return mixed.clamp(0, 1 if images.is_floating_point() else 255).to(images.dtype)
 
 
 def hue(images: Tensor, shift: Tensor) -> Tensor:

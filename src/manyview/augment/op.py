@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -50,6 +50,12 @@ def as_uint8(images: Tensor) -> Tensor:
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
+def on_levels(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """A function of 256 grey levels, uint8 to uint8; floats are rounded to levels for it and come back as floats."""
+    changed = function(as_uint8(images))
+    return changed.to(images.dtype) / 255 if images.is_floating_point() else changed
+
+
 def per_image(values: Tensor, images: Tensor) -> Tensor:
     """One number an image [B], shaped [B, 1, 1, 1] for arithmetic with float images on their device."""
     dtype = images.dtype if images.is_floating_point() else torch.float32
@@ -72,10 +78,51 @@ def as_range(name: str, value: float | tuple[float, float], low: float, high: fl
     return float(pair[0]), float(pair[1])
 
 
+def as_symmetric(name: str, value: float | tuple[float, float], bound: float) -> tuple[float, float]:
+    """A (low, high) pair within [-bound, bound], or ValueError; a single number n >= 0 stands for (-n, n)."""
+    if type(value) in (int, float) and 0 <= value <= bound:  # type: ignore[operator]
+        return float(-value), float(value)  # type: ignore[operator, arg-type]
+    if isinstance(value, (int, float)):
+        raise ValueError(f"{name} must be a number in [0, {bound:g}] or a pair (low, high), got {value!r}")
+    return as_range(name, value, -bound, bound)
+
+
+def draw(draws: Draws, name: str, ends: tuple[float, float]) -> Tensor:
+    """One number an image, uniform in (low, high), float64 [B]."""
+    return draws.uniform(name, 1, *ends)[:, 0]
+
+
+def over_span(a: Params, b: Params, name: str, ends: tuple[float, float], neutral: float) -> Tensor:
+    """A parameter's value in a minus that in b [B, 1], over the span of ends and neutral, so that it lies in [-1, 1].
+
+    `neutral` is the value that changes nothing and stands for "not applied".
+    """
+    span = max(*ends, neutral) - min(*ends, neutral)
+    value_a, value_b = (torch.where(p["applied"], p[name].double(), neutral) for p in (a, b))
+    return ((value_a - value_b) / (span or 1.0))[:, None]
+
+
+def coin_difference(a: Params, b: Params) -> Tensor:
+    """Applied in a minus applied in b [B, 1]."""
+    return (a["applied"].double() - b["applied"].double())[:, None]
+
+
+def check_rgb(name: str, images: Tensor) -> None:
+    """Raises ValueError for images [B, C, H, W] that an op cannot take as red, green and blue."""
+    if images.shape[1] != 3:
+        raise ValueError(f"{name} needs RGB images with 3 channels, got {images.shape[1]}")
+
+
 def check_probability(p: float) -> None:
     """Raises ValueError unless p is a probability."""
     if not isinstance(p, (int, float)) or not 0 <= p <= 1:
         raise ValueError(f"p must be a probability in [0, 1], got {p!r}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises ValueError unless value is a number in [0, 1]."""
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
 
 
 def check_whole(name: str, value: int, least: int = 1) -> None:
