@@ -287,14 +287,16 @@ def test_normalisation_by_name(name):
     mean, std = NORMALIZATIONS[name]
     seen = recorded(branch.backbone)
     branch(VIEWS, [("h", "a")])
-    by_hand = torch.stack([(VIEWS["a"].pixels[:, c] - mean[c]) / std[c] for c in range(3)], dim=1)
+    by_hand = torch.stack(
+        [(VIEWS["a"].pixels[:, c] - mean[c % len(mean)]) / std[c % len(std)] for c in range(3)], dim=1
+    )
     torch.testing.assert_close(seen[0], by_hand)
 
 
 def test_named_normalisations_are_the_published_ones():
     assert NORMALIZATIONS["imagenet"] == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert NORMALIZATIONS["none"] == ((0, 0, 0), (1, 1, 1))
-    assert NORMALIZATIONS["half"] == ((0.5,) * 3, (0.5,) * 3)
+    assert NORMALIZATIONS["none"] == ((0,), (1,))
+    assert NORMALIZATIONS["half"] == ((0.5,), (0.5,))
 
 
 def test_normalisation_by_values():
@@ -332,16 +334,16 @@ def test_normalisation_is_not_saved_but_moves_with_the_module():
         ([[1, 2, 3]], "branches.net.normalize: expected a name or [[means], [stds]], got [[1, 2, 3]]"),
         (
             [[0.5] * 3, [0.5] * 2],
-            "branches.net.normalize: expected three means and three positive stds, for RGB, "
+            "branches.net.normalize: expected 3 means and 3 positive stds, one a channel, "
             "got [[0.5, 0.5, 0.5], [0.5, 0.5]]",
         ),
         (
             [[0, 0, 0], [1, 1, 0]],
-            "branches.net.normalize: expected three means and three positive stds, for RGB, got [[0, 0, 0], [1, 1, 0]]",
+            "branches.net.normalize: expected 3 means and 3 positive stds, one a channel, got [[0, 0, 0], [1, 1, 0]]",
         ),
         (
             [[0.5] * 4, [0.5] * 4],
-            "branches.net.normalize: expected three means and three positive stds, for RGB, "
+            "branches.net.normalize: expected 3 means and 3 positive stds, one a channel, "
             "got [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]]",
         ),
     ],
@@ -446,8 +448,8 @@ def refused(**fields):
     [
         ("resnet18('small')", "write arguments of a backbone by name, as in resnet18(small=True)"),
         ("resnet18(global_pool='')", "h is the pooled feature; drop global_pool=''"),
-        ("resnet18(in_chans=1)", "views have three channels, RGB; drop in_chans"),
-        ("resnet18(in_chans='x')", "views have three channels, RGB; drop in_chans"),
+        ("resnet18(in_chans=1)", "data.channels says how many channels images have (now 3); drop in_chans"),
+        ("resnet18(in_chans='x')", "data.channels says how many channels images have (now 3); drop in_chans"),
         ("resnet18(small='yes')", "small must be True or False, got 'yes'"),
         ("resnet18(num_classes=10)", "the classifier is the head `logits: linear(h)`; drop num_classes"),
         (

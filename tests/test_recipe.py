@@ -265,8 +265,9 @@ def test_the_comma_of_flow_style(old, new, message):
         (
             "data: {source",
             "data: {sorce",
-            "data.sorce: unknown key 'sorce'; did you mean 'source'? keys: download, "
-            "imbalance, labels_per_class, limit, on_bad_image, render, root, source, val_fraction, workers",
+            "data.sorce: unknown key 'sorce'; did you mean 'source'? keys: channels, download, "
+            "imbalance, labels_per_class, limit, memory, on_bad_image, reduced, render, root, source, val_fraction, "
+            "workers",
         ),
         (
             "  batch_size:",
@@ -373,11 +374,11 @@ def test_unknown_keys_at_every_level(old, new, message):
         ("branches.net.normalize=3", "branches.net.normalize: expected a name or [[means], [stds]], got 3"),
         (
             "branches.net.normalize=[[0.5, 0.5], [1, 1]]",
-            "branches.net.normalize: expected three means and three positive stds, for RGB, got [[0.5, 0.5], [1, 1]]",
+            "branches.net.normalize: expected 3 means and 3 positive stds, one a channel, got [[0.5, 0.5], [1, 1]]",
         ),
         (
             "branches.net.normalize=[[0, 0, 0], [1, 1, 0]]",
-            "branches.net.normalize: expected three means and three positive stds, for RGB, got [[0, 0, 0], [1, 1, 0]]",
+            "branches.net.normalize: expected 3 means and 3 positive stds, one a channel, got [[0, 0, 0], [1, 1, 0]]",
         ),
         (
             "relations=cross_entropy(logits(a))",

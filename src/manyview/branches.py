@@ -31,9 +31,9 @@ TAP = "pool"  # the head that reads a layer inside the backbone
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "half": ((0.5,), (0.5,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "none": ((0.0,), (1.0,)),
 }
 
 
@@ -41,8 +41,9 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 class BranchSpec:
     """A branch as a recipe writes it, parsed.
 
-    normalize: (mean, std), or None for the backbone's own. init_std: draws the weights of all convolutions and linear
-    layers from N(0, init_std), as AgMax's configurations do (0.2); None leaves them as timm and torch draw them.
+    normalize: (mean, std) of each channel, or one of each for all; None takes the backbone's own for RGB, and 0.5 for
+    other channels. init_std: draws the weights of all convolutions and linear layers from N(0, init_std), as AgMax's
+    configurations do (0.2); None leaves them as timm and torch draw them.
     """
 
     name: str
@@ -58,8 +59,11 @@ class BranchSpec:
         return list(dict.fromkeys([FEATURES, LOGITS, *self.heads]))
 
 
-def parse_branch(name: str, raw: Any) -> BranchSpec:
-    """A branch from its mapping {backbone, forward, normalize, init_std, <head>: <call>}. Raises RecipeError."""
+def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
+    """A branch from its mapping {backbone, forward, normalize, init_std, <head>: <call>}. Raises RecipeError.
+
+    channels: how many the images have.
+    """
     where = f"branches.{name}"
     check_name(name, where)
     if not isinstance(raw, Mapping) or "backbone" not in raw:
@@ -71,7 +75,7 @@ def parse_branch(name: str, raw: Any) -> BranchSpec:
     forward = fields.pop("forward", "joint")
     if forward not in ("joint", "separate"):
         raise RecipeError(f"{where}.forward: {unknown('way', str(forward), ['joint', 'separate'])}")
-    normalize = _parse_normalize(fields.pop("normalize", None), f"{where}.normalize")
+    normalize = _parse_normalize(fields.pop("normalize", None), f"{where}.normalize", channels)
     init_std = fields.pop("init_std", None)
     if init_std is not None and (type(init_std) not in (int, float) or init_std <= 0):
         raise RecipeError(f"{where}.init_std: expected a positive number, got {init_std!r}")
@@ -96,19 +100,20 @@ def parse_branch(name: str, raw: Any) -> BranchSpec:
     return BranchSpec(name, backbone, heads, forward == "joint", normalize, init_std)
 
 
-def _parse_normalize(value: Any, where: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def _parse_normalize(value: Any, where: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     if value is None:
         return None
     if isinstance(value, str):
         if value not in NORMALIZATIONS:
             raise RecipeError(f"{where}: {unknown('normalisation', value, NORMALIZATIONS)}")
-        return NORMALIZATIONS[value]
+        value = NORMALIZATIONS[value]
     try:
         mean, std = (tuple(float(number) for number in numbers) for numbers in value)
     except (TypeError, ValueError):
         raise RecipeError(f"{where}: expected a name or [[means], [stds]], got {value!r}") from None
-    if len(mean) != 3 or len(std) != 3 or not all(number > 0 for number in std):
-        raise RecipeError(f"{where}: expected three means and three positive stds, for RGB, got {value!r}")
+    if len(mean) != len(std) or len(mean) not in (1, channels) or not all(number > 0 for number in std):
+        wanted = f"{channels} means and {channels} positive stds" if channels > 1 else "one mean and one positive std"
+        raise RecipeError(f"{where}: expected {wanted}, one a channel, got {value!r}")
     return mean, std
 
 
@@ -116,7 +121,8 @@ class Branch(nn.Module):
     """One network with its heads. Built by the step; `forward` gives the readouts that are asked for, and no others.
 
     Arguments: spec; classes of the data set; views, the plan (for the size of orbits and images); used, the readouts
-    that are needed. Raises RecipeError for an unknown backbone or arguments that do not fit.
+    that are needed; pretrained, see `make_backbone`; channels of the images. Raises RecipeError for an unknown backbone
+    or arguments that do not fit.
     """
 
     def __init__(
@@ -126,14 +132,15 @@ class Branch(nn.Module):
         views: Mapping[str, PlannedView],
         used: Collection[str],
         pretrained: bool = True,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.backbone = make_backbone(spec.backbone, f"branches.{spec.name}.backbone", pretrained)
-        cfg = self.backbone.pretrained_cfg
-        mean, std = spec.normalize or (cfg.get("mean", (0.5,) * 3), cfg.get("std", (0.5,) * 3))
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.backbone = make_backbone(spec.backbone, f"branches.{spec.name}.backbone", pretrained, channels)
+        cfg = self.backbone.pretrained_cfg if channels == 3 else {}
+        mean, std = spec.normalize or (cfg.get("mean", (0.5,)), cfg.get("std", (0.5,)))
+        self.register_buffer("mean", torch.tensor(mean).expand(channels).reshape(1, -1, 1, 1).clone(), persistent=False)
+        self.register_buffer("std", torch.tensor(std).expand(channels).reshape(1, -1, 1, 1).clone(), persistent=False)
         self.mean: Tensor
         self.std: Tensor
 
@@ -265,10 +272,11 @@ class Branch(nn.Module):
         return {name: value for (name, _), value in values.items()}
 
 
-def make_backbone(call: Call, where: str, pretrained: bool = True) -> Any:
+def make_backbone(call: Call, where: str, pretrained: bool = True, channels: int = 3) -> Any:
     """A timm model without classifier, from `resnet18(small=True, …)`; arguments but `small` are timm's.
 
-    pretrained: False leaves published weights where they are, since a checkpoint follows.
+    pretrained: False leaves published weights where they are, since a checkpoint follows. channels: of the images; for
+    other than 3, timm repeats or sums the published weights of the first layer.
     Raises RecipeError for names timm does not know, arguments the model does not take, and weights it cannot fetch.
     """
     options = dict(call.kwargs)
@@ -284,8 +292,10 @@ def make_backbone(call: Call, where: str, pretrained: bool = True) -> Any:
     options.setdefault("num_classes", 0)
     if options["num_classes"] != 0:
         raise RecipeError(f"{where}: the classifier is the head `logits: linear(h)`; drop num_classes")
-    if options.get("in_chans", 3) != 3:
-        raise RecipeError(f"{where}: views have three channels, RGB; drop in_chans")
+    if options.get("in_chans", channels) != channels:
+        raise RecipeError(f"{where}: data.channels says how many channels images have (now {channels}); drop in_chans")
+    if channels != 3:
+        options["in_chans"] = channels
     if options.get("global_pool") == "":
         raise RecipeError(f"{where}: h is the pooled feature; drop global_pool=''")
     if not isinstance(small, bool):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from manyview.augment import OPS
 from manyview.branches import BranchSpec, parse_branch
+from manyview.data.decode import MOST_CHANNELS, Stored
 from manyview.data.sources import bind_source
 from manyview.errors import ManyviewError, RecipeError, unknown
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
@@ -35,6 +36,9 @@ class Data(_Frozen, strict=True):
     source: digits, folder, hf, torchvision, or a data set by name (cifar10, …). root: its folder. val_fraction: the
     share of training images held out to choose by, where the source has no validation set. labels_per_class, imbalance
     (largest class / smallest, exponential), limit: which training images remain. on_bad_image: raise, or skip and list.
+    channels: images are taken as they are stored, 8-bit or deeper, and must have this many channels; null makes them
+    8-bit RGB. reduced: JPEGs are decoded no larger than their crops need, faster but not to the same grey levels (see
+    `data.decode`). memory: GiB that the decoded images of a split may take; where they fit, they stay in memory.
     render: who makes the views, "workers" or the "step" (on its device); "auto" takes the step where all images have
     one size.
     """
@@ -47,6 +51,9 @@ class Data(_Frozen, strict=True):
     imbalance: float | None = Field(None, ge=1)
     limit: int | None = Field(None, ge=1)
     on_bad_image: Literal["raise", "skip"] = "raise"
+    channels: int | None = Field(None, ge=1, le=MOST_CHANNELS)
+    reduced: bool = False
+    memory: float = Field(1.0, ge=0)
     workers: int = Field(0, ge=0)
     render: Literal["auto", "workers", "step"] = "auto"
 
@@ -54,6 +61,11 @@ class Data(_Frozen, strict=True):
     def call(self) -> Call:
         """The source, parsed."""
         return parse_call(self.source, "data.source")
+
+    @property
+    def stored(self) -> Stored | None:
+        """How images are taken, see `data.decode`."""
+        return None if self.channels is None else Stored(self.channels)
 
 
 class Train(_Frozen, strict=True):
@@ -107,7 +119,8 @@ class Recipe(_Frozen):
         """Branches, parsed."""
         if not self.branches:
             raise RecipeError("branches: at least one branch is needed, such as net: {backbone: resnet18}")
-        return {name: parse_branch(name, raw) for name, raw in self.branches.items()}
+        channels = self.data.channels or 3
+        return {name: parse_branch(name, raw, channels) for name, raw in self.branches.items()}
 
     @cached_property
     def relation_plan(self) -> list[RelationPlan]:

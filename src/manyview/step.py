@@ -74,7 +74,12 @@ class Step(nn.Module):
             self.branches = nn.ModuleDict(
                 {
                     name: Branch(
-                        spec, num_classes, self.plan, {read.name for read in reads if read.branch == name}, pretrained
+                        spec,
+                        num_classes,
+                        self.plan,
+                        {read.name for read in reads if read.branch == name},
+                        pretrained,
+                        recipe.data.channels or 3,
                     )
                     for name, spec in recipe.branch_plan.items()
                     if any(read.branch == name for read in reads)

@@ -51,6 +51,7 @@ class Spec:
     labels_per_class: int | None = None
     imbalance: float | None = None
     limit: int | None = None
+    channels: int | None = None
 
 
 def open_(name, *args, root=None, seed=0, options=None, **choice):
@@ -243,8 +244,14 @@ def test_array_images_check_shapes_and_give_copies():
     images.read(1).zero_()
     assert images.read(1).unique().tolist() == [1]
     assert images.size == (2, 2)
-    with pytest.raises(DataError, match=r"^x: pixels are torch\.float32 \(4, 3, 2, 2\), not uint8 \[N, 3, H, W\]$"):
-        ArrayImages(images.pixels.float(), images.labels, images.index, "x")
+    kinds = r"not uint8, uint16 or float32 \[N, C, H, W\]$"
+    with pytest.raises(DataError, match=r"^x: pixels are torch\.int64 \(4, 3, 2, 2\), " + kinds):
+        ArrayImages(images.pixels.long(), images.labels, images.index, "x")
+    with pytest.raises(DataError, match=r"^x: pixels are torch\.uint8 \(4, 2, 2\), " + kinds):
+        ArrayImages(images.pixels[:, 0], images.labels, images.index, "x")
+    for shape in ((4, 17, 2, 2), (4, 0, 2, 2), (4, 3, 0, 2)):
+        with pytest.raises(DataError, match=rf"^x: pixels are \[N, C, H, W\] = {re.escape(str(shape))}; C must be 1 "):
+            ArrayImages(torch.zeros(shape, dtype=torch.uint8), images.labels, images.index, "x")
     with pytest.raises(DataError, match=r"^x: 4 images, 3 labels, 4 indices$"):
         ArrayImages(images.pixels, images.labels[1:], images.index, "x")
 
@@ -353,7 +360,7 @@ def test_every_source_takes_root_and_download():
     for source in SOURCES.values():
         names = list(inspect.signature(source).parameters)
         assert names[0] == "root"
-        assert "download" in names
+        assert {"download", "stored"} <= set(names)
 
 
 # folder

@@ -1,6 +1,6 @@
 """Images and labels: sources, splits, decoding."""
 
-from manyview.data.decode import BadImage, decode
+from manyview.data.decode import BadImage, Stored, decode, scale_for, size_of
 from manyview.data.huggingface import TableImages
 from manyview.data.images import ArrayImages, FolderImages, Images, Subset, preload
 from manyview.data.sources import SOURCES, open_splits
@@ -14,6 +14,7 @@ __all__ = [
     "Images",
     "RawSplits",
     "Splits",
+    "Stored",
     "Subset",
     "TableImages",
     "decode",
@@ -21,4 +22,6 @@ __all__ = [
     "make_splits",
     "open_splits",
     "preload",
+    "scale_for",
+    "size_of",
 ]

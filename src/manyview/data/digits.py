@@ -7,22 +7,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from manyview.data.decode import Stored
 from manyview.data.images import ArrayImages, Subset
 from manyview.data.splits import RawSplits, hold_out
 
 
-def digits(root: Path | None, *, download: bool) -> RawSplits:
+def digits(root: Path | None, *, download: bool, stored: Stored | None = None) -> RawSplits:
     """Ten classes, 8×8 pixels; `root` and `download` are not used.
 
-    The values 0 to 16 become `round(v * 255 / 16)`, repeated to RGB. Test is the same for every run: a
-    stratified fifth of the images (359), whatever the recipe's seed.
+    The values 0 to 16 become `round(v * 255 / 16)`, repeated to RGB; with `stored` they are one channel. Test is the
+    same for every run: a stratified fifth of the images (359), whatever the recipe's seed.
     """
     from sklearn.datasets import load_digits
 
     data = load_digits()
     grey = torch.from_numpy(np.round(data.images * 255 / 16).astype(np.uint8))
     labels = data.target.astype(np.int64)
-    pixels = grey[:, None].expand(-1, 3, -1, -1).contiguous()
+    pixels = grey[:, None].expand(-1, 1 if stored else 3, -1, -1).contiguous()
     images = ArrayImages(pixels, labels, np.arange(len(labels)), split="digits")
     train, test = hold_out(labels, len(labels) // 5, seed=0, purpose="digits test")
     return RawSplits(Subset(images, train), None, Subset(images, test), tuple("0123456789"))

@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 from torch import Tensor
 
-from manyview.data.decode import BadImage, decode
+from manyview.data.decode import BadImage, Stored, decode, size_of
 from manyview.data.images import Ints
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, unknown
@@ -24,27 +24,46 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 @final
 @dataclass(frozen=True, eq=False)
 class TableImages:
-    """Rows of a memory-mapped table whose `column` holds undecoded images (`bytes` or `path`)."""
+    """Rows of a memory-mapped table whose `column` holds undecoded images (`bytes` or `path`).
+
+    `stored`: see `decode`.
+    """
 
     table: Any
     column: str
     labels: Ints
     index: Ints
     split: str
+    stored: Stored | None = None
 
     @property
     def size(self) -> None:
         """Unknown before decoding."""
 
+    @property
+    def channels(self) -> int:
+        """Channels of each image."""
+        return self.stored.channels if self.stored else 3
+
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, position: int) -> Tensor:
-        """Decode the row's image: uint8 `[3, H, W]`. Raises `BadImage`."""
-        cell, name = self.table[int(position)][self.column], self.name(position)
-        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+    def read(self, position: int, scale: int = 1) -> Tensor:
+        """Decode the row's image, `[C, H, W]`. Raises `BadImage`."""
+        name = self.name(position)
+        data = self._data(position)
+        if data is None:
             raise BadImage(f"{name}: column '{self.column}' is empty")
-        return decode(Path(cell["path"]) if cell["bytes"] is None else cell["bytes"], name)
+        return decode(data, name, self.stored, scale)
+
+    def size_of(self, position: int) -> tuple[int, int] | None:
+        """(H, W) of a JPEG, from its header."""
+        data = self._data(position)
+        return None if data is None else size_of(data)
+
+    def _data(self, position: int) -> bytes | Path | None:
+        cell = self.table[int(position)][self.column] or {"bytes": None, "path": None}
+        return Path(cell["path"]) if cell["bytes"] is None and cell["path"] is not None else cell["bytes"]
 
     def name(self, position: int) -> str:
         """The split and the row, from 0."""
@@ -60,8 +79,9 @@ def hf(
     test: str | None = "test",
     *,
     download: bool,
+    stored: Stored | None = None,
 ) -> RawSplits:
-    """Columns `image` and `label` of the splits named `train`, `val` and `test`.
+    """Columns `image` and `label` of the splits named `train`, `val` and `test`. `stored`: see `decode`.
 
     `root` is one of
 
@@ -84,7 +104,7 @@ def hf(
             continue
         if split not in found:
             raise DataError(f"{root}: {unknown('split', split, found)}")
-        splits[role], names = _images(found[split](), image, label, split)
+        splits[role], names = _images(found[split](), image, label, split, stored)
         if classes is None:
             classes = names or tuple(str(c) for c in range(int(splits["train"].labels.max(initial=0)) + 1))
         elif names is not None and names != classes:
@@ -140,7 +160,9 @@ def _open(root: Path, download: bool) -> dict[str, Callable[[], Any]]:
     return {split: partial(_same, table) for split, table in tables.items()}
 
 
-def _images(table: Any, image: str, label: str, split: str) -> tuple[TableImages, tuple[str, ...] | None]:
+def _images(
+    table: Any, image: str, label: str, split: str, stored: Stored | None
+) -> tuple[TableImages, tuple[str, ...] | None]:
     """The images of one split, and the names of its classes if the table has them."""
     datasets = _library()
     for option, column in (("image", image), ("label", label)):
@@ -159,7 +181,7 @@ def _images(table: Any, image: str, label: str, split: str) -> tuple[TableImages
         raise DataError(f"column '{image}' of {split} holds {table.features[image]}, not images") from error
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     values = labels.to_numpy().astype(np.int64)
-    return TableImages(table, image, values, np.arange(len(values)), split), names
+    return TableImages(table, image, values, np.arange(len(values)), split, stored), names
 
 
 def _read_parquet(paths: list[Path]) -> Any:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from manyview.data.decode import BadImage, decode
+from manyview.data.decode import MOST_CHANNELS, BadImage, Stored, decode, size_of, unit
 from manyview.errors import DataError
 
 Ints = NDArray[np.int64]
@@ -38,10 +38,20 @@ class Images(Protocol):
     def size(self) -> tuple[int, int] | None:
         """(H, W) in pixels if all images are known to have it, else None."""
 
+    @property
+    def channels(self) -> int:
+        """Channels of each image."""
+
     def __len__(self) -> int: ...
 
-    def read(self, position: int) -> Tensor:
-        """The image: uint8 `[3, H, W]`, RGB, the caller's own copy. Raises `BadImage`."""
+    def read(self, position: int, scale: int = 1) -> Tensor:
+        """The image, `[C, H, W]`, uint8 or float32 in [0, 1], the caller's own copy. Raises `BadImage`.
+
+        It is RGB unless the recipe sets `data.channels`. `scale`: see `decode`; only what `size_of` knows heeds it.
+        """
+
+    def size_of(self, position: int) -> tuple[int, int] | None:
+        """(H, W) of an image that can be read at a smaller scale, without decoding it; None for all others."""
 
     def name(self, position: int) -> str:
         """What to call the image in a message: its path, or "train row 17"."""
@@ -52,8 +62,9 @@ class Images(Protocol):
 class ArrayImages:
     """Decoded images in memory.
 
-    `pixels`: uint8 `[N, 3, H, W]`. `split`: for names such as "train row 17", where the row is the
-    identity. `names`: if given, the names themselves, file-system encoded.
+    `pixels`: `[N, C, H, W]`, 1 to 16 channels; uint8, float32 in [0, 1], or uint16, which is read as float32.
+    `split`: for names such as "train row 17", where the row is the identity. `names`: if given, the names themselves,
+    file-system encoded.
     """
 
     pixels: Tensor
@@ -65,8 +76,14 @@ class ArrayImages:
     def __post_init__(self) -> None:
         """Raise `DataError` if the shapes do not belong together."""
         shape = tuple(self.pixels.shape)
-        if self.pixels.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
-            raise DataError(f"{self.split}: pixels are {self.pixels.dtype} {shape}, not uint8 [N, 3, H, W]")
+        if self.pixels.dtype not in (torch.uint8, torch.uint16, torch.float32) or len(shape) != 4:
+            raise DataError(
+                f"{self.split}: pixels are {self.pixels.dtype} {shape}, not uint8, uint16 or float32 [N, C, H, W]"
+            )
+        if not 1 <= shape[1] <= MOST_CHANNELS or 0 in shape[2:]:
+            raise DataError(
+                f"{self.split}: pixels are [N, C, H, W] = {shape}; C must be 1 to {MOST_CHANNELS}, H and W at least 1"
+            )
         if not len(self.labels) == len(self.index) == shape[0]:
             raise DataError(f"{self.split}: {shape[0]} images, {len(self.labels)} labels, {len(self.index)} indices")
 
@@ -75,12 +92,20 @@ class ArrayImages:
         """(H, W) of every image."""
         return self.pixels.shape[2], self.pixels.shape[3]
 
+    @property
+    def channels(self) -> int:
+        """Channels of each image."""
+        return self.pixels.shape[1]
+
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, position: int) -> Tensor:
-        """A copy of the image: uint8 `[3, H, W]`."""
-        return self.pixels[position].clone()
+    def read(self, position: int, scale: int = 1) -> Tensor:
+        """A copy of the image, `[C, H, W]`, uint8 or float32."""
+        return unit(self.pixels[position].clone())
+
+    def size_of(self, position: int) -> None:
+        """Nothing is decoded, so nothing is read at a smaller scale."""
 
     def name(self, position: int) -> str:
         """The stored name, or the split and row."""
@@ -92,24 +117,34 @@ class ArrayImages:
 @final
 @dataclass(frozen=True, eq=False)
 class FolderImages:
-    """Image files. `paths`: bytes `[N]` (see `pack`), relative to `root`."""
+    """Image files. `paths`: bytes `[N]` (see `pack`), relative to `root`. `stored`: see `decode`."""
 
     root: Path
     paths: NDArray[np.bytes_]
     labels: Ints
     index: Ints
+    stored: Stored | None = None
 
     @property
     def size(self) -> None:
         """Unknown before decoding."""
 
+    @property
+    def channels(self) -> int:
+        """Channels of each image."""
+        return self.stored.channels if self.stored else 3
+
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, position: int) -> Tensor:
-        """Decode the file: uint8 `[3, H, W]`. Raises `BadImage`."""
+    def read(self, position: int, scale: int = 1) -> Tensor:
+        """Decode the file, `[C, H, W]`. Raises `BadImage`."""
         name = self.name(position)
-        return decode(Path(name), name)
+        return decode(Path(name), name, self.stored, scale)
+
+    def size_of(self, position: int) -> tuple[int, int] | None:
+        """(H, W) of a JPEG, from its header."""
+        return size_of(Path(self.name(position)))
 
     def name(self, position: int) -> str:
         """The file's path."""
@@ -136,12 +171,21 @@ class Subset:
         """The size of the whole."""
         return self.images.size
 
+    @property
+    def channels(self) -> int:
+        """Channels of each image."""
+        return self.images.channels
+
     def __len__(self) -> int:
         return len(self.positions)
 
-    def read(self, position: int) -> Tensor:
-        """Read the image: uint8 `[3, H, W]`. Raises `BadImage`."""
-        return self.images.read(int(self.positions[position]))
+    def read(self, position: int, scale: int = 1) -> Tensor:
+        """Read the image, `[C, H, W]`. Raises `BadImage`."""
+        return self.images.read(int(self.positions[position]), scale)
+
+    def size_of(self, position: int) -> tuple[int, int] | None:
+        """What the whole knows."""
+        return self.images.size_of(int(self.positions[position]))
 
     def name(self, position: int) -> str:
         """The name that the image has in the whole."""
@@ -159,22 +203,29 @@ def pack(names: Sequence[str]) -> NDArray[np.bytes_]:
 def preload(images: Images, limit_bytes: int = 2**30, progress: Callable[[int, int], None] | None = None) -> Images:
     """Decode all images into memory if they have one size and take at most `limit_bytes`.
 
+    uint8 stays uint8; float32 that came from 16 bits is kept in 16 bits, as long as all images did.
     `progress(done, total)` is called now and then, and at the end. Returns `ArrayImages` with the same
-    labels, identities and names; or `images` itself if they are too large, differ in size, or one cannot
-    be decoded (what to do then is the loader's choice).
+    labels, identities and names, which reads the same values; or `images` itself if they are too large, differ in size,
+    or one cannot be decoded (what to do then is the loader's choice).
     """
     total = len(images)
     if isinstance(images, ArrayImages) or total == 0:
         return images
     try:
-        shape = images.read(0).shape
-        if total * shape.numel() > limit_bytes:
+        first = _small(images.read(0))
+        if total * first.nbytes > limit_bytes:
             return images
-        pixels = torch.empty((total, *shape), dtype=torch.uint8)
+        pixels = torch.empty((total, *first.shape), dtype=first.dtype)
         for position in range(total):
             image = images.read(position)
-            if image.shape != shape:
+            if image.shape != first.shape:
                 return images
+            if pixels.dtype == torch.uint16:
+                image = _small(image)
+                if image.dtype == torch.float32:
+                    if pixels.numel() * 4 > limit_bytes:
+                        return images
+                    pixels = unit(pixels)
             pixels[position] = image
             if progress is not None and ((position + 1) % 256 == 0 or position + 1 == total):
                 progress(position + 1, total)
@@ -182,3 +233,11 @@ def preload(images: Images, limit_bytes: int = 2**30, progress: Callable[[int, i
         return images
     names = pack([images.name(position) for position in range(total)])
     return ArrayImages(pixels, images.labels, images.index, split="", names=names)
+
+
+def _small(image: Tensor) -> Tensor:
+    """float32 as uint16, if `unit` gives it back; anything else as it is."""
+    if image.dtype != torch.float32:
+        return image
+    small = (image * 65535).round().to(torch.uint16)
+    return small if torch.equal(unit(small), image) else image

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
+from manyview.data.decode import BadImage, Stored
 from manyview.data.digits import digits
 from manyview.data.folder import folder
-from manyview.data.huggingface import hf, parquet_splits
+from manyview.data.huggingface import TableImages, hf, parquet_splits
+from manyview.data.images import FolderImages, Images
 from manyview.data.splits import RawSplits, Selection, Splits, make_splits
 from manyview.data.vision import vision
 from manyview.errors import DataError, unknown
+
+TRIED = 8  # unreadable images at the beginning of train that do not stop a run from opening its data
 
 
 class Call(Protocol):
@@ -46,15 +53,22 @@ class DataSpec(Selection, Protocol):
     def download(self) -> bool:
         """Whether files may be downloaded."""
 
+    @property
+    def channels(self) -> int | None:
+        """None for RGB; else images are taken as they are stored, with this many channels."""
+
 
 def open_splits(spec: DataSpec, seed: int) -> Splits:
     """Open the source that `spec` names, then split and thin it out (see `make_splits`).
 
-    No image is decoded. Raises `DataError`, in one line, for whatever cannot be meant or is not there.
+    No image is decoded, but for the first where images are taken as they are stored. Raises `DataError`, in one line,
+    for whatever cannot be meant or is not there.
     """
     source, given = bind_source(spec.call)
     root = None if spec.root is None else Path(spec.root).expanduser()
-    return make_splits(source(root, **given, download=spec.download), spec, seed)
+    stored = None if spec.channels is None else Stored(spec.channels)
+    raw = source(root, **given, download=spec.download, stored=stored)
+    return make_splits(raw if stored is None else _alike(raw, stored), spec, seed)
 
 
 def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, str | None]]:
@@ -62,7 +76,7 @@ def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, str | N
     if call.name not in SOURCES:
         raise DataError(f"data.source: {unknown('source', call.name, SOURCES)}")
     source = SOURCES[call.name]
-    options = [p for p in inspect.signature(source).parameters.values() if p.name not in ("root", "download")]
+    options = [p for p in inspect.signature(source).parameters.values() if p.name not in ("root", "download", "stored")]
     signature = inspect.Signature([p.replace(annotation=p.empty) for p in options])
     try:
         given = signature.bind(*call.args, **call.kwargs).arguments
@@ -74,13 +88,40 @@ def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, str | N
     return source, given
 
 
+def _alike(raw: RawSplits, stored: Stored) -> RawSplits:
+    """The splits, all images of which must be as deep as the first that train can read."""
+    known = replace(stored, dtype=_depth(raw.train))
+    splits: dict[str, Any] = {"train": raw.train, "val": raw.val, "test": raw.test}
+    for split, images in splits.items():
+        if isinstance(images, FolderImages | TableImages):
+            splits[split] = replace(images, stored=known)
+        elif images is not None and images.channels != stored.channels:
+            plural = "s" if images.channels > 1 else ""
+            raise DataError(
+                f"{split} has images of {images.channels} channel{plural}, but data.channels is {stored.channels}"
+            )
+    return replace(raw, **splits)
+
+
+def _depth(images: Images) -> torch.dtype | None:
+    errors = []
+    for position in range(min(TRIED, len(images))):
+        try:
+            return images.read(position).dtype
+        except BadImage as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return None
+
+
 def _published(name: str) -> Callable[..., RawSplits]:
     """A data set of torchvision, which may also lie in `root` as Hugging Face parquet files."""
 
-    def source(root: Path | None, *, download: bool) -> RawSplits:
+    def source(root: Path | None, *, download: bool, stored: Stored | None = None) -> RawSplits:
         if root is not None and "train" in parquet_splits(root):
-            return hf(root, download=False)
-        return vision(root, name, download=download)
+            return hf(root, download=False, stored=stored)
+        return vision(root, name, download=download, stored=stored)
 
     return source
 
@@ -96,4 +137,4 @@ SOURCES: dict[str, Callable[..., RawSplits]] = {
     "stl10": _published("STL10"),
     "svhn": _published("SVHN"),
 }
-"""Source -> a function `(root, *, download, **options)`; the options are what a recipe may give."""
+"""Source -> a function `(root, *, download, stored, **options)`; the options are what a recipe may give."""

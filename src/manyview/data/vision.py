@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from manyview.data.decode import Stored
 from manyview.data.images import ArrayImages, FolderImages, Images, pack
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, unknown
 
-Read = Callable[[Any, str], Images]
+Read = Callable[[Any, str, Stored | None], Images]
 
 
-def vision(root: Path | None, name: str, *, download: bool) -> RawSplits:
-    """A data set of `DATASETS`, by its name in `torchvision.datasets` in any case.
+def vision(root: Path | None, name: str, *, download: bool, stored: Stored | None = None) -> RawSplits:
+    """A data set of `DATASETS`, by its name in `torchvision.datasets` in any case. `stored`: see `decode`.
 
     Looks for the files where torchvision puts them under `root`; with `download`, puts them there.
     Raises `DataError` for an unknown name, and for files that are missing or broken.
@@ -37,7 +38,7 @@ def vision(root: Path | None, name: str, *, download: bool) -> RawSplits:
     for split, arguments in splits.items():
         try:
             data = getattr(torchvision.datasets, name)(root, **arguments, **options, download=download)
-            opened[split] = read(data, f"{name} {split}")
+            opened[split] = read(data, f"{name} {split}", stored)
         except Exception as error:  # each class has its own ways to fail on missing or broken files
             reason = (
                 (str(error).strip() or type(error).__name__).partition("\n")[0].partition(" You can use")[0].rstrip(".")
@@ -51,10 +52,10 @@ def vision(root: Path | None, name: str, *, download: bool) -> RawSplits:
 def _arrays(axes: str, labels: str) -> Read:
     """Reads a class that holds all pixels in `data`, with these axes, and its labels in an attribute."""
 
-    def read(data: Any, split: str) -> ArrayImages:
+    def read(data: Any, split: str, stored: Stored | None) -> ArrayImages:
         pixels = torch.as_tensor(data.data)
         if axes == "NHW":
-            pixels = pixels[:, None].expand(-1, 3, -1, -1)
+            pixels = pixels[:, None].expand(-1, 1 if stored else 3, -1, -1)
         elif axes == "NHWC":
             pixels = pixels.permute(0, 3, 1, 2).contiguous()
         values = np.asarray(getattr(data, labels), dtype=np.int64)
@@ -63,22 +64,22 @@ def _arrays(axes: str, labels: str) -> Read:
     return read
 
 
-def _files(data: Any, split: str) -> FolderImages:
+def _files(data: Any, split: str, stored: Stored | None) -> FolderImages:
     """Reads a class that was given `loader=str`: its "images" are paths, and our decoder sees the files."""
-    return _folder([data[position] for position in range(len(data))])
+    return _folder([data[position] for position in range(len(data))], stored)
 
 
-def _pets(data: Any, split: str) -> FolderImages:
-    return _folder(list(zip(data._images, data._labels, strict=True)))
+def _pets(data: Any, split: str, stored: Stored | None) -> FolderImages:
+    return _folder(list(zip(data._images, data._labels, strict=True)), stored)
 
 
-def _signs(data: Any, split: str) -> FolderImages:
-    return _folder(data._samples)
+def _signs(data: Any, split: str, stored: Stored | None) -> FolderImages:
+    return _folder(data._samples, stored)
 
 
-def _folder(samples: list[tuple[Any, int]]) -> FolderImages:
+def _folder(samples: list[tuple[Any, int]], stored: Stored | None) -> FolderImages:
     labels = np.array([label for _, label in samples], dtype=np.int64)
-    return FolderImages(Path(), pack([str(path) for path, _ in samples]), labels, np.arange(len(samples)))
+    return FolderImages(Path(), pack([str(path) for path, _ in samples]), labels, np.arange(len(samples)), stored)
 
 
 def _class_names(data: Any, train: Images) -> tuple[str, ...]:
