@@ -25,6 +25,15 @@ branches: {net: {backbone: cresnet20}}
 relations: ["cross_entropy(logits(a), logits(b))"]
 train: {epochs: 1}
 """
+MIXED_VIEWS = """
+views:
+  a: {from: image, make: "pad_crop(8, padding=2) | mixup(1.0)"}
+  b: {from: a, make: "flip(0.5)"}
+  cut: {from: image, make: "cutmix(1.0, per='image')", count: 2}
+branches: {net: {backbone: cresnet20}}
+relations: ["cross_entropy(logits(b), logits(cut))"]
+train: {epochs: 1}
+"""
 FOLDER_VIEWS = """
 views:
   a: {from: image, make: "crop(12) | flip(0.5)"}
@@ -159,6 +168,38 @@ def test_rendered_in_a_worker_equals_rendered_by_the_step():
     rendered = replace(plain, views=plan_of(VIEWS))
     for one, two in zip(load(plain, 2, 6, 0), load(rendered, 2, 6, 2), strict=True):
         same_images(step.views(one.images, one.labels, index=one.index, epoch=one.epoch), two.images)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_mixed_batches_are_the_same_in_workers_and_in_the_step(workers):
+    """Partners, shares and soft targets too, from any first batch on, in every part of a batch."""
+    step = manyview.Step(manyview.parse_recipe(MIXED_VIEWS, "seed=5"), 10)
+    plain = Batches(pictures(60), 24, 2, seed=5, accumulate=2, rank=1, world=2)
+    rendered = replace(plain, views=plan_of(MIXED_VIEWS), classes=10)
+    for one, two in zip(load(plain, 3, 8, 0), load(rendered, 3, 8, workers), strict=True):
+        made = step.views(one.images, one.labels, index=one.index, epoch=one.epoch)
+        same_images(made, two.images)
+        assert made["b"].target.shape == (6, 10)
+        assert made["cut"].target.shape == (12, 10)
+        assert torch.isfinite(step(two.images, two.labels)["loss"])
+
+
+@pytest.mark.parametrize(("world", "accumulate", "size"), [(1, 1, 8), (2, 1, 8), (2, 2, 12), (1, 1, 40)])
+def test_the_images_beside_one_are_those_of_its_part_of_the_batch(world, accumulate, size):
+    images = pictures(30)
+    steps = max(1, 30 // size)
+    whole = Batches(images, size, steps, seed=2, accumulate=accumulate, world=world)
+    for epoch in (0, 3):
+        seen = set()
+        for number in range(epoch * steps * accumulate, (epoch + 1) * steps * accumulate):
+            for rank in range(world):
+                _, positions = replace(whole, rank=rank).positions(number)
+                for position in positions:
+                    assert np.array_equal(whole.beside(int(position), epoch), positions)
+                seen |= set(positions.tolist())
+        for left_over in set(range(30)) - seen:
+            assert whole.beside(left_over, epoch) is None
+        assert len(seen) == min(30, steps * size)
 
 
 def test_draws_do_not_depend_on_the_batch_size():

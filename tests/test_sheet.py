@@ -133,6 +133,54 @@ def test_replay_shows_what_training_saw(tmp_path):
                     assert torch.equal(seen, shown), name
 
 
+MIXED = """
+seed: 6
+data: {source: digits, limit: 46}
+views:
+  a: {from: image, make: "flip(0.5) | mixup(1.0)"}
+  b: {from: a, make: "cutmix(1.0, per='image')"}
+branches: {net: {backbone: cresnet20, normalize: half}}
+relations: ["cross_entropy(logits(b))"]
+train: {steps: 8, batch_size: 8, accumulate: 2}
+"""
+
+
+def test_replay_of_a_mixed_image_rebuilds_its_batch(tmp_path):
+    from manyview.data.loader import Batches
+
+    recipe = parse_recipe(MIXED)
+    train(recipe, tmp_path / "run", quiet=True)
+    images = open_splits(recipe.data, recipe.seed).train
+    per_epoch = len(images) // 8
+    batches = Batches(images, 8, per_epoch, recipe.seed, accumulate=2)
+    step, out = Step(recipe, 10), tmp_path / "x.png"
+    command = ["replay", str(tmp_path / "run"), "--out", str(out)]
+    for number, row in ((0, 0), (3, 2), (2 * per_epoch, 3)):  # the last in the second epoch
+        batch = batches[number]
+        views = step.views(batch.images, batch.labels, index=batch.index, epoch=batch.epoch)
+        asked = ["--index", str(int(batch.index[row])), "--epoch", str(batch.epoch)]
+        done = CliRunner().invoke(app, [*command, *asked], catch_exceptions=False)
+        assert done.exit_code == 0
+        with Image.open(out) as picture:
+            shown = [cells(picture, column, [0], 8, 144)[0] for column in range(3)]
+        assert torch.equal(shown[0], batch.images[row])
+        assert torch.equal(shown[1], as_uint8(views["a"].pixels)[row])
+        assert torch.equal(shown[2], as_uint8(views["b"].pixels)[row])
+    seen = {int(i) for number in range(2 * per_epoch) for i in batches[number].index}
+    left_over = next(int(i) for i in images.index if int(i) not in seen)
+    with pytest.raises(DataError, match=f"image {left_over} was left over in epoch 0: it filled no batch"):
+        CliRunner().invoke(app, [*command, "--index", str(left_over), "--epoch", "0"], catch_exceptions=False)
+
+
+def test_a_batch_of_one_is_refused_before_anything_is_written(tmp_path):
+    for changed in (("accumulate: 2", "accumulate: 8"), ("batch_size: 8, accumulate: 2", "batch_size: 1")):
+        with pytest.raises(
+            DataError, match=r"^mixup needs at least two images a batch; raise batch_size, or drop the op$"
+        ):
+            train(parse_recipe(MIXED.replace(*changed)), tmp_path / "run", quiet=True)
+        assert not (tmp_path / "run").exists()
+
+
 def test_replay_of_an_image_that_was_not_trained_on(tmp_path):
     recipe = parse_recipe(RECIPE)
     train(recipe, tmp_path / "run", quiet=True)

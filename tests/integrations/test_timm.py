@@ -134,6 +134,15 @@ def test_timms_loader_gives_the_split_layout(text, workers):
             assert target.tolist() == [pictures.targets[p] for p in positions] * len(dataset.splits)
 
 
+@pytest.mark.parametrize("op", ["mixup", "cutmix(1.0)"])
+def test_views_that_mix_a_batch_are_refused(op):
+    recipe = parse_recipe(TIED.replace(" | jitter(0.4, 0.4, 0.4, 0.1)", f" | {op}"))
+    with pytest.raises(RecipeError, match="one image at a time, so none can be mixed; drop mixup and cutmix"):
+        ViewsDataset(synthetic(), recipe)
+    with pytest.raises(RecipeError, match="one image at a time, so none can be mixed; drop mixup and cutmix"):
+        ViewsTask(recipe, 3, device=CPU)
+
+
 def test_epochs_differ_and_return():
     dataset = ViewsDataset(synthetic(), parse_recipe(TIED))
     seen = []
