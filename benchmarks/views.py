@@ -8,8 +8,10 @@ or float as each does by nature, normalised by nobody. They take turns in one pr
 times each of them for about `--seconds`, so that a machine which slows down slows all. A side's speed is the median of
 its rounds; its ratio is that of manyview's speed over its own in the same round: the median, and the extremes.
 
-`--cores one` pins the process to one core, without any threads or workers. `--cores all` gives each side what its users
-give it: manyview, kornia and DALI threads, the others a worker process a core.
+`--cores one` pins the process to one core, without any threads or workers, and counts processor time, so that other
+programs on the machine disturb less; `cpu_share` in the JSON says how much of the core it had. `--cores all` counts
+wall time and gives each side what its users give it: manyview, kornia and DALI threads, the others a worker process a
+core.
 
 `DIR` may hold `cifar10` and `tiny-imagenet` as parquet files; without them the images are synthetic. Peers that cannot
 be imported are left out, with a line that says so.
@@ -189,22 +191,23 @@ def manyview_side(recipe: str, inputs: Inputs, cores: int) -> Work:
 def profile(recipe: str, inputs: Inputs, batch: int, cores: int, seconds: float) -> dict[str, float]:
     """Seconds a batch that manyview spends on reading or decoding, on draws, and on rendering (all else)."""
     views = plan(recipe)
+    clock = time.process_time if cores == 1 else time.perf_counter
     threads = ThreadPoolExecutor(cores) if cores > 1 else None
     spent = {"decode" if inputs.files else "read": 0.0, "draws": 0.0, "render": 0.0}
     first, *rest = spent
     warm, number, until = False, 0, float("inf")
     while not warm or time.perf_counter() < until:
         positions = positions_of(number, batch, len(inputs))
-        start = time.perf_counter()
+        start = clock()
         if inputs.files:
             images = decode_all([inputs.files[i] for i in positions.tolist()], threads)
         else:
             images = inputs.pixels[positions]
-        read = time.perf_counter()
+        read = clock()
         sample_views(views, sizes_of(images), positions, number, SEED)
-        sampled = time.perf_counter()
+        sampled = clock()
         draw_views(views, images, None, positions, number, SEED)
-        done = time.perf_counter()
+        done = clock()
         if warm:
             for part, value in ((first, read - start), (rest[0], sampled - read), (rest[1], done - 2 * sampled + read)):
                 spent[part] += value
@@ -568,11 +571,15 @@ class Runner:
     def _finished(self, views: Views) -> Views:
         return views if self.work.finish is None else self.work.finish(views)
 
-    def views_per_second(self, count: int) -> float:
-        """Speed over `count` batches."""
-        start = time.perf_counter()
+    def views_per_second(self, count: int) -> tuple[float, float]:
+        """Speed over `count` batches, and the share of the time that the process had a core for itself.
+
+        On one core, the speed is that of processor time: what other programs take does not count.
+        """
+        wall, cpu = time.perf_counter(), time.process_time()
         self.batches(count)
-        return 2 * self.batch * count / (time.perf_counter() - start)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        return 2 * self.batch * count / (cpu if self.cores == 1 else wall), cpu / wall
 
 
 def measure(
@@ -590,7 +597,7 @@ def measure(
             print(f"{side.name} left out: {error}", file=sys.stderr)
             continue
         views = runner.batches(2)  # compiles and starts what there is
-        count = max(1, round(seconds * runner.views_per_second(2) / (2 * case.batch)))
+        count = max(1, round(seconds * runner.views_per_second(2)[0] / (2 * case.batch)))
         runners[side.name] = (side, runner, count)
         level = torch.cat(views).float() / (255 if views[0].dtype == torch.uint8 else 1)
         shape = "x".join(map(str, views[0].shape[1:]))
@@ -600,10 +607,13 @@ def measure(
             "mean": round(level.mean().item(), 4),
             "std": round(level.std().item(), 4),
             "views_per_second": [],
+            "cpu_share": [],
         }
     for _ in range(rounds):
         for name, (_, runner, count) in runners.items():
-            result[name]["views_per_second"].append(round(runner.views_per_second(count), 1))
+            speed, share = runner.views_per_second(count)
+            result[name]["views_per_second"].append(round(speed, 1))
+            result[name]["cpu_share"].append(round(share, 3))
     base = result.get(case.sides[0].name)
     for row in result.values():
         speeds = row["views_per_second"]
