@@ -9,6 +9,13 @@ from manyview.views import plan_views
 
 ROWS = {  # images that pass the network for each image of a batch, read off the papers
     "agmax_cifar10": 2,
+    "agmax_cifar10_autoaugment": 2,
+    "agmax_cifar10_cutmix": 2,
+    "agmax_cifar10_cutmix_autoaugment": 2,
+    "agmax_cifar10_cutout": 2,
+    "agmax_cifar10_cutout_autoaugment": 2,
+    "agmax_cifar10_mixup": 2,
+    "agmax_cifar10_mixup_autoaugment": 2,
     "agmax_imagenet": 2,
     "baseline_cifar10": 2,
     "jsd_cifar10": 3,
@@ -20,6 +27,7 @@ ROWS = {  # images that pass the network for each image of a batch, read off the
     "tied_cifar10": 2,
     "tied_cifar10_wrn28_10": 2,
     "tied_imagenet": 2,
+    "tied_mixup_cifar10": 2,
 }
 SMALL = {  # the same views and relations on pictures and networks that a test can afford
     "agmax_imagenet": ("branches.net.backbone=resnet18", "views.a.make.crop.size=32"),

@@ -349,7 +349,7 @@ def test_a_step_that_does_not_fit_names_the_line(line, wanted):
         ),
         ("similarity(h(a), h(b), kind=mse)", "relations.0: similarity: put quotes round kind='mse'"),
         ("similarity(h(a), q(b))", "relations.0: unknown readout 'q'; readouts: "
-                                   "aggregate, h, joint, logits, stop, turn, z"),
+                                   "aggregate, h, joint, logits, mix, stop, turn, z"),
         ("similarity(h(a), h(q))", "relations.0: unknown view 'q'; views: a, b, r, s"),
         ("similarity(h(a), h(a.0))", "relations.0: 'a' is a single view and has no member 'a.0'"),
         ("similarity(h(a), h(r.4))", "relations.0: 'r' has members r.0 to r.3, not 'r.4'"),
