@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
-from manyview.data import BadImage, decode
+from manyview.data import BadImage, decode, scale_for, size_of
 from manyview.errors import DataError
 
 
@@ -145,3 +145,111 @@ def test_the_reason_is_named(tmp_path):
         decode(b"<html>404</html>", "row 3")
     with pytest.raises(BadImage, match=r"^gone\.png: No such file or directory$"):
         decode(Path("gone.png"), "gone.png")
+
+
+# --- JPEG: one library for speed, the other for what it refuses; smaller scales ---
+
+
+def photo(width=300, height=211):
+    """Smooth colours with edges and a little noise, uint8 [H, W, 3]."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x / (17 + 5 * c)) * np.cos(y / (23 - 4 * c)) + (x > y + 30 * c) for c in range(3)]
+    noise = np.random.default_rng(0).normal(0, 4, (height, width, 3))
+    return np.clip(np.stack(waves, 2) * 50 + 110 + noise, 0, 255).astype(np.uint8)
+
+
+def by_pillow(data, scale=1, mode="RGB"):
+    with Image.open(io.BytesIO(data)) as image:
+        if scale > 1:
+            image.draft(image.mode, (max(1, image.width // scale), max(1, image.height // scale)))
+        return np.array(ImageOps.exif_transpose(image).convert(mode)).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(300, 211), (64, 65), (33, 17), (7, 9), (1, 1)])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}])
+def test_jpeg_equals_pillow_at_every_scale(options, size, mode):
+    data = encoded(Image.fromarray(photo(*size)).convert(mode), "JPEG", quality=88, **options)
+    for scale in (1, 2, 4, 8):
+        pixels = decode(data, "x", scale=scale)
+        assert pixels.shape == (3, *by_pillow(data, scale).shape[1:])
+        np.testing.assert_array_equal(pixels.numpy(), by_pillow(data, scale))
+        if min(size) >= 8:
+            assert pixels.shape[1:] == (-(-size[1] // scale), -(-size[0] // scale))
+
+
+def test_a_smaller_scale_shows_the_same_picture():
+    data = encoded(Image.fromarray(photo(320, 240)), "JPEG", quality=90)
+    full = decode(data, "x").float()
+    for scale in (2, 4, 8):
+        means = full.unfold(1, scale, scale).unfold(2, scale, scale).mean((3, 4))
+        assert (decode(data, "x", scale=scale) - means).abs().mean() < 2
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP"])
+def test_other_formats_have_one_scale(format, noise):
+    data = encoded(Image.fromarray(noise), format)
+    assert torch.equal(decode(data, "x", scale=8), decode(data, "x"))
+    assert size_of(data) is None
+
+
+def test_a_scale_that_does_not_exist():
+    with pytest.raises(BadImage, match=r"^x: scale must be 1, 2, 4 or 8, got 3$"):
+        decode(encoded(Image.fromarray(photo()), "JPEG"), "x", scale=3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("scale", [1, 2])
+def test_jpeg_stands_upright_and_so_does_its_size(orientation, scale, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(photo()), "JPEG", exif=exif)
+    pixels = decode(data, "x", scale=scale)
+    np.testing.assert_array_equal(pixels.numpy(), by_pillow(data, scale))
+    (tmp_path / "x.jpg").write_bytes(data)
+    assert size_of(data) == size_of(tmp_path / "x.jpg") == decode(data, "x").shape[1:]
+
+
+def test_the_size_of_what_cannot_be_scaled_is_left_to_decoding(tmp_path):
+    cmyk = encoded(solid("CMYK", (0, 255, 255, 0)), "JPEG")
+    assert [size_of(data) for data in (cmyk, b"", b"<html>", tmp_path / "gone.jpg")] == [None] * 4
+    assert size_of(encoded(solid("L", 3, (5, 4)), "JPEG")) == (4, 5)
+
+
+def test_damage_that_pillow_passes_over_does_not_lose_the_image(capfd):
+    whole = encoded(Image.fromarray(photo()), "JPEG", quality=90)
+    rng, passed = np.random.default_rng(0), 0
+    for _ in range(30):
+        broken = bytearray(whole)
+        broken[int(rng.integers(700, len(whole) - 2))] ^= int(rng.integers(1, 256))
+        try:
+            seen = by_pillow(bytes(broken))
+        except OSError:
+            with pytest.raises(BadImage, match=r"^x: \S"):
+                decode(bytes(broken), "x")
+        else:
+            passed += 1
+            np.testing.assert_array_equal(decode(bytes(broken), "x").numpy(), seen)
+    assert passed > 10
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("boxes", "sizes", "scale"),
+    [
+        ([[0, 0, 64, 64]], [[32, 32]], 2),
+        ([[0, 0, 63.9, 64]], [[32, 32]], 1),
+        ([[0, 0, 64, 63.9]], [[32, 32]], 1),
+        ([[5, 9, 255, 300]], [[32, 32]], 4),
+        ([[5, 9, 256, 300]], [[32, 32]], 8),
+        ([[0, 0, 2000, 2000]], [[32, 32]], 8),
+        ([[0, 0, 300, 300], [0, 0, 70, 300]], [[32, 32], [32, 32]], 2),
+        ([[0, 0, 300, 300], [0, 0, 70, 300]], [[32, 32], [8, 32]], 8),
+        ([[0, 0, 20, 20]], [[32, 32]], 1),
+    ],
+)
+def test_the_coarsest_scale_that_enlarges_no_crop(boxes, sizes, scale):
+    boxes, sizes = torch.tensor(boxes), torch.tensor(sizes)
+    assert scale_for(boxes, sizes) == scale
+    assert scale == 1 or bool((boxes[:, 2:] / scale >= sizes).all())
+    assert scale == 8 or not bool((boxes[:, 2:] / (2 * scale) >= sizes).all())
