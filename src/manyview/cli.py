@@ -163,7 +163,7 @@ def views(
     overrides = [text for text in given if "=" in text and not Path(text).exists()]
     paths = image_files([Path(text) for text in given if text not in overrides])
     loaded = load_recipe(recipe, *overrides)
-    pictures: Any = [decode(path, str(path)) for path in paths]
+    pictures: Any = [decode(path, str(path), loaded.data.stored) for path in paths]
     names, index = [path.name for path in paths], list(range(len(paths)))
     if not paths:
         train = open_splits(loaded.data, loaded.seed).train

@@ -40,6 +40,9 @@ def export_timm(run: Run, out: Path) -> list[str]:
     spec = branch.spec.backbone
     small = bool(spec.kwargs.get("small"))
     arguments = {key: value for key, value in spec.kwargs.items() if key not in OURS}
+    channels = branch.mean.shape[1]
+    if channels != 3:
+        arguments["in_chans"] = channels
     _check_same(branch, step, spec.name, arguments, small, classes, weights)
 
     pretrained: dict[str, Any] = {
@@ -64,8 +67,8 @@ def export_timm(run: Run, out: Path) -> list[str]:
     write_json(out / "config.json", config)
     lines = [f"wrote {out / 'model.safetensors'} and config.json: {spec.name}, {classes} classes"]
     if small:
-        lines.append("its stem is the small one: before loading, model.conv1 = nn.Conv2d(3, C, 3, 1, 1, bias=False); "
-                     "model.maxpool = nn.Identity()")  # fmt: skip
+        lines.append(f"its stem is the small one: before loading, model.conv1 = nn.Conv2d({channels}, C, 3, 1, 1, "
+                     "bias=False); model.maxpool = nn.Identity()")  # fmt: skip
     else:
         lines.append(f'load it with timm.create_model("local-dir:{out}", pretrained=True)')
     if type(branch.backbone).__module__.startswith("manyview."):
@@ -105,14 +108,15 @@ def _check_same(
     model = timm.create_model(name, num_classes=classes, **arguments)
     model = small_stem(model) if small else model
     model.load_state_dict(weights)
-    pixels = torch.rand(2, 3, 64, 64) if "img_size" not in arguments else torch.rand(2, 3, *[arguments["img_size"]] * 2)
+    channels = branch.mean.shape[1]
+    pixels = torch.rand(2, channels, *[arguments.get("img_size", 64)] * 2)
     size = (
         model.pretrained_cfg.get("input_size", (3, 64, 64))[-2:]
         if model.pretrained_cfg.get("fixed_input_size")
         else None
     )
     if size is not None and "img_size" not in arguments:
-        pixels = torch.rand(2, 3, *size)
+        pixels = torch.rand(2, channels, *size)
     theirs = model.eval()((pixels - branch.mean) / branch.std)
     read = branch.eval().read(pixels, [step.classifier or "h"])[step.classifier or "h"]
     members = branch.members(step.classifier)
@@ -129,4 +133,4 @@ def _preprocessing(step: Step) -> dict[str, Any]:
         ]
     size = (fixed_size(step.test_plan, TEST) if step.test_plan else None) or step.trained_size
     found: dict[str, Any] = {"interpolation": "bilinear", "crop_pct": round(sides[-1] / sides[0], 4) if sides else 1.0}
-    return found if size is None else {**found, "input_size": [3, *size]}
+    return found if size is None else {**found, "input_size": [step.main.mean.shape[1], *size]}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from manyview.branches import LOGITS
 from manyview.data import decode
-from manyview.data.folder import EXTENSIONS
+from manyview.data.folder import ARRAYS, EXTENSIONS
 from manyview.environment import best_device
 from manyview.errors import DataError, RunError
 from manyview.run import Run
@@ -30,31 +30,33 @@ def predict_files(run: Path, paths: Sequence[Path], aggregated: bool = False) ->
 
     Raises DataError for files that cannot be read, RunError for a run without a classifier.
     """
-    files = image_files(paths)
+    folder = Run(run)
+    recipe = folder.recipe()
+    stored = recipe.data.stored
+    files = image_files(paths, EXTENSIONS if stored is None else EXTENSIONS + ARRAYS)
     if not files:
         raise DataError("no images given; name files or folders")
-    folder = Run(run)
-    step = folder.step(folder.recipe(), best_device())
+    step = folder.step(recipe, best_device())
     if step.classifier is None:
         raise RunError(f"{run} trained no classifier, so it cannot predict classes")
     classes = folder.classes()
     for start in range(0, len(files), AT_ONCE):
         part = files[start : start + AT_ONCE]
-        images = [decode(path, str(path)) for path in part]
+        images = [decode(path, str(path), stored) for path in part]
         result = step.predict(images, aggregated=aggregated)
         chances = result["aggregated" if aggregated else LOGITS].softmax(dim=1)
         for path, row in zip(part, chances, strict=True):
             yield Prediction(path, classes[int(row.argmax())], float(row.max()))
 
 
-def image_files(paths: Sequence[Path]) -> list[Path]:
+def image_files(paths: Sequence[Path], extensions: Sequence[str] = EXTENSIONS) -> list[Path]:
     """The files named, and the images in the folders named, sorted within each. Raises DataError."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in extensions and p.is_file())
             if not found:
-                raise DataError(f"no images in {path}; looked for {', '.join(sorted(EXTENSIONS))}")
+                raise DataError(f"no images in {path}; looked for {', '.join(sorted(extensions))}")
             files += found
         elif path.is_file():
             files.append(path)

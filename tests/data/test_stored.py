@@ -8,13 +8,18 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
+import timm
 import torch
 from PIL import Image
 
 from manyview.data import ArrayImages, BadImage, FolderImages, Stored, Subset, decode, open_splits, preload
 from manyview.errors import DataError, RecipeError
+from manyview.export import export_timm
+from manyview.predict import predict_files
 from manyview.recipe import Data, parse_recipe
+from manyview.run import Run
 from manyview.step import Step
+from manyview.train import train
 
 
 def noise(dtype, *shape, seed=0):
@@ -382,7 +387,7 @@ data: {{source: folder, root: {root}, channels: {channels}, val_fraction: 0}}
 views: {{a: {{from: image, make: "flip(0.5)"}}}}
 branches: {{net: {{backbone: {backbone}{normalize}}}}}
 relations: [cross_entropy(logits(a))]
-train: {{epochs: 1, batch_size: 4}}
+train: {{steps: 2, batch_size: 4, optimizer: 'sgd(lr=0.01)'}}
 """
 
 
@@ -412,6 +417,27 @@ def test_normalisation_by_channel(five):
     assert Step(recipe(five, normalize=", normalize: none"), 2).main.std.flatten().tolist() == [1] * 5
     with pytest.raises(RecipeError, match=r"normalize: expected 5 means and 5 positive stds, one a channel, got"):
         _ = recipe(five, normalize=", normalize: imagenet").branch_plan
+
+
+def test_many_channels_from_training_to_export(five, tmp_path):
+    made = recipe(five, backbone="cresnet20")
+    out = tmp_path / "run"
+    train(made, out, quiet=True)
+    paths = [five / "a" / "00.npy", five / "b" / "01.tif"]
+    answers = list(predict_files(out, paths))
+    assert [answer.path for answer in answers] == paths
+    step = Run(out).step(made)
+    images = [decode(path, "x", Stored(5)) for path in paths]
+    chances = step.predict(images)["logits"].softmax(1)
+    torch.testing.assert_close([answer.probability for answer in answers], chances.amax(1).tolist())
+    (five / "three.png").write_bytes(png(noise(np.uint8, 8, 9, 3)))
+    with pytest.raises(BadImage, match=r"three\.png: 3 channels, but data\.channels is 5$"):
+        list(predict_files(out, [five / "three.png"]))
+
+    export_timm(Run(out), tmp_path / "timm")
+    model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model((torch.stack(images) - 0.5) / 0.5), step.predict(images)["logits"])
 
 
 @pytest.mark.parametrize("channels", [0, 17])
