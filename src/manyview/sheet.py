@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from manyview.augment.randaugment import POLICY
+from manyview.augment.policy import POLICY_OPS
 from manyview.files import write_bytes
 from manyview.recipe import Recipe
 from manyview.views import TEST, View, draw_views
@@ -79,15 +79,22 @@ def caption(view: View, row: int) -> list[str]:
     lines = []
     for op, params in view.params.items():
         values = {name: value[row] for name, value in params.items()}
-        if "applied" in values and not bool(values.pop("applied")):
+        if "magnitude" in values:
+            lines += _policy_lines(values)
             continue
-        if op.startswith("randaugment"):
-            drawn = zip(values["op"].tolist(), values["magnitude"].tolist(), strict=True)
-            lines += [f"{list(POLICY)[number]} {value:.3g}".removesuffix(" 0") for number, value in drawn]
+        if "applied" in values and not bool(values.pop("applied")):
             continue
         shown = " ".join(f"{_number(v)}" for v in values.values())
         lines.append(f"{op} {shown}".strip())
     return lines
+
+
+def _policy_lines(values: Mapping[str, Tensor]) -> list[str]:
+    """The ops that a policy drew and their magnitudes, one a line."""
+    names = list(POLICY_OPS)
+    applied = values.get("applied", torch.ones_like(values["op"], dtype=torch.bool))
+    drawn = zip(*(value.flatten().tolist() for value in (values["op"], values["magnitude"], applied)), strict=True)
+    return [f"{names[code]} {value:.3g}".removesuffix(" 0") for code, value, on in drawn if on]
 
 
 def _number(value: Tensor) -> str:

@@ -1,119 +1,119 @@
-"""RandAugment (Cubuk, Zoph, Shlens, Le, NeurIPS 2020): n random ops in a row, all of magnitude m.
-
-The op set, magnitudes and rounding are torchvision's (`RandAugment`, 31 bins, nearest resampling, black outside):
-fourteen ops, each as likely, drawn with replacement. Works on grey levels: uint8 in, uint8 out after every op, as PIL
-does in the papers' pipelines; floats are rounded first.
-"""
+"""RandAugment (Cubuk, Zoph, Shlens, Le, NeurIPS 2020): n random ops in a row, all of magnitude m."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from manyview.augment import affine, color, histogram
-from manyview.augment.op import Params, ViewParams, as_uint8, check_whole, per_image
+from manyview.augment.affine import check_resampling
+from manyview.augment.op import Params, ViewParams, check_whole
+from manyview.augment.policy import (
+    NOTHING,
+    Magnitude,
+    Space,
+    apply_policy_ops,
+    centres,
+    check_choice,
+    codes_of,
+    linear,
+    magnitudes_of,
+    summed,
+    torchvision_space,
+)
 from manyview.draws import Draws
 
 BINS = 31
+REFERENCE = 224  # the image side for which the TPU list gives its pixels
+
+
+def _scaled(pixels: float, axis: int | None) -> Magnitude:
+    """Whole pixels, so many at strength 1 and a side of 224; of the height, the width, or (None) the shorter side."""
+
+    def of(strength: Tensor, sizes: Tensor) -> Tensor:
+        extent = sizes.amin(dim=-1) if axis is None else sizes[..., axis]
+        return (pixels / REFERENCE * extent * strength).round()
+
+    return Magnitude(of, signed=axis is not None)
+
+
+# name -> (ops and magnitudes, fill)
+SETS: dict[str, tuple[Space, float]] = {
+    "torchvision": (torchvision_space(share=150 / 331), 0.0),
+    "tpu": (
+        {
+            "autocontrast": NOTHING,
+            "equalize": NOTHING,
+            "invert": NOTHING,
+            "rotate": linear(0.0, 30.0, signed=True),
+            "posterize": Magnitude(lambda s, sizes: (4 * s).trunc().clamp_min(1)),
+            "solarize": Magnitude(lambda s, sizes: (256 * s).trunc() / 255),
+            "solarize_add": Magnitude(lambda s, sizes: (110 * s).trunc() / 255),
+            "color": linear(-0.9, 0.9),
+            "contrast": linear(-0.9, 0.9),
+            "brightness": linear(-0.9, 0.9),
+            "sharpness": linear(-0.9, 0.9),
+            "shear_x": linear(0.0, 0.3, signed=True),
+            "shear_y": linear(0.0, 0.3, signed=True),
+            "cutout": _scaled(40, None),
+            "translate_x": _scaled(100, 1),
+            "translate_y": _scaled(100, 0),
+        },
+        128 / 255,
+    ),
+}
 
 
 @dataclass(frozen=True)
 class RandAugment:
-    """`randaugment(n, m)`: n ops an image, magnitude m of 0…30.
+    """`randaugment(n, m)`: n ops an image, each of its set's as likely, drawn with replacement; magnitude m of 0…30.
 
-    Parameters: `op` int64 [B, n] (position in `POLICY`) and `magnitude` float64 [B, n], with its sign: a slope, pixels,
-    degrees, a change of factor, bits or a threshold, as the op takes it.
+    ops: `torchvision`, the fourteen ops and magnitudes of torchvision's `RandAugment` (31 bins); or `tpu`, the sixteen
+    of EfficientNet's TPU code, which DSSL uses. Of these some grow weaker with m: posterize keeps 4m/30 bits, one at
+    least (as the PyTorch ports, where the TPU code blackens the image), solarize inverts from level 256m/30 on, factors
+    of color, contrast, brightness and sharpness are 0.1 + 1.8m/30. Its pixels, 100m/30 of translation and a cutout with
+    a side of 40m/30 (the ports' reading; the TPU code goes so far to either side), are for 224 and grow with the
+    image. Kernels are torchvision's for both.
+    fill: in [0, 1]; by default the set's own, black for torchvision, level 128 for tpu, as its code.
+    interpolation: `nearest` or `bilinear`.
+    Parameters: `op` int64 [B, n] (codes of `policy.POLICY_OPS`) and `magnitude` float64 [B, n], with its sign: a slope,
+    pixels, degrees, a change of factor, bits or a threshold, as the op takes it; for tpu also `centre` [B, n, 2] (y, x
+    as fractions of the frame, for cutout).
     """
 
     n: int = 2
     m: int = 9
+    ops: str = "torchvision"
+    fill: float | None = None
+    interpolation: str = "nearest"
 
     def __post_init__(self) -> None:
         check_whole("n", self.n)
         check_whole("m", self.m, least=0)
         if self.m >= BINS:
             raise ValueError(f"m must be at most {BINS - 1}, got {self.m}")
+        check_choice("op set", self.ops, SETS, "op sets")
+        check_resampling(1.0, self.interpolation, 0.0 if self.fill is None else self.fill)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        chosen = draws.integers("op", len(POLICY), self.n)
-        sign = torch.where(draws.uniform("sign", self.n) < 0.5, -1.0, 1.0)
-        magnitude = torch.zeros(len(sizes), self.n, dtype=torch.float64)
-        for number, (strength, signed, _) in enumerate(POLICY.values()):
-            value = strength(self.m / (BINS - 1), sizes.double())[:, None].expand_as(magnitude)
-            magnitude = torch.where(chosen == number, value * sign if signed else value, magnitude)
-        return {"op": chosen, "magnitude": magnitude}
+        space, _ = SETS[self.ops]
+        op = codes_of(space)[draws.integers("op", len(space), self.n)]
+        strength = torch.tensor(self.m / (BINS - 1), dtype=torch.float64)
+        params = {"op": op, "magnitude": magnitudes_of(space, op, strength, draws.uniform("sign", self.n), sizes)}
+        if "cutout" in space:
+            params["centre"] = centres(draws, sizes, self.n)
+        return params
 
     def render(self, images: Tensor, params: Params) -> Tensor:
-        out = as_uint8(images).clone()
-        for turn in range(self.n):
-            for number, (_, _, apply) in enumerate(POLICY.values()):
-                rows = (params["op"][:, turn] == number).nonzero()[:, 0]
-                if len(rows) and apply is not None:
-                    magnitude = params["magnitude"][rows, turn]
-                    rows = rows.to(images.device)
-                    out[rows] = apply(out[rows], magnitude)
-        return out
+        fill = SETS[self.ops][1] if self.fill is None else self.fill
+        return apply_policy_ops(
+            images, params["op"], params["magnitude"], params.get("centre"), fill, self.interpolation
+        )
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
-        """For each op of the policy, the sum of its magnitudes in a minus that in b [B, 14]; frames are not traced."""
-        return self._summed(a) - self._summed(b)
-
-    def _summed(self, params: Params) -> Tensor:
-        total = params["magnitude"].new_zeros(len(params["op"]), len(POLICY))
-        return total.scatter_add(1, params["op"], params["magnitude"])
+        """For each of `POLICY_OPS`, the sum of its magnitudes in a minus that in b [B, 17]; frames are not traced."""
+        return summed(a["op"], a["magnitude"]) - summed(b["op"], b["magnitude"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes
-
-
-def _warp(images: Tensor, matrices: Tensor) -> Tensor:
-    return affine.warp(images.float(), matrices).round().to(torch.uint8)
-
-
-def _levels(images: Tensor, other: Tensor | float, change: Tensor) -> Tensor:
-    """Blends grey levels with `other` by the factor 1 + change, cut off (not rounded) to whole levels."""
-    factor, rest = per_image(1 + change, images), per_image(-change, images)
-    return (images * factor + other * rest).clamp(0, 255).to(torch.uint8)
-
-
-def _contrast(images: Tensor, change: Tensor) -> Tensor:
-    return _levels(images, color.mean_luma(color.luma(images).floor()), change)
-
-
-def _shift(strength: float, extent: Tensor) -> Tensor:
-    # torchvision computes in float32, where products that are whole in decimals do not fall below themselves
-    return (150 / 331 * strength * extent + 1e-6).trunc()
-
-
-def _constant(value: Callable[[float], float]) -> Callable[[float, Tensor], Tensor]:
-    return lambda strength, sizes: torch.full((len(sizes),), value(strength), dtype=torch.float64)
-
-
-# name -> (magnitude from strength in [0, 1] and sizes [B, 2], does it take a sign, kernel on uint8 and magnitude [B])
-POLICY: dict[str, tuple[Callable[[float, Tensor], Tensor], bool, Callable[[Tensor, Tensor], Tensor] | None]] = {
-    "identity": (_constant(lambda s: 0.0), False, None),
-    "shear_x": (_constant(lambda s: 0.3 * s), True, lambda x, v: _warp(x, affine.shear(v, 0, x.shape[-2]))),
-    "shear_y": (_constant(lambda s: 0.3 * s), True, lambda x, v: _warp(x, affine.shear(v, 1, x.shape[-1]))),
-    "translate_x": (
-        lambda s, size: _shift(s, size[:, 1]),
-        True,
-        lambda x, v: _warp(x, affine.translate(v, 0)),
-    ),
-    "translate_y": (
-        lambda s, size: _shift(s, size[:, 0]),
-        True,
-        lambda x, v: _warp(x, affine.translate(v, 1)),
-    ),
-    "rotate": (_constant(lambda s: 30 * s), True, lambda x, v: _warp(x, affine.rotate(v))),
-    "brightness": (_constant(lambda s: 0.9 * s), True, lambda x, v: _levels(x, 0.0, v)),
-    "color": (_constant(lambda s: 0.9 * s), True, lambda x, v: _levels(x, color.luma(x).floor(), v)),
-    "contrast": (_constant(lambda s: 0.9 * s), True, _contrast),
-    "sharpness": (_constant(lambda s: 0.9 * s), True, lambda x, v: histogram.sharpness(x, 1 + v)),
-    "posterize": (_constant(lambda s: 8.0 - round(4 * s)), False, lambda x, v: histogram.posterize(x, v)),
-    "solarize": (_constant(lambda s: 1 - s), False, lambda x, v: color.solarize(x, v)),
-    "autocontrast": (_constant(lambda s: 0.0), False, lambda x, v: histogram.autocontrast(x)),
-    "equalize": (_constant(lambda s: 0.0), False, lambda x, v: histogram.equalize(x)),
-}
