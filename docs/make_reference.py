@@ -47,7 +47,8 @@ def reference() -> str:
         "with timm's arguments, and `small=True` for the 3x3 stem without max-pool; manyview adds `cresnet20`, "
         "`cresnet32`, `cresnet56`, `wrn28_2`, `wrn28_10`, `wrn40_2`. `normalize` is "
         + ", ".join(f"`{name}`" for name in NORMALIZATIONS)
-        + " or `[[means], [stds]]`; by default the backbone's own. `h` is the pooled feature; `logits` is "
+        + " or `[[means], [stds]]`, one a channel; by default the backbone's own, 0.5 for channels other than RGB. "
+        "`h` is the pooled feature; `logits` is "
         "`linear(h)` unless declared; `pool('layer')` reads a layer inside the backbone. "
         "`init_std` draws all weights from N(0, init_std).\n",
         "### Heads\n",
@@ -82,7 +83,7 @@ WEIGHTS_ARE = {
     "random_sign": "is w or -w at each step",
     "alternating": "is w and -w in turn",
 }
-HIDDEN = ("self", "inputs", "classes", "members", "optimizer", "clock", "download", "root", "params")
+HIDDEN = ("self", "inputs", "classes", "members", "optimizer", "clock", "download", "root", "stored", "params")
 
 
 def entries(table: Mapping[str, Callable[..., Any]], first: str | None = None) -> list[str]:
