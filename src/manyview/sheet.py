@@ -48,7 +48,7 @@ def contact_sheet(
 
 
 def compose(columns: Sequence[tuple[str, list[Tensor], list[list[str]]]]) -> Image.Image:
-    """Columns of (title, images [3, h, w], captions) as one picture; small images are enlarged by whole factors."""
+    """Columns of (title, images [C, h, w], captions) as one picture; small images are enlarged by whole factors."""
     font = ImageFont.load_default(size=10)
     largest = max(max(image.shape[-2:]) for _, images, _ in columns for image in images)
     cell = largest * max(1, round(144 / largest))
@@ -118,7 +118,8 @@ def _wrap(lines: Sequence[str], width: int, font: ImageFont.ImageFont | ImageFon
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """One image [3, h, w], uint8 or float in [0, 1]."""
+    """One image [C, h, w], uint8 or float in [0, 1]; of many channels the first three, of fewer the first as grey."""
+    image = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
     if image.is_floating_point():
         image = (image * 255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))

@@ -18,6 +18,7 @@ from manyview.export import export_timm
 from manyview.predict import predict_files
 from manyview.recipe import Data, parse_recipe
 from manyview.run import Run
+from manyview.sheet import to_pil
 from manyview.step import Step
 from manyview.train import train
 
@@ -438,6 +439,14 @@ def test_many_channels_from_training_to_export(five, tmp_path):
     model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     with torch.no_grad():
         torch.testing.assert_close(model((torch.stack(images) - 0.5) / 0.5), step.predict(images)["logits"])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_a_sheet_shows_the_first_channels(channels):
+    pixels = noise(np.uint16, 6, 7, channels)
+    shown = np.asarray(to_pil(decode(npy(pixels), "x", Stored(channels))))
+    levels = np.rint(pixels / 65535 * 255)
+    np.testing.assert_array_equal(shown, levels[..., :3] if channels >= 3 else levels[..., [0, 0, 0]])
 
 
 @pytest.mark.parametrize("channels", [0, 17])
