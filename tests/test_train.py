@@ -110,7 +110,7 @@ def on_folder(root):
 # ------------------------------------------------------------------------------------------------- the same run
 
 
-@pytest.mark.parametrize("render", ["workers", "step"])
+@pytest.mark.parametrize("render", ["workers", "memory", "device"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_and_where_views_are_made_change_nothing(tmp_path, plain, workers, render):
     _, result, expected = plain

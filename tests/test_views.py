@@ -161,7 +161,7 @@ def test_a_view_from_a_member_sees_that_member(member):
 def test_members_of_a_count_draw_as_lone_views_would():
     images, target = photos(30), torch.arange(30)
     planned = plan(c=FAMILY)
-    view = see(planned, images, target=target)["c"]
+    view = see(planned, images, target=target, compiled=False)["c"]
     assert view.images.shape == (90, 3, 8, 8)
     assert torch.equal(view.target, target.repeat_interleave(3))
     for t in range(3):
@@ -265,7 +265,10 @@ def test_floats_and_grey_levels_give_the_same_draws_and_nearly_the_same_pixels()
     levels, floats = see(planned, images), see(planned, images.float() / 255)
     assert torch.equal(levels["test"].images, images[:, :, 4:36, 8:40])
     for name in planned:
-        torch.testing.assert_close(levels[name].pixels, floats[name].pixels, rtol=0, atol=1e-6)
+        apart = (levels[name].pixels - floats[name].pixels).abs()
+        assert (apart <= 2.01 / 255).double().mean() >= 0.999
+    assert levels["a"].images.dtype == torch.uint8
+    assert floats["a"].images.dtype == torch.float32
 
 
 def test_with_sources_gives_what_is_needed_in_the_plans_order():
@@ -300,7 +303,7 @@ REFUSED = [
     ({"a.b": MAKE}, r"^views\.a\.b: a view's name is a word"),
     ({"a": {"make": "flip"}}, r"^views\.a: give 'from' \(image, or a view above\) or 'like'"),
     ({"a": {**MAKE, "make": "crp(8)"}},
-     r"^views\.a\.make: unknown op 'crp'; did you mean 'crop'\? ops: blur, .*, vflip$"),
+     r"^views\.a\.make: unknown op 'crp'; did you mean 'crop'\? ops: affine, .*, vflip$"),
     ({"a": {**MAKE, "make": "crop(8, sclae=1)"}},
      r"^views\.a\.make: crop: unknown argument 'sclae'; did you mean 'scale'\?"),
     ({"a": {**MAKE, "make": "crop()"}}, r"^views\.a\.make: crop\(\): missing .*'size'"),

@@ -13,7 +13,7 @@ from rich.table import Table
 from manyview.augment import OPS
 from manyview.recipe import Recipe
 from manyview.step import Step
-from manyview.views import IMAGE, TEST, PlannedView, with_sources
+from manyview.views import IMAGE, TEST, PlannedView, mixes, with_sources
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,10 @@ class Plan:
         """Tables of views, branches and relations, and a line on cost."""
         views = _table("view", "from", "ops", "images")
         for view in self.recipe.view_plan.values():
-            note = "" if view.name in (*self.step.rendered_views, TEST) else " (read by no relation: not rendered)"
+            together = self.recipe.train.batch_size // self.recipe.train.accumulate
+            note = f" (mixed among {together} images, targets too)" if mixes({view.name: view}) else ""
+            if view.name not in (*self.step.rendered_views, TEST):
+                note += " (read by no relation: not rendered)"
             views.add_row(view.name, view.source, _ops(view) + note, f"{view.members}")
         branches = _table("branch", "readout", "made by", "columns", "parameters")
         for name in self.step.branches:
@@ -53,11 +56,14 @@ class Plan:
         """One line on cost."""
         train, rows = self.recipe.train, self.step.rows_per_image
         length = f"{train.epochs} epochs" if train.epochs else f"{train.steps:,} steps"
+        data = self.recipe.data
         render = {
-            "auto": "made in the step where all images have one size, else by the loader's workers",
-            "step": "made in the step, on its device",
+            "auto": f"made from memory or on the device where a split of one size takes at most {data.memory:g} GiB, "
+            "else by the loader's workers",
+            "memory": "made by threads from images in memory",
+            "device": "made on the device, by the step",
             "workers": "made by the loader's workers",
-        }[self.recipe.data.render]
+        }[data.render]
         return (
             f"{_count(self.step)} parameters for {self.step.num_classes} classes; {length}; a step: {train.batch_size} "
             f"images, {train.batch_size * rows:,} through the networks ({rows} an image), views {render}"
@@ -188,6 +194,7 @@ def _graph(plan: Plan) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]
                 nodes.append(Node(readout, shown, "", readout_rank, "readout"))
                 edges.append((read.view.partition(".")[0], readout, False))
             edges.append((readout, key, "stop" in read.functions))
+            edges += [(like.partition(".")[0], key, True) for like in read.views[1:]]  # mixed as that view is
         weight = str(relation.weight)
         below = ", ".join([f"weight {weight}", *(f"{k}={v}" for k, v in relation.options.items())])
         nodes.append(Node(key, relation.name, below, readout_rank + 1, "relation"))

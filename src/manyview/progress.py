@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from manyview.data.render import Rendering
 from manyview.optimize import Clock
 from manyview.recipe import Recipe
 from manyview.step import Step
@@ -40,14 +41,13 @@ class Display:
         """One line."""
         self._console.print(text, soft_wrap=True)
 
-    def start(self, recipe: Recipe, note: str, clock: Clock, done: int, step: Step) -> None:
+    def start(self, recipe: Recipe, note: str, rendering: Rendering, clock: Clock, done: int, step: Step) -> None:
         """What is about to be trained."""
         parameters = sum(p.numel() for p in step.parameters() if p.requires_grad)
         self.say(f"{recipe.title or 'untitled'}")
         self.say(f"  data     {note}")
-        self.say(
-            f"  model    {step.main.spec.backbone}, {parameters:,} parameters; views {', '.join(step.rendered_views)}"
-        )
+        self.say(f"  views    {', '.join(step.rendered_views)}, made by {rendering}")
+        self.say(f"  model    {step.main.spec.backbone}, {parameters:,} parameters")
         epochs = clock.steps / clock.steps_per_epoch
         self.say(
             f"  run      {clock.steps:,} steps, {epochs:g} epochs of {clock.steps_per_epoch:,}, seed {recipe.seed}"
@@ -113,8 +113,8 @@ class Display:
             table.add_row(LABELS.get(name, name.replace("_", " ")), *cells)
         self._console.print(table)
         self.say(
-            f"{result['seconds']:.0f} s, {result['images_per_second']:,.0f} images/s; weights chosen by "
-            f"{result['selected_by']}; results in {folder / 'result.json'}"
+            f"{result['seconds']:.0f} s, {result['images_per_second']:,.0f} images/s, {result['waiting']:.1f} % of it "
+            f"waiting for data; weights chosen by {result['selected_by']}; results in {folder / 'result.json'}"
         )
         if result["skipped_images"]:
             self.say(f"{len(result['skipped_images'])} images could not be read and were skipped:")

@@ -39,8 +39,8 @@ class Data(_Frozen, strict=True):
     channels: images are taken as they are stored, 8-bit or deeper, and must have this many channels; null makes them
     8-bit RGB. reduced: JPEGs are decoded no larger than their crops need, faster but not to the same grey levels (see
     `data.decode`). memory: GiB that the decoded images of a split may take; where they fit, they stay in memory.
-    render: who makes the views, "workers" or the "step" (on its device); "auto" takes the step where all images have
-    one size.
+    render: where views are made (see `data.render`): by the loader's "workers"; by threads from images in "memory",
+    ahead of the step; or on the "device"; "auto" chooses, and the run says why.
     """
 
     source: str = "folder"
@@ -55,7 +55,7 @@ class Data(_Frozen, strict=True):
     reduced: bool = False
     memory: float = Field(1.0, ge=0)
     workers: int = Field(0, ge=0)
-    render: Literal["auto", "workers", "step"] = "auto"
+    render: Literal["auto", "workers", "memory", "device"] = "auto"
 
     @property
     def call(self) -> Call:

@@ -18,7 +18,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from manyview.data import BadImage, Splits, open_splits, preload
-from manyview.data.loader import Batches, load, read_images
+from manyview.data.loader import Batches, load, load_ahead, read_images
+from manyview.data.render import choose_rendering
 from manyview.draws import key_of
 from manyview.environment import git_commit, versions
 from manyview.errors import RecipeError, RunError
@@ -82,7 +83,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         return finished
 
     splits = in_memory(splits, display)
-    state: dict[str, Any] = {"number": 0, "best": [-math.inf, -math.inf], "seconds": 0.0, "skipped": []}
+    state: dict[str, Any] = {"number": 0, "best": [-math.inf, -math.inf], "seconds": 0.0, "waited": 0.0, "skipped": []}
     if resume and run.last.is_file():
         saved = read_state(run.last)
         step.load_state_dict(saved["step"])
@@ -96,7 +97,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             step.branch(name).backbone.compile()
 
     # ------------------------------------------------------------------------------------------- batches
-    in_workers = recipe.data.render == "workers" or (recipe.data.render == "auto" and splits.train.size is None)
+    rendering = choose_rendering(recipe.data.render, splits.train, accelerator.device.type)
     batches = Batches(
         images=splits.train,
         batch_size=config.batch_size,
@@ -105,12 +106,16 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         accumulate=config.accumulate,
         rank=accelerator.process_index,
         world=world,
-        views={name: step.plan[name] for name in step.rendered_views} if in_workers else None,
+        views=None if rendering.place == "device" else {name: step.plan[name] for name in step.rendered_views},
         classes=step.num_classes,
         skip=recipe.data.on_bad_image == "skip",
     )
     first, stop = state["number"] * config.accumulate, clock.steps * config.accumulate
-    stream = load(batches, first, stop, recipe.data.workers, pin=accelerator.device.type == "cuda")
+    pin = accelerator.device.type == "cuda"
+    if rendering.place == "workers":
+        stream = load(batches, first, stop, recipe.data.workers, pin)
+    else:
+        stream = load_ahead(batches, first, stop, pin)
     metrics = Metrics(run.metrics, state["number"]) if main else None
     protocols = with_accuracy(protocols, step)
     images_per_step = min(config.batch_size, len(splits.train))
@@ -119,6 +124,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     def save(path: Path) -> None:
         if main:
             spent = {**state, "seconds": state["seconds"] + time.perf_counter() - began}
+            spent["waited"] += waited
             write_state(path, {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "run": spent})
 
     def measure(split: str, chosen: Sequence[Protocol]) -> dict[str, float]:
@@ -132,8 +138,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     # -------------------------------------------------------------------------------------------- train
     step.train()
     began = mark = time.perf_counter()
-    marked, stopped = state["number"], False
-    display.start(recipe, splits.note, clock, state["number"], step)
+    marked, stopped, waited = state["number"], False, 0.0
+    display.start(recipe, splits.note, rendering, clock, state["number"], step)
     flushed = contextlib.nullcontext() if metrics is None else contextlib.closing(metrics)
     with interruptible() as interrupted, display.training(), flushed, contextlib.closing(stream):
         for number in range(state["number"], clock.steps):
@@ -142,7 +148,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             torch.manual_seed(key_of(recipe.seed, number, accelerator.process_index, "networks")[0])
             sums: list[torch.Tensor] = []
             for _ in range(config.accumulate):
+                asked = time.perf_counter()
                 batch = next(stream).to(accelerator.device)
+                waited += time.perf_counter() - asked
                 with accelerator.accumulate(wrapped):
                     output = wrapped(batch.images, batch.labels, index=batch.index.tolist(), epoch=batch.epoch)
                     accelerator.backward(output["loss"])
@@ -214,6 +222,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             "device": str(accelerator.device),
             "seconds": round(seconds, 2),
             "images_per_second": round(clock.steps * images_per_step / seconds, 1),
+            "waiting": round(100 * (state["waited"] + waited) / seconds, 2),
+            "rendering": rendering.place,
             "views_per_image": step.rows_per_image,
             "data": splits.note,
             "selected_by": f"validation {choice}" if run.best.is_file() else "last step",

@@ -24,6 +24,7 @@ from manyview.augment.op import (
     where_applied,
 )
 from manyview.draws import Draws
+from manyview.engine.program import Code, Column
 
 Ends = tuple[float, float]
 
@@ -56,10 +57,17 @@ class Shear:
         return {"tangent": tangent, "applied": draws.coin("applied", self.p)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
-        height, width = images.shape[-2:]
-        y, x = params["tangent"].unbind(dim=1)
-        matrices = compose(shear(x, 0, height), shear(y, 1, width))
+        matrices = self.matrices(params, *images.shape[-2:])
         return where_applied(params["applied"], moved(images, matrices, self.interpolation, self.fill), images)
+
+    def matrices(self, params: Params, height: int, width: int) -> Tensor:
+        """The maps that `warp` takes [B, 2, 3], for frames of height x width."""
+        y, x = params["tangent"].unbind(dim=1)
+        return compose(shear(x, 0, height), shear(y, 1, width))
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        matrices = self.matrices(params, *sizes[0].tolist())
+        return [warp_column(matrices, self.interpolation, self.fill, params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Tangents along y and x of a minus those of b [B, 2], each in its own view's frame, over their spans.
@@ -97,9 +105,16 @@ class Translate:
         return {"shift": draw_shift(draws, self.ranges(), sizes), "applied": draws.coin("applied", self.p)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
-        y, x = shift_pixels(params["shift"], images)
-        matrices = compose(translate(x, 0), translate(y, 1))
+        matrices = self.matrices(params, *images.shape[-2:])
         return where_applied(params["applied"], moved(images, matrices, "nearest", self.fill), images)
+
+    def matrices(self, params: Params, height: int, width: int) -> Tensor:
+        """The maps that `warp` takes [B, 2, 3], for frames of height x width."""
+        y, x = shift_pixels(params["shift"], height, width)
+        return compose(translate(x, 0), translate(y, 1))
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [warp_column(self.matrices(params, *sizes[0].tolist()), "nearest", self.fill, params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Shares moved along y and x, a minus b [B, 2], each in its own view's frame, over their spans.
@@ -136,6 +151,9 @@ class Rotate:
     def render(self, images: Tensor, params: Params) -> Tensor:
         turned = moved(images, rotate(params["degrees"]), self.interpolation, self.fill)
         return where_applied(params["applied"], turned, images)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [warp_column(rotate(params["degrees"]), self.interpolation, self.fill, params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Degrees of a minus those of b [B, 1], each in its own view's frame, over their span.
@@ -197,14 +215,22 @@ class Affine:
         }
 
     def render(self, images: Tensor, params: Params) -> Tensor:
-        shift_y, shift_x = shift_pixels(params["shift"], images)
+        matrices = self.matrices(params, *images.shape[-2:])
+        return where_applied(params["applied"], moved(images, matrices, self.interpolation, self.fill), images)
+
+    def matrices(self, params: Params, height: int, width: int) -> Tensor:
+        """The maps that `warp` takes [B, 2, 3], for frames of height x width."""
+        shift_y, shift_x = shift_pixels(params["shift"], height, width)
         tangent_y, tangent_x = params["shear"].deg2rad().tan().unbind(dim=1)
         # from output to source: back, turned back, shrunk back, and the columns' and the rows' shear undone
         matrices = compose(translate(shift_x, 0), translate(shift_y, 1))
         matrices = compose(rotate(-params["degrees"]), matrices)
         matrices = compose(shear(tangent_y, 1, 0), matrices / params["scale"].double().view(-1, 1, 1))
-        matrices = compose(shear(tangent_x, 0, 0), matrices)
-        return where_applied(params["applied"], moved(images, matrices, self.interpolation, self.fill), images)
+        return compose(shear(tangent_x, 0, 0), matrices)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        matrices = self.matrices(params, *sizes[0].tolist())
+        return [warp_column(matrices, self.interpolation, self.fill, params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Degrees, shift y, shift x, scale, shear y, shear x: a minus b [B, 6], in their own frames, over their spans.
@@ -240,9 +266,8 @@ def draw_shift(draws: Draws, ranges: tuple[Ends, Ends], sizes: Tensor) -> Tensor
     return (shares * sizes).round() / sizes
 
 
-def shift_pixels(shift: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+def shift_pixels(shift: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Shares of the frame [B, 2] as whole pixels along y and x, each [B]."""
-    height, width = images.shape[-2:]
     return (shift[:, 0] * height).round(), (shift[:, 1] * width).round()
 
 
@@ -255,10 +280,22 @@ def pair_difference(a: Params, b: Params, name: str, ranges: tuple[Ends, Ends]) 
     return torch.cat(columns, dim=1)
 
 
+def warp_column(matrices: Tensor, interpolation: str, fill: float, applied: Tensor | None = None) -> Column:
+    """`moved` as an instruction. matrices: [B, 2, 3]; fill: in [0, 1]."""
+    numbers = [matrices.flatten(1), *resampling_numbers(len(matrices), interpolation, fill)]
+    return Column(Code.WARP, torch.cat(numbers, dim=1), applied)
+
+
+def resampling_numbers(count: int, interpolation: str, fill: float) -> list[Tensor]:
+    """What instructions that resample take after their map: 1 for bilinear, else 0, and the fill's level for RGB."""
+    bilinear = torch.full((count, 1), float(interpolation == "bilinear"))
+    return [bilinear, torch.full((count, 3), float(round(fill * 255)))]
+
+
 def moved(images: Tensor, matrices: Tensor, interpolation: str, fill: float) -> Tensor:
     """`warp` for images of either kind: uint8 [B, C, H, W] is rounded back to grey levels; fill: in [0, 1]."""
     if images.is_floating_point():
-        return warp(images, matrices, interpolation, fill)
+        return warp(images, matrices, interpolation, fill).clamp(0, 1)  # weights may sum to more by a rounding
     return warp(images.float(), matrices, interpolation, fill * 255).round().to(images.dtype)
 
 
@@ -297,9 +334,9 @@ def sample_grid(images: Tensor, grid: Tensor, mode: str, fill: float) -> Tensor:
     return (out - fill) * inside + fill
 
 
-def identity(count: int) -> Tensor:
+def identity(count: int, device: torch.device | None = None) -> Tensor:
     """The map that changes nothing, float64 [count, 2, 3]."""
-    return torch.eye(2, 3, dtype=torch.float64).repeat(count, 1, 1)
+    return torch.eye(2, 3, dtype=torch.float64, device=device).repeat(count, 1, 1)
 
 
 def shear(amount: Tensor, axis: int, extent: int) -> Tensor:
@@ -307,7 +344,7 @@ def shear(amount: Tensor, axis: int, extent: int) -> Tensor:
 
     extent: the image's size in pixels along the other axis.
     """
-    matrices = identity(len(amount))
+    matrices = identity(len(amount), amount.device)
     matrices[:, axis, 1 - axis] = amount
     matrices[:, axis, 2] = amount * extent / 2
     return matrices
@@ -315,7 +352,7 @@ def shear(amount: Tensor, axis: int, extent: int) -> Tensor:
 
 def translate(pixels: Tensor, axis: int) -> Tensor:
     """Moves the content by `pixels` [B] along x (axis 0) or y (axis 1)."""
-    matrices = identity(len(pixels))
+    matrices = identity(len(pixels), pixels.device)
     matrices[:, axis, 2] = -pixels
     return matrices
 
@@ -323,7 +360,7 @@ def translate(pixels: Tensor, axis: int) -> Tensor:
 def rotate(degrees: Tensor) -> Tensor:
     """Turns the content anticlockwise by `degrees` [B] about the centre."""
     angle = degrees.double().deg2rad()
-    matrices = identity(len(degrees))
+    matrices = identity(len(degrees), degrees.device)
     matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
     matrices[:, 0, 1], matrices[:, 1, 0] = -angle.sin(), angle.sin()
     return matrices

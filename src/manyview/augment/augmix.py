@@ -15,11 +15,13 @@ from manyview.augment.policy import (
     CODES,
     apply_policy_ops,
     codes_of,
+    lower_policy_ops,
     magnitudes_of,
     summed,
     torchvision_space,
 )
 from manyview.draws import Draws
+from manyview.engine.program import Code, Column
 
 BINS = 10
 RANDOM_DEPTH = 3
@@ -93,6 +95,15 @@ class AugMix:
             made = apply_policy_ops(images, codes, magnitudes, None, self.fill, self.interpolation)
             mixed = mixed + made * per_image(params["blend"] * params["weights"][:, chain], images)
         return mixed.round().clamp(0, 255).to(torch.uint8)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        blend = params["blend"][:, None]
+        columns = [Column(Code.BEGIN_MIX, 1 - blend)]
+        for chain in range(self.width):
+            codes, magnitudes = params["op"][:, chain], params["magnitude"][:, chain]
+            columns += lower_policy_ops(codes, magnitudes, sizes, None, self.fill, self.interpolation)
+            columns.append(Column(Code.MIX_IN, blend * params["weights"][:, chain, None]))
+        return [*columns, Column(Code.END_MIX)]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """For each of `POLICY_OPS`, its magnitudes by their chains' shares of the image, a minus b [B, 17].

@@ -14,11 +14,13 @@ from manyview.augment.policy import (
     NOTHING,
     apply_policy_ops,
     check_choice,
+    lower_policy_ops,
     magnitudes_of,
     summed,
     torchvision_space,
 )
 from manyview.draws import Draws
+from manyview.engine.program import Column
 
 BINS = 10
 SPACE = {**torchvision_space(share=150 / 331), "invert": NOTHING}
@@ -147,6 +149,10 @@ class AutoAugment:
     def render(self, images: Tensor, params: Params) -> Tensor:
         codes = torch.where(params["applied"], params["op"], CODES["identity"])
         return apply_policy_ops(images, codes, params["magnitude"], None, self.fill, self.interpolation)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        codes = torch.where(params["applied"], params["op"], CODES["identity"])
+        return lower_policy_ops(codes, params["magnitude"], sizes, None, self.fill, self.interpolation)
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """For each of `POLICY_OPS`, its applied magnitudes in a minus those in b [B, 17]; frames are not traced."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from manyview.augment.op import Params, ViewParams, as_float, as_range, check_probability, where_applied
 from manyview.draws import Draws
+from manyview.engine.program import Code, Column
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,18 @@ class Blur:
 
     def render(self, images: Tensor, params: Params) -> Tensor:
         images = as_float(images)
+        reach = self.reach(*images.shape[-2:])
+        return where_applied(params["applied"], gaussian_blur(images, params["sigma"], reach).clamp(0, 1), images)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        reach = torch.full_like(params["sigma"], self.reach(*sizes[0].tolist()))
+        return [Column(Code.BLUR, torch.stack([params["sigma"], reach], dim=1), params["applied"])]
+
+    def reach(self, height: int, width: int) -> int:
+        """Taps on each side of the centre: what the kernel has and the image can reflect."""
         widest = as_range("sigma", self.sigma, 1e-3, 1e3)[1]
-        reach = math.ceil(3 * widest) if self.kernel is None else self.kernel // 2
-        reach = min(reach, min(images.shape[-2:]) - 1)
-        return where_applied(params["applied"], gaussian_blur(images, params["sigma"], reach), images)
+        wanted = math.ceil(3 * widest) if self.kernel is None else self.kernel // 2
+        return min(wanted, height - 1, width - 1)
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Sigma of a minus that of b [B, 1], over the largest sigma so that it lies in [-1, 1]; 0 if not applied."""
@@ -54,8 +63,8 @@ class Blur:
 
 def gaussian_blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
     """Separable blur with `reach` taps on each side. images: float [B, C, H, W]; sigma: [B] pixels."""
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    taps = torch.exp(-0.5 * (offsets / sigma.cpu().double()[:, None]).square())
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64, device=sigma.device)
+    taps = torch.exp(-0.5 * (offsets / sigma.double()[:, None]).square())
     taps = (taps / taps.sum(dim=1, keepdim=True)).to(images.device, images.dtype)
     for dim, pad in ((3, (reach, reach, 0, 0)), (2, (0, 0, reach, reach))):
         padded = F.pad(images, pad, mode="reflect")

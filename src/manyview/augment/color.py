@@ -153,6 +153,9 @@ class Brightness:
     def render(self, images: Tensor, params: Params) -> Tensor:
         return where_applied(params["applied"], brightness(images, params["factor"]), images)
 
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.LEVELS, params["factor"][:, None], params["applied"])]
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Factor of a minus that of b [B, 1], over the span of factors and 1; 1 stands for "not applied"."""
         return over_span(a, b, "factor", as_range("factor", self.factor, 0, 1e3), neutral=1.0)
@@ -184,6 +187,9 @@ class Contrast:
     def render(self, images: Tensor, params: Params) -> Tensor:
         check_rgb("contrast", images)
         return where_applied(params["applied"], contrast(images, params["factor"]), images)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.CONTRAST, params["factor"][:, None], params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Factor of a minus that of b [B, 1], over the span of factors and 1; 1 stands for "not applied"."""
@@ -217,6 +223,9 @@ class Color:
         check_rgb("color", images)
         return where_applied(params["applied"], saturation(images, params["factor"]), images)
 
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.SATURATE, params["factor"][:, None], params["applied"])]
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Factor of a minus that of b [B, 1], over the span of factors and 1; 1 stands for "not applied"."""
         return over_span(a, b, "factor", as_range("factor", self.factor, 0, 1e3), neutral=1.0)
@@ -239,6 +248,9 @@ class Invert:
 
     def render(self, images: Tensor, params: Params) -> Tensor:
         return where_applied(params["applied"], invert(images), images)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.INVERT, applied=params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Applied in a minus applied in b [B, 1]."""
@@ -271,6 +283,11 @@ class SolarizeAdd:
 
     def render(self, images: Tensor, params: Params) -> Tensor:
         return where_applied(params["applied"], solarize_add(images, params["amount"], self.threshold), images)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        amount = (255 * params["amount"]).round()
+        numbers = torch.stack([amount, torch.full_like(amount, 255 * self.threshold)], dim=1)
+        return [Column(Code.SOLARIZE_ADD, numbers, params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Amount of a minus that of b [B, 1], over the span of amounts and 0; 0 stands for "not applied"."""

@@ -119,7 +119,11 @@ class PadCrop:
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:
         corner = box_pixels(params["box"], sizes)[:, :2]
         reflect = torch.full((len(corner), 1), float(self.mode == "reflect"))
-        return [Column(Code.WINDOW, torch.cat([corner, reflect], dim=1), size=None if self.size is None else as_pair(self.size))]
+        return [
+            Column(
+                Code.WINDOW, torch.cat([corner, reflect], dim=1), size=None if self.size is None else as_pair(self.size)
+            )
+        ]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """As `crop`: centre y, centre x, height, width [B, 4], in view a's frame, after a's flip."""

@@ -131,6 +131,15 @@ class Erase:
         value = torch.tensor(self.value, dtype=torch.float64, device=images.device).view(1, -1, 1, 1)
         return (value if images.is_floating_point() else (value * 255).round()).to(images.dtype)
 
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        first, length = (params["box"][:, part] * sizes for part in (slice(0, 2), slice(2, 4)))
+        corners = [first.round(), (first.round() + length.round())]
+        if self.value == NOISE:
+            halves = torch.stack([params["seed"] >> 16, params["seed"] & 0xFFFF], dim=1)  # floats hold 24 bits
+            return [Column(Code.NOISE, torch.cat([*corners, halves], dim=1), params["applied"])]
+        levels = (255 * torch.tensor(self.value, dtype=torch.float64)).round().expand(len(first), 3)
+        return [Column(Code.FILL, torch.cat([*corners, levels], dim=1), params["applied"])]
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Centre y, centre x, height, width of a minus those of b [B, 4], each in its own view's frame.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from manyview.augment.op import Params, ViewParams, check_probability, where_applied
 from manyview.draws import Draws
+from manyview.engine.program import Code, Column
 from manyview.errors import DataError
 
 
@@ -26,6 +27,10 @@ class Flip:
 
     def render(self, images: Tensor, params: Params) -> Tensor:
         return where_applied(params["applied"], images.flip(-1), images)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        which = torch.tensor([[1.0, 0.0]]).expand(len(params["applied"]), 2)
+        return [Column(Code.FLIP, which, params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """1 where both or neither was flipped, else 0 [B, 1]; the same in every frame."""
@@ -50,6 +55,10 @@ class VFlip:
     def render(self, images: Tensor, params: Params) -> Tensor:
         return where_applied(params["applied"], images.flip(-2), images)
 
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        which = torch.tensor([[0.0, 1.0]]).expand(len(params["applied"]), 2)
+        return [Column(Code.FLIP, which, params["applied"])]
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """1 where both or neither was flipped, else 0 [B, 1]; the same in every frame."""
         return (a["applied"] == b["applied"]).double()[:, None]
@@ -70,6 +79,9 @@ class Rotate90:
     def render(self, images: Tensor, params: Params) -> Tensor:
         turned = torch.stack([images.rot90(k, dims=(-2, -1)) for k in range(4)])
         return turned[params["k"].to(images.device), torch.arange(len(images), device=images.device)]
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.TURN, params["k"][:, None])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Quarter turns from b to a, (k_a - k_b) mod 4, int64 [B, 1]."""

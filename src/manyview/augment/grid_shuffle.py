@@ -9,6 +9,7 @@ from torch import Tensor
 
 from manyview.augment.op import Params, ViewParams, check_probability, check_whole, where_applied
 from manyview.draws import Draws
+from manyview.engine.program import Code, Column
 from manyview.errors import DataError
 
 
@@ -46,6 +47,10 @@ class GridShuffle:
         source = torch.where(whole, source, y * width + x)
         shuffled = images.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, images.shape[1], -1))
         return where_applied(params["applied"], shuffled.view_as(images), images)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        cells = torch.full((len(params["order"]), 1), self.n)
+        return [Column(Code.SHUFFLE, torch.cat([cells, params["order"]], dim=1), params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """The order that makes view a's cells from view b's, int64 [B, n * n]."""

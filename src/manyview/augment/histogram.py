@@ -24,6 +24,7 @@ from manyview.augment.op import (
     where_applied,
 )
 from manyview.draws import Draws
+from manyview.engine.program import Code, Column
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class Posterize:
         changed = on_levels(lambda levels: posterize(levels, params["bits"]), images)
         return where_applied(params["applied"], changed, images)
 
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.POSTERIZE, params["bits"][:, None], params["applied"])]
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Bits of a minus those of b [B, 1], over 8 minus the fewest; 8 stands for "not applied"."""
         return over_span(a, b, "bits", self.ends(), neutral=8)
@@ -89,6 +93,9 @@ class Sharpness:
     def render(self, images: Tensor, params: Params) -> Tensor:
         return where_applied(params["applied"], sharpness(images, params["factor"]), images)
 
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.SHARPEN, params["factor"][:, None], params["applied"])]
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Factor of a minus that of b [B, 1], over the span of factors and 1; 1 stands for "not applied"."""
         return over_span(a, b, "factor", as_range("factor", self.factor, 0, 1e3), neutral=1.0)
@@ -112,6 +119,9 @@ class Autocontrast:
     def render(self, images: Tensor, params: Params) -> Tensor:
         return where_applied(params["applied"], autocontrast(images), images)
 
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.AUTOCONTRAST, applied=params["applied"])]
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Applied in a minus applied in b [B, 1]."""
         return coin_difference(a, b)
@@ -134,6 +144,9 @@ class Equalize:
 
     def render(self, images: Tensor, params: Params) -> Tensor:
         return where_applied(params["applied"], on_levels(equalize, images), images)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.EQUALIZE, applied=params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Applied in a minus applied in b [B, 1]."""

@@ -17,6 +17,7 @@ from manyview.augment.op import (
     where_applied,
 )
 from manyview.draws import Draws
+from manyview.engine.program import Code, Column
 
 # principal components of ImageNet's pixels in [0, 1], as published with fb.resnet.torch and used by AgMax's code
 VALUES = (0.2175, 0.0188, 0.0045)
@@ -54,6 +55,9 @@ class Lighting:
         images = as_float(images)
         color = added_color(params["alphas"]).to(images.device, images.dtype)
         return where_applied(params["applied"], (images + color[:, :, None, None]).clamp(0, 1), images)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return [Column(Code.ADD, 255 * added_color(params["alphas"]), params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Red, green and blue added in a minus those in b [B, 3]; zeros stand for "not applied"."""

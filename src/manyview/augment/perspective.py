@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manyview.augment.affine import check_resampling, sample_grid
+from manyview.augment.affine import check_resampling, resampling_numbers, sample_grid
 from manyview.augment.op import Params, ViewParams, check_share, where_applied
 from manyview.draws import Draws
+from manyview.engine.program import Code, Column
 
 # top left, top right, bottom right, bottom left: (y, x) of the unit square
 CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0))
@@ -49,10 +50,15 @@ class Perspective:
         grid = torch.stack([along_x / (0.5 * width) / depth - 1, along_y / (0.5 * height) / depth - 1], dim=-1)
         grid = torch.nan_to_num(grid, nan=OUTSIDE).clamp(-OUTSIDE, OUTSIDE)
         if images.is_floating_point():
-            changed = sample_grid(images, grid, self.interpolation, self.fill)
+            changed = sample_grid(images, grid, self.interpolation, self.fill).clamp(0, 1)
         else:
             changed = sample_grid(levels, grid, self.interpolation, self.fill * 255).round().to(images.dtype)
         return where_applied(params["applied"], changed, images)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        maps = homography(params["corners"], *sizes[0].tolist()).flatten(1)[:, :8]
+        numbers = [maps, *resampling_numbers(len(maps), self.interpolation, self.fill)]
+        return [Column(Code.PROJECT, torch.cat(numbers, dim=1), params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Moves of the four corners (y, x) in a minus those in b [B, 8], each in its own view's frame.

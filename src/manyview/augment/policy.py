@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from manyview.augment import affine, color, histogram
 from manyview.augment.op import as_uint8, check_rgb
 from manyview.draws import Draws
+from manyview.engine.program import Code, Column
 from manyview.errors import unknown
 
 
@@ -37,6 +39,9 @@ class PolicyOp:
     levels: Callable[[Tensor, Tensor], Tensor] | None = None
     matrix: Callable[[Tensor, int, int], Tensor] | None = None
     hides: bool = False
+    code: Code = Code.NOTHING
+    offset: float = 0.0
+    scale: float = 1.0
 
     @property
     def needs_fill(self) -> bool:
@@ -48,22 +53,26 @@ class PolicyOp:
 POLICY_OPS: Mapping[str, PolicyOp] = MappingProxyType(
     {
         "identity": PolicyOp(),
-        "shear_x": PolicyOp("slope", matrix=lambda v, height, width: affine.shear(v, 0, height)),
-        "shear_y": PolicyOp("slope", matrix=lambda v, height, width: affine.shear(v, 1, width)),
-        "translate_x": PolicyOp("whole pixels to the right", matrix=lambda v, height, width: affine.translate(v, 0)),
-        "translate_y": PolicyOp("whole pixels down", matrix=lambda v, height, width: affine.translate(v, 1)),
-        "rotate": PolicyOp("degrees anticlockwise", matrix=lambda v, height, width: affine.rotate(v)),
-        "brightness": PolicyOp("factor - 1", lambda x, v: color.brightness(x, 1 + v)),
-        "color": PolicyOp("factor - 1", lambda x, v: color.saturation(x, 1 + v)),
-        "contrast": PolicyOp("factor - 1", lambda x, v: color.contrast(x, 1 + v)),
-        "sharpness": PolicyOp("factor - 1", lambda x, v: histogram.sharpness(x, 1 + v)),
-        "posterize": PolicyOp("bits kept", histogram.posterize),
-        "solarize": PolicyOp("threshold, 1 being 255 levels", color.solarize),
-        "autocontrast": PolicyOp(levels=lambda x, v: histogram.autocontrast(x)),
-        "equalize": PolicyOp(levels=lambda x, v: histogram.equalize(x)),
-        "invert": PolicyOp(levels=lambda x, v: color.invert(x)),
-        "solarize_add": PolicyOp("added to levels under 128, 1 being 255 levels", color.solarize_add),
-        "cutout": PolicyOp("whole pixels of the square's side", hides=True),
+        "shear_x": PolicyOp("slope", matrix=lambda v, h, w: affine.shear(v, 0, h), code=Code.WARP),
+        "shear_y": PolicyOp("slope", matrix=lambda v, h, w: affine.shear(v, 1, w), code=Code.WARP),
+        "translate_x": PolicyOp(
+            "whole pixels to the right", matrix=lambda v, h, w: affine.translate(v, 0), code=Code.WARP
+        ),
+        "translate_y": PolicyOp("whole pixels down", matrix=lambda v, h, w: affine.translate(v, 1), code=Code.WARP),
+        "rotate": PolicyOp("degrees anticlockwise", matrix=lambda v, h, w: affine.rotate(v), code=Code.WARP),
+        "brightness": PolicyOp("factor - 1", lambda x, v: color.brightness(x, 1 + v), code=Code.LEVELS, offset=1),
+        "color": PolicyOp("factor - 1", lambda x, v: color.saturation(x, 1 + v), code=Code.SATURATE, offset=1),
+        "contrast": PolicyOp("factor - 1", lambda x, v: color.contrast(x, 1 + v), code=Code.CONTRAST, offset=1),
+        "sharpness": PolicyOp("factor - 1", lambda x, v: histogram.sharpness(x, 1 + v), code=Code.SHARPEN, offset=1),
+        "posterize": PolicyOp("bits kept", histogram.posterize, code=Code.POSTERIZE),
+        "solarize": PolicyOp("threshold, 1 being 255 levels", color.solarize, code=Code.SOLARIZE, scale=255),
+        "autocontrast": PolicyOp(levels=lambda x, v: histogram.autocontrast(x), code=Code.AUTOCONTRAST),
+        "equalize": PolicyOp(levels=lambda x, v: histogram.equalize(x), code=Code.EQUALIZE),
+        "invert": PolicyOp(levels=lambda x, v: color.invert(x), code=Code.INVERT),
+        "solarize_add": PolicyOp(
+            "added to levels under 128, 1 being 255 levels", color.solarize_add, code=Code.SOLARIZE_ADD, scale=255
+        ),
+        "cutout": PolicyOp("whole pixels of the square's side", hides=True, code=Code.FILL),
     }
 )
 CODES: Mapping[str, int] = MappingProxyType({name: code for code, name in enumerate(POLICY_OPS)})
@@ -118,6 +127,42 @@ def apply_policy_ops(
         centre = None if centres is None else centres[:, turn]
         out = apply_policy_op(out, codes[:, turn], magnitudes[:, turn], centre, fill, interpolation)
     return out
+
+
+_INSTRUCTIONS = np.array([op.code for op in POLICY_OPS.values()], np.int64)
+_OFFSETS = torch.tensor([op.offset for op in POLICY_OPS.values()], dtype=torch.float64)
+_SCALES = torch.tensor([op.scale for op in POLICY_OPS.values()], dtype=torch.float64)
+
+
+def lower_policy_ops(
+    codes: Tensor,
+    magnitudes: Tensor,
+    sizes: Tensor,
+    centres: Tensor | None = None,
+    fill: float = 0.0,
+    interpolation: str = "nearest",
+) -> list[Column]:
+    """`apply_policy_ops` as instructions, one column for each turn. sizes: of the images, all alike [B, 2]."""
+    height, width = sizes[0].tolist() if len(sizes) else (1, 1)
+    columns = []
+    for turn in range(codes.shape[1]):
+        chosen, magnitude = codes[:, turn], magnitudes[:, turn]
+        numbers = torch.zeros(len(chosen), 10, dtype=torch.float64)
+        numbers[:, 0] = _OFFSETS[chosen] + _SCALES[chosen] * magnitude
+        numbers[:, 1] = 127.5  # the threshold of solarize_add
+        for code, op in enumerate(POLICY_OPS.values()):
+            if op.needs_fill:
+                rows = (chosen == code).nonzero()[:, 0]
+                if op.matrix is not None:
+                    numbers[rows, :6] = op.matrix(magnitude[rows], height, width).flatten(1)
+                    numbers[rows, 6] = float(interpolation == "bilinear") * 2  # without the fill's second share
+                    numbers[rows, 7:] = round(fill * 255)
+                elif centres is not None:
+                    corner = (centres[rows, turn] * sizes[rows]).round() - magnitude[rows, None] // 2
+                    numbers[rows, :4] = torch.cat([corner, corner + magnitude[rows, None]], dim=1)
+                    numbers[rows, 4:7] = round(fill * 255)
+        columns.append(Column(_INSTRUCTIONS[chosen.numpy()], numbers))
+    return columns
 
 
 def _where_chosen(

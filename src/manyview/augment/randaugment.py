@@ -18,11 +18,13 @@ from manyview.augment.policy import (
     check_choice,
     codes_of,
     linear,
+    lower_policy_ops,
     magnitudes_of,
     summed,
     torchvision_space,
 )
 from manyview.draws import Draws
+from manyview.engine.program import Column
 
 BINS = 31
 REFERENCE = 224  # the image side for which the TPU list gives its pixels
@@ -109,6 +111,12 @@ class RandAugment:
         fill = SETS[self.ops][1] if self.fill is None else self.fill
         return apply_policy_ops(
             images, params["op"], params["magnitude"], params.get("centre"), fill, self.interpolation
+        )
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        fill = SETS[self.ops][1] if self.fill is None else self.fill
+        return lower_policy_ops(
+            params["op"], params["magnitude"], sizes, params.get("centre"), fill, self.interpolation
         )
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:

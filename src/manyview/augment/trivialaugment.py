@@ -15,11 +15,13 @@ from manyview.augment.policy import (
     check_choice,
     codes_of,
     linear,
+    lower_policy_ops,
     magnitudes_of,
     summed,
     torchvision_space,
 )
 from manyview.draws import Draws
+from manyview.engine.program import Column
 
 BINS = 31
 SPACES: dict[str, Space] = {
@@ -61,6 +63,9 @@ class TrivialAugment:
 
     def render(self, images: Tensor, params: Params) -> Tensor:
         return apply_policy_ops(images, params["op"], params["magnitude"], None, self.fill, self.interpolation)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        return lower_policy_ops(params["op"], params["magnitude"], sizes, None, self.fill, self.interpolation)
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """For each of `POLICY_OPS`, its magnitude in a minus that in b [B, 17]; frames are not traced."""

@@ -18,11 +18,13 @@ from manyview.augment.policy import (
     centres,
     codes_of,
     linear,
+    lower_policy_ops,
     magnitudes_of,
     shift,
     summed,
 )
 from manyview.draws import Draws
+from manyview.engine.program import Column
 
 SPACE: Space = {
     "shear_x": linear(-0.3, 0.3),
@@ -76,6 +78,10 @@ class UniformAugment:
     def render(self, images: Tensor, params: Params) -> Tensor:
         codes = torch.where(params["applied"], params["op"], CODES["identity"])
         return apply_policy_ops(images, codes, params["magnitude"], params["centre"], self.fill, self.interpolation)
+
+    def lower(self, params: Params, sizes: Tensor) -> list[Column]:
+        codes = torch.where(params["applied"], params["op"], CODES["identity"])
+        return lower_policy_ops(codes, params["magnitude"], sizes, params["centre"], self.fill, self.interpolation)
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """For each of `POLICY_OPS`, its applied magnitudes in a minus those in b [B, 17]; frames are not traced."""

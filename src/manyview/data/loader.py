@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -25,6 +27,7 @@ from manyview.draws import order_of
 from manyview.errors import DataError, ManyviewError
 from manyview.views import PlannedView, View, draw_views, together
 
+AHEAD = 2  # batches that are made while one is in use
 GRACE = 30  # seconds that a worker lives on after SIGTERM
 
 
@@ -65,7 +68,7 @@ class Batch:
 class Batches:
     """Batch number n of a run, for one process. Number n is part n % accumulate of update n // accumulate.
 
-    views: the plan to render here, in a worker; None leaves rendering to the step. classes: how many, for views that
+    views: the plan to render here; None leaves rendering to the step. classes: how many, for views that
     mix labels. skip: leave out images that cannot be read (and say so) instead of raising.
     """
 
@@ -151,6 +154,25 @@ def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = Fals
         if isinstance(batch, ManyviewError):
             raise batch
         yield batch
+
+
+def load_ahead(batches: Batches, start: int, stop: int, pin: bool = False) -> Generator[Batch, None, None]:
+    """Batches `start` to `stop`, in order, made by a thread of this process, two ahead of the one in use.
+
+    For images in memory: compiled programs render them outside of Python's lock. Closing the generator ends the thread.
+    """
+
+    def make(number: int) -> Batch:
+        batch = batches[number]
+        return batch.pin_memory() if pin else batch
+
+    with ThreadPoolExecutor(1, thread_name_prefix="manyview-loader") as thread:
+        queue = deque(thread.submit(make, number) for number in range(start, min(start + AHEAD, stop)))
+        for number in range(start + AHEAD, stop + AHEAD):
+            batch = queue.popleft().result()
+            if number < stop:
+                queue.append(thread.submit(make, number))
+            yield batch
 
 
 def _outlive_signals(worker: int) -> None:

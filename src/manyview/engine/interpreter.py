@@ -20,22 +20,12 @@ from manyview.engine import kernels as k
 from manyview.engine.kernels import Floats, Levels, compiled
 from manyview.engine.program import Code, Program
 
-# the compiler takes plain numbers for constants
-LOAD, RESAMPLE, WINDOW, FLIP, TURN, PERMUTE = (
-    int(c) for c in (Code.LOAD, Code.RESAMPLE, Code.WINDOW, Code.FLIP, Code.TURN, Code.PERMUTE)
-)
-WARP, PROJECT, SHUFFLE, FILL, BLUR, SHARPEN = (
-    int(c) for c in (Code.WARP, Code.PROJECT, Code.SHUFFLE, Code.FILL, Code.BLUR, Code.SHARPEN)
-)
-JITTER, GRAY, LEVELS, CONTRAST, SATURATE = (
-    int(c) for c in (Code.JITTER, Code.GRAY, Code.LEVELS, Code.CONTRAST, Code.SATURATE)
-)
-POSTERIZE, SOLARIZE, SOLARIZE_ADD, INVERT, AUTOCONTRAST, EQUALIZE, ADD = (
-    int(c)
-    for c in (
-        Code.POSTERIZE, Code.SOLARIZE, Code.SOLARIZE_ADD, Code.INVERT, Code.AUTOCONTRAST, Code.EQUALIZE, Code.ADD
-    )
-)  # fmt: skip
+NOTHING, LOAD, RESAMPLE, WINDOW, FLIP, TURN, PERMUTE, WARP, PROJECT, SHUFFLE = range(10)
+FILL, BLUR, SHARPEN, JITTER, GRAY, LEVELS, CONTRAST, SATURATE, POSTERIZE, SOLARIZE = range(10, 20)
+SOLARIZE_ADD, INVERT, AUTOCONTRAST, EQUALIZE, ADD, NOISE, BEGIN_MIX, MIX_IN, END_MIX = range(20, 29)
+assert all(
+    globals()[code.name] == code for code in Code
+)  # the compiler takes plain numbers, not members, for constants
 
 
 @intrinsic
@@ -77,7 +67,9 @@ def run(
             for side in range(2 if codes[i, t] == RESAMPLE else 0):
                 most_taps = max(most_taps, int(2 * args[i, t, 2 + side] / sizes[t, side]) + 4)
     rows_a, rows_b = np.empty(channels * largest, np.uint8), np.empty(channels * largest, np.uint8)
+    rows_k = np.empty(channels * largest, np.uint8)
     floats = np.empty((3, largest), np.float32)
+    total = floats.reshape(3 * largest)
     wide = np.empty(max(widest * channels, largest), np.float32)
     column = np.empty(3 * widest, np.float32)
     tap_weights = np.empty(widest + 1, np.float32)
@@ -131,15 +123,15 @@ def run(
                     else:
                         k.turn(image, b, quarters)
                 elif code == WARP:
-                    k.warp(image, b, arg[:6], arg[6] > 0, arg[7:])
+                    k.warp(image, b, arg[:6], int(arg[6]), arg[7:])
                 elif code == PROJECT:
-                    k.project(image, b, arg[:8], arg[8] > 0, arg[9:])
+                    k.project(image, b, arg[:8], int(arg[8]), arg[9:])
                 elif code == SHUFFLE:
                     k.shuffle_cells(image, b, int(arg[0]), arg[1:])
                 elif code == BLUR:
                     k.blur(image, b, arg[0], int(arg[1]), tap_weights, column, wide)
                 else:
-                    k.sharpen(image, b, arg[0], arg[1])
+                    k.sharpen(image, b, arg[0])
                 rows_a, rows_b = rows_b, rows_a
                 source = rows_a
             elif code == FILL:
@@ -149,13 +141,12 @@ def run(
             elif code == GRAY:
                 k.gray(planes)
             elif code == LEVELS:
-                k.scale_levels(a, arg[0], arg[1], arg[2])
+                k.scale_levels(a, arg[0], k.ZERO)
             elif code == CONTRAST:
-                whole = arg[2] > 0
-                mean = k.mean_luma(planes[0], planes[1], planes[2], whole)
-                k.scale_levels(a, arg[0], (k.ONE - arg[0]) * mean, arg[1])
+                mean = k.mean_luma(planes[0], planes[1], planes[2], True)
+                k.scale_levels(a, arg[0], (k.ONE - arg[0]) * mean)
             elif code == SATURATE:
-                k.saturate(planes, arg[0], arg[1], arg[2] > 0)
+                k.saturate(planes, arg[0])
             elif code == POSTERIZE:
                 k.posterize(a, int(arg[0]))
             elif code == SOLARIZE:
@@ -172,6 +163,17 @@ def run(
                     k.equalize(planes[c], counts)
             elif code == ADD:
                 k.add_colors(planes, arg)
+            elif code == NOISE:
+                seed = np.uint64(arg[4]) * np.uint64(65536) + np.uint64(arg[5])
+                k.fill_noise(image, int(arg[0]), int(arg[1]), int(arg[2]), int(arg[3]), seed)
+            elif code == BEGIN_MIX:
+                rows_k[: a.size] = a
+                k.add_share(a, arg[0], total[: a.size], True)
+            elif code == MIX_IN:
+                k.add_share(a, arg[0], total[: a.size], False)
+                a[:] = rows_k[: a.size]
+            elif code == END_MIX:
+                k.lower(total[: a.size], a)
         flat = out[i].reshape(channels * height * width)
         for n in range(flat.size):
             flat[n] = rows_a[n]
@@ -226,4 +228,3 @@ def _layout(images: Tensor | Sequence[Tensor]) -> tuple[NDArray[np.uint64], NDAr
     kept = list(images) if interleaved else [image.contiguous() for image in images]
     addresses = np.array([image.data_ptr() for image in kept], np.uint64)
     return addresses, np.array([image.shape[-2:] for image in kept], np.int64), interleaved, kept
-

@@ -318,7 +318,7 @@ def turn(a: Levels, b: Levels, quarters: int) -> None:
 
 
 @exact
-def warp(a: Levels, b: Levels, matrix: Floats, bilinear: bool, fill: Floats) -> None:
+def warp(a: Levels, b: Levels, matrix: Floats, mode: int, fill: Floats) -> None:
     """Resamples by an affine map from output to source, in pixels from the centre (x, y); outside is `fill` [3].
 
     The arithmetic is that of a float32 sampling grid in [-1, 1], so that ties fall as in the reference.
@@ -334,11 +334,11 @@ def warp(a: Levels, b: Levels, matrix: Floats, bilinear: bool, fill: Floats) -> 
             from_x = F(x) + (ONE - w) / TWO
             at_x = ((from_x * m00 + from_y * m01 + m02 + ONE) * w - ONE) / TWO
             at_y = ((from_x * m10 + from_y * m11 + m12 + ONE) * h - ONE) / TWO
-            sample(a, b, y, x, at_y, at_x, bilinear, fill)
+            sample(a, b, y, x, at_y, at_x, mode, fill)
 
 
 @exact
-def project(a: Levels, b: Levels, terms: Floats, bilinear: bool, fill: Floats) -> None:
+def project(a: Levels, b: Levels, terms: Floats, mode: int, fill: Floats) -> None:
     """Resamples by a projective map from output pixel centres to the source: (ax+by+c, dx+ey+f) / (gx+hy+1)."""
     channels, height, width = a.shape
     for y in range(height):
@@ -348,14 +348,21 @@ def project(a: Levels, b: Levels, terms: Floats, bilinear: bool, fill: Floats) -
             scale = terms[6] * u + terms[7] * v + ONE
             at_x = (terms[0] * u + terms[1] * v + terms[2]) / scale - HALF
             at_y = (terms[3] * u + terms[4] * v + terms[5]) / scale - HALF
-            sample(a, b, y, x, at_y, at_x, bilinear, fill)
+            sample(a, b, y, x, at_y, at_x, mode, fill)
 
 
 @exact
-def sample(a: Levels, b: Levels, y: int, x: int, at_y: Any, at_x: Any, bilinear: bool, fill: Floats) -> None:
-    """Pixel (y, x) of b from the place (at_y, at_x) of a; outside is `fill` [3]."""
+def sample(a: Levels, b: Levels, y: int, x: int, at_y: Any, at_x: Any, mode: int, fill: Floats) -> None:
+    """Pixel (y, x) of b from the place (at_y, at_x) of a; outside is `fill` [3].
+
+    mode: 0 nearest; 1 bilinear as torchvision's, where the fill's share at the edge counts twice; 2 once.
+    """
     channels, height, width = a.shape
-    if not bilinear:
+    if not (at_y > -ONE and at_y < F(height) and at_x > -ONE and at_x < F(width)):
+        for c in range(channels):
+            b[c, y, x] = np.uint8(fill[min(c, 2)])
+        return
+    if mode == 0:
         near_y, near_x = int(np.rint(at_y)), int(np.rint(at_x))
         if near_y >= 0 and near_y < height and near_x >= 0 and near_x < width:
             for c in range(channels):
@@ -367,16 +374,16 @@ def sample(a: Levels, b: Levels, y: int, x: int, at_y: Any, at_x: Any, bilinear:
     base_y, base_x = int(math.floor(at_y)), int(math.floor(at_x))
     part_y, part_x = at_y - F(base_y), at_x - F(base_x)
     for c in range(channels):
-        value = ZERO
+        value, inside = ZERO, ZERO
         for dy in range(2):
             for dx in range(2):
                 row, column = base_y + dy, base_x + dx
-                weight = (part_y if dy else ONE - part_y) * (part_x if dx else ONE - part_x)
                 if row >= 0 and row < height and column >= 0 and column < width:
+                    weight = (part_y if dy else ONE - part_y) * (part_x if dx else ONE - part_x)
                     value += weight * F(a[c, row, column])
-                else:
-                    value += weight * fill[min(c, 2)]
-        b[c, y, x] = level(value)
+                    inside += weight
+        around = fill[min(c, 2)]
+        b[c, y, x] = level((value - around) * inside + around if mode == 1 else value + (ONE - inside) * around)
 
 
 @compiled
@@ -404,6 +411,26 @@ def fill_box(a: Levels, y0: int, x0: int, y1: int, x1: int, fill: Floats) -> Non
         for y in range(max(y0, 0), min(y1, height)):
             for x in range(max(x0, 0), min(x1, width)):
                 a[c, y, x] = value
+
+
+@compiled
+def fill_noise(a: Levels, y0: int, x0: int, y1: int, x1: int, seed: Any) -> None:
+    """The box becomes uniform noise, the level of flat position n being the highest byte of mix(mix(n) + seed)."""
+    channels, height, width = a.shape
+    for c in range(channels):
+        for y in range(max(y0, 0), min(y1, height)):
+            for x in range(max(x0, 0), min(x1, width)):
+                position = U((c * height + y) * width + x)
+                a[c, y, x] = np.uint8(mix(mix(position) + seed) >> U(24))
+
+
+@compiled
+def mix(word: Any) -> Any:
+    """The bijection of 32-bit words, held in 64 bits, that `augment.erase.mix` defines."""
+    word = word & U(0xFFFFFFFF)
+    word = ((word ^ (word >> U(16))) * U(0x7FEB352D)) & U(0xFFFFFFFF)
+    word = ((word ^ (word >> U(15))) * U(0x846CA68B)) & U(0xFFFFFFFF)
+    return word ^ (word >> U(16))
 
 
 # ----------------------------------------------------------------------------------------------------------- blur
@@ -451,7 +478,7 @@ def blur(a: Levels, b: Levels, sigma: Any, reach: int, taps: Floats, column: Flo
 
 
 @compiled
-def sharpen(a: Levels, b: Levels, factor: Any, rounding: Any) -> None:
+def sharpen(a: Levels, b: Levels, factor: Any) -> None:
     """Blends with the 3x3 smoothed image (rounded): 0 smooths, 1 keeps, 2 sharpens; the outermost pixels stay."""
     channels, height, width = a.shape
     share, rest = F(1 / 13), ONE - factor
@@ -471,7 +498,7 @@ def sharpen(a: Levels, b: Levels, factor: Any, rounding: Any) -> None:
                     + np.int32(below[x]) + np.int32(below[x + 1]) + np.int32(below[x + 2])
                 )  # fmt: skip
                 smooth = F(np.int32(F(around) * share + HALF))
-                value = F(here[x + 1]) + rest * (smooth - F(here[x + 1])) + rounding
+                value = F(here[x + 1]) + rest * (smooth - F(here[x + 1]))
                 out[x + 1] = np.uint8(np.int32(min(max(value, ZERO), TOP)))
 
 
@@ -479,9 +506,8 @@ def sharpen(a: Levels, b: Levels, factor: Any, rounding: Any) -> None:
 
 
 @compiled
-def scale_levels(a: Levels, factor: Any, add: Any, rounding: Any) -> None:
-    """factor * level + add, clamped. a: flat."""
-    add = add + rounding
+def scale_levels(a: Levels, factor: Any, add: Any) -> None:
+    """factor * level + add, clamped and cut off to whole levels. a: flat."""
     for i in range(a.size):
         a[i] = np.uint8(np.int32(min(max(factor * F(a[i]) + add, ZERO), TOP)))
 
@@ -505,15 +531,12 @@ def mean_luma(red: Levels, green: Levels, blue: Levels, whole: bool) -> Any:
 
 
 @compiled
-def saturate(a: Levels, factor: Any, rounding: Any, whole: bool) -> None:
-    """Blends with the luma of each pixel. a: [3, N]."""
+def saturate(a: Levels, factor: Any) -> None:
+    """Blends with the luma of each pixel, in whole levels, and cuts off to such. a: [3, N]."""
     red, green, blue = a[0], a[1], a[2]
     for i in range(red.size):
         r, g, b = F(red[i]), F(green[i]), F(blue[i])
-        luma = RED * r + GREEN * g + BLUE * b
-        if whole:
-            luma = F(np.int32(luma))
-        rest = (ONE - factor) * luma + rounding
+        rest = (ONE - factor) * F(np.int32(RED * r + GREEN * g + BLUE * b))
         red[i] = np.uint8(np.int32(min(max(factor * r + rest, ZERO), TOP)))
         green[i] = np.uint8(np.int32(min(max(factor * g + rest, ZERO), TOP)))
         blue[i] = np.uint8(np.int32(min(max(factor * b + rest, ZERO), TOP)))
@@ -668,6 +691,17 @@ def turn_hue(r: Floats, g: Floats, b: Floats, shift: Any) -> None:
         b[i] = value - chroma * min(max(min(k, F(4) - k), ZERO), ONE)
 
 
+@compiled
+def add_share(a: Levels, share: Any, total: Floats, begin: bool) -> None:
+    """Adds a share of an image to a mixture. a, total: flat; begin: the mixture is empty."""
+    if begin:
+        for i in range(a.size):
+            total[i] = share * F(a[i])
+    else:
+        for i in range(a.size):
+            total[i] += share * F(a[i])
+
+
 # --------------------------------------------------------------------------------------------------------- levels
 
 
@@ -740,4 +774,4 @@ def equalize(plane: Levels, counts: Whole) -> None:
 def add_colors(a: Levels, amounts: Floats) -> None:
     """Adds an amount to each channel. a: [C, N]; amounts: [C]."""
     for c in range(a.shape[0]):
-        scale_levels(a[c], ONE, amounts[c], HALF)
+        scale_levels(a[c], ONE, amounts[c] + HALF)

@@ -28,17 +28,17 @@ class Code(IntEnum):
     FLIP = 4  # along x, along y
     TURN = 5  # quarter turns anticlockwise; square images
     PERMUTE = 6  # order of the channels (3)
-    WARP = 7  # 2x3 matrix from output to source, from the centre, x first; bilinear; fill (3)
-    PROJECT = 8  # eight terms of the map from output to source; bilinear; fill (3)
+    WARP = 7  # 2x3 matrix from output to source, from the centre, x first; 0 nearest, 1, 2 bilinear; fill (3)
+    PROJECT = 8  # eight terms of the map from output to source; 0 nearest, 1, 2 bilinear; fill (3)
     SHUFFLE = 9  # cells a side; order of the cells (at most 16)
     FILL = 10  # top, left, bottom, right in pixels; fill (3)
     BLUR = 11  # sigma, reach
-    SHARPEN = 12  # factor, rounding
+    SHARPEN = 12  # factor
     JITTER = 13  # factors of brightness, contrast, saturation, turns of hue; their order (4)
     GRAY = 14
-    LEVELS = 15  # factor, amount to add, rounding
-    CONTRAST = 16  # factor, rounding, luma in whole levels
-    SATURATE = 17  # factor, rounding, luma in whole levels
+    LEVELS = 15  # factor
+    CONTRAST = 16  # factor
+    SATURATE = 17  # factor
     POSTERIZE = 18  # bits
     SOLARIZE = 19  # threshold
     SOLARIZE_ADD = 20  # amount, threshold
@@ -46,10 +46,14 @@ class Code(IntEnum):
     AUTOCONTRAST = 22
     EQUALIZE = 23
     ADD = 24  # amount for each channel (3)
+    NOISE = 25  # top, left, bottom, right in pixels; the seed's higher and lower 16 bits
+    BEGIN_MIX = 26  # share of the image itself
+    MIX_IN = 27  # share of what was made of the image since; begins again with it
+    END_MIX = 28
 
 
 READS_SOURCE = (Code.LOAD, Code.RESAMPLE, Code.WINDOW)
-NEEDS_RGB = (Code.PERMUTE, Code.JITTER, Code.GRAY, Code.CONTRAST, Code.SATURATE, Code.ADD)
+NEEDS_RGB = (Code.PERMUTE, Code.JITTER, Code.GRAY, Code.CONTRAST, Code.SATURATE, Code.ADD, Code.BEGIN_MIX)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,10 @@ class Column:
     args: Tensor | None = None
     applied: Tensor | None = None
     size: tuple[int, int] | None = None
+
+    def is_one_of(self, *codes: Code) -> bool:
+        """Whether all images have the same instruction, and it is among these."""
+        return isinstance(self.code, Code) and self.code in codes
 
 
 @runtime_checkable
@@ -93,7 +101,7 @@ def pack(columns: list[Column], count: int, size: tuple[int, int] | None) -> Pro
 
     The first column reads the source (LOAD is put before one that does not); a flip after it becomes part of it.
     """
-    if not columns or columns[0].code not in READS_SOURCE:
+    if not columns or not columns[0].is_one_of(*READS_SOURCE):
         columns = [Column(Code.LOAD, size=size), *columns]
     columns = _fuse_flips(columns)
     codes = np.zeros((count, len(columns)), np.int8)
@@ -118,7 +126,7 @@ def _fuse_flips(columns: list[Column]) -> list[Column]:
     fused: list[Column] = []
     for column in columns:
         last = fused[-1] if fused else None
-        if column.code == Code.FLIP and last is not None and last.code in places and last.args is not None:
+        if column.is_one_of(Code.FLIP) and last is not None and last.is_one_of(*places) and last.args is not None:
             flips = column.args if column.applied is None else column.args * column.applied[:, None]  # type: ignore[operator]
             place = places[last.code]  # type: ignore[index]
             kept = last.args[:, :place].double()
