@@ -11,12 +11,49 @@ from scipy import stats
 from manyview.augment import OPS
 from manyview.augment.mix import MIXING
 from manyview.augment.op import as_float
-from manyview.augment.randaugment import POLICY
 from manyview.draws import Draws
 from manyview.errors import DataError
 
 # op, arguments; every op of the table stands here, in its default form where it has one and in unlike others
 CASES = [
+    ("affine", {}),
+    ("affine", {"degrees": 40, "translate": (0.3, 0.1), "scale": (0.5, 1.5), "shear": (-9, 5, 2, 20), "fill": 0.5}),
+    ("affine", {"degrees": (10, 90), "shear": 30, "scale": 2, "interpolation": "bilinear", "p": 0.5}),
+    ("autocontrast", {}),
+    ("brightness", {}),
+    ("brightness", {"factor": 1.7, "p": 0.5}),
+    ("color", {}),
+    ("color", {"factor": (0.1, 1.9), "p": 0.5}),
+    ("contrast", {}),
+    ("contrast", {"factor": 0, "p": 0.5}),
+    ("equalize", {}),
+    ("erase", {}),
+    ("erase", {"p": 1.0, "value": (0.1, 0.5, 1)}),
+    ("erase", {"p": 0.8, "scale": (0.3, 0.5), "ratio": 1, "value": "noise"}),
+    ("grid_shuffle", {}),
+    ("grid_shuffle", {"p": 0.5}),
+    ("invert", {}),
+    ("lighting", {}),
+    ("lighting", {"std": 1, "p": 0.5}),
+    ("perspective", {}),
+    ("perspective", {"distortion_scale": 1, "p": 1.0, "interpolation": "nearest", "fill": 0.7}),
+    ("posterize", {}),
+    ("posterize", {"bits": (0, 8), "p": 0.5}),
+    ("rotate", {}),
+    ("rotate", {"degrees": (-170, 300), "p": 0.5, "interpolation": "bilinear", "fill": 1.0}),
+    ("sharpness", {}),
+    ("sharpness", {"factor": 3, "p": 0.5}),
+    ("shear", {}),
+    ("shear", {"x": (0.1, 0.2), "y": 0.5, "p": 0.5, "interpolation": "bilinear", "fill": 0.3}),
+    ("solarize_add", {}),
+    ("solarize_add", {"amount": (-0.5, 0.5), "threshold": 0.8, "p": 0.5}),
+    ("translate", {}),
+    ("translate", {"x": (0.2, 0.9), "y": 0.0, "p": 0.5, "fill": 0.5}),
+    ("augmix", {}),
+    ("augmix", {"severity": 10, "width": 2, "depth": 2, "alpha": 0.3, "all_ops": False, "fill": 0.5}),
+    ("autoaugment", {}),
+    ("autoaugment", {"policy": "cifar10", "interpolation": "bilinear"}),
+    ("autoaugment", {"policy": "svhn", "fill": 0.5}),
     ("blur", {}),
     ("blur", {"sigma": 1.5, "p": 1.0, "kernel": 5}),
     ("blur", {"sigma": (3.0, 9.0), "p": 1.0}),  # wider than the image
@@ -42,11 +79,17 @@ CASES = [
     ("randaugment", {}),
     ("randaugment", {"n": 3, "m": 30}),
     ("randaugment", {"n": 1, "m": 0}),
+    ("randaugment", {"n": 4, "m": 9, "ops": "tpu"}),
+    ("randaugment", {"n": 4, "m": 30, "ops": "tpu", "fill": 0.2, "interpolation": "bilinear"}),
     ("resize", {"size": 16}),
     ("resize", {"size": (30, 11)}),
     ("rotate90", {}),
     ("solarize", {}),
     ("solarize", {"threshold": (0.1, 0.9), "p": 0.5}),
+    ("trivialaugment", {}),
+    ("trivialaugment", {"space": "standard", "fill": 0.3, "interpolation": "bilinear"}),
+    ("uniformaugment", {}),
+    ("uniformaugment", {"n": 5, "fill": 0.5}),
     ("vflip", {}),
     ("vflip", {"p": 1}),
 ]
@@ -55,10 +98,18 @@ SETTINGS = [(*case, size) for case in CASES for size in (SQUARE, OBLONG) if case
 WITH_P = [(name, arguments) for name, arguments in CASES if "p" in {f.name for f in dataclasses.fields(OPS[name])}]
 # columns of a difference, and what equal draws differ by where that is not 0
 DIFFERENCE = {
+    "affine": 6, "autocontrast": 1, "brightness": 1, "color": 1, "contrast": 1, "equalize": 1, "erase": 4,
+    "grid_shuffle": 16, "invert": 1, "lighting": 3, "perspective": 8, "posterize": 1, "rotate": 1, "sharpness": 1,
+    "shear": 2, "solarize_add": 1, "translate": 2,
     "blur": 1, "center_crop": 4, "channel_permutation": 3, "crop": 4, "cutout": 2, "flip": 1, "grayscale": 1,
-    "jitter": 4, "pad_crop": 4, "randaugment": 14, "resize": 4, "rotate90": 1, "solarize": 1, "vflip": 1,
+    "jitter": 4, "pad_crop": 4, "randaugment": 17, "resize": 4, "rotate90": 1, "solarize": 1, "vflip": 1, "augmix": 17,
+    "autoaugment": 17, "trivialaugment": 17, "uniformaugment": 17,
 }  # fmt: skip
-NEUTRAL = {"flip": [1.0], "vflip": [1.0], "channel_permutation": [0, 1, 2]}
+NEUTRAL = {"flip": [1.0], "vflip": [1.0], "channel_permutation": [0, 1, 2], "grid_shuffle": list(range(16))}
+RGB = {"channel_permutation", "color", "contrast", "grayscale", "jitter", "lighting"}  # refuse other channel counts
+POLICIES = {"augmix", "autoaugment", "randaugment", "trivialaugment", "uniformaugment"}
+# grey levels are cut off, or rounded on the way, where floats are not
+COARSE = {"autocontrast": 1.001 / 255, "color": 2 / 255, "contrast": 2 / 255, "sharpness": 2 / 255}
 COIN = torch.arange(6) % 2 == 0
 EVERY = pytest.mark.parametrize(("name", "arguments", "size"), SETTINGS, ids=str)
 DTYPES = pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
@@ -113,6 +164,12 @@ def test_a_batch_is_rendered_as_its_images_are_alone(name, arguments, size, dtyp
         ("crop", {"size": 96}),
         ("blur", {"p": 1.0, "sigma": 1.0}),
         ("randaugment", {"n": 3}),
+        ("contrast", {}),
+        ("sharpness", {}),
+        ("equalize", {"p": 1.0}),
+        ("affine", {"degrees": 30, "interpolation": "bilinear"}),
+        ("perspective", {"p": 1.0}),
+        ("augmix", {}),
     ],
     ids=str,
 )
@@ -177,7 +234,47 @@ def test_grey_levels_and_floats_agree(name, arguments, size):
     from_levels, from_floats = (
         as_float(op.render(photos(6, size, kind), params)) for kind in (torch.uint8, torch.float)
     )
-    assert (from_levels - from_floats).abs().max() <= 1 / 255
+    assert (from_levels - from_floats).abs().max() <= COARSE.get(name, 1 / 255)
+
+
+ANY_CHANNELS = [(name, arguments) for name, arguments in CASES if name not in RGB | POLICIES]
+
+
+@pytest.mark.parametrize(("name", "arguments"), ANY_CHANNELS, ids=str)
+@pytest.mark.parametrize("channels", [1, 4, 16])
+@DTYPES
+def test_channels_are_rendered_as_they_are_alone(name, arguments, channels, dtype):
+    op = OPS[name](**arguments)
+    images = torch.cat([photos(6, SQUARE, dtype, seed) for seed in range(6)], dim=1)[:, :channels]
+    params = draw(op)
+    if isinstance(getattr(op, "value", None), (tuple, list)):
+        with pytest.raises(ValueError, match=f"^erase with three values needs RGB .* 3 channels, got {channels}$"):
+            op.render(images, params)
+        return
+    out = op.render(images, params)
+    assert out.shape[1] == channels
+    if getattr(op, "value", None) != "noise":  # which is a channel's own
+        alone = torch.cat([op.render(images[:, c : c + 1], params) for c in range(channels)], dim=1)
+        assert torch.equal(out, alone)
+
+
+@pytest.mark.parametrize("name", sorted(RGB))
+@pytest.mark.parametrize("channels", [1, 2, 4, 16])
+@DTYPES
+def test_ops_on_colours_refuse_other_channels(name, channels, dtype):
+    op, images = OPS[name](), photos(2, SQUARE, dtype)[:, :1].repeat(1, channels, 1, 1)
+    with pytest.raises(ValueError, match=f"^{name} needs RGB images with 3 channels, got {channels}$"):
+        op.render(images, draw(op, 2))
+
+
+@pytest.mark.parametrize(("name", "arguments"), ANY_CHANNELS, ids=str)
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_black_and_white_stay_in_range(name, arguments, level):
+    op = OPS[name](**arguments)
+    out = op.render(torch.full((6, 1 if "value" not in arguments else 3, *SQUARE), level), draw(op))
+    assert out.isfinite().all()
+    assert out.min() >= 0
+    assert out.max() <= 1
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES, ids=str)
@@ -218,8 +315,9 @@ def test_equal_draws_do_not_differ_and_differences_are_antisymmetric(name, argum
         assert torch.equal(forth, back)
     elif name == "rotate90":
         assert torch.equal((forth + back) % 4, torch.zeros_like(forth))
-    elif name == "channel_permutation":
-        assert torch.equal(forth.gather(1, back), torch.arange(3).expand(200, 3))  # each the other's inverse
+    elif name in ("channel_permutation", "grid_shuffle"):
+        neutral = torch.arange(DIFFERENCE[name]).expand(200, -1)
+        assert torch.equal(forth.gather(1, back), neutral)  # each the other's inverse
     else:
         assert torch.equal(forth, -back)
 
@@ -247,26 +345,44 @@ def test_parameters_stay_within_their_bounds(name, arguments):
     if name == "jitter":
         for column, (low, high) in zip(params["factors"].T, op.ranges(), strict=True):
             assert ((column >= low) & (column <= high)).all()
-    for key in ("sigma", "threshold"):
+    for key in ("sigma", "threshold", "factor", "amount", "bits"):
         if key in params:
             low, high = getattr(op, key) if isinstance(getattr(op, key), tuple) else (getattr(op, key),) * 2
             assert ((params[key] >= low) & (params[key] <= high)).all()
+    if name == "erase" and "seed" in params:
+        assert ((params["seed"] >= 0) & (params["seed"] < 2**32)).all()
+    if name == "perspective":
+        assert ((params["corners"] >= 0) & (params["corners"] <= 0.5 + 1e-9)).all()
     if name == "rotate90":
         assert set(params["k"].tolist()) == {0, 1, 2, 3}
     if name == "randaugment":
         assert params["op"].shape == params["magnitude"].shape == (10_000, op.n)
-        assert set(params["op"].flatten().tolist()) == set(range(14))
+        assert set(params["op"].flatten().tolist()) == set(range(1, 17) if "ops" in arguments else range(14))
 
 
 # what 100,000 draws of a parameter must look like; a p-value of less than SURE is a failure, and seeds are fixed
 MANY, SURE = 100_000, 1e-4
 UNIFORM = [
+    ("affine", {"degrees": 40}, "degrees", [(-40, 40)]),
+    ("affine", {"scale": (0.5, 1.5)}, "scale", [(0.5, 1.5)]),
+    ("affine", {"shear": (-9, 5, 2, 20)}, "shear", [(2, 20), (-9, 5)]),
+    ("brightness", {}, "factor", [(0.6, 1.4)]),
+    ("color", {"factor": (0, 3)}, "factor", [(0, 3)]),
+    ("contrast", {}, "factor", [(0.6, 1.4)]),
+    ("erase", {"value": "noise"}, "seed", [(0, 2**32)]),
+    ("rotate", {}, "degrees", [(-30, 30)]),
+    ("rotate", {"degrees": (10, 90)}, "degrees", [(10, 90)]),
+    ("sharpness", {}, "factor", [(0.1, 1.9)]),
+    ("shear", {"x": 0.3, "y": (0.1, 0.7)}, "tangent", [(0.1, 0.7), (-0.3, 0.3)]),
+    ("solarize_add", {}, "amount", [(0, 110 / 255)]),
     ("blur", {}, "sigma", [(0.1, 2.0)]),
     ("solarize", {"threshold": (0.1, 0.9)}, "threshold", [(0.1, 0.9)]),
     ("jitter", {"brightness": 0.4, "contrast": 2, "saturation": (0.5, 0.6), "hue": 0.1}, "factors",
      [(0.6, 1.4), (0.0, 3.0), (0.5, 0.6), (-0.1, 0.1)]),
 ]  # fmt: skip
 CELLS = [
+    ("grid_shuffle", {"n": 2}, lambda p: p["order"] @ torch.tensor([64, 16, 4, 1]), 24),
+    ("posterize", {"bits": (0, 8)}, lambda p: p["bits"], 9),
     ("channel_permutation", {}, lambda p: p["order"] @ torch.tensor([9, 3, 1]), 6),
     ("jitter", {}, lambda p: p["order"] @ torch.tensor([64, 16, 4, 1]), 24),
     ("rotate90", {}, lambda p: p["k"], 4),
@@ -313,15 +429,40 @@ def test_crops_are_uniform_in_area_log_uniform_in_shape_and_uniform_in_place():
     assert np.abs(together).max() < 4.5 / math.sqrt(MANY)
 
 
-@pytest.mark.parametrize("m", [0, 9, 30])
-def test_half_of_the_signed_magnitudes_are_negative(m):
-    params = draw(OPS["randaugment"](1, m), MANY, (64, 96))
-    for number, (name, (strength, signed, _)) in enumerate(POLICY.items()):
-        drawn = params["magnitude"][params["op"] == number]
-        size = strength(m / 30, torch.tensor([[64.0, 96.0]], dtype=torch.float64)).item()
-        assert set(drawn.tolist()) == ({-size, size} if signed else {size}), name
-        if signed and size:
-            assert stats.binomtest(int((drawn < 0).sum()), len(drawn), 0.5).pvalue > SURE
+@pytest.mark.parametrize(("name", "arguments"), [("translate", {"x": 0.25, "y": 0.125}),
+                                                 ("affine", {"translate": (0.25, 0.125)})], ids=str)  # fmt: skip
+def test_shifts_are_rounded_uniform_pixels(name, arguments):
+    """Rounding gives the farthest pixel, on either side, half the chance of the others, as in `RandomAffine`."""
+    shift = draw(OPS[name](**arguments), MANY)["shift"] * 24
+    assert (shift - shift.round()).abs().max() < 1e-9
+    for column, farthest in zip(shift.T, (3, 6), strict=True):
+        values, observed = np.unique(column.round().numpy(), return_counts=True)
+        assert values.tolist() == list(range(-farthest, farthest + 1))
+        chance = np.full(len(values), 1 / (2 * farthest))
+        chance[[0, -1]] /= 2
+        assert stats.chisquare(observed, MANY * chance).pvalue > SURE
+
+
+def test_alphas_are_normal_and_independent():
+    alphas = draw(OPS["lighting"](0.25), MANY)["alphas"].numpy()
+    assert all(stats.kstest(column, "norm", (0, 0.25)).pvalue > SURE for column in alphas.T)
+    assert np.abs(np.corrcoef(alphas.T) - np.eye(3)).max() < 4.5 / math.sqrt(MANY)
+
+
+def test_erased_boxes_are_uniform_in_area_log_uniform_in_shape_and_uniform_in_place():
+    """Where every try fits: area up to 0.25 and ratios to 3.3 in a square frame."""
+    side = 4000
+    params = draw(OPS["erase"](1.0, scale=(0.02, 0.25)), MANY, (side, side))
+    box = params["box"].numpy()
+    area, shape = box[:, 2] * box[:, 3], np.log(box[:, 2] / box[:, 3])
+    assert params["applied"].all()
+    assert stats.kstest(area, "uniform", (0.02, 0.23)).pvalue > SURE
+    assert stats.kstest(shape, "uniform", (math.log(0.3), math.log(3.3) - math.log(0.3))).pvalue > SURE
+    room = np.round((1 - box[:, 2:]) * side) + 1
+    place = (np.round(box[:, :2] * side) + 0.5) / room  # as a share of the room
+    assert all(stats.kstest(column, "uniform").pvalue > SURE for column in place.T)
+    together = np.corrcoef(np.stack([area, shape, *place.T])) - np.eye(4)
+    assert np.abs(together).max() < 4.5 / math.sqrt(MANY)
 
 
 def crop_difference_slow(a, b, flip, vflip):
@@ -356,7 +497,7 @@ def test_crop_difference_is_taken_in_the_frame_of_view_a(name):
 
 def test_differences_say_how_to_get_from_b_to_a():
     images = photos(40, SQUARE)
-    for name in ("rotate90", "channel_permutation", "flip", "vflip"):
+    for name in ("rotate90", "channel_permutation", "flip", "vflip", "grid_shuffle"):
         op = OPS[name]()
         a, b = draw(op, 40), draw(op, 40, view="b")
         seen_a, seen_b = op.render(images, a), op.render(images, b)
@@ -365,6 +506,12 @@ def test_differences_say_how_to_get_from_b_to_a():
                 assert torch.equal(seen_a[row], seen_b[row].rot90(int(change), dims=(-2, -1)))
             elif name == "channel_permutation":
                 assert torch.equal(seen_a[row], seen_b[row][change])
+            elif name == "grid_shuffle":
+                cells_a, cells_b = (
+                    torch.stack([cell for line in seen[row].split(6, dim=1) for cell in line.split(6, dim=2)])
+                    for seen in (seen_a, seen_b)
+                )
+                assert torch.equal(cells_a, cells_b[change])
             else:
                 assert torch.equal(seen_a[row], seen_b[row]) == bool(change)
 
@@ -375,6 +522,40 @@ def of(**values):
 
 JITTER = {"brightness": 0.4, "contrast": (0.5, 2.5), "saturation": 0.0, "hue": 0.1}
 WORKED = [
+    ("affine", {"degrees": 40, "translate": (0.5, 0.25), "scale": (0.5, 2.5), "shear": (-10, 10, 5, 20)},
+     of(degrees=20.0, shift=[0.125, -0.25], scale=2.0, shear=[10.0, 5.0], applied=True),
+     of(degrees=-20.0, shift=[0.0, 0.25], scale=1.5, shear=[20.0, -5.0], applied=True),
+     [0.5, 0.25, -0.5, 0.25, -0.5, 0.5]),
+    ("affine", {"degrees": 40, "translate": (0.5, 0.25), "scale": (1.5, 3)},
+     of(degrees=20.0, shift=[0.125, -0.25], scale=2.0, shear=[0.0, 0.0], applied=True),
+     of(degrees=-20.0, shift=[0.0, 0.25], scale=1.5, shear=[0.0, 0.0], applied=False), [0.25, 0.25, -0.25, 0.5, 0, 0]),
+    ("autocontrast", {}, of(applied=True), of(applied=False), [1.0]),
+    ("brightness", {"factor": (0.5, 1.5)}, of(factor=0.75, applied=True), of(factor=1.5, applied=True), [-0.75]),
+    ("color", {"factor": (1.5, 3)}, of(factor=2.0, applied=True), of(factor=3.0, applied=False), [0.5]),
+    ("contrast", {"factor": 1}, of(factor=1.0, applied=True), of(factor=1.0, applied=False), [0.0]),
+    ("equalize", {}, of(applied=False), of(applied=True), [-1.0]),
+    ("erase", {}, of(box=[0.5, 0.25, 0.5, 0.25], applied=True), of(box=[0, 0.5, 0.5, 0.5], applied=True),
+     [0.5, -0.375, 0, -0.25]),
+    ("erase", {}, of(box=[0.5, 0.25, 0.5, 0.25], applied=False), of(box=[0, 0.5, 0.5, 0.5], applied=True),
+     [-0.25, -0.75, -0.5, -0.5]),
+    ("grid_shuffle", {"n": 2}, of(order=[2, 3, 1, 0], applied=True), of(order=[1, 0, 2, 3], applied=False),
+     [2, 3, 1, 0]),
+    ("grid_shuffle", {"n": 2}, of(order=[2, 3, 1, 0], applied=True), of(order=[1, 0, 2, 3], applied=True),
+     [2, 3, 0, 1]),
+    ("invert", {}, of(applied=True), of(applied=True), [0.0]),
+    ("lighting", {}, of(alphas=[1.0, 0, 0], applied=True), of(alphas=[0, 1.0, 0], applied=False),
+     [0.2175 * -0.5675, 0.2175 * -0.5808, 0.2175 * -0.5836]),
+    ("perspective", {}, of(corners=[[0.25, 0.5], [0, 0], [0, 0], [0, 0.125]], applied=True),
+     of(corners=[[0.125, 0], [0, 0], [0, 0], [0, 0.25]], applied=True), [0.125, 0.5, 0, 0, 0, 0, 0, -0.125]),
+    ("posterize", {"bits": (4, 6)}, of(bits=4, applied=True), of(bits=6, applied=True), [-0.5]),
+    ("posterize", {"bits": (4, 6)}, of(bits=4, applied=True), of(bits=6, applied=False), [-1.0]),
+    ("rotate", {"degrees": (-10, 30)}, of(degrees=20.0, applied=True), of(degrees=-10.0, applied=True), [0.75]),
+    ("sharpness", {"factor": (0, 2)}, of(factor=2.0, applied=True), of(factor=2.0, applied=False), [0.5]),
+    ("shear", {"x": 0.5, "y": (0.0, 1.0)}, of(tangent=[0.5, -0.5], applied=True), of(tangent=[0.0, 0.5], applied=True),
+     [0.5, -1.0]),
+    ("solarize_add", {"amount": (0.0, 0.5)}, of(amount=0.25, applied=True), of(amount=0.5, applied=True), [-0.5]),
+    ("translate", {"x": 0.5, "y": 0}, of(shift=[0.0, 0.25], applied=True), of(shift=[0.0, 0.5], applied=False),
+     [0, 0.25]),
     ("blur", {"sigma": (0.5, 2.0)}, of(sigma=1.5, applied=True), of(sigma=0.5, applied=True), [0.5]),
     ("blur", {"sigma": (0.5, 2.0)}, of(sigma=1.5, applied=True), of(sigma=0.5, applied=False), [0.75]),
     ("solarize", {}, of(threshold=0.25, applied=True), of(threshold=0.5, applied=True), [-0.25]),
@@ -387,7 +568,14 @@ WORKED = [
     ("jitter", JITTER, of(factors=[1.4, 2.0, 1.0, 0.1], applied=False), of(factors=[0.6, 0.5, 1.0, -0.1], applied=True),
      [0.5, 0.25, 0.0, 0.5]),
     ("randaugment", {}, of(op=[1, 1], magnitude=[0.25, -0.5]), of(op=[4, 5], magnitude=[3.0, 9.0]),
-     [0, -0.25, 0, 0, -3, -9, 0, 0, 0, 0, 0, 0, 0, 0]),
+     [0, -0.25, 0, 0, -3, -9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+    ("autoaugment", {}, of(op=[1, 1], magnitude=[0.25, -0.5], applied=[True, False]),
+     of(op=[1, 16], magnitude=[0.5, 8.0], applied=[True, True]),
+     [0, -0.25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -8]),
+    ("augmix", {"width": 2, "depth": 2},
+     of(blend=0.5, weights=[0.75, 0.25], op=[[1, 2], [2, 0]], magnitude=[[0.2, 0.4], [-0.8, 0.0]]),
+     of(blend=0.0, weights=[0.5, 0.5], op=[[5, 5], [5, 5]], magnitude=[[9.0, 9.0], [9.0, 9.0]]),
+     [0, 0.075, 0.05, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
 ]  # fmt: skip
 
 
@@ -396,7 +584,31 @@ def test_differences_worked_by_hand(name, arguments, a, b, expected):
     torch.testing.assert_close(OPS[name](**arguments).difference(a, b).double(), torch.tensor([expected]).double())
 
 
+ENDS = [(2, 1), "x", math.nan, (0, 1, 2), None, True, ("a", "b"), (0, math.nan)]  # no range, whatever the op
 REFUSED = [
+    ("affine", [*({"degrees": bad} for bad in [-1, 400, *ENDS]), *({"translate": bad} for bad in [0.1, (0.1,), (2, 0)]),
+                *({"scale": bad} for bad in [0, -1, *ENDS]), *({"shear": bad} for bad in [-1, 90, (0, 1, 2, 1), *ENDS]),
+                {"interpolation": "cubic"}, {"fill": 2}]),
+    ("brightness", [{"factor": bad} for bad in [-1, *ENDS]]),
+    ("color", [{"factor": bad} for bad in [-1, *ENDS]]),
+    ("contrast", [{"factor": bad} for bad in [-1, *ENDS]]),
+    ("erase", [*({"scale": bad} for bad in [-0.1, 1.5, *ENDS]), *({"ratio": bad} for bad in [0, *ENDS]),
+               *({"value": bad} for bad in [2, -1, "random", (0, 1), (0, 0, 2), None, True, math.nan, ("a", 0, 0)])]),
+    ("grid_shuffle", [{"n": 0}, {"n": 2.0}, {"n": True}, {"n": "4"}, {"n": None}]),
+    ("lighting", [{"std": -1}, {"std": (0, 1)}, {"std": "x"}, {"std": math.nan}, {"std": True}]),
+    ("perspective", [*({"distortion_scale": bad} for bad in [-0.1, 1.1, math.nan, (0, 1), "x", True, None]),
+                     {"interpolation": "box"}, {"interpolation": None}, {"fill": -0.1}, {"fill": (0, 0, 0)}]),
+    ("posterize", [{"bits": bad} for bad in [-1, 9, 4.0, (5, 4), (0, 9), True, "4", None, (1, 2, 3)]]),
+    ("rotate", [*({"degrees": bad} for bad in [-1, 361, *ENDS]), {"interpolation": 1}, {"fill": math.nan}]),
+    ("sharpness", [{"factor": bad} for bad in [-0.1, *ENDS]]),
+    ("shear", [*({axis: bad} for axis in "xy" for bad in [-1, 11, *ENDS]), {"interpolation": "area"}, {"fill": "x"}]),
+    ("solarize_add", [*({"amount": bad} for bad in [-2, 1.1, *ENDS]),
+                      *({"threshold": bad} for bad in [2, (0, 1), None])]),
+    ("translate", [*({axis: bad} for axis in "xy" for bad in [-0.1, 2, *ENDS]), {"fill": 1.5}]),
+    ("augmix", [{"severity": 0}, {"severity": 11}, {"severity": 3.0}, {"width": 0}, {"depth": 0}, {"depth": -2},
+                {"depth": 1.0}, {"alpha": 0}, {"alpha": -1.0}, {"alpha": math.nan}, {"alpha": math.inf},
+                {"alpha": "x"}, {"all_ops": 1}, {"fill": 2}, {"interpolation": "cubic"}]),
+    ("autoaugment", [{"fill": -1}, {"fill": (0, 1)}, {"interpolation": 1}]),
     ("blur", [{"sigma": 0}, {"sigma": (2, 1)}, {"sigma": math.nan}, {"sigma": "x"}, {"kernel": 4},
               {"kernel": -1}, {"kernel": 3.0}]),
     ("center_crop", [{"size": 0}, {"size": -3}, {"size": 1.5}, {"size": "8"}, {"size": None}]),
@@ -408,8 +620,11 @@ REFUSED = [
                 {"hue": (-1, 0)}, {"brightness": (2, 1)}, {"contrast": (-1, 1)},
                 {"brightness": "x"}, {"saturation": math.nan}]),
     ("pad_crop", [{"size": 0}, {"padding": -1}, {"padding": 1.0}, {"mode": "edge"}]),
-    ("randaugment", [{"n": 0}, {"n": 1.0}, {"m": -1}, {"m": 31}, {"m": 9.5}]),
+    ("randaugment", [{"n": 0}, {"n": 1.0}, {"m": -1}, {"m": 31}, {"m": 9.5}, {"fill": 2},
+                     {"fill": "x"}, {"interpolation": "cubic"}]),
     ("resize", [{"size": 0}, {"size": (3,)}]),
+    ("trivialaugment", [{"fill": 1.5}, {"interpolation": None}]),
+    ("uniformaugment", [{"n": 0}, {"n": True}, {"fill": -0.1}, {"interpolation": "box"}]),
     ("solarize", [{"threshold": 2}, {"threshold": (0.8, 0.2)}, {"threshold": -0.1}]),
 ]  # fmt: skip
 BAD = [(name, arguments) for name, each in REFUSED for arguments in each]
@@ -426,7 +641,7 @@ def test_bad_arguments_are_refused_by_name(name, arguments):
         OPS[name](**arguments)
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", DIFFERENCE)
 def test_ops_are_frozen_and_equal_by_their_arguments(name):
     arguments = next(arguments for case, arguments in CASES if case == name)
     op = OPS[name](**arguments)
@@ -436,6 +651,7 @@ def test_ops_are_frozen_and_equal_by_their_arguments(name):
 
 
 UNFIT = [
+    ("grid_shuffle", {"n": 25}, SQUARE, "grid_shuffle\\(25\\) needs 25 pixels a side, got an image of 24x24"),
     ("rotate90", {}, OBLONG, "square"),
     ("center_crop", {"size": 32}, SQUARE, "24x24, too small"),
     ("pad_crop", {"size": 40, "padding": 4}, SQUARE, "24x24, too small"),
@@ -450,7 +666,38 @@ def test_images_that_do_not_fit_are_refused(name, arguments, size, message):
         op.render(photos(2, size), draw(op, 2, size))
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=str)
+@DTYPES
+def test_images_are_rendered_on_their_device(name, arguments, dtype):
+    """On `meta`, which stands for any other device than the CPU, with parameters where they were drawn."""
+    op = OPS[name](**arguments)
+    assert op.render(photos(6, SQUARE, dtype).to("meta"), draw(op)).device.type == "meta"
+
+
+# these ask for numbers on the way, to choose rows or to cut
+ASKING = {"center_crop", "crop", "jitter", "pad_crop", "resize"} | POLICIES
+
+
+@pytest.mark.parametrize(("name", "arguments"), [case for case in CASES if case[0] not in ASKING], ids=str)
+@DTYPES
+def test_parameters_on_a_device_stay_there(name, arguments, dtype):
+    """Nothing comes back to the host: `meta` has no numbers to give."""
+    op = OPS[name](**arguments)
+    params = {key: values.to("meta") for key, values in draw(op).items()}
+    assert op.render(photos(6, SQUARE, dtype).to("meta"), params).device.type == "meta"
+
+
+@pytest.mark.parametrize(("name", "arguments"), [case for case in CASES if case[0] not in ASKING], ids=str)
+def test_rendering_is_one_graph(name, arguments):
+    op = OPS[name](**arguments)
+    params = draw(op)
+    torch.compiler.reset()
+    traced = torch.compile(op.render, fullgraph=True, backend="eager")
+    for dtype in (torch.uint8, torch.float32):
+        assert torch.equal(traced(photos(6, SQUARE, dtype), params), op.render(photos(6, SQUARE, dtype), params))
+
+
+@pytest.mark.parametrize("name", DIFFERENCE)
 def test_differences_are_taken_on_the_device_of_the_parameters(name):
     """On `meta`, which stands for any other device than the CPU."""
     op = OPS[name](**next(arguments for case, arguments in CASES if case == name))

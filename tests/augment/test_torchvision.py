@@ -5,15 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from scipy import stats
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms.v2 import RandAugment as TorchvisionRandAugment
+from torchvision.transforms.v2 import RandomErasing
 from torchvision.transforms.v2 import functional as F
 
 from manyview.augment import OPS, color, histogram
 from manyview.augment.crop import fractions
+from manyview.augment.erase import noise
 from manyview.augment.op import as_float, as_uint8
-from manyview.augment.randaugment import BINS, POLICY
 from manyview.draws import Draws
 
 SIZES = [(32, 32), (33, 47), (64, 40)]
@@ -267,59 +268,305 @@ def test_cutout_is_a_loop_over_pixels(size, side, fill):
     assert torch.equal(op.render(images, params), expected)
 
 
-# RandAugment
-
-THEIRS = TorchvisionRandAugment()
-TABLE = dict(zip(POLICY, THEIRS._AUGMENTATION_SPACE.items(), strict=True))  # both list the fourteen in one order
-CUT_OFF = ("color", "sharpness", "autocontrast")  # blends cut off to whole levels: a tie may fall to the level below
+def applied(count, **params):
+    """Parameters of `count` images, all applied."""
+    return {**params, "applied": torch.ones(count, dtype=torch.bool)}
 
 
-def test_the_policies_name_the_same_ops():
-    spelled = {name: theirs.lower() for name, (theirs, _) in TABLE.items()}
-    assert {name: name.replace("_", "") for name in POLICY} == spelled
-
-
-@pytest.mark.parametrize("name", POLICY)
-@pytest.mark.parametrize("size", [*SIZES, (224, 160), (375, 500), (331, 662)], ids=str)
-def test_magnitudes_are_torchvisions(name, size):
-    strength, signed, _ = POLICY[name]
-    _, (table, theirs_signed) = TABLE[name]
-    theirs = table(BINS, *size)
-    assert signed == theirs_signed
-    for m in range(BINS):
-        ours = strength(m / (BINS - 1), torch.tensor([size], dtype=torch.float64)).item()
-        value = 0.0 if theirs is None else float(theirs[m])
-        assert ours == pytest.approx(int(value) if name.startswith("translate") else value, abs=1e-6), m
+PARTS = {"brightness": F.adjust_brightness, "contrast": F.adjust_contrast, "color": F.adjust_saturation,
+         "sharpness": F.adjust_sharpness}  # fmt: skip
+STRENGTHS = [0.0, 0.1, 0.37, 0.9, 1.0, 1.3, 1.8, 3.0]
 
 
 @SIZE
 @KIND
-@pytest.mark.parametrize("name", POLICY)
-@pytest.mark.parametrize("m", [0, 1, 5, 9, 14, 19, 25, 30])
-def test_every_op_of_randaugment_is_torchvisions(size, kind, name, m):
-    strength, signed, _ = POLICY[name]
-    magnitude = strength(m / (BINS - 1), torch.tensor([size], dtype=torch.float64)).item()
-    images = photos(kind, size, 2)
-    for value in (magnitude, -magnitude) if signed else (magnitude,):
-        params = {"op": torch.full((2, 1), list(POLICY).index(name)), "magnitude": torch.full((2, 1), value).double()}
-        ours = OPS["randaugment"](1, m).render(images, params)
-        theirs = THEIRS._apply_image_or_video_transform(images, TABLE[name][0], value, InterpolationMode.NEAREST, {})
-        assert ours.dtype == theirs.dtype == torch.uint8
-        assert (ours.int() - theirs.int()).abs().max() <= (1 if name in CUT_OFF else 0)
-        assert (ours != theirs).double().mean() <= 0.03
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_jitter_and_sharpness_are_torchvisions_on_grey_levels_and_on_floats(size, kind, name):
+    images = photos(kind, size, len(STRENGTHS))
+    params = applied(len(STRENGTHS), factor=torch.tensor(STRENGTHS, dtype=torch.float64))
+    ours = OPS[name]().render(images, params)
+    assert ours.dtype == torch.uint8
+    theirs = each(PARTS[name], images, STRENGTHS)
+    assert (ours.int() - theirs.int()).abs().max() <= 1  # blends are cut off: a tie may fall to the level below
+    assert (ours != theirs).double().mean() <= 0.01
+    floats = OPS[name]().render(as_float(images), params)
+    torch.testing.assert_close(floats, each(PARTS[name], as_float(images), STRENGTHS), rtol=0, atol=3e-5)
+
+
+@SIZE
+@KIND
+def test_posterize_is_posterize(size, kind):
+    images, bits = photos(kind, size, 9), torch.arange(9)
+    theirs = each(F.posterize, images, bits.tolist())
+    assert torch.equal(OPS["posterize"]().render(images, applied(9, bits=bits)), theirs)
+    floats = OPS["posterize"]().render(as_float(images), applied(9, bits=bits))
+    assert torch.equal(as_uint8(floats), theirs)
+
+
+@SIZE
+@KIND
+@pytest.mark.parametrize(("name", "theirs"), [("autocontrast", F.autocontrast), ("equalize", F.equalize),
+                                              ("invert", F.invert)], ids=str)  # fmt: skip
+def test_ops_without_magnitude_are_torchvisions_to_the_last_level(size, kind, name, theirs):
+    images = photos(kind, size)
+    assert torch.equal(OPS[name]().render(images, applied(4)), theirs(images))
+    floats = OPS[name]().render(as_float(images), applied(4))
+    torch.testing.assert_close(floats, theirs(as_float(images)), rtol=0, atol=1e-6)
+
+
+def test_equalize_is_pils():
+    images = torch.cat([photos("smooth", size, 1)[..., :32, :32] for size in SIZES])
+    ours = OPS["equalize"]().render(images, applied(3))
+    for image, out in zip(images, ours, strict=True):
+        theirs = ImageOps.equalize(Image.fromarray(image.permute(1, 2, 0).numpy()))
+        assert np.array_equal(out.permute(1, 2, 0).numpy(), np.asarray(theirs))
+
+
+@KIND
+@pytest.mark.parametrize("amount", [-255, -60, 0, 1, 30, 110, 200, 255])
+@pytest.mark.parametrize("threshold", [0, 1, 110, 128, 256])
+def test_solarize_add_is_autoaugments_table(kind, amount, threshold):
+    images = photos(kind, (33, 47))
+    table = np.array([min(255, max(0, i + amount)) if i < threshold else i for i in range(256)], dtype=np.uint8)
+    expected = torch.from_numpy(table[images.numpy()])
+    op = OPS["solarize_add"](threshold=min(1.0, (threshold - 0.5) / 255) if threshold else 0.0)
+    if threshold == 256:
+        expected[images == 255] = 255  # a threshold of 1 leaves white alone, whatever is added
+    params = applied(4, amount=torch.full((4,), amount / 255, dtype=torch.float64))
+    assert torch.equal(op.render(images, params), expected)
+    assert torch.equal(as_uint8(op.render(as_float(images), params)), expected)
+
+
+@SIZE
+def test_lighting_adds_the_principal_components(size):
+    images = as_float(photos("smooth", size))
+    alphas = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, -2, 0], [0.3, 1, -5]], dtype=torch.float64)
+    out = OPS["lighting"]().render(images, applied(4, alphas=alphas))
+    # as AlexNet's authors write it: [p1, p2, p3] [alpha1 lambda1, alpha2 lambda2, alpha3 lambda3]^T
+    components = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    added = np.stack([components @ (a * np.array([0.2175, 0.0188, 0.0045])) for a in alphas.numpy()])
+    expected = np.clip(images.numpy() + added[:, :, None, None], 0, 1)
+    np.testing.assert_allclose(out.numpy(), expected, rtol=0, atol=1e-6)
+    assert np.abs(components.T @ components - np.eye(3)).max() < 1e-3  # they are orthonormal: no digit is misprinted
+
+
+# geometry
+
+INTERPOLATION = pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+FILL = pytest.mark.parametrize("fill", [0.0, 0.4, 0.5, 1.0])
+
+
+@SIZE
+@KIND
+@INTERPOLATION
+@FILL
+@pytest.mark.parametrize("name", ["affine", "perspective", "rotate", "shear", "translate"])
+def test_geometry_is_torchvisions(size, kind, interpolation, fill, name):
+    count = 10
+    arguments = {
+        "affine": {"degrees": 180, "translate": (0.4, 0.2), "scale": (0.4, 2.0), "shear": (-30, 20, -10, 15)},
+        "perspective": {"distortion_scale": 0.8},
+        "rotate": {"degrees": (-200, 350)},
+        "shear": {"x": 0.7, "y": (-0.2, 0.5)},
+        "translate": {"x": 0.9, "y": 0.3},
+    }[name]
+    if name != "translate":
+        arguments["interpolation"] = interpolation
+    op, images = OPS[name](**arguments, p=1.0, fill=fill), photos(kind, size, count)
+    params = draw(op, size, count)
+    height, width = size
+
+    def theirs(image, levels, row):
+        value = {key: column[row].tolist() for key, column in params.items()}
+        options = {"interpolation": InterpolationMode(interpolation), "fill": [fill * levels]}
+        if name == "rotate":
+            return F.rotate(image, value["degrees"], **options)
+        if name == "shear":
+            slant = [math.degrees(math.atan(tangent)) for tangent in reversed(value["tangent"])]
+            return F.affine(image, 0.0, [0, 0], 1.0, slant, center=[0, 0], **options)
+        if name == "perspective":
+            inwards = [[round(x * width), round(y * height)] for y, x in value["corners"]]
+            frame = [[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]]
+            sign = [(1, 1), (-1, 1), (-1, -1), (1, -1)]
+            ends = [[x + a * dx, y + b * dy] for (x, y), (a, b), (dx, dy) in zip(frame, sign, inwards, strict=True)]
+            return F.perspective(image, frame, ends, **options)
+        move = [round(value["shift"][1] * width), round(value["shift"][0] * height)]
+        if name == "translate":
+            return F.affine(image, 0.0, move, 1.0, [0.0, 0.0], **options)
+        return F.affine(image, value["degrees"], move, value["scale"], value["shear"][::-1], **options)
+
+    ours = op.render(images, params)
+    assert ours.dtype == torch.uint8
+    expected = torch.stack([theirs(image, 255, row) for row, image in enumerate(images)])
+    apart = (ours.int() - expected.int()).abs()
+    assert (apart <= 1).double().mean() >= 0.999, f"{(apart > 1).sum()} of {apart.numel()}"
+    floats = torch.stack([theirs(image, 1, row) for row, image in enumerate(as_float(images))])
+    near = (op.render(as_float(images), params) - floats).abs() <= 1 / 255
+    assert near.double().mean() >= 0.999
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 48)], ids=str)
+@pytest.mark.parametrize("degrees", [0.0, 90.0, 180.0, 270.0, -90.0, 360.0])
+@INTERPOLATION
+def test_quarter_turns_are_exact(size, degrees, interpolation):
+    if size[0] != size[1] and degrees % 180:
+        degrees += 90
+    images = photos("noise", size)
+    op = OPS["rotate"](degrees=(-360, 360), interpolation=interpolation)
+    ours = op.render(images, applied(4, degrees=torch.full((4,), degrees, dtype=torch.float64)))
+    assert torch.equal(ours, F.rotate(images, degrees))
+
+
+@SIZE
+@INTERPOLATION
+@pytest.mark.parametrize("name", ["affine", "perspective", "rotate", "shear", "translate"])
+def test_geometry_that_moves_nothing_changes_nothing(size, interpolation, name):
+    still = {
+        "affine": {}, "perspective": {"distortion_scale": 0.0, "p": 1.0}, "rotate": {"degrees": 0},
+        "shear": {"x": 0}, "translate": {"x": 0, "y": 0},
+    }[name]  # fmt: skip
+    if name != "translate":
+        still["interpolation"] = interpolation
+    op, images = OPS[name](**still, fill=1.0), photos("noise", size)
+    assert torch.equal(op.render(images, draw(op, size)), images)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (7, 2)], ids=str)
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_corners_move_as_far_as_torchvision_moves_them(size, scale):
+    count = 20_000
+    corners = draw(OPS["perspective"](scale), size, count)["corners"] * torch.tensor(size)
+    assert (corners - corners.round()).abs().max() < 1e-9
+    for axis, side in enumerate(size):
+        farthest = int(scale * (side // 2)) + 1
+        for corner in range(4):
+            _, seen = np.unique(corners[:, corner, axis].round().numpy(), return_counts=True)
+            assert len(seen) == farthest
+            assert farthest == 1 or stats.chisquare(seen).pvalue > 1e-4
+
+
+def test_corners_that_meet_give_an_image_of_fill():
+    images = as_float(photos("noise", (32, 32), 1))
+    flat = torch.tensor([[[0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]], dtype=torch.float64)
+    line = torch.tensor([[[0.5, 0.0], [0.5, 0.0], [15 / 32, 0.0], [15 / 32, 0.0]]], dtype=torch.float64)
+    for corners in (flat, line):
+        for interpolation in ("nearest", "bilinear"):
+            out = OPS["perspective"](1.0, 1.0, interpolation, 0.4).render(images, applied(1, corners=corners))
+            assert out.isfinite().all()
+            assert out.min() >= 0
+            assert out.max() <= 1
+    assert torch.equal(
+        OPS["perspective"](1.0, 1.0, fill=0.4).render(images, applied(1, corners=line)), torch.full_like(images, 0.4)
+    )
+
+
+# hidden and shuffled parts
+
+
+def erase_slow(draws, height, width, scale, ratio):
+    """One image of torchvision's RandomErasing.make_params, with our numbers in place of its generator."""
+    areas, shapes = draws.uniform("scale", 10, *scale)[0], draws.uniform("ratio", 10, *map(math.log, ratio))[0]
+    for area, shape in zip(areas.tolist(), shapes.tolist(), strict=True):
+        h = round(math.sqrt(height * width * area * math.exp(shape)))
+        w = round(math.sqrt(height * width * area / math.exp(shape)))
+        if 0 < h < height and 0 < w < width:
+            top, left = draws.uniform("top").item(), draws.uniform("left").item()
+            return [math.floor(top * (height - h + 1)), math.floor(left * (width - w + 1)), h, w]
+    return None
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (8, 90), (3, 3)], ids=str)
+@pytest.mark.parametrize("scale", [(0.02, 0.33), (0.9, 1.0), (0.001, 0.01)], ids=str)
+@pytest.mark.parametrize("ratio", [(0.3, 3.3), (1.0, 2.0)], ids=str)
+def test_erased_boxes_follow_the_published_algorithm(size, scale, ratio):
+    params = draw(OPS["erase"](1.0, scale, ratio), size, 150)
+    slow = [erase_slow(Draws(0, 0, [i], "a", "op"), *size, scale, ratio) for i in range(150)]
+    assert params["applied"].tolist() == [box is not None for box in slow]
+    assert box_pixels(params, size) == [box or [0, 0, 0, 0] for box in slow]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 64)], ids=str)
+def test_erased_boxes_are_distributed_as_torchvision_draws_them(size):
+    count = 8000
+    torch.manual_seed(0)
+    image, op = torch.empty(3, *size), RandomErasing(1.0)
+    drawn = (op.make_params([image]) for _ in range(count))
+    theirs = np.array([[params[key] for key in "ijhw"] for params in drawn])
+    ours = np.array(box_pixels(draw(OPS["erase"](1.0), size, count), size))
+    for column in (*range(4), "area"):
+        one, other = (b[:, 2] * b[:, 3] if column == "area" else b[:, column] for b in (ours, theirs))
+        assert stats.ks_2samp(one, other, method="asymp").pvalue > 1e-3, column
+
+
+@SIZE
+@KIND
+@pytest.mark.parametrize("value", [0.0, 0.5, 1, (0.2, 0.6, 1.0)], ids=str)
+def test_erase_is_erase(size, kind, value):
+    op, images = OPS["erase"](0.7, value=value), photos(kind, size, 12)
+    params = draw(op, size, 12)
+    assert 0 < params["applied"].sum() < 12
+    fill = torch.tensor(value, dtype=torch.float64).view(-1, 1, 1)
+    for kept, filling in ((images, (fill * 255).round().to(torch.uint8)), (as_float(images), fill.float())):
+        rows = zip(kept, box_pixels(params, size), params["applied"], strict=True)
+        theirs = [F.erase(image, *box, filling) if on else image for image, box, on in rows]
+        assert torch.equal(op.render(kept, params), torch.stack(theirs))
+
+
+def mix_slow(word):
+    """The published function, on one Python integer."""
+    word ^= word >> 16
+    word = word * 0x7FEB352D % 2**32
+    word ^= word >> 15
+    word = word * 0x846CA68B % 2**32
+    return word ^ (word >> 16)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16])
+def test_noise_is_a_function_of_the_seed_and_the_place(channels):
+    op, size = OPS["erase"](1.0, scale=(0.3, 0.6), value="noise"), (11, 13)
+    images = torch.full((3, channels, *size), 7, dtype=torch.uint8)
+    params = draw(op, size, 3)
+    expected = images.clone()
+    for row, (top, left, h, w) in enumerate(box_pixels(params, size)):
+        for c in range(channels):
+            for y in range(top, top + h):
+                for x in range(left, left + w):
+                    place = (c * size[0] + y) * size[1] + x
+                    expected[row, c, y, x] = mix_slow((mix_slow(place) + int(params["seed"][row])) % 2**32) >> 24
+    assert torch.equal(op.render(images, params), expected)
+    assert torch.equal(op.render(as_float(images), params), as_float(expected))
+
+
+def test_noise_is_uniform_and_independent():
+    seed = torch.randint(2**32, (64,), generator=torch.Generator().manual_seed(2))
+    levels = noise(seed, torch.Size([3, 40, 40]))
+    counts = torch.bincount(levels.flatten(), minlength=256).numpy()
+    assert stats.chisquare(counts).pvalue > 1e-4
+    for row in levels[:8]:
+        assert stats.chisquare(torch.bincount(row.flatten(), minlength=256).numpy()).pvalue > 1e-4
+    bound = 4.5 / math.sqrt(levels[..., 1:].numel())
+    pairs = [(levels[..., 1:], levels[..., :-1]), (levels[..., 1:, :], levels[..., :-1, :]),
+             (levels[:, 1:], levels[:, :-1]), (levels[1:], levels[:-1])]  # fmt: skip
+    near = noise(torch.arange(64), torch.Size([3, 40, 40]))  # seeds that differ in few bits
+    for one, other in [*pairs, (near[1:], near[:-1])]:
+        assert abs(np.corrcoef(one.flatten().numpy(), other.flatten().numpy())[0, 1]) < 1.5 * bound
+
+
+@SIZE
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+def test_grid_shuffle_moves_whole_cells(size, n):
+    op, images = OPS["grid_shuffle"](n, p=0.7), photos("noise", size, 8)
+    params = draw(op, size, 8)
+    expected, (h, w) = images.clone(), (size[0] // n, size[1] // n)
+    for row in range(8):
+        for place, cell in enumerate(params["order"][row].tolist() if params["applied"][row] else []):
+            (to_y, to_x), (y, x) = divmod(place, n), divmod(cell, n)
+            block = images[row, :, y * h : y * h + h, x * w : x * w + w]
+            expected[row, :, to_y * h : to_y * h + h, to_x * w : to_x * w + w] = block
+    assert torch.equal(op.render(images, params), expected)
 
 
 @SIZE
 def test_autocontrast_is_torchvisions_to_the_last_level(size):
     images = photos("smooth", size)
     assert torch.equal(histogram.autocontrast(images), F.autocontrast(images))
-
-
-def test_randaugment_applies_its_ops_in_turn():
-    op, images = OPS["randaugment"](3, 14), photos("smooth", (33, 47), 60)
-    params = draw(op, (33, 47), 60)
-    expected = images
-    for turn in range(3):
-        one = {name: values[:, turn : turn + 1] for name, values in params.items()}
-        expected = OPS["randaugment"](1, 14).render(expected, one)
-    assert torch.equal(op.render(images, params), expected)
