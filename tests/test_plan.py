@@ -1,9 +1,12 @@
 """The plan's promises, counted in a real step: rows through the networks, parameters, what is not rendered."""
 
+from io import StringIO
+
 import pytest
 import torch
+from rich.console import Console
 
-from manyview.plan import describe, plan
+from manyview.plan import describe, plan, svg
 from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
 from manyview.views import plan_views
 
@@ -180,3 +183,19 @@ branches: {{net: {{backbone: cresnet20}}}}
 relations: [cross_entropy(logits(a))]
 train: {{steps: 1}}
 """
+
+
+def test_the_plan_says_what_is_mixed_and_like_what():
+    made = plan(load_recipe("tied_mixup_cifar10", "branches.net.backbone=cresnet20", "train.accumulate=4"))
+    console = Console(width=250, record=True, file=StringIO())
+    console.print(made.render())
+    lines = console.export_text().splitlines()
+    (a,) = (line for line in lines if line.startswith("a "))
+    assert "| mixup(partner='reversed') (mixed among 32 images, targets too)" in a
+    (b,) = (line for line in lines if line.startswith("b "))
+    assert "mixed" not in b
+    assert any("h(a), mix(h(b), like=a)" in line for line in lines)
+    drawn = svg(made)
+    # image to views, views to readouts, readouts to relations; and from a to the relation that mixes b like it
+    assert drawn.count("<path") == 2 + 4 + 4 + 1
+    assert drawn.count("stroke-dasharray") == 1
