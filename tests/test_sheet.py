@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from manyview import parse_recipe, train
 from manyview.augment import OPS
 from manyview.augment.op import as_uint8
+from manyview.augment.policy import POLICY_OPS
 from manyview.cli import app
 from manyview.data import open_splits
 from manyview.errors import DataError, RunError
@@ -258,10 +259,12 @@ def test_captions_of_every_op(op, shape):
     view = Step(recipe, 10).views(images, index=range(6), epoch=0)["three"]
     for row in range(6 * view.members):
         lines = caption(view, row)
-        assert len(lines) <= (3 if op == "randaugment" else 1)
         applied = view.params[op].get("applied")
-        if op != "randaugment":
-            assert (len(lines) == 1) == (applied is None or bool(applied[row]))
+        if "magnitude" in view.params[op]:  # a policy: an op a line
+            assert len(lines) <= view.params[op]["op"][row].numel()
+            assert {line.split()[0] for line in lines} <= set(POLICY_OPS)
+        else:
+            assert len(lines) == (applied is None or bool(applied[row]))
             assert all(line.split()[0] == op for line in lines)
         assert all("nan" not in line and "tensor" not in line for line in lines)
     assert contact_sheet(recipe, images, list("uvwxyz"), range(6), 0).height > 6 * 144

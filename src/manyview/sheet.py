@@ -93,6 +93,8 @@ def _policy_lines(values: Mapping[str, Tensor]) -> list[str]:
     """The ops that a policy drew and their magnitudes, one a line."""
     names = list(POLICY_OPS)
     applied = values.get("applied", torch.ones_like(values["op"], dtype=torch.bool))
+    if "depth" in values:  # the chains of AugMix, which end before the deepest
+        applied = torch.arange(values["op"].shape[-1]) < values["depth"][:, None]
     drawn = zip(*(value.flatten().tolist() for value in (values["op"], values["magnitude"], applied)), strict=True)
     return [f"{names[code]} {value:.3g}".removesuffix(" 0") for code, value, on in drawn if on]
 
