@@ -219,8 +219,9 @@ def test_every_op_is_torchvisions(size, kind, name, interpolation, level):
                 values |= set(magnitudes_of(space, codes, strength, sign, torch.tensor([size]))[0].tolist())
     values = sorted(value for value in values if not (name == "solarize" and value > 1))  # which torchvision refuses
     image = photos(kind, size, 1)[0]
-    images, centre = image.expand(len(values), -1, -1, -1), torch.rand(len(values), 2, dtype=torch.float64)
-    kept, codes = image.clone(), torch.full((len(values),), CODES[name])
+    images, codes = image.expand(len(values), -1, -1, -1), torch.full((len(values),), CODES[name])
+    centre = draw(OPS["uniformaugment"](1), size, len(values))["centre"][:, 0]
+    kept = image.clone()
     ours = apply_policy_op(images, codes, torch.tensor(values).double(), centre, level / 255, interpolation)
     assert torch.equal(image, kept)
     pairs = zip(values, centre.tolist(), strict=True)
