@@ -173,6 +173,26 @@ def test_replay_of_a_mixed_image_rebuilds_its_batch(tmp_path):
         CliRunner().invoke(app, [*command, "--index", str(left_over), "--epoch", "0"], catch_exceptions=False)
 
 
+def test_replay_of_a_run_on_two_processes_takes_the_part_that_one_of_them_mixed(tmp_path):
+    """The run's files say how many there were; what each drew is what its own batches hold."""
+    from manyview.data.loader import Batches
+
+    recipe = parse_recipe(MIXED)
+    train(recipe, tmp_path / "run", quiet=True)
+    assert Run(tmp_path / "run").processes() == 1
+    noted = tmp_path / "run" / "splits.json"
+    noted.write_text(noted.read_text().replace('"processes": 1', '"processes": 2'))
+    images = open_splits(recipe.data, recipe.seed).train
+    second = Batches(images, 8, len(images) // 8, recipe.seed, accumulate=2, rank=1, world=2)
+    batch, out = second[3], tmp_path / "x.png"
+    assert len(batch.index) == 2
+    views = Step(recipe, 10).views(batch.images, batch.labels, index=batch.index, epoch=batch.epoch)
+    asked = ["--index", str(int(batch.index[1])), "--epoch", str(batch.epoch), "--out", str(out)]
+    assert CliRunner().invoke(app, ["replay", str(tmp_path / "run"), *asked], catch_exceptions=False).exit_code == 0
+    with Image.open(out) as picture:
+        assert torch.equal(cells(picture, 2, [0], 8, 144)[0], as_uint8(views["b"].pixels)[1])
+
+
 def test_a_batch_of_one_is_refused_before_anything_is_written(tmp_path):
     for changed in (("accumulate: 2", "accumulate: 8"), ("batch_size: 8, accumulate: 2", "batch_size: 1")):
         with pytest.raises(
