@@ -308,9 +308,9 @@ def render_views(
     """Makes the pixels of every view of the plan. Inputs are left as they are.
 
     images: [B, C, H, W] uint8 or float in [0, 1]; or B images [C, H, W] of unlike sizes, if every view crops or resizes
-    them to one. target: labels [B] or soft targets [B, classes]. classes: how many, for views that mix labels. compiled:
-    grey levels on the CPU go through compiled programs, to within their rounding what the ops' own `render` gives; all
-    else, and everything without `compiled`, through that. Raises ValueError where sizes remain unlike.
+    them to one. target: labels [B] or soft targets [B, classes]. classes: how many, for views that mix labels.
+    compiled: grey levels on the CPU go through compiled programs, to within their rounding what the ops' own `render`
+    gives; all else, and everything without `compiled`, through that. Raises ValueError where sizes remain unlike.
     """
     if not isinstance(images, Tensor):
         images = together(images)
