@@ -47,7 +47,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from manyview.data import SOURCES, Subset, decode, preload
-from manyview.views import PlannedView, View, ViewSpec, draw_views, plan_views, sample_views, sizes_of, together
+from manyview.views import PlannedView, View, ViewSpec, draw_views, plan_views, sample_views, sizes_of
 
 SEED = 0
 JITTER = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation, hue
@@ -167,10 +167,10 @@ def decode_and_draw(
     return draw_views(views, decode_all(files, threads), None, index, epoch, SEED)
 
 
-def decode_all(files: Sequence[bytes], threads: ThreadPoolExecutor | None) -> Tensor | list[Tensor]:
+def decode_all(files: Sequence[bytes], threads: ThreadPoolExecutor | None) -> list[Tensor]:
     """manyview's decoding of a batch."""
     read = partial(decode, name="JPEG in memory")
-    return together(list(threads.map(read, files) if threads else map(read, files)))
+    return list(threads.map(read, files) if threads else map(read, files))
 
 
 def manyview_side(recipe: str, inputs: Inputs, cores: int) -> Work:

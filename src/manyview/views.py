@@ -312,8 +312,6 @@ def render_views(
     compiled: grey levels on the CPU go through compiled programs, to within their rounding what the ops' own `render`
     gives; all else, and everything without `compiled`, through that. Raises ValueError where sizes remain unlike.
     """
-    if not isinstance(images, Tensor):
-        images = together(images)
     made: dict[str, View] = {}
     for view in plan.values():
         base, _, member = view.source.partition(".")
@@ -331,6 +329,7 @@ def render_views(
                 drawn = {**drawn, planned.name: on_rows(drawn[planned.name], view.count or 1)}
                 labels, mixed = mix_target(labels, drawn[planned.name], classes), True
         source = _render(view.ops, source, drawn, view.count or 1, compiled)
+        source = source if isinstance(source, Tensor) else together(source)
         if not isinstance(source, Tensor):
             raise ValueError(f"view '{view.name}' leaves images of unlike sizes; begin it with a crop or a resize")
         kept = dict(params[view.name])
@@ -386,6 +385,7 @@ def _render(
 
 def _one_by_one(op: Op, images: Tensor | Sequence[Tensor], params: Params) -> Tensor | list[Tensor]:
     """Renders a batch at once; images of unlike sizes one by one, until they are alike."""
+    images = images if isinstance(images, Tensor) else together(images)
     if isinstance(images, Tensor):
         return op.render(images, params)
     made = [
@@ -405,8 +405,12 @@ def repeated(images: Tensor | Sequence[Tensor], times: int) -> Tensor | Sequence
 
 
 def together(images: Sequence[Tensor]) -> Tensor | list[Tensor]:
-    """Images as one batch if they have one size, else as they are."""
-    return torch.stack(list(images)) if len({image.shape for image in images}) == 1 else list(images)
+    """Images as one batch if they have one size, else as they are. Channels that lie last in memory stay there."""
+    if len({image.shape for image in images}) != 1:
+        return list(images)
+    if all(image.stride(0) == 1 for image in images):
+        return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    return torch.stack(list(images))
 
 
 def members_of(view: View, member: int) -> tuple[Tensor, Tensor | None]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def run(
     out: [B, C, h, w].
     """
     channels = out.shape[1]
-    largest, widest, room = 0, 0, 0
+    largest, widest = 0, 0
     for t in range(len(sizes)):
         largest = max(largest, sizes[t, 0] * sizes[t, 1])
         widest = max(widest, max(sizes[t, 0], sizes[t, 1]))
@@ -70,7 +71,9 @@ def run(
     rows_k = np.empty(channels * largest, np.uint8)
     floats = np.empty((3, largest), np.float32)
     total = floats.reshape(3 * largest)
-    wide = np.empty(max(widest * channels, largest), np.float32)
+    wide = np.empty(channels * (largest + 4 * widest), np.float32)
+    places, index = np.empty(2 * largest, np.float32), np.empty(largest, np.int32)
+    lines = np.empty(4 * widest, np.float32)
     column = np.empty(3 * widest, np.float32)
     tap_weights = np.empty(widest + 1, np.float32)
     first_y, count_y = np.empty(widest, np.int32), np.empty(widest, np.int32)
@@ -97,7 +100,7 @@ def run(
                 elif code == WINDOW:
                     k.window(source, packed, height, width, int(arg[0]), int(arg[1]), arg[2] > 0, arg[3:5], b)
                 elif not packed and arg[2] <= out_h and arg[3] <= out_w:
-                    k.enlarge(source, height, width, arg[:4], arg[4:6], b, first_x, share, wide)
+                    k.enlarge(source, height, width, arg[:4], arg[4:6], b, first_x, share, wide, lines)
                 else:
                     k.resample(source, packed, height, width, arg[:4], arg[4:6], b, taps, wide)
                 height, width = out_h, out_w
@@ -107,7 +110,7 @@ def run(
             size = height * width
             a = rows_a[: channels * size]
             image, planes = a.reshape(channels, height, width), a.reshape(channels, size)
-            if code <= SHUFFLE or code == BLUR or code == SHARPEN:
+            if code <= SHUFFLE or code in (BLUR, SHARPEN):
                 if code == PERMUTE:
                     k.permute(planes, arg)
                     continue
@@ -123,15 +126,15 @@ def run(
                     else:
                         k.turn(image, b, quarters)
                 elif code == WARP:
-                    k.warp(image, b, arg[:6], int(arg[6]), arg[7:])
+                    k.warp(image, b, arg[:6], int(arg[6]), arg[7:], places, index)
                 elif code == PROJECT:
-                    k.project(image, b, arg[:8], int(arg[8]), arg[9:])
+                    k.project(image, b, arg[:8], int(arg[8]), arg[9:], places, index)
                 elif code == SHUFFLE:
                     k.shuffle_cells(image, b, int(arg[0]), arg[1:])
                 elif code == BLUR:
                     k.blur(image, b, arg[0], int(arg[1]), tap_weights, column, wide)
                 else:
-                    k.sharpen(image, b, arg[0])
+                    k.sharpen(image, b, arg[0], wide)
                 rows_a, rows_b = rows_b, rows_a
                 source = rows_a
             elif code == FILL:
@@ -143,7 +146,7 @@ def run(
             elif code == LEVELS:
                 k.scale_levels(a, arg[0], k.ZERO)
             elif code == CONTRAST:
-                mean = k.mean_luma(planes[0], planes[1], planes[2], True)
+                mean = k.mean_whole_luma(planes[0], planes[1], planes[2])
                 k.scale_levels(a, arg[0], (k.ONE - arg[0]) * mean)
             elif code == SATURATE:
                 k.saturate(planes, arg[0])
@@ -203,7 +206,7 @@ def execute(program: Program, images: Tensor | Sequence[Tensor], repeat: int = 1
         work(0, count)
     else:
         cuts = [count * n // threads for n in range(threads + 1)]
-        for done in [_pool(os.getpid(), threads).submit(work, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]:
+        for done in [_pool(os.getpid(), threads).submit(work, a, b) for a, b in pairwise(cuts)]:
             done.result()
     del kept
     return out
@@ -217,14 +220,19 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 
 def _layout(images: Tensor | Sequence[Tensor]) -> tuple[NDArray[np.uint64], NDArray[np.int64], bool, object]:
     """Addresses [B], sizes [B, 2], whether pixels are interleaved, and what must stay alive meanwhile."""
+    kept: list[Tensor] | Tensor
     if isinstance(images, Tensor):
-        if images.stride()[1:] != images[:1].contiguous().stride()[1:]:
-            images = images.contiguous()
-        height, width = images.shape[-2:]
-        step = images.stride(0)
-        addresses = np.uint64(images.data_ptr()) + np.arange(len(images), dtype=np.uint64) * np.uint64(step)
-        return addresses, np.tile(np.array([height, width], np.int64), (len(images), 1)), False, images
-    interleaved = all(image.permute(1, 2, 0).is_contiguous() for image in images)
+        one = images[0]
+        interleaved = _is_interleaved(one)
+        kept = images if interleaved or one.is_contiguous() else images.contiguous()
+        steps = np.arange(len(kept), dtype=np.uint64) * np.uint64(kept.stride(0))
+        return np.uint64(kept.data_ptr()) + steps, np.tile(np.array(one.shape[1:]), (len(kept), 1)), interleaved, kept
+    interleaved = all(_is_interleaved(image) for image in images)
     kept = list(images) if interleaved else [image.contiguous() for image in images]
     addresses = np.array([image.data_ptr() for image in kept], np.uint64)
-    return addresses, np.array([image.shape[-2:] for image in kept], np.int64), interleaved, kept
+    return addresses, np.array([image.shape[1:] for image in kept], np.int64), interleaved, kept
+
+
+def _is_interleaved(image: Tensor) -> bool:
+    """Whether the channels of each pixel lie together, as decoders leave them."""
+    return image.shape[0] > 1 and image.permute(1, 2, 0).is_contiguous()

@@ -23,6 +23,7 @@ Whole = NDArray[np.int32]
 F, U = np.float32, np.uint64
 ZERO, ONE, TWO, SIX, HALF, TOP = F(0), F(1), F(2), F(6), F(0.5), F(255)
 RED, GREEN, BLUE = F(0.2989), F(0.587), F(0.114)
+ROUND = F(3 << 22)  # added and taken away again, rounds to whole numbers, ties to even
 BLOCK = 2048  # pixels that a chain of colour steps takes at a time; their floats stay in the nearest cache
 
 compiled = njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
@@ -67,8 +68,8 @@ def triangle(length: int, target: int, first: Whole, count: Whole, weights: Floa
     most = 0
     for out in range(target):
         centre = scale * (out + 0.5)
-        begin = max(int(math.floor(centre - reach + 0.5)), 0)
-        end = min(int(math.floor(centre + reach + 0.5)), length)
+        begin = max(math.floor(centre - reach + 0.5), 0)
+        end = min(math.floor(centre + reach + 0.5), length)
         total = 0.0
         for tap in range(begin, end):
             weight = max(0.0, 1.0 - abs(tap + 0.5 - centre) / reach)
@@ -115,27 +116,45 @@ def mix_rows(rows: Levels, count: int, weights: Floats, out: Floats) -> None:
 
 @compiled
 def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Floats, out: Levels) -> None:
-    """A row of pixels [W*C] resized to columns, rounded. out: [C, target]."""
+    """A row of pixels [W*C] resized to columns, rounded. out: [C, target]; first: in numbers, not pixels.
+
+    The row must be followed by 4*C finite numbers, since up to four taps all are read and most weights are zero.
+    """
     channels, target = out.shape
     if channels == 3:
-        o0, o1, o2 = out[0], out[1], out[2]
+        red, green, blue = out[0], out[1], out[2]
+        if most <= 3:
+            for x in range(target):
+                at, w = U(first[x]), weights[x]
+                w0, w1, w2 = w[0], w[1], w[2]
+                r = HALF + w0 * row[at] + w1 * row[at + U(3)] + w2 * row[at + U(6)]
+                g = HALF + w0 * row[at + U(1)] + w1 * row[at + U(4)] + w2 * row[at + U(7)]
+                b = HALF + w0 * row[at + U(2)] + w1 * row[at + U(5)] + w2 * row[at + U(8)]
+                red[x], green[x], blue[x] = np.uint8(np.int32(r)), np.uint8(np.int32(g)), np.uint8(np.int32(b))
+            return
         for x in range(target):
-            at = U(first[x]) * U(3)
-            red, green, blue = HALF, HALF, HALF
-            for tap in range(count[x]):
-                weight = weights[x, tap]
-                red += weight * row[at]
-                green += weight * row[at + U(1)]
-                blue += weight * row[at + U(2)]
-                at += U(3)
-            o0[x], o1[x], o2[x] = np.uint8(np.int32(red)), np.uint8(np.int32(green)), np.uint8(np.int32(blue))
+            at, w = U(first[x]), weights[x]
+            w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
+            r = HALF + w0 * row[at] + w1 * row[at + U(3)] + w2 * row[at + U(6)] + w3 * row[at + U(9)]
+            g = HALF + w0 * row[at + U(1)] + w1 * row[at + U(4)] + w2 * row[at + U(7)] + w3 * row[at + U(10)]
+            b = HALF + w0 * row[at + U(2)] + w1 * row[at + U(5)] + w2 * row[at + U(8)] + w3 * row[at + U(11)]
+            for tap in range(4, count[x]):
+                beyond, w_tap = at + U(3) * U(tap), w[tap]
+                r += w_tap * row[beyond]
+                g += w_tap * row[beyond + U(1)]
+                b += w_tap * row[beyond + U(2)]
+            red[x], green[x], blue[x] = np.uint8(np.int32(r)), np.uint8(np.int32(g)), np.uint8(np.int32(b))
         return
+    step = U(channels)
     for c in range(channels):
+        plane = out[c]
         for x in range(target):
-            value = HALF
-            for tap in range(count[x]):
-                value += weights[x, tap] * row[U((first[x] + tap) * channels + c)]
-            out[c, x] = np.uint8(np.int32(value))
+            at, w = U(first[x]) + U(c), weights[x]
+            value = HALF + w[0] * row[at] + w[1] * row[at + step]
+            value += w[2] * row[at + U(2) * step] + w[3] * row[at + U(3) * step]
+            for tap in range(4, count[x]):
+                value += w[tap] * row[at + U(tap) * step]
+            plane[x] = np.uint8(np.int32(value))
 
 
 @compiled
@@ -167,22 +186,26 @@ def resample(
             for tap in range(max(most, 4)):
                 weight_x[x, tap], weight_x[o, tap] = weight_x[o, tap], weight_x[x, tap]
     if interleaved:
+        for x in range(out_w):
+            first_x[x] *= channels
         image = source[: height * width * channels].reshape(height, width * channels)
         image = image[top : top + box_h, left * channels : (left + box_w) * channels]
         mixed = rows[: box_w * channels]
+        rows[box_w * channels :][: 4 * channels] = ZERO
         for y in range(out_h):
             to = out_h - 1 - y if flips[1] > ZERO else y
             mix_rows(image[first_y[y] :], count_y[y], weight_y[y], mixed)
-            mix_columns(mixed, first_x, count_x, most, weight_x, b[:, to])
+            mix_columns(rows, first_x, count_x, most, weight_x, b[:, to])
     else:
         mixed = rows[:box_w]
+        rows[box_w:][:4] = ZERO
         for c in range(channels):
             size = height * width
             plane = source[c * size : (c + 1) * size].reshape(height, width)[top : top + box_h, left : left + box_w]
             for y in range(out_h):
                 to = out_h - 1 - y if flips[1] > ZERO else y
                 mix_rows(plane[first_y[y] :], count_y[y], weight_y[y], mixed)
-                mix_columns(mixed, first_x, count_x, most, weight_x, b[c : c + 1, to])
+                mix_columns(rows, first_x, count_x, most, weight_x, b[c : c + 1, to])
 
 
 @compiled
@@ -196,40 +219,52 @@ def enlarge(
     index: Whole,
     share: Floats,
     rows: Floats,
+    lines: Floats,
 ) -> None:
     """`resample` of a planar source whose box is no larger than the output: two taps each way.
 
-    Columns first, so that the second pass works on whole rows. rows: scratch [box height * output width].
+    Columns first, four rows at a time, so that the second pass works on whole rows. index, share: scratch [W]; rows:
+    scratch [C * box height * W]; lines: scratch [4 * box width].
     """
     channels, out_h, out_w = b.shape
     top, left, box_h, box_w = int(box[0]), int(box[1]), int(box[2]), int(box[3])
-    scale = F(box_w) / F(out_w)
+    scale, last, most = F(box_w) / F(out_w), F(box_w - 1), F(max(box_w - 2, 0))
     for x in range(out_w):
-        at = min(max(scale * (F(x) + HALF) - HALF, ZERO), F(box_w - 1))
-        base = min(int(at), max(box_w - 2, 0))
+        at = min(max(scale * (F(x) + HALF) - HALF, ZERO), last)
+        base = min(np.floor(at), most)
         to = out_w - 1 - x if flips[0] > ZERO else x
-        index[to], share[to] = base, at - F(base)
-    scale = F(box_h) / F(out_h)
+        index[to], share[to] = np.int32(base), at - base
     step = U(min(1, box_w - 1))
-    size = height * width
-    for c in range(channels):
-        plane = source[c * size : (c + 1) * size]
-        for y in range(box_h):
-            line = plane[(top + y) * width + left : (top + y) * width + left + box_w]
-            row = rows[y * out_w : (y + 1) * out_w]
+    count = channels * box_h
+    for first in range(0, count, 4):
+        for k in range(4):
+            c, y = divmod(min(first + k, count - 1), box_h)
+            begin = (c * height + top + y) * width + left
+            line, to_line = source[begin : begin + box_w], lines[k * box_w : (k + 1) * box_w]
+            for x in range(box_w):
+                to_line[x] = F(line[x])
+        l0, l1, l2, l3 = lines[:box_w], lines[box_w : 2 * box_w], lines[2 * box_w : 3 * box_w], lines[3 * box_w :]
+        r0, r1 = rows[first * out_w :][:out_w], rows[(first + 1) * out_w :][:out_w]
+        r2, r3 = rows[(first + 2) * out_w :][:out_w], rows[(first + 3) * out_w :][:out_w]
+        for x in range(out_w):
+            here = U(index[x])
+            after, part = here + step, share[x]
+            r0[x] = l0[here] + part * (l0[after] - l0[here])
+            r1[x] = l1[here] + part * (l1[after] - l1[here])
+            r2[x] = l2[here] + part * (l2[after] - l2[here])
+            r3[x] = l3[here] + part * (l3[after] - l3[here])
+    scale, last, most = F(box_h) / F(out_h), F(box_h - 1), F(max(box_h - 2, 0))
+    below = min(1, box_h - 1) * out_w
+    for y in range(out_h):
+        at = min(max(scale * (F(y) + HALF) - HALF, ZERO), last)
+        base = min(np.floor(at), most)
+        part = at - base
+        to = out_h - 1 - y if flips[1] > ZERO else y
+        for c in range(channels):
+            begin = (c * box_h + int(base)) * out_w
+            upper, lower_, out = rows[begin : begin + out_w], rows[begin + below :][:out_w], b[c, to]
             for x in range(out_w):
-                base = U(index[x])
-                here = F(line[base])
-                row[x] = here + share[x] * (F(line[base + step]) - here)
-        for y in range(out_h):
-            at = min(max(scale * (F(y) + HALF) - HALF, ZERO), F(box_h - 1))
-            base_y = min(int(at), max(box_h - 2, 0))
-            part = at - F(base_y)
-            above = rows[base_y * out_w : (base_y + 1) * out_w]
-            below = rows[(base_y + min(1, box_h - 1)) * out_w :][:out_w]
-            out = b[c, out_h - 1 - y if flips[1] > ZERO else y]
-            for x in range(out_w):
-                out[x] = np.uint8(np.int32(above[x] + part * (below[x] - above[x]) + HALF))
+                out[x] = np.uint8(np.int32(upper[x] + part * (lower_[x] - upper[x]) + HALF))
 
 
 @compiled
@@ -296,12 +331,13 @@ def mirrored(at: int, size: int) -> Any:
 def flip(a: Levels, b: Levels, along_x: bool, along_y: bool) -> None:
     """Mirrors. a, b: [C, H, W]."""
     channels, height, width = a.shape
+    last = U(width - 1)
     for c in range(channels):
         for y in range(height):
             row, out = a[c, height - 1 - y if along_y else y], b[c, y]
             if along_x:
-                for x in range(width):
-                    out[x] = row[width - 1 - x]
+                for x in range(U(width)):
+                    out[x] = row[last - x]
             else:
                 for x in range(width):
                     out[x] = row[x]
@@ -318,72 +354,91 @@ def turn(a: Levels, b: Levels, quarters: int) -> None:
 
 
 @exact
-def warp(a: Levels, b: Levels, matrix: Floats, mode: int, fill: Floats) -> None:
+def warp(a: Levels, b: Levels, matrix: Floats, mode: int, fill: Floats, places: Floats, index: Whole) -> None:
     """Resamples by an affine map from output to source, in pixels from the centre (x, y); outside is `fill` [3].
 
-    The arithmetic is that of a float32 sampling grid in [-1, 1], so that ties fall as in the reference.
+    The arithmetic is that of a float32 sampling grid in [-1, 1], so that ties fall as in the reference. mode: as for
+    `gather`. places: scratch [2 * H * W]; index: scratch [H * W].
     """
-    channels, height, width = a.shape
+    height, width = a.shape[1:]
     half_w, half_h = F(width) / TWO, F(height) / TWO
     m00, m01, m02 = matrix[0] / half_w, matrix[1] / half_w, matrix[2] / half_w
     m10, m11, m12 = matrix[3] / half_h, matrix[4] / half_h, matrix[5] / half_h
     w, h = F(width), F(height)
     for y in range(height):
         from_y = F(y) + (ONE - h) / TWO
+        at_y, at_x = places[2 * y * width :][:width], places[(2 * y + 1) * width :][:width]
         for x in range(width):
             from_x = F(x) + (ONE - w) / TWO
-            at_x = ((from_x * m00 + from_y * m01 + m02 + ONE) * w - ONE) / TWO
-            at_y = ((from_x * m10 + from_y * m11 + m12 + ONE) * h - ONE) / TWO
-            sample(a, b, y, x, at_y, at_x, mode, fill)
+            at_x[x] = ((from_x * m00 + from_y * m01 + m02 + ONE) * w - ONE) / TWO
+            at_y[x] = ((from_x * m10 + from_y * m11 + m12 + ONE) * h - ONE) / TWO
+    gather(a, b, places, mode, fill, index)
 
 
 @exact
-def project(a: Levels, b: Levels, terms: Floats, mode: int, fill: Floats) -> None:
+def project(a: Levels, b: Levels, terms: Floats, mode: int, fill: Floats, places: Floats, index: Whole) -> None:
     """Resamples by a projective map from output pixel centres to the source: (ax+by+c, dx+ey+f) / (gx+hy+1)."""
-    channels, height, width = a.shape
+    height, width = a.shape[1:]
     for y in range(height):
         v = F(y) + HALF
+        at_y, at_x = places[2 * y * width :][:width], places[(2 * y + 1) * width :][:width]
         for x in range(width):
             u = F(x) + HALF
             scale = terms[6] * u + terms[7] * v + ONE
-            at_x = (terms[0] * u + terms[1] * v + terms[2]) / scale - HALF
-            at_y = (terms[3] * u + terms[4] * v + terms[5]) / scale - HALF
-            sample(a, b, y, x, at_y, at_x, mode, fill)
+            at_x[x] = (terms[0] * u + terms[1] * v + terms[2]) / scale - HALF
+            at_y[x] = (terms[3] * u + terms[4] * v + terms[5]) / scale - HALF
+    gather(a, b, places, mode, fill, index)
 
 
 @exact
-def sample(a: Levels, b: Levels, y: int, x: int, at_y: Any, at_x: Any, mode: int, fill: Floats) -> None:
-    """Pixel (y, x) of b from the place (at_y, at_x) of a; outside is `fill` [3].
+def gather(a: Levels, b: Levels, places: Floats, mode: int, fill: Floats, index: Whole) -> None:
+    """Pixels of b from places of a; outside is `fill` [3]. places: [H, 2, W], y and x of each row.
 
     mode: 0 nearest; 1 bilinear as torchvision's, where the fill's share at the edge counts twice; 2 once.
     """
     channels, height, width = a.shape
-    if not (at_y > -ONE and at_y < F(height) and at_x > -ONE and at_x < F(width)):
-        for c in range(channels):
-            b[c, y, x] = np.uint8(fill[min(c, 2)])
-        return
+    size = height * width
+    last_y, last_x, w, h = F(height - 1), F(width - 1), F(width), F(height)
     if mode == 0:
-        near_y, near_x = int(np.rint(at_y)), int(np.rint(at_x))
-        if near_y >= 0 and near_y < height and near_x >= 0 and near_x < width:
-            for c in range(channels):
-                b[c, y, x] = a[c, U(near_y), U(near_x)]
-        else:
-            for c in range(channels):
-                b[c, y, x] = np.uint8(fill[min(c, 2)])
+        for y in range(height):
+            at_y, at_x, row = places[2 * y * width :][:width], places[(2 * y + 1) * width :][:width], index[y * width :]
+            for x in range(width):
+                # ties to even; what is not a number counts as outside
+                near_y = (min(max(at_y[x], -ONE), h) + ROUND) - ROUND
+                near_x = (min(max(at_x[x], -ONE), w) + ROUND) - ROUND
+                inside = (near_y >= ZERO) & (near_y <= last_y) & (near_x >= ZERO) & (near_x <= last_x)
+                row[x] = np.int32(near_y * w + near_x) if inside else np.int32(-1)
+        for c in range(channels):
+            plane, out, around = a[c].reshape(size), b[c].reshape(size), np.uint8(fill[min(c, 2)])
+            for i in range(size):
+                at = index[i]
+                out[i] = plane[U(at)] if at >= 0 else around
         return
-    base_y, base_x = int(math.floor(at_y)), int(math.floor(at_x))
-    part_y, part_x = at_y - F(base_y), at_x - F(base_x)
-    for c in range(channels):
-        value, inside = ZERO, ZERO
-        for dy in range(2):
-            for dx in range(2):
-                row, column = base_y + dy, base_x + dx
-                if row >= 0 and row < height and column >= 0 and column < width:
-                    weight = (part_y if dy else ONE - part_y) * (part_x if dx else ONE - part_x)
-                    value += weight * F(a[c, row, column])
-                    inside += weight
-        around = fill[min(c, 2)]
-        b[c, y, x] = level((value - around) * inside + around if mode == 1 else value + (ONE - inside) * around)
+    for y in range(height):
+        at_y, at_x = places[2 * y * width :][:width], places[(2 * y + 1) * width :][:width]
+        for x in range(width):
+            place_y, place_x = at_y[x], at_x[x]
+            if not (place_y > -ONE and place_y < h and place_x > -ONE and place_x < w):
+                for c in range(channels):
+                    b[c, y, x] = np.uint8(fill[min(c, 2)])
+                continue
+            base_y, base_x = np.floor(place_y), np.floor(place_x)
+            part_y, part_x = place_y - base_y, place_x - base_x
+            above, left = U(max(base_y, ZERO)), U(max(base_x, ZERO))
+            below, right = U(min(base_y + ONE, last_y)), U(min(base_x + ONE, last_x))
+            share_a, share_b = (ONE - part_y if base_y >= ZERO else ZERO), (part_y if base_y < last_y else ZERO)
+            share_l, share_r = (ONE - part_x if base_x >= ZERO else ZERO), (part_x if base_x < last_x else ZERO)
+            inside_share = (share_a + share_b) * (share_l + share_r)
+            for c in range(channels):
+                upper = share_l * F(a[c, above, left]) + share_r * F(a[c, above, right])
+                lower_ = share_l * F(a[c, below, left]) + share_r * F(a[c, below, right])
+                value = share_a * upper + share_b * lower_
+                around_c = fill[min(c, 2)]
+                if mode == 1:
+                    value = (value - around_c) * inside_share + around_c
+                else:
+                    value += (ONE - inside_share) * around_c
+                b[c, y, x] = np.uint8((min(max(value, ZERO), TOP) + ROUND) - ROUND)
 
 
 @compiled
@@ -391,15 +446,16 @@ def shuffle_cells(a: Levels, b: Levels, cells: int, order: Floats) -> None:
     """Cell number k of b, row by row, is cell order[k] of a; pixels beyond the last whole cell stay."""
     channels, height, width = a.shape
     cell_h, cell_w = height // cells, width // cells
+    b[:] = a
     for c in range(channels):
-        for y in range(height):
-            for x in range(width):
-                row, column = y // cell_h, x // cell_w
-                if row < cells and column < cells:
-                    source = int(order[row * cells + column])
-                    b[c, y, x] = a[c, (source // cells) * cell_h + y % cell_h, (source % cells) * cell_w + x % cell_w]
-                else:
-                    b[c, y, x] = a[c, y, x]
+        for k in range(cells * cells):
+            source = int(order[k])
+            to_y, to_x = (k // cells) * cell_h, (k % cells) * cell_w
+            from_y, from_x = (source // cells) * cell_h, (source % cells) * cell_w
+            for y in range(cell_h):
+                row, out = a[c, from_y + y, from_x : from_x + cell_w], b[c, to_y + y, to_x : to_x + cell_w]
+                for x in range(cell_w):
+                    out[x] = row[x]
 
 
 @compiled
@@ -441,7 +497,7 @@ def blur(a: Levels, b: Levels, sigma: Any, reach: int, taps: Floats, column: Flo
     """Gaussian blur with reflected edges, rows first. taps, column, row: scratch."""
     channels, height, width = a.shape
     # beyond three and a half sigmas a tap adds less than a tenth of a level
-    reach = min(reach, int(math.ceil(3.5 * sigma)))
+    reach = min(reach, math.ceil(3.5 * sigma))
     total = 0.0
     for tap in range(reach + 1):
         value = math.exp(-0.5 * (tap / sigma) ** 2)
@@ -478,34 +534,34 @@ def blur(a: Levels, b: Levels, sigma: Any, reach: int, taps: Floats, column: Flo
 
 
 @compiled
-def sharpen(a: Levels, b: Levels, factor: Any) -> None:
-    """Blends with the 3x3 smoothed image (rounded): 0 smooths, 1 keeps, 2 sharpens; the outermost pixels stay."""
+def sharpen(a: Levels, b: Levels, factor: Any, columns: Floats) -> None:
+    """Blends with the 3x3 smoothed image (rounded): 0 smooths, 1 keeps, 2 sharpens; the outermost pixels stay.
+
+    columns: scratch [W].
+    """
     channels, height, width = a.shape
-    share, rest = F(1 / 13), ONE - factor
+    b[:] = a
+    if width < 3 or height < 3:
+        return
+    rest = ONE - factor
+    inner = width - 2
+    left, middle, right = columns[:inner], columns[1 : 1 + inner], columns[2 : 2 + inner]
     for c in range(channels):
-        for y in range(height):
-            here, out = a[c, y], b[c, y]
-            if y == 0 or y == height - 1 or width < 3:
-                for x in range(width):
-                    out[x] = here[x]
-                continue
-            above, below = a[c, y - 1], a[c, y + 1]
-            out[0], out[width - 1] = here[0], here[width - 1]
-            for x in range(width - 2):
-                around = (
-                    np.int32(above[x]) + np.int32(above[x + 1]) + np.int32(above[x + 2])
-                    + np.int32(here[x]) + np.int32(5) * np.int32(here[x + 1]) + np.int32(here[x + 2])
-                    + np.int32(below[x]) + np.int32(below[x + 1]) + np.int32(below[x + 2])
-                )  # fmt: skip
-                smooth = F(np.int32(F(around) * share + HALF))
-                value = F(here[x + 1]) + rest * (smooth - F(here[x + 1]))
-                out[x + 1] = np.uint8(np.int32(min(max(value, ZERO), TOP)))
+        for y in range(1, height - 1):
+            above, here, below, out = a[c, y - 1], a[c, y], a[c, y + 1], b[c, y, 1 : 1 + inner]
+            centre = here[1 : 1 + inner]
+            for x in range(width):
+                columns[x] = F(above[x]) + F(here[x]) + F(below[x])
+            for x in range(inner):
+                value = F(centre[x])
+                smooth = np.floor((left[x] + middle[x] + right[x] + F(4) * value) * F(1 / 13) + HALF)
+                out[x] = np.uint8(np.int32(min(max(value + rest * (smooth - value), ZERO), TOP)))
 
 
 # --------------------------------------------------------------------------------------------------------- colour
 
 
-@compiled
+@exact
 def scale_levels(a: Levels, factor: Any, add: Any) -> None:
     """factor * level + add, clamped and cut off to whole levels. a: flat."""
     for i in range(a.size):
@@ -513,24 +569,28 @@ def scale_levels(a: Levels, factor: Any, add: Any) -> None:
 
 
 @compiled
-def mean_luma(red: Levels, green: Levels, blue: Levels, whole: bool) -> Any:
-    """Mean luma of an image; `whole`: of lumas cut off to whole levels. Arguments: flat planes."""
-    total = ZERO
+def mean_luma(red: Levels, green: Levels, blue: Levels) -> Any:
+    """Mean luma of an image. Arguments: flat planes."""
     sums = 0.0
     for start in range(0, red.size, BLOCK):
         r, g, b = red[start : start + BLOCK], green[start : start + BLOCK], blue[start : start + BLOCK]
         total = ZERO
-        if whole:
-            for i in range(r.size):
-                total += F(np.int32(RED * F(r[i]) + GREEN * F(g[i]) + BLUE * F(b[i])))
-        else:
-            for i in range(r.size):
-                total += RED * F(r[i]) + GREEN * F(g[i]) + BLUE * F(b[i])
+        for i in range(r.size):
+            total += RED * F(r[i]) + GREEN * F(g[i]) + BLUE * F(b[i])
         sums += total
     return F(sums / red.size)
 
 
-@compiled
+@exact
+def mean_whole_luma(red: Levels, green: Levels, blue: Levels) -> Any:
+    """Mean of the lumas cut off to whole levels. Arguments: flat planes of at most 2**23 pixels."""
+    total = np.int32(0)
+    for i in range(red.size):
+        total += np.int32(RED * F(red[i]) + GREEN * F(green[i]) + BLUE * F(blue[i]))
+    return F(total) / F(red.size)
+
+
+@exact
 def saturate(a: Levels, factor: Any) -> None:
     """Blends with the luma of each pixel, in whole levels, and cuts off to such. a: [3, N]."""
     red, green, blue = a[0], a[1], a[2]
@@ -584,7 +644,7 @@ def jitter(a: Levels, factors: Floats, order: Floats, floats: Floats) -> None:
             if factors[kind] != (ZERO if kind == 3 else ONE):
                 before += 1
         if before == 0:
-            mean = mean_luma(a[0], a[1], a[2], False)
+            mean = mean_luma(a[0], a[1], a[2])
         else:
             sums = 0.0
             for start in range(0, size, BLOCK):
@@ -666,29 +726,32 @@ def color_step(kind: int, factors: Floats, r: Floats, g: Floats, b: Floats, mean
             g[i] = min(max(factor * green + add, ZERO), TOP)
             b[i] = min(max(factor * blue + add, ZERO), TOP)
     else:
-        turn_hue(r, g, b, SIX * factor)
+        turn_hue(r, g, b, factor)
 
 
 @compiled
 def turn_hue(r: Floats, g: Floats, b: Floats, shift: Any) -> None:
-    """Turns the hue by `shift` sixths, at constant saturation and value, without branches."""
+    """Turns the hue by `shift` turns, at constant saturation and value, without branches.
+
+    With a hue of t turns a channel is value - chroma * clip(2 - 6 d), d being how far t is, around the circle, from
+    the hue where this channel is least: a half for red, five sixths for green, a sixth for blue.
+    """
     for i in range(r.size):
         red, green, blue = r[i], g[i], b[i]
         value = max(red, max(green, blue))
         chroma = value - min(red, min(green, blue))
-        inverse = ONE / max(chroma, F(1e-6))
-        sector = F(4) + (red - green) * inverse
-        sector = TWO + (blue - red) * inverse if value == green else sector
-        sector = (green - blue) * inverse if value == red else sector
-        k = (sector + shift + F(5)) * F(1 / 6)
-        k = (k - math.floor(k)) * SIX
-        r[i] = value - chroma * min(max(min(k, F(4) - k), ZERO), ONE)
-        k = (sector + shift + F(3)) * F(1 / 6)
-        k = (k - math.floor(k)) * SIX
-        g[i] = value - chroma * min(max(min(k, F(4) - k), ZERO), ONE)
-        k = (sector + shift + ONE) * F(1 / 6)
-        k = (k - math.floor(k)) * SIX
-        b[i] = value - chroma * min(max(min(k, F(4) - k), ZERO), ONE)
+        inverse = F(1 / 6) / max(chroma, F(1e-6))
+        hue = F(4 / 6) + (red - green) * inverse
+        hue = F(2 / 6) + (blue - red) * inverse if value == green else hue
+        hue = (green - blue) * inverse if value == red else hue
+        hue += shift
+        # hue - 1/2 and its like, less the nearest whole number
+        from_red = hue - F(3 / 6) - np.floor(hue)
+        from_green = hue - F(5 / 6) - np.floor(hue - F(2 / 6))
+        from_blue = hue - F(1 / 6) - np.floor(hue + F(2 / 6))
+        r[i] = value - chroma * min(max(TWO - SIX * abs(from_red), ZERO), ONE)
+        g[i] = value - chroma * min(max(TWO - SIX * abs(from_green), ZERO), ONE)
+        b[i] = value - chroma * min(max(TWO - SIX * abs(from_blue), ZERO), ONE)
 
 
 @compiled
@@ -735,7 +798,7 @@ def invert(a: Levels) -> None:
         a[i] = np.uint8(255) - a[i]
 
 
-@compiled
+@exact
 def autocontrast(plane: Levels) -> None:
     """Stretches a plane so that its darkest level becomes 0 and its brightest 255; flat planes stay."""
     low, high = np.uint8(255), np.uint8(0)

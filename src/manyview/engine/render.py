@@ -29,16 +29,16 @@ def render(ops: Sequence[Drawn], images: Tensor | Sequence[Tensor], repeat: int 
     count = len(images)
     if not count:
         return None
-    sizes = torch.tensor(
-        [image.shape[-2:] for image in images] if not isinstance(images, Tensor) else [images.shape[-2:]]
-    )
-    alike = isinstance(images, Tensor)
-    rows = sizes.expand(count, 2).repeat_interleave(repeat, dim=0)
-    columns = _columns(ops, rows)
+    if isinstance(images, Tensor):
+        sizes, alike = torch.tensor([images.shape[-2:]]), True
+    else:
+        sizes = torch.tensor([image.shape[-2:] for image in images])
+        alike = bool((sizes == sizes[0]).all())
+    columns = _columns(ops, sizes.expand(count, 2).repeat_interleave(repeat, dim=0))
     if images[0].shape[0] != 3 and any(np.isin(column.code, NEEDS_RGB).any() for column in columns):
         return None
     if alike or columns[0].size is not None:
-        size = tuple(sizes[0].tolist()) if alike else None
+        size = (int(sizes[0, 0]), int(sizes[0, 1])) if alike else None
         return execute(pack(columns, count * repeat, size), images, repeat)
     each = [
         render([(op, {k: v[i : i + 1] for k, v in params.items()}) for op, params in ops], images[i // repeat][None])
