@@ -183,7 +183,7 @@ def replay(
     out: Annotated[Path, typer.Option(help="The picture to write (PNG).")],
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
-    from manyview.data.loader import Batches, read_images
+    from manyview.data.loader import Batches
     from manyview.optimize import clock_of
     from manyview.run import Run
     from manyview.sheet import contact_sheet, save_png
@@ -202,20 +202,23 @@ def replay(
             f"{train.index.min()} and {train.index.max()}"
         )
     position, together = int(found[0]), found
+    batches = Batches(
+        images=train,
+        batch_size=recipe.train.batch_size,
+        steps_per_epoch=clock.steps_per_epoch,
+        seed=recipe.seed,
+        accumulate=recipe.train.accumulate,
+        world=folder.processes(),
+        views=recipe.seen_views,
+        skip=recipe.data.on_bad_image == "skip",
+        reduced=recipe.data.reduced,
+    )
     if mixes(recipe.view_plan):
-        batches = Batches(
-            images=train,
-            batch_size=recipe.train.batch_size,
-            steps_per_epoch=clock.steps_per_epoch,
-            seed=recipe.seed,
-            accumulate=recipe.train.accumulate,
-            world=folder.processes(),
-        )
         beside = batches.beside(position, epoch)
         if beside is None:
             raise DataError(f"image {index} was left over in epoch {epoch}: it filled no batch, and was not trained on")
         together = beside
-    images, kept, _ = read_images(train, together, recipe.data.on_bad_image == "skip")
+    images, kept, _ = batches.read(together, epoch)
     if position not in kept:
         raise DataError(f"image {index} cannot be read: it was skipped in training")
     name = f"{train.name(position)}, index {index}, epoch {epoch}"

@@ -13,7 +13,7 @@ from rich.table import Table
 from manyview.augment import OPS
 from manyview.recipe import Recipe
 from manyview.step import Step
-from manyview.views import IMAGE, TEST, PlannedView, mixes, with_sources
+from manyview.views import IMAGE, TEST, PlannedView, mixes
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _cut(text: str, length: int) -> str:
 
 
 def _graph(plan: Plan) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]:
-    views = {name: plan.step.plan[name] for name in with_sources(plan.step.plan, plan.step.rendered_views)}
+    views = plan.recipe.seen_views
     rank = {IMAGE: 0}
     nodes = [Node(IMAGE, "image", "", 0, "image")]
     edges: list[tuple[str, str, bool]] = []

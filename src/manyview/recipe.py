@@ -23,7 +23,7 @@ from manyview.heads import HEADS
 from manyview.optimize import SCHEDULES, check_training
 from manyview.readouts import RelationPlan, plan_relations, unique_name
 from manyview.relations import RELATIONS
-from manyview.views import PlannedView, ViewSpec, plan_views
+from manyview.views import TEST, PlannedView, ViewSpec, plan_views, with_sources
 
 
 class _Frozen(BaseModel):
@@ -113,6 +113,17 @@ class Recipe(_Frozen):
     def view_plan(self) -> dict[str, PlannedView]:
         """Views in order, with their ops built."""
         return plan_views(self.views)
+
+    @cached_property
+    def train_views(self) -> dict[str, PlannedView]:
+        """The views of training: all but that of evaluation."""
+        return {name: view for name, view in self.view_plan.items() if name != TEST}
+
+    @cached_property
+    def seen_views(self) -> dict[str, PlannedView]:
+        """The training views that some relation reads, and those they derive from: what is rendered."""
+        read = {view for relation in self.relation_plan for read in relation.all_reads for view in read.views}
+        return {name: self.train_views[name] for name in with_sources(self.train_views, read)}
 
     @cached_property
     def branch_plan(self) -> dict[str, BranchSpec]:

@@ -12,16 +12,17 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from manyview.augment.policy import POLICY_OPS
+from manyview.engine.render import Reduced, Source
 from manyview.files import write_bytes
 from manyview.recipe import Recipe
-from manyview.views import TEST, View, draw_views
+from manyview.views import View, draw_views
 
 GAP, LINE, NAME = 10, 12, 16
 
 
 def contact_sheet(
     recipe: Recipe,
-    images: Tensor | Sequence[Tensor],
+    images: Source,
     names: Sequence[str],
     index: Sequence[int],
     epoch: int,
@@ -33,10 +34,11 @@ def contact_sheet(
     all; the others are drawn nevertheless, for views that mix the images of a batch. Families show a column a member.
     """
     shown = range(len(index)) if rows is None else rows
-    plan = {name: view for name, view in recipe.view_plan.items() if name != TEST}
+    plan = recipe.train_views
+    pictures = images.images if isinstance(images, Reduced) else images
     views = draw_views(plan, images, None, index, epoch, recipe.seed)
     columns: list[tuple[str, list[Tensor], list[list[str]]]] = [
-        ("image", [images[row] for row in shown], [[names[row]] for row in shown])
+        ("image", [pictures[row] for row in shown], [[names[row]] for row in shown])
     ]
     for name, view in views.items():
         for member in range(view.members):

@@ -65,7 +65,7 @@ class Step(nn.Module):
         self.num_classes = num_classes
         self.total_steps = total_steps or recipe.train.steps
         self.updates = 0
-        self.plan = {name: view for name, view in recipe.view_plan.items() if name != TEST}
+        self.plan = recipe.train_views
         self.test_plan = {name: view for name, view in recipe.view_plan.items() if name == TEST}
         relations = recipe.relation_plan
         reads = [read for relation in relations for read in relation.all_reads]
@@ -89,7 +89,7 @@ class Step(nn.Module):
         self.average = ModelEmaV3(self.main, decay=recipe.train.ema) if recipe.train.ema else None
         if self.average is not None:
             self.average.requires_grad_(False)  # timm leaves it on, and DDP would wait for gradients that never come
-        self.rendered_views = with_sources(self.plan, {view for read in reads for view in read.views})
+        self.rendered_views = list(recipe.seen_views)
         self._classified = self._first_classified(relations)
         self._spread = _spread_read(reads)
 

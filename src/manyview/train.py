@@ -82,7 +82,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         display.say(f"{run.folder} is finished; nothing to do")
         return finished
 
-    splits = in_memory(splits, display)
+    splits = in_memory(splits, int(recipe.data.memory * 2**30), display)
     state: dict[str, Any] = {"number": 0, "best": [-math.inf, -math.inf], "seconds": 0.0, "waited": 0.0, "skipped": []}
     if resume and run.last.is_file():
         saved = read_state(run.last)
@@ -106,9 +106,10 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         accumulate=config.accumulate,
         rank=accelerator.process_index,
         world=world,
-        views=None if rendering.place == "device" else {name: step.plan[name] for name in step.rendered_views},
+        views=None if rendering.place == "device" else recipe.seen_views,
         classes=step.num_classes,
         skip=recipe.data.on_bad_image == "skip",
+        reduced=recipe.data.reduced,
     )
     first, stop = state["number"] * config.accumulate, clock.steps * config.accumulate
     pin = accelerator.device.type == "cuda"
@@ -260,14 +261,14 @@ def anywhere(flag: bool, accelerator: Accelerator) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
 
 
-def in_memory(splits: Splits, display: Display) -> Splits:
+def in_memory(splits: Splits, limit_bytes: int, display: Display) -> Splits:
     """Small data sets of one size are decoded once, into memory."""
     loaded: dict[str, Any] = {}
     for name in ("train", "val", "test"):
         images = getattr(splits, name)
         if images is not None:
             with display.evaluating(f"decode {name}", len(images)) as tick:
-                loaded[name] = preload(images, progress=tick)
+                loaded[name] = preload(images, limit_bytes, progress=tick)
     return replace(splits, **loaded)
 
 

@@ -20,13 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from manyview.augment import OPS, Op, Params
-from manyview.augment.crop import CenterCrop, Resize
+from manyview.augment.crop import CenterCrop, Crop, Resize
 from manyview.augment.mix import MIXING, mix_target, on_rows
 from manyview.augment.op import as_float
 from manyview.augment.orbit import ORBITS, orbit, orbit_size
 from manyview.draws import Draws
 from manyview.engine.program import Lowered
-from manyview.engine.render import is_levels, render
+from manyview.engine.render import Reduced, Source, is_levels, render, sizes_of
 from manyview.errors import RecipeError, unknown
 from manyview.grammar import bind, parse_pipeline
 
@@ -275,7 +275,7 @@ def sample_views(
     matters, so the same call gives the same parameters on any machine, at any time; and in any batch, but for ops that
     mix the images of a batch.
     """
-    index = np.asarray(index, dtype=np.int64)
+    rows = np.asarray(index, dtype=np.int64)
     size_of: dict[str, Tensor] = {IMAGE: sizes}
     drawn: dict[str, dict[str, Params]] = {}
     for view in plan.values():
@@ -283,11 +283,11 @@ def sample_views(
         drawn[view.name] = {}
         for planned in view.ops:
             if view.count is None:
-                params = planned.op.sample(Draws(seed, epoch, index, *planned.owner), size)
+                params = planned.op.sample(Draws(seed, epoch, rows, *planned.owner), size)
             else:
                 owner, name = planned.owner
                 each = [
-                    planned.op.sample(Draws(seed, epoch, index, f"{owner}.{member}", name), size)
+                    planned.op.sample(Draws(seed, epoch, rows, f"{owner}.{member}", name), size)
                     for member in range(view.count)
                 ]
                 params = {key: interleave([one[key] for one in each]) for key in each[0]}
@@ -299,7 +299,7 @@ def sample_views(
 
 def render_views(
     plan: Mapping[str, PlannedView],
-    images: Tensor | Sequence[Tensor],
+    images: Source,
     params: Mapping[str, Mapping[str, Params]],
     target: Tensor | None = None,
     classes: int | None = None,
@@ -343,7 +343,7 @@ def render_views(
 
 def draw_views(
     plan: Mapping[str, PlannedView],
-    images: Tensor | Sequence[Tensor],
+    images: Source,
     target: Tensor | None,
     index: Tensor | Sequence[int],
     epoch: int,
@@ -362,9 +362,32 @@ def draw_views(
         raise RecipeError(f"views: {error}") from None
 
 
+def draw_boxes(
+    plan: Mapping[str, PlannedView], sizes: Tensor, index: Sequence[int], epoch: int, seed: int
+) -> tuple[Tensor, Tensor] | None:
+    """What each view cuts from the source image, for decoding no more than that; None where a view takes it whole.
+
+    sizes: H and W of the images [B, 2]. Returns boxes in pixels [B, K, 4] and the sizes that they become [K, 2].
+    """
+    first = {
+        name: PlannedView(name, IMAGE, view.ops[:1], None, view.count)
+        for name, view in plan.items()
+        if view.source == IMAGE
+    }
+    if not all(view.ops and isinstance(view.ops[0].op, (Crop, Resize)) for view in first.values()):
+        return None
+    drawn = sample_views(first, sizes, index, epoch, seed)
+    boxes, outs = [], []
+    for name, view in first.items():
+        box = drawn[name][view.ops[0].name]["box"].view(len(sizes), -1, 4)
+        boxes.append(box * sizes.repeat(1, 2)[:, None])
+        outs.append(view.output_size(sizes).amax(dim=0).expand(box.shape[1], 2))
+    return torch.cat(boxes, dim=1), torch.cat(outs)
+
+
 def _render(
     ops: Sequence[PlannedOp],
-    images: Tensor | Sequence[Tensor],
+    images: Source,
     params: Mapping[str, Params],
     repeat: int,
     compiled: bool,
@@ -395,8 +418,10 @@ def _one_by_one(op: Op, images: Tensor | Sequence[Tensor], params: Params) -> Te
     return together(made)
 
 
-def repeated(images: Tensor | Sequence[Tensor], times: int) -> Tensor | Sequence[Tensor]:
+def repeated(images: Source, times: int) -> Tensor | Sequence[Tensor]:
     """Each image so many times, one copy after the other."""
+    if isinstance(images, Reduced):
+        raise ValueError("images decoded at a part of their size need a crop or a resize first")
     if times == 1:
         return images
     if isinstance(images, Tensor):
@@ -429,10 +454,3 @@ def member_view(view: View, member: int) -> View:
 def interleave(tensors: Sequence[Tensor]) -> Tensor:
     """m tensors [B, …] as one [B*m, …] whose row i*m + t is row i of tensor t."""
     return torch.stack(list(tensors), dim=1).flatten(0, 1)
-
-
-def sizes_of(images: Tensor | Sequence[Tensor]) -> Tensor:
-    """Heights and widths, int64 [B, 2], of a batch or of images of unlike sizes."""
-    if isinstance(images, Tensor):
-        return torch.tensor([images.shape[-2:]]).expand(len(images), 2)
-    return torch.tensor([list(image.shape[-2:]) for image in images], dtype=torch.long).view(-1, 2)

@@ -80,11 +80,16 @@ class Jitter:
         active = [
             low != high or low != neutral for (low, high), neutral in zip(self.ranges(), (1, 1, 1, 0), strict=True)
         ]
+        # the CPU makes the chosen rows alone; elsewhere to count these would hold up the device, or break the graph
+        choose = images.device.type == "cpu" and not torch.compiler.is_compiling()
         for turn in range(4):
             for kind, function in enumerate((brightness, contrast, saturation, hue)):
-                rows = (params["applied"] & (params["order"][:, turn] == kind)).nonzero()[:, 0].to(images.device)
-                if active[kind] and len(rows):
+                chosen = params["applied"] & (params["order"][:, turn] == kind)
+                if active[kind] and choose:
+                    rows = chosen.nonzero()[:, 0]
                     out[rows] = function(out[rows], factors[rows, kind])
+                elif active[kind]:
+                    out = where_applied(chosen, function(out, factors[:, kind]), out)
         return out
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:

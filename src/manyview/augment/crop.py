@@ -113,7 +113,8 @@ class PadCrop:
             padded = F.pad(images, pad)
         else:
             padded = F.pad(images.float(), pad, mode="reflect").to(images.dtype)
-        boxes = pixels(params["box"], images) + torch.tensor([self.padding, self.padding, 0, 0])
+        boxes = pixels(params["box"], images)
+        boxes = boxes + torch.tensor([self.padding, self.padding, 0, 0], device=boxes.device)
         return cut(padded, boxes, images.shape[-2:] if self.size is None else as_pair(self.size))
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:
@@ -221,9 +222,9 @@ def fractions(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def pixels(box: Tensor, images: Tensor) -> Tensor:
-    """Boxes [B, 4] in whole pixels of the images, int64 on the CPU."""
+    """Boxes [B, 4] in whole pixels of the images, int64, where the boxes lie."""
     height, width = images.shape[-2:]
-    return (box.cpu().double() * torch.tensor([height, width, height, width])).round().long()
+    return (box.double() * torch.tensor([height, width, height, width], device=box.device)).round().long()
 
 
 def box_pixels(box: Tensor, sizes: Tensor) -> Tensor:

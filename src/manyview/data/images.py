@@ -104,6 +104,10 @@ class ArrayImages:
         """A copy of the image, `[C, H, W]`, uint8 or float32."""
         return unit(self.pixels[position].clone())
 
+    def read_many(self, positions: Ints) -> Tensor:
+        """A copy of several images at once, `[B, C, H, W]`, uint8 or float32."""
+        return unit(self.pixels[torch.from_numpy(positions)])
+
     def size_of(self, position: int) -> None:
         """Nothing is decoded, so nothing is read at a smaller scale."""
 

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from manyview.data.decode import BadImage
-from manyview.data.images import Images
+from manyview.data.decode import BadImage, scale_for
+from manyview.data.images import ArrayImages, Images
 from manyview.draws import order_of
+from manyview.engine.render import Reduced, Source
 from manyview.errors import DataError, ManyviewError
-from manyview.views import PlannedView, View, draw_views, together
+from manyview.views import PlannedView, View, draw_boxes, draw_views, together
 
 AHEAD = 2  # batches that are made while one is in use
 GRACE = 30  # seconds that a worker lives on after SIGTERM
@@ -69,7 +70,8 @@ class Batches:
     """Batch number n of a run, for one process. Number n is part n % accumulate of update n // accumulate.
 
     views: the plan to render here; None leaves rendering to the step. classes: how many, for views that
-    mix labels. skip: leave out images that cannot be read (and say so) instead of raising.
+    mix labels. skip: leave out images that cannot be read (and say so) instead of raising. reduced: decode JPEGs no
+    larger than their crops need, where all views of the image begin with a crop or a resize.
     """
 
     images: Images
@@ -82,6 +84,7 @@ class Batches:
     views: Mapping[str, PlannedView] | None = None
     classes: int | None = None
     skip: bool = False
+    reduced: bool = False
 
     def positions(self, number: int) -> tuple[int, NDArray[np.int64]]:
         """(epoch, positions of the images) of batch `number`."""
@@ -105,16 +108,47 @@ class Batches:
 
     def __getitem__(self, number: int) -> Batch:
         epoch, positions = self.positions(number)
-        images, kept, skipped = read_images(self.images, positions, self.skip)
+        images, kept, skipped = self.read(positions, epoch)
         if not len(kept):
             first = skipped[0] if skipped else "the batch is empty"
             raise DataError(f"no image of a batch could be read; the first: {first}")
         labels = torch.from_numpy(self.images.labels[kept])
         index = torch.from_numpy(self.images.index[kept])
-        if self.views is None:
+        if isinstance(images, Tensor | list) and self.views is None:
             return Batch(images, labels, index, epoch, skipped)
+        assert self.views is not None
         views = draw_views(self.views, images, labels, index, epoch, self.seed, self.classes)
         return Batch(views, labels, index, epoch, skipped)
+
+    def read(self, positions: NDArray[np.int64], epoch: int) -> tuple[Source, NDArray[np.int64], list[str]]:
+        """`read_images` for the views of an epoch, which with `reduced` may need no more than a part of each size."""
+        scales = self._scales(positions, epoch)
+        if not scales:
+            return read_images(self.images, positions, self.skip)
+        images, kept, skipped = _read(self.images, positions, self.skip, {p: scale for p, (scale, _) in scales.items()})
+        whole = [
+            scales.get(int(position), (1, tuple(image.shape[-2:])))
+            for position, image in zip(kept, images, strict=True)
+        ]
+        sizes, factors = torch.tensor([size for _, size in whole]), torch.tensor([scale for scale, _ in whole])
+        return Reduced(images, sizes.view(-1, 2), factors), kept, skipped
+
+    def _scales(self, positions: NDArray[np.int64], epoch: int) -> dict[int, tuple[int, tuple[int, int]]]:
+        """Of images that may be decoded at a part of their size: position -> (scale, size of the whole)."""
+        if not self.reduced or self.views is None:
+            return {}
+        sizes = {int(p): size for p in positions if (size := self.images.size_of(int(p))) is not None}
+        if not sizes:
+            return {}
+        places = np.array(list(sizes))
+        drawn = draw_boxes(
+            self.views, torch.tensor(list(sizes.values())), self.images.index[places].tolist(), epoch, self.seed
+        )
+        if drawn is None:
+            return {}
+        boxes, outs = drawn
+        scales = [scale_for(boxes[row], outs) for row in range(len(places))]
+        return {int(p): (scale, sizes[int(p)]) for p, scale in zip(places, scales, strict=True) if scale > 1}
 
 
 @dataclass(frozen=True)
@@ -188,13 +222,23 @@ def read_images(
 
     Raises BadImage for an image that cannot be read unless `skip`.
     """
+    if isinstance(images, ArrayImages):
+        return images.read_many(positions), positions, []
+    read, kept, skipped = _read(images, positions, skip, {})
+    return together(read), kept, skipped
+
+
+def _read(
+    images: Images, positions: NDArray[np.int64], skip: bool, scales: Mapping[int, int]
+) -> tuple[list[Tensor], NDArray[np.int64], list[str]]:
+    """`read_images` before images are put together; scales: position -> scale, of those to be read at a part."""
     read, kept, skipped = [], [], []
-    for position in positions:
+    for position in map(int, positions):
         try:
-            read.append(images.read(int(position)))
+            read.append(images.read(position, scales[position]) if position in scales else images.read(position))
             kept.append(position)
         except BadImage as error:
             if not skip:
                 raise BadImage(f"{error}; repair it, or leave such images out with data.on_bad_image=skip") from None
             skipped.append(str(error))
-    return together(read), np.asarray(kept, dtype=np.int64), skipped
+    return read, np.asarray(kept, dtype=np.int64), skipped

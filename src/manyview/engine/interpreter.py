@@ -44,6 +44,7 @@ def run(
     addresses: NDArray[np.uint64],
     source_sizes: NDArray[np.int64],
     interleaved: bool,
+    whole: bool,
     codes: NDArray[np.int8],
     args: Floats,
     sizes: NDArray[np.int64],
@@ -54,7 +55,7 @@ def run(
     """Images `start` to `stop` of a batch.
 
     addresses: of the source images, uint8 [C, H, W] or interleaved [H, W, C]; source_sizes: their H and W [B, 2].
-    out: [B, C, h, w].
+    whole: boxes lie on whole pixels. out: [B, C, h, w].
     """
     channels = out.shape[1]
     largest, widest = 0, 0
@@ -85,7 +86,7 @@ def run(
 
     for i in range(start, stop):
         height, width = source_sizes[i, 0], source_sizes[i, 1]
-        source = carray(_pointer(addresses[i]), channels * height * width, np.uint8)
+        source = carray(_pointer(addresses[i]), channels * height * width, np.uint8)  # type: ignore[call-arg]
         packed = interleaved
         for t in range(codes.shape[1]):
             code = codes[i, t]
@@ -99,7 +100,7 @@ def run(
                     k.copy(source, packed, b)
                 elif code == WINDOW:
                     k.window(source, packed, height, width, int(arg[0]), int(arg[1]), arg[2] > 0, arg[3:5], b)
-                elif not packed and arg[2] <= out_h and arg[3] <= out_w:
+                elif not packed and whole and arg[2] <= out_h and arg[3] <= out_w:
                     k.enlarge(source, height, width, arg[:4], arg[4:6], b, first_x, share, wide, lines)
                 else:
                     k.resample(source, packed, height, width, arg[:4], arg[4:6], b, taps, wide)
@@ -182,10 +183,11 @@ def run(
             flat[n] = rows_a[n]
 
 
-def execute(program: Program, images: Tensor | Sequence[Tensor], repeat: int = 1) -> Tensor:
+def execute(program: Program, images: Tensor | Sequence[Tensor], repeat: int = 1, whole: bool = True) -> Tensor:
     """Pixels that a program makes, uint8 [B*repeat, C, h, w]. images: uint8 on the CPU, not written to.
 
-    repeat: rows of the program for each image. Raises ValueError for channels that an instruction cannot take.
+    repeat: rows of the program for each image. whole: boxes lie on whole pixels, as they do but for images decoded at
+    a part of their size.
     """
     count = len(program.codes)
     sources = list(images) if not isinstance(images, Tensor) else images
@@ -199,7 +201,9 @@ def execute(program: Program, images: Tensor | Sequence[Tensor], repeat: int = 1
     pixels = out.numpy()
 
     def work(start: int, stop: int) -> None:
-        run(addresses, source_sizes, interleaved, program.codes, program.args, program.sizes, pixels, start, stop)
+        run(
+            addresses, source_sizes, interleaved, whole, program.codes, program.args, program.sizes, pixels, start, stop
+        )
 
     threads = min(torch.get_num_threads(), max(1, count // 8))
     if threads == 1:

@@ -58,18 +58,18 @@ def copy(source: Levels, interleaved: bool, b: Levels) -> None:
 
 
 @compiled
-def triangle(length: int, target: int, first: Whole, count: Whole, weights: Floats) -> Any:
-    """Taps of an antialiased resize of `length` pixels to `target`; returns the largest count.
+def triangle(start: float, length: float, source: int, target: int, first: Whole, count: Whole, weights: Floats) -> Any:
+    """Taps of an antialiased resize of [start, start + length) within `source` pixels to `target` of them.
 
-    first, count: [target]; weights: [target, taps], zero beyond `count` up to four.
+    first, count: [target]; weights: [target, taps], zero beyond `count` up to four. Returns the largest count.
     """
     scale = length / target
     reach = max(scale, 1.0)
     most = 0
     for out in range(target):
-        centre = scale * (out + 0.5)
+        centre = start + scale * (out + 0.5)
         begin = max(math.floor(centre - reach + 0.5), 0)
-        end = min(math.floor(centre + reach + 0.5), length)
+        end = min(math.floor(centre + reach + 0.5), source)
         total = 0.0
         for tap in range(begin, end):
             weight = max(0.0, 1.0 - abs(tap + 0.5 - centre) / reach)
@@ -171,13 +171,14 @@ def resample(
 ) -> None:
     """A box (top, left, height, width in pixels) resized with an antialiased triangle filter, then flipped.
 
-    source: flat uint8. flips: along x, along y. taps, rows: scratch.
+    source: flat uint8. box: need not lie on whole pixels. flips: along x, along y. taps, rows: scratch.
     """
     channels, out_h, out_w = b.shape
-    top, left, box_h, box_w = int(box[0]), int(box[1]), int(box[2]), int(box[3])
+    top, left = math.floor(box[0]), math.floor(box[1])
+    box_h, box_w = min(math.ceil(box[0] + box[2]), height) - top, min(math.ceil(box[1] + box[3]), width) - left
     first_y, count_y, weight_y, first_x, count_x, weight_x = taps
-    triangle(box_h, out_h, first_y, count_y, weight_y)
-    most = triangle(box_w, out_w, first_x, count_x, weight_x)
+    triangle(box[0] - top, box[2], box_h, out_h, first_y, count_y, weight_y)
+    most = triangle(box[1] - left, box[3], box_w, out_w, first_x, count_x, weight_x)
     if flips[0] > ZERO:
         for x in range(out_w // 2):
             o = out_w - 1 - x
@@ -577,7 +578,7 @@ def mean_luma(red: Levels, green: Levels, blue: Levels) -> Any:
         total = ZERO
         for i in range(r.size):
             total += RED * F(r[i]) + GREEN * F(g[i]) + BLUE * F(b[i])
-        sums += total
+        sums += float(total)
     return F(sums / red.size)
 
 

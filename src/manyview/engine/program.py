@@ -6,7 +6,7 @@ instructions of the table below. Ops without it are rendered by their reference,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
@@ -73,6 +73,12 @@ class Column:
         """Whether all images have the same instruction, and it is among these."""
         return isinstance(self.code, Code) and self.code in codes
 
+    def scaled(self, by: Tensor) -> Column:
+        """A RESAMPLE whose boxes are multiplied by a number for each image [B]."""
+        if not self.is_one_of(Code.RESAMPLE) or self.args is None:
+            raise ValueError("images decoded at a part of their size need a crop or a resize first")
+        return replace(self, args=torch.cat([self.args[:, :4] * by[:, None], self.args[:, 4:]], dim=1))
+
 
 @runtime_checkable
 class Lowered(Protocol):
@@ -126,8 +132,10 @@ def _fuse_flips(columns: list[Column]) -> list[Column]:
     fused: list[Column] = []
     for column in columns:
         last = fused[-1] if fused else None
-        if column.is_one_of(Code.FLIP) and last is not None and last.is_one_of(*places) and last.args is not None:
-            flips = column.args if column.applied is None else column.args * column.applied[:, None]  # type: ignore[operator]
+        if column.is_one_of(Code.FLIP) and last is not None and last.is_one_of(*places):
+            assert column.args is not None
+            assert last.args is not None
+            flips = column.args if column.applied is None else column.args * column.applied[:, None]
             place = places[last.code]  # type: ignore[index]
             kept = last.args[:, :place].double()
             before = last.args[:, place : place + 2].double() if last.args.shape[1] > place else torch.zeros_like(flips)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,29 +15,59 @@ from manyview.engine.program import NEEDS_RGB, Column, Lowered, pack
 Drawn = tuple[Lowered, dict[str, Tensor]]  # an op and its parameters [B, …]
 
 
-def is_levels(images: Tensor | Sequence[Tensor]) -> bool:
+@dataclass(frozen=True)
+class Reduced:
+    """Images decoded at a part of their size, for views that begin by a crop or a resize.
+
+    images: uint8 [C, ceil(H / scale), ceil(W / scale)]. sizes: H and W of the whole images, int64 [B, 2], for which
+    parameters are drawn. scales: [B].
+    """
+
+    images: Sequence[Tensor]
+    sizes: Tensor
+    scales: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+Source = Tensor | Sequence[Tensor] | Reduced  # [B, C, H, W], or B of unlike sizes
+
+
+def is_levels(images: Source) -> bool:
     """Whether these are what programs take: grey levels on the CPU."""
+    if isinstance(images, Reduced):
+        return True
     first = images if isinstance(images, Tensor) else images[0] if len(images) else torch.empty(0)
     return first.dtype == torch.uint8 and first.device.type == "cpu"
 
 
-def render(ops: Sequence[Drawn], images: Tensor | Sequence[Tensor], repeat: int = 1) -> Tensor | list[Tensor] | None:
+def sizes_of(images: Source) -> Tensor:
+    """Heights and widths, int64 [B, 2], of a batch or of images of unlike sizes."""
+    if isinstance(images, Reduced):
+        return images.sizes
+    if isinstance(images, Tensor):
+        return torch.tensor([images.shape[-2:]]).expand(len(images), 2)
+    return torch.tensor([list(image.shape[-2:]) for image in images], dtype=torch.long).view(-1, 2)
+
+
+def render(ops: Sequence[Drawn], images: Source, repeat: int = 1) -> Tensor | list[Tensor] | None:
     """The images after all ops, uint8 [B*repeat, C, h, w]; None where a program cannot: ops that need RGB, without it.
 
-    images: uint8 on the CPU, [B, C, H, W] or B of unlike sizes, which come back as a list if they stay unlike.
-    repeat: rows of parameters for each image.
+    images: uint8 on the CPU; those of unlike sizes come back as a list if they stay unlike. repeat: rows of parameters
+    for each image.
     """
     count = len(images)
     if not count:
         return None
-    if isinstance(images, Tensor):
-        sizes, alike = torch.tensor([images.shape[-2:]]), True
-    else:
-        sizes = torch.tensor([image.shape[-2:] for image in images])
-        alike = bool((sizes == sizes[0]).all())
-    columns = _columns(ops, sizes.expand(count, 2).repeat_interleave(repeat, dim=0))
+    sizes = sizes_of(images)
+    columns = _columns(ops, sizes.repeat_interleave(repeat, dim=0))
+    if isinstance(images, Reduced):
+        columns[0] = columns[0].scaled(1 / images.scales.repeat_interleave(repeat))
+        return execute(pack(columns, count * repeat, None), images.images, repeat, whole=False)
     if images[0].shape[0] != 3 and any(np.isin(column.code, NEEDS_RGB).any() for column in columns):
         return None
+    alike = bool((sizes == sizes[0]).all())
     if alike or columns[0].size is not None:
         size = (int(sizes[0, 0]), int(sizes[0, 1])) if alike else None
         return execute(pack(columns, count * repeat, size), images, repeat)
@@ -56,4 +87,4 @@ def _columns(ops: Sequence[Drawn], sizes: Tensor) -> list[Column]:
     return columns
 
 
-__all__ = ["is_levels", "render"]
+__all__ = ["Reduced", "Source", "is_levels", "render", "sizes_of"]

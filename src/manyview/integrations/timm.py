@@ -25,7 +25,7 @@ from manyview.augment.op import as_uint8
 from manyview.errors import RecipeError
 from manyview.recipe import Recipe
 from manyview.step import Step
-from manyview.views import TEST, View, interleave, mixes, render_views, sample_views, with_sources
+from manyview.views import View, interleave, mixes, render_views, sample_views, with_sources
 
 try:
     from timm.task import TrainingTask
@@ -40,7 +40,7 @@ def splits_of(recipe: Recipe) -> list[tuple[str, int]]:
 
     Raises RecipeError for views that mix the images of a batch: timm's data sets give one image at a time.
     """
-    plan = {name: view for name, view in recipe.view_plan.items() if name != TEST}
+    plan = recipe.train_views
     if mixes(plan):
         raise RecipeError(
             "views: timm's data sets give one image at a time, so none can be mixed; drop mixup and cutmix"
@@ -62,7 +62,7 @@ class ViewsDataset(Dataset[tuple[tuple[NDArray[np.uint8], ...], Any]]):
         self.recipe = recipe
         self.splits = splits_of(recipe)
         self.transform: Any = None
-        plan = {name: view for name, view in recipe.view_plan.items() if name != TEST}
+        plan = recipe.train_views
         self._plan = {name: plan[name] for name in with_sources(plan, [view for view, _ in self.splits])}
         # shared memory: persistent workers must see the epoch change
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
