@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from augment.test_ops import OBLONG, RGB, SETTINGS, SQUARE, photos
 from manyview.augment import OPS
 from manyview.augment.mix import MIXING
 from manyview.draws import Draws
@@ -12,6 +11,7 @@ from manyview.engine.program import ARGS, Code, Column, Lowered, pack
 from manyview.engine.render import is_levels, render
 from manyview.errors import RecipeError
 from manyview.views import ViewSpec, draw_views, plan_views
+from op_cases import OBLONG, RGB, SETTINGS, SQUARE, photos
 
 LOWERED = [case for case in SETTINGS if not issubclass(OPS[case[0]], MIXING)]
 PIPELINES = [
