@@ -79,7 +79,7 @@ def run(
     tap_weights = np.empty(widest + 1, np.float32)
     first_y, count_y = np.empty(widest, np.int32), np.empty(widest, np.int32)
     first_x, count_x = np.empty(widest, np.int32), np.empty(widest, np.int32)
-    weight_y, weight_x = np.empty((widest, most_taps), np.float32), np.empty((widest, most_taps), np.float32)
+    weight_y, weight_x = np.empty((most_taps, widest), np.float32), np.empty((most_taps, widest), np.float32)
     share = np.empty(widest, np.float32)
     counts = np.empty(256, np.int32)
     taps = (first_y, count_y, weight_y, first_x, count_x, weight_x)

@@ -61,7 +61,7 @@ def copy(source: Levels, interleaved: bool, b: Levels) -> None:
 def triangle(start: float, length: float, source: int, target: int, first: Whole, count: Whole, weights: Floats) -> Any:
     """Taps of an antialiased resize of [start, start + length) within `source` pixels to `target` of them.
 
-    first, count: [target]; weights: [target, taps], zero beyond `count` up to four. Returns the largest count.
+    first, count: [target]; weights: [taps, target], zero beyond `count` up to four. Returns the largest count.
     """
     scale = length / target
     reach = max(scale, 1.0)
@@ -73,13 +73,13 @@ def triangle(start: float, length: float, source: int, target: int, first: Whole
         total = 0.0
         for tap in range(begin, end):
             weight = max(0.0, 1.0 - abs(tap + 0.5 - centre) / reach)
-            weights[out, tap - begin] = weight
+            weights[tap - begin, out] = weight
             total += weight
         share = F(1.0 / total)
         for tap in range(end - begin):
-            weights[out, tap] *= share
+            weights[tap, out] *= share
         for tap in range(end - begin, 4):
-            weights[out, tap] = ZERO
+            weights[tap, out] = ZERO
         first[out] = begin
         count[out] = end - begin
         most = max(most, end - begin)
@@ -87,29 +87,29 @@ def triangle(start: float, length: float, source: int, target: int, first: Whole
 
 
 @compiled
-def mix_rows(rows: Levels, count: int, weights: Floats, out: Floats) -> None:
-    """A weighted sum of the first `count` rows. rows: [count, n]; out: [n]."""
+def mix_rows(rows: Levels, count: int, weights: Floats, at: int, out: Floats) -> None:
+    """A sum of the first `count` rows, weighted by column `at` of the weights. rows: [count, n]; out: [n]."""
     size = out.size
-    r0, w0 = rows[0], weights[0]
+    r0, w0 = rows[0], weights[0, at]
     if count == 1:
         for i in range(size):
             out[i] = F(r0[i])
         return
-    r1, w1 = rows[1], weights[1]
+    r1, w1 = rows[1], weights[1, at]
     if count == 2:
         for i in range(size):
             out[i] = w0 * F(r0[i]) + w1 * F(r1[i])
         return
-    r2, w2 = rows[2], weights[2]
+    r2, w2 = rows[2], weights[2, at]
     if count == 3:
         for i in range(size):
             out[i] = w0 * F(r0[i]) + w1 * F(r1[i]) + w2 * F(r2[i])
         return
-    r3, w3 = rows[3], weights[3]
+    r3, w3 = rows[3], weights[3, at]
     for i in range(size):
         out[i] = w0 * F(r0[i]) + w1 * F(r1[i]) + w2 * F(r2[i]) + w3 * F(r3[i])
     for tap in range(4, count):
-        row, weight = rows[tap], weights[tap]
+        row, weight = rows[tap], weights[tap, at]
         for i in range(size):
             out[i] += weight * F(row[i])
 
@@ -121,25 +121,24 @@ def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Flo
     The row must be followed by 4*C finite numbers, since up to four taps all are read and most weights are zero.
     """
     channels, target = out.shape
+    w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
     if channels == 3:
         red, green, blue = out[0], out[1], out[2]
         if most <= 3:
             for x in range(target):
-                at, w = U(first[x]), weights[x]
-                w0, w1, w2 = w[0], w[1], w[2]
-                r = HALF + w0 * row[at] + w1 * row[at + U(3)] + w2 * row[at + U(6)]
-                g = HALF + w0 * row[at + U(1)] + w1 * row[at + U(4)] + w2 * row[at + U(7)]
-                b = HALF + w0 * row[at + U(2)] + w1 * row[at + U(5)] + w2 * row[at + U(8)]
+                at = U(first[x])
+                r = HALF + w0[x] * row[at] + w1[x] * row[at + U(3)] + w2[x] * row[at + U(6)]
+                g = HALF + w0[x] * row[at + U(1)] + w1[x] * row[at + U(4)] + w2[x] * row[at + U(7)]
+                b = HALF + w0[x] * row[at + U(2)] + w1[x] * row[at + U(5)] + w2[x] * row[at + U(8)]
                 red[x], green[x], blue[x] = np.uint8(np.int32(r)), np.uint8(np.int32(g)), np.uint8(np.int32(b))
             return
         for x in range(target):
-            at, w = U(first[x]), weights[x]
-            w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
-            r = HALF + w0 * row[at] + w1 * row[at + U(3)] + w2 * row[at + U(6)] + w3 * row[at + U(9)]
-            g = HALF + w0 * row[at + U(1)] + w1 * row[at + U(4)] + w2 * row[at + U(7)] + w3 * row[at + U(10)]
-            b = HALF + w0 * row[at + U(2)] + w1 * row[at + U(5)] + w2 * row[at + U(8)] + w3 * row[at + U(11)]
+            at = U(first[x])
+            r = HALF + w0[x] * row[at] + w1[x] * row[at + U(3)] + w2[x] * row[at + U(6)] + w3[x] * row[at + U(9)]
+            g = HALF + w0[x] * row[at + U(1)] + w1[x] * row[at + U(4)] + w2[x] * row[at + U(7)] + w3[x] * row[at + U(10)]
+            b = HALF + w0[x] * row[at + U(2)] + w1[x] * row[at + U(5)] + w2[x] * row[at + U(8)] + w3[x] * row[at + U(11)]
             for tap in range(4, count[x]):
-                beyond, w_tap = at + U(3) * U(tap), w[tap]
+                beyond, w_tap = at + U(3) * U(tap), weights[tap, x]
                 r += w_tap * row[beyond]
                 g += w_tap * row[beyond + U(1)]
                 b += w_tap * row[beyond + U(2)]
@@ -149,11 +148,11 @@ def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Flo
     for c in range(channels):
         plane = out[c]
         for x in range(target):
-            at, w = U(first[x]) + U(c), weights[x]
-            value = HALF + w[0] * row[at] + w[1] * row[at + step]
-            value += w[2] * row[at + U(2) * step] + w[3] * row[at + U(3) * step]
+            at = U(first[x]) + U(c)
+            value = HALF + w0[x] * row[at] + w1[x] * row[at + step]
+            value += w2[x] * row[at + U(2) * step] + w3[x] * row[at + U(3) * step]
             for tap in range(4, count[x]):
-                value += w[tap] * row[at + U(tap) * step]
+                value += weights[tap, x] * row[at + U(tap) * step]
             plane[x] = np.uint8(np.int32(value))
 
 
@@ -185,7 +184,7 @@ def resample(
             first_x[x], first_x[o] = first_x[o], first_x[x]
             count_x[x], count_x[o] = count_x[o], count_x[x]
             for tap in range(max(most, 4)):
-                weight_x[x, tap], weight_x[o, tap] = weight_x[o, tap], weight_x[x, tap]
+                weight_x[tap, x], weight_x[tap, o] = weight_x[tap, o], weight_x[tap, x]
     if interleaved:
         for x in range(out_w):
             first_x[x] *= channels
@@ -195,7 +194,7 @@ def resample(
         rows[box_w * channels :][: 4 * channels] = ZERO
         for y in range(out_h):
             to = out_h - 1 - y if flips[1] > ZERO else y
-            mix_rows(image[first_y[y] :], count_y[y], weight_y[y], mixed)
+            mix_rows(image[first_y[y] :], count_y[y], weight_y, y, mixed)
             mix_columns(rows, first_x, count_x, most, weight_x, b[:, to])
     else:
         mixed = rows[:box_w]
@@ -205,7 +204,7 @@ def resample(
             plane = source[c * size : (c + 1) * size].reshape(height, width)[top : top + box_h, left : left + box_w]
             for y in range(out_h):
                 to = out_h - 1 - y if flips[1] > ZERO else y
-                mix_rows(plane[first_y[y] :], count_y[y], weight_y[y], mixed)
+                mix_rows(plane[first_y[y] :], count_y[y], weight_y, y, mixed)
                 mix_columns(rows, first_x, count_x, most, weight_x, b[c : c + 1, to])
 
 
