@@ -303,7 +303,14 @@ def warp(images: Tensor, matrices: Tensor, mode: str = "nearest", fill: float = 
     """Resamples images by inverse affine maps; outside is `fill`, in the images' own units.
 
     images: float [B, C, H, W]. matrices: [B, 2, 3] from output to source (x, y), in pixels from the image's centre.
-    The grid is laid as torchvision does, so that ties fall to the same side.
+    """
+    return sample_grid(images, grid_of(images, matrices), mode, fill)
+
+
+def grid_of(images: Tensor, matrices: Tensor) -> Tensor:
+    """Where each pixel of the output lies in its source: [B, H, W, 2], x and y in [-1, 1], in the images' dtype.
+
+    images: float [B, C, H, W]. matrices: as for `warp`. Laid as torchvision does, so that ties fall to the same side.
     """
     height, width = images.shape[-2:]
     matrices = matrices.to(images.device, images.dtype)
@@ -313,9 +320,7 @@ def warp(images: Tensor, matrices: Tensor, mode: str = "nearest", fill: float = 
         [x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(x).expand(height, width)], dim=-1
     )
     half = torch.tensor([width / 2, height / 2], device=images.device, dtype=images.dtype)
-    theta = matrices.transpose(1, 2) / half
-    grid = (base.view(1, -1, 3) @ theta).view(len(images), height, width, 2)
-    return sample_grid(images, grid, mode, fill)
+    return (base.view(1, -1, 3) @ (matrices.transpose(1, 2) / half)).view(len(images), height, width, 2)
 
 
 def sample_grid(images: Tensor, grid: Tensor, mode: str, fill: float) -> Tensor:

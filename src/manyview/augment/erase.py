@@ -48,9 +48,7 @@ class Cutout:
         return {"centre": centre, "applied": draws.coin("applied", self.p)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
-        sides = torch.tensor(images.shape[-2:], device=params["centre"].device)
-        first = (params["centre"] * sides).round().long() - self.size // 2
-        hidden = inside(first, torch.full_like(first, self.size), images)
+        hidden = square(params["centre"], torch.full_like(params["centre"][:, 0], self.size), images)
         fill = self.fill if images.is_floating_point() else round(self.fill * 255)
         return where_applied(params["applied"], images.masked_fill(hidden, fill), images)
 
@@ -153,6 +151,13 @@ class Erase:
 
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes
+
+
+def square(centre: Tensor, sides: Tensor, images: Tensor) -> Tensor:
+    """Which pixels a square of `sides` [B] whole pixels around `centre` [B, 2] (fractions) hides; bool [B, 1, H, W]."""
+    extents = torch.tensor(images.shape[-2:], device=centre.device)
+    length = sides.long()[:, None].expand(-1, 2)
+    return inside((centre * extents).round().long() - length // 2, length, images)
 
 
 def inside(first: Tensor, length: Tensor, images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manyview.augment import affine, color, histogram
+from manyview.augment.erase import square
 from manyview.augment.op import as_uint8, check_rgb
 from manyview.draws import Draws
 from manyview.engine.program import Code, Column
@@ -105,7 +106,9 @@ def apply_policy_op(
             moved = moved | chosen
             matrices = torch.where(chosen[:, None, None], op.matrix(own, height, width), matrices)
         elif op.hides and centres is not None:
-            out = _where_chosen(out, images, chosen, lambda x, side, at: _hide(x, side, at, level), own, centres)
+            out = _where_chosen(
+                out, images, chosen, lambda x, at, side: x.masked_fill(square(at, side, x), level), centres, own
+            )
     return _where_chosen(out, images, moved, lambda x, maps: _warp(x, maps, level, interpolation), matrices)
 
 
@@ -182,37 +185,21 @@ def _where_chosen(
 
 
 def _warp(images: Tensor, matrices: Tensor, level: int, interpolation: str) -> Tensor:
-    """Resamples by maps [B, 2, 3] as `affine.warp` does, on the grid that torchvision lays.
+    """Resamples by maps [B, 2, 3] on the grid of `affine.warp`.
 
     Bilinear sampling mixes the outermost pixels with the fill by their share. So do torchvision's policies where no
     fill is given; with a given one, and in `affine.warp`, the outside counts twice.
     """
-    height, width = images.shape[-2:]
-    half = torch.tensor([width / 2, height / 2], device=images.device)
-    x, y = (torch.arange(side, device=images.device) - (side - 1) / 2 for side in (width, height))
-    places = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(height, width, device=images.device)], dim=2)
-    grid = places.view(1, -1, 3) @ (matrices.to(images.device, torch.float32).transpose(1, 2) / half)
+    floats = images.float()
     # with the fill's level taken for zero, what comes from outside is the fill
     out = F.grid_sample(
-        images.float() - level,
-        grid.view(-1, height, width, 2),
+        floats - level,
+        affine.grid_of(floats, matrices),
         mode=interpolation,
         padding_mode="zeros",
         align_corners=False,
     )
     return (out + level).round().to(torch.uint8)
-
-
-def _hide(images: Tensor, sides: Tensor, centres: Tensor, level: int) -> Tensor:
-    """Fills squares of `sides` [B] pixels, placed and cut at the edges as `Cutout` does."""
-    hidden = torch.ones(len(images), 1, *images.shape[-2:], dtype=torch.bool, device=images.device)
-    side = sides.to(images.device).long()[:, None]
-    for axis, extent in enumerate(images.shape[-2:]):
-        first = (centres[:, axis] * extent).round().long().to(images.device)[:, None] - side // 2
-        position = torch.arange(extent, device=images.device)
-        inside = (position >= first) & (position < first + side)
-        hidden = hidden & (inside[:, None, :, None] if axis == 0 else inside[:, None, None, :])
-    return images.masked_fill(hidden, level)
 
 
 def summed(codes: Tensor, magnitudes: Tensor) -> Tensor:
