@@ -4,7 +4,8 @@ An image is uint8 [C, H, W], contiguous, here often seen as [C, H*W]. Kernels th
 the others work in place. Between the steps of one kernel values are float32 on the scale 0…255, rounded once at its
 end. The equations are those of the reference in `manyview.augment`, which tests hold them to. Nothing is kept or drawn.
 
-Loops run over whole slices from 0: only then does the compiler turn them into vector instructions.
+Loops run over whole slices from 0: only then does the compiler turn them into vector instructions. All kernels stand in
+this one file, since the compiler's cache notices changes of the file alone that `run` stands in.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from manyview.engine.program import Code
 
 Levels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -28,12 +33,6 @@ BLOCK = 2048  # pixels that a chain of colour steps takes at a time; their float
 
 compiled = njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 exact = njit(nogil=True, cache=True, fastmath=False, error_model="numpy")  # where ties must fall as in the reference
-
-
-@compiled
-def level(value: Any) -> Any:
-    """The nearest grey level."""
-    return np.uint8(np.int32(min(max(value, ZERO), TOP) + HALF))
 
 
 # ------------------------------------------------------------------------------------------------------- geometry
@@ -134,9 +133,10 @@ def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Flo
             return
         for x in range(target):
             at = U(first[x])
-            r = HALF + w0[x] * row[at] + w1[x] * row[at + U(3)] + w2[x] * row[at + U(6)] + w3[x] * row[at + U(9)]
-            g = HALF + w0[x] * row[at + U(1)] + w1[x] * row[at + U(4)] + w2[x] * row[at + U(7)] + w3[x] * row[at + U(10)]
-            b = HALF + w0[x] * row[at + U(2)] + w1[x] * row[at + U(5)] + w2[x] * row[at + U(8)] + w3[x] * row[at + U(11)]
+            v0, v1, v2, v3 = w0[x], w1[x], w2[x], w3[x]
+            r = HALF + v0 * row[at] + v1 * row[at + U(3)] + v2 * row[at + U(6)] + v3 * row[at + U(9)]
+            g = HALF + v0 * row[at + U(1)] + v1 * row[at + U(4)] + v2 * row[at + U(7)] + v3 * row[at + U(10)]
+            b = HALF + v0 * row[at + U(2)] + v1 * row[at + U(5)] + v2 * row[at + U(8)] + v3 * row[at + U(11)]
             for tap in range(4, count[x]):
                 beyond, w_tap = at + U(3) * U(tap), weights[tap, x]
                 r += w_tap * row[beyond]
@@ -838,3 +838,160 @@ def add_colors(a: Levels, amounts: Floats) -> None:
     """Adds an amount to each channel. a: [C, N]; amounts: [C]."""
     for c in range(a.shape[0]):
         scale_levels(a[c], ONE, amounts[c] + HALF)
+
+
+# ----------------------------------------------------------------------------------------------------------- run
+
+
+@intrinsic
+def _pointer(context: Any, address: Any) -> Any:
+    """An address as a pointer."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.uintp), codegen
+
+
+@compiled
+def run(
+    addresses: NDArray[np.uint64],
+    source_sizes: NDArray[np.int64],
+    interleaved: bool,
+    whole: bool,
+    codes: NDArray[np.int8],
+    args: Floats,
+    sizes: NDArray[np.int64],
+    out: Levels,
+    start: int,
+    stop: int,
+) -> None:
+    """Images `start` to `stop` of a batch.
+
+    addresses: of the source images, uint8 [C, H, W] or interleaved [H, W, C]; source_sizes: their H and W [B, 2].
+    whole: boxes lie on whole pixels. out: [B, C, h, w].
+    """
+    channels = out.shape[1]
+    largest, widest = 0, 0
+    for t in range(len(sizes)):
+        largest = max(largest, sizes[t, 0] * sizes[t, 1])
+        widest = max(widest, max(sizes[t, 0], sizes[t, 1]))
+    most_taps = 8
+    for i in range(start, stop):
+        widest = max(widest, max(source_sizes[i, 0], source_sizes[i, 1]))
+        for t in range(len(sizes)):
+            for side in range(2 if codes[i, t] == Code.RESAMPLE else 0):
+                most_taps = max(most_taps, int(2 * args[i, t, 2 + side] / sizes[t, side]) + 4)
+    rows_a, rows_b = np.empty(channels * largest, np.uint8), np.empty(channels * largest, np.uint8)
+    rows_k = np.empty(channels * largest, np.uint8)
+    floats = np.empty((3, largest), np.float32)
+    total = floats.reshape(3 * largest)
+    wide = np.empty(channels * (largest + 4 * widest), np.float32)
+    places, index = np.empty(2 * largest, np.float32), np.empty(largest, np.int32)
+    lines = np.empty(4 * widest, np.float32)
+    column = np.empty(3 * widest, np.float32)
+    tap_weights = np.empty(widest + 1, np.float32)
+    first_y, count_y = np.empty(widest, np.int32), np.empty(widest, np.int32)
+    first_x, count_x = np.empty(widest, np.int32), np.empty(widest, np.int32)
+    weight_y, weight_x = np.empty((most_taps, widest), np.float32), np.empty((most_taps, widest), np.float32)
+    share = np.empty(widest, np.float32)
+    counts = np.empty(256, np.int32)
+    taps = (first_y, count_y, weight_y, first_x, count_x, weight_x)
+
+    for i in range(start, stop):
+        height, width = source_sizes[i, 0], source_sizes[i, 1]
+        source = carray(_pointer(addresses[i]), channels * height * width, np.uint8)  # type: ignore[call-arg]
+        packed = interleaved
+        for t in range(codes.shape[1]):
+            code = codes[i, t]
+            if code == Code.NOTHING:
+                continue
+            arg = args[i, t]
+            if code <= Code.WINDOW:
+                out_h, out_w = sizes[t, 0], sizes[t, 1]
+                b = rows_b[: channels * out_h * out_w].reshape(channels, out_h, out_w)
+                if code == Code.LOAD:
+                    copy(source, packed, b)
+                elif code == Code.WINDOW:
+                    window(source, packed, height, width, int(arg[0]), int(arg[1]), arg[2] > 0, arg[3:5], b)
+                elif not packed and whole and arg[2] <= out_h and arg[3] <= out_w:
+                    enlarge(source, height, width, arg[:4], arg[4:6], b, first_x, share, wide, lines)
+                else:
+                    resample(source, packed, height, width, arg[:4], arg[4:6], b, taps, wide)
+                height, width = out_h, out_w
+                rows_a, rows_b = rows_b, rows_a
+                source, packed = rows_a, False
+                continue
+            size = height * width
+            a = rows_a[: channels * size]
+            image, planes = a.reshape(channels, height, width), a.reshape(channels, size)
+            if code <= Code.SHUFFLE or code in (Code.BLUR, Code.SHARPEN):
+                if code == Code.PERMUTE:
+                    permute(planes, arg)
+                    continue
+                b = rows_b[: channels * size].reshape(channels, height, width)
+                if code == Code.FLIP:
+                    flip(image, b, arg[0] > 0, arg[1] > 0)
+                elif code == Code.TURN:
+                    quarters = int(arg[0])
+                    if quarters == 0:
+                        continue
+                    if quarters == 2:
+                        flip(image, b, True, True)
+                    else:
+                        turn(image, b, quarters)
+                elif code == Code.WARP:
+                    warp(image, b, arg[:6], int(arg[6]), arg[7:], places, index)
+                elif code == Code.PROJECT:
+                    project(image, b, arg[:8], int(arg[8]), arg[9:], places, index)
+                elif code == Code.SHUFFLE:
+                    shuffle_cells(image, b, int(arg[0]), arg[1:])
+                elif code == Code.BLUR:
+                    blur(image, b, arg[0], int(arg[1]), tap_weights, column, wide)
+                else:
+                    sharpen(image, b, arg[0], wide)
+                rows_a, rows_b = rows_b, rows_a
+                source = rows_a
+            elif code == Code.FILL:
+                fill_box(image, int(arg[0]), int(arg[1]), int(arg[2]), int(arg[3]), arg[4:])
+            elif code == Code.JITTER:
+                jitter(planes, arg[:4], arg[4:8], floats)
+            elif code == Code.GRAY:
+                gray(planes)
+            elif code == Code.LEVELS:
+                scale_levels(a, arg[0], ZERO)
+            elif code == Code.CONTRAST:
+                mean = mean_whole_luma(planes[0], planes[1], planes[2])
+                scale_levels(a, arg[0], (ONE - arg[0]) * mean)
+            elif code == Code.SATURATE:
+                saturate(planes, arg[0])
+            elif code == Code.POSTERIZE:
+                posterize(a, int(arg[0]))
+            elif code == Code.SOLARIZE:
+                solarize(a, arg[0])
+            elif code == Code.SOLARIZE_ADD:
+                solarize_add(a, arg[0], arg[1])
+            elif code == Code.INVERT:
+                invert(a)
+            elif code == Code.AUTOCONTRAST:
+                for c in range(channels):
+                    autocontrast(planes[c])
+            elif code == Code.EQUALIZE:
+                for c in range(channels):
+                    equalize(planes[c], counts)
+            elif code == Code.ADD:
+                add_colors(planes, arg)
+            elif code == Code.NOISE:
+                seed = np.uint64(arg[4]) * np.uint64(65536) + np.uint64(arg[5])
+                fill_noise(image, int(arg[0]), int(arg[1]), int(arg[2]), int(arg[3]), seed)
+            elif code == Code.BEGIN_MIX:
+                rows_k[: a.size] = a
+                add_share(a, arg[0], total[: a.size], True)
+            elif code == Code.MIX_IN:
+                add_share(a, arg[0], total[: a.size], False)
+                a[:] = rows_k[: a.size]
+            elif code == Code.END_MIX:
+                lower(total[: a.size], a)
+        flat = out[i].reshape(channels * height * width)
+        for n in range(flat.size):
+            flat[n] = rows_a[n]

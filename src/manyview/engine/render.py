@@ -30,6 +30,9 @@ class Reduced:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, row: int) -> Tensor:
+        return self.images[row]
+
 
 Source = Tensor | Sequence[Tensor] | Reduced  # [B, C, H, W], or B of unlike sizes
 
@@ -62,21 +65,27 @@ def render(ops: Sequence[Drawn], images: Source, repeat: int = 1) -> Tensor | li
         return None
     sizes = sizes_of(images)
     columns = _columns(ops, sizes.repeat_interleave(repeat, dim=0))
-    if isinstance(images, Reduced):
-        columns[0] = columns[0].scaled(1 / images.scales.repeat_interleave(repeat))
-        return execute(pack(columns, count * repeat, None), images.images, repeat, whole=False)
     if images[0].shape[0] != 3 and any(np.isin(column.code, NEEDS_RGB).any() for column in columns):
         return None
     alike = bool((sizes == sizes[0]).all())
     if alike or columns[0].size is not None:
+        if isinstance(images, Reduced):
+            columns[0] = columns[0].scaled(1 / images.scales.repeat_interleave(repeat))
+            return execute(pack(columns, count * repeat, None), images.images, repeat, whole=False)
         size = (int(sizes[0, 0]), int(sizes[0, 1])) if alike else None
         return execute(pack(columns, count * repeat, size), images, repeat)
     each = [
-        render([(op, {k: v[i : i + 1] for k, v in params.items()}) for op, params in ops], images[i // repeat][None])
+        render([(op, {k: v[i : i + 1] for k, v in params.items()}) for op, params in ops], _alone(images, i // repeat))
         for i in range(count * repeat)
     ]
     made = [one[0] for one in each if one is not None]
     return torch.stack(made) if len({image.shape for image in made}) == 1 else made
+
+
+def _alone(images: Source, row: int) -> Source:
+    if isinstance(images, Reduced):
+        return Reduced(images.images[row : row + 1], images.sizes[row : row + 1], images.scales[row : row + 1])
+    return images[row][None]
 
 
 def _columns(ops: Sequence[Drawn], sizes: Tensor) -> list[Column]:
