@@ -34,7 +34,8 @@ def contact_sheet(
     all; the others are drawn nevertheless, for views that mix the images of a batch. Families show a column a member.
     """
     shown = range(len(index)) if rows is None else rows
-    plan = recipe.train_views
+    # what no relation reads may need the whole image
+    plan = recipe.seen_views if isinstance(images, Reduced) else recipe.train_views
     pictures = images.images if isinstance(images, Reduced) else images
     views = draw_views(plan, images, None, index, epoch, recipe.seed)
     columns: list[tuple[str, list[Tensor], list[list[str]]]] = [

@@ -367,7 +367,7 @@ def draw_boxes(
 ) -> tuple[Tensor, Tensor] | None:
     """What each view cuts from the source image, for decoding no more than that; None where a view takes it whole.
 
-    sizes: H and W of the images [B, 2]. Returns boxes in pixels [B, K, 4] and the sizes that they become [K, 2].
+    sizes: H and W of the images [B, 2]. Returns boxes in pixels [B, K, 4] and the sizes that they become [B, K, 2].
     """
     first = {
         name: PlannedView(name, IMAGE, view.ops[:1], None, view.count)
@@ -381,8 +381,8 @@ def draw_boxes(
     for name, view in first.items():
         box = drawn[name][view.ops[0].name]["box"].view(len(sizes), -1, 4)
         boxes.append(box * sizes.repeat(1, 2)[:, None])
-        outs.append(view.output_size(sizes).amax(dim=0).expand(box.shape[1], 2))
-    return torch.cat(boxes, dim=1), torch.cat(outs)
+        outs.append(view.output_size(sizes)[:, None].expand(-1, box.shape[1], 2))
+    return torch.cat(boxes, dim=1), torch.cat(outs, dim=1)
 
 
 def _render(

@@ -126,12 +126,14 @@ class Batches:
         if not scales:
             return read_images(self.images, positions, self.skip)
         images, kept, skipped = _read(self.images, positions, self.skip, {p: scale for p, (scale, _) in scales.items()})
+        if not any(int(position) in scales for position in kept):
+            return together(images), kept, skipped
         whole = [
             scales.get(int(position), (1, tuple(image.shape[-2:])))
             for position, image in zip(kept, images, strict=True)
         ]
         sizes, factors = torch.tensor([size for _, size in whole]), torch.tensor([scale for scale, _ in whole])
-        return Reduced(images, sizes.view(-1, 2), factors), kept, skipped
+        return Reduced(images, sizes, factors), kept, skipped
 
     def _scales(self, positions: NDArray[np.int64], epoch: int) -> dict[int, tuple[int, tuple[int, int]]]:
         """Of images that may be decoded at a part of their size: position -> (scale, size of the whole)."""
@@ -147,7 +149,7 @@ class Batches:
         if drawn is None:
             return {}
         boxes, outs = drawn
-        scales = [scale_for(boxes[row], outs) for row in range(len(places))]
+        scales = [scale_for(boxes[row], outs[row]) for row in range(len(places))]
         return {int(p): (scale, sizes[int(p)]) for p, scale in zip(places, scales, strict=True) if scale > 1}
 
 
