@@ -17,6 +17,7 @@ from manyview.views import (
     render_views,
     sample_views,
     sizes_of,
+    to_device,
     with_sources,
 )
 
@@ -360,3 +361,28 @@ def test_plans_that_cannot_be_meant_are_refused(views, message):
 def test_keys_and_types_are_checked(spec):
     with pytest.raises(ValidationError):
         ViewSpec(**spec)
+
+
+def test_rendering_is_one_graph():
+    """As `train.compile` asks for on devices: nothing in a plan breaks the graph, or asks a device for a number."""
+    heavy = {"from": "a", "make": "randaugment(2, 9) | cutout(8) | mixup(0.2)"}
+    family = {"from": "image", "make": "crop(16) | augmix", "count": 3}
+    planned = plan(**DSSL, mixed=heavy, r={"from": "b", "orbit": "rot_color_perm6"}, c=family)
+    images = photos()
+    params = sample_views(planned, sizes_of(images), range(6), 3, 7)
+    plain = render_views(planned, images, params, torch.arange(6), classes=6, compiled=False)
+    torch.compiler.reset()
+    traced = torch.compile(render_views, fullgraph=True, backend="eager")
+    graph = traced(planned, images, params, torch.arange(6), classes=6, compiled=False)
+    for name in planned:
+        assert torch.equal(graph[name].images, plain[name].images), name
+        assert torch.equal(graph[name].target, plain[name].target), name
+
+
+def test_rendering_on_a_device_asks_it_for_nothing():
+    planned = plan(**DSSL, c={"from": "image", "make": "crop(16)", "count": 2})
+    device = torch.device("meta")  # which has no numbers to give
+    params = to_device(sample_views(planned, sizes_of(photos()), range(6), 3, 7), device)
+    for name, view in render_views(planned, photos().to(device), params).items():
+        assert view.images.device.type == "meta", name
+        assert all(v.device.type == "meta" for drawn in view.params.values() for v in drawn.values()), name

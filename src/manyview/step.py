@@ -33,6 +33,7 @@ from manyview.views import (
     draw_views,
     fixed_size,
     member_view,
+    render_views,
     together,
     usual_test_view,
     with_sources,
@@ -90,6 +91,7 @@ class Step(nn.Module):
         if self.average is not None:
             self.average.requires_grad_(False)  # timm leaves it on, and DDP would wait for gradients that never come
         self.rendered_views = list(recipe.seen_views)
+        self._renderer = render_views
         self._classified = self._first_classified(relations)
         self._spread = _spread_read(reads)
 
@@ -177,7 +179,14 @@ class Step(nn.Module):
         indices = index.cpu() if isinstance(index, Tensor) else torch.as_tensor(list(index))
         if len(indices) != len(images):
             raise ValueError(f"{len(images)} images came with {len(indices)} indices")
-        return draw_views(plan, images, labels, indices, epoch, self.recipe.seed, self.num_classes)
+        seed, classes = self.recipe.seed, self.num_classes
+        return draw_views(plan, images, labels, indices, epoch, seed, classes, renderer=self._renderer)
+
+    def compile_parts(self) -> None:
+        """Compiles backbones, and the rendering of views on devices (on the CPU it is compiled in any case)."""
+        for name in self.branches:
+            self.branch(name).backbone.compile()
+        self._renderer = torch.compile(render_views, fullgraph=True)
 
     def test_pixels(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """What evaluation looks at, float [B, 3, h, w] in [0, 1]: the view `test`; without one, the image itself.

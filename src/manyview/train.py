@@ -93,8 +93,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     wrapped, optimizer = accelerator.prepare(step, optimizer)
     step = accelerator.unwrap_model(wrapped)
     if config.compile:
-        for name in step.branches:
-            step.branch(name).backbone.compile()
+        step.compile_parts()
 
     # ------------------------------------------------------------------------------------------- batches
     rendering = choose_rendering(recipe.data.render, splits.train, accelerator.device.type)

@@ -350,16 +350,32 @@ def draw_views(
     seed: int,
     classes: int | None = None,
     compiled: bool = True,
+    renderer: Callable[..., dict[str, View]] | None = None,
 ) -> dict[str, View]:
-    """Samples and renders in one. Raises RecipeError where an op does not fit the images, as a large crop."""
+    """Samples and renders in one. Raises RecipeError where an op does not fit the images, as a large crop.
+
+    Parameters lie where the images do. renderer: by default `render_views`; or that, through `torch.compile`.
+    """
     device_type = images.device.type if isinstance(images, Tensor) else "cpu"
     try:
         # pixels do not depend on the precision that the networks are trained in
         with torch.autocast(device_type, enabled=False):
             params = sample_views(plan, sizes_of(images), index, epoch, seed)
-            return render_views(plan, images, params, target, classes, compiled)
+            if device_type != "cpu":
+                params = to_device(params, images.device)  # type: ignore[union-attr]
+            return (renderer or render_views)(plan, images, params, target, classes, compiled)
     except ValueError as error:
         raise RecipeError(f"views: {error}") from None
+
+
+def to_device(params: Mapping[str, Mapping[str, Params]], device: torch.device) -> dict[str, dict[str, Params]]:
+    """Drawn parameters on a device, sent without waiting for it."""
+    return {
+        view: {
+            op: {key: value.to(device, non_blocking=True) for key, value in drawn.items()} for op, drawn in ops.items()
+        }
+        for view, ops in params.items()
+    }
 
 
 def draw_boxes(
