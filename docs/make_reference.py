@@ -39,6 +39,7 @@ def reference() -> str:
         "`orbit: name` or `count: n` make a family of views; `same: [op]` shares draws with the view it is like, or "
         "`same: [a.op]` with view `a`. The view `test` is what evaluation looks at; nothing in it is drawn.\n",
         "### Ops\n",
+        "[All of them at three strengths](ops.png), drawn by `docs/make_ops.py`.\n",
         *entries(OPS),
         "### Orbits\n",
         *(f"- `{name}`: {orbit_size(name)} members" for name in ORBITS),

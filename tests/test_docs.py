@@ -4,23 +4,58 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import manyview
+from manyview.augment import OPS
 from manyview.errors import RecipeError
 from manyview.grammar import parse_call, parse_pipeline
 from manyview.recipe import packaged_recipes, read_yaml
+from manyview.sheet import GAP, LINE, NAME
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_reference_is_what_the_code_says():
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+def script(name):
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == module.reference()
+    return module
+
+
+def test_reference_is_what_the_code_says():
+    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == script("make_reference").reference()
+
+
+DRAWN_AGAIN = {"channel_permutation", "rotate90", "trivialaugment"}  # their three pictures, or two, differ in the draw
+
+
+def test_every_op_is_drawn_at_three_strengths():
+    """Ops that take nothing but a chance have no strength and may be drawn once."""
+    make_ops = script("make_ops")
+    assert sorted(make_ops.OPS_AT) == sorted(OPS)
+    views = manyview.parse_recipe(make_ops.recipe_text()).train_views
+    assert list(views) == list(make_ops.views_at())
+    for op, calls in make_ops.OPS_AT.items():
+        names = [f"{op}_{strength}" for strength in make_ops.STRENGTHS]
+        if len(calls) == 1 and {field.name for field in fields(OPS[op])} == {"p"}:
+            names = [op]
+        shown = [views[name].ops[-1].op for name in names]
+        assert all(type(one) is OPS[op] and getattr(one, "p", 1) == 1 for one in shown)
+        assert op in DRAWN_AGAIN or len(set(shown)) == len(shown), op
+
+
+def test_the_picture_of_ops_has_a_place_for_every_view():
+    make_ops = script("make_ops")
+    bands = -(-len(make_ops.views_at()) // make_ops.COLUMNS)
+    with Image.open(ROOT / "docs" / "ops.png") as picture:
+        assert picture.width == GAP + (1 + make_ops.COLUMNS) * (make_ops.SIDE + GAP)
+        assert picture.height >= GAP + bands * (make_ops.SIDE + NAME + LINE + 2 * GAP)
 
 
 def test_readme_names_packaged_recipes():

@@ -1,5 +1,7 @@
 """Contact sheets and replays: the pixels in the picture are the pixels of the views."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from manyview.errors import DataError, RunError
 from manyview.run import Run
 from manyview.sheet import GAP, NAME, caption, compose, contact_sheet, save_png, to_pil
 from manyview.step import Step
+from manyview.views import View
 
 RECIPE = """
 title: to look at
@@ -56,6 +59,10 @@ def cells(picture, column, heights, size, cell):
         found.append(torch.from_numpy(small.copy()).permute(2, 0, 1))
         y += height
     return found
+
+
+def numbers(line):
+    return [float(number) for number in re.findall(r"-?\d+\.?\d*", line)]
 
 
 def rows_of(picture, count, cell):
@@ -246,6 +253,10 @@ def test_views_command_takes_files_and_overrides(tmp_path):
     with Image.open(tmp_path / "sheet.png") as sheet:
         cell = 30 * 5  # the largest image is 30 wide
         assert sheet.width == GAP + len(COLUMNS) * (cell + GAP)
+    done = CliRunner().invoke(app, [*arguments, "--columns", "2"], catch_exceptions=False)
+    assert done.exit_code == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == GAP + 3 * (cell + GAP)
 
 
 def test_views_command_without_images_shows_training_images(tmp_path):
@@ -280,7 +291,10 @@ def test_captions_of_every_op(op, shape):
     for row in range(6 * view.members):
         lines = caption(view, row)
         applied = view.params[op].get("applied")
-        if "magnitude" in view.params[op]:  # a policy: an op a line
+        if op == "augmix":  # the image's share, and a chain a line
+            assert lines[0].split()[:2] == ["augmix", "image"]
+            assert len(lines) == 1 + view.params[op]["depth"].shape[1]
+        elif "magnitude" in view.params[op]:  # a policy: an op a line
             assert len(lines) <= view.params[op]["op"][row].numel()
             assert {line.split()[0] for line in lines} <= set(POLICY_OPS)
         else:
@@ -297,9 +311,97 @@ def test_captions_hold_the_drawn_numbers():
     for row in range(8):
         box = views["a"].params["pad_crop"]["box"][row].tolist()
         lines = caption(views["a"], row)
-        assert [float(word) for word in lines[0].split()[1:]] == pytest.approx(box, abs=0.0051)
+        assert numbers(lines[0]) == pytest.approx(box, abs=0.0051)
+        assert re.sub(r"-?[\d.]+", "_", lines[0]) == "pad_crop top _, left _, height _, width _"
         assert ("flip" in lines) == bool(views["a"].params["flip"]["applied"][row])
         assert len(caption(views["strong"], row)) == 2  # an op a line
+
+
+def drawn(**params):
+    """One image's parameters as a batch of one."""
+    kinds = {name: None if name in KINDS else torch.float64 for name in params}
+    return {name: torch.tensor(value, dtype=kinds[name])[None] for name, value in params.items()}
+
+
+KINDS = {"applied", "bits", "depth", "k", "op", "order", "partner"}
+COLOR, SOLARIZE, CUTOUT, ROTATE = (list(POLICY_OPS).index(op) for op in ("color", "solarize", "cutout", "rotate"))
+
+
+@pytest.mark.parametrize(
+    ("op", "params", "lines"),
+    [
+        ("flip", {"applied": False}, []),
+        ("flip", {"applied": True}, ["flip"]),
+        ("rotate90", {"k": 3}, ["rotate90 quarter turns 3"]),
+        ("posterize_again", {"bits": 4, "applied": True}, ["posterize_again bits 4"]),
+        ("rotate", {"degrees": -12.345, "applied": True}, ["rotate -12.35°"]),
+        ("translate", {"shift": [0.1, -0.001], "applied": True}, ["translate down 0.1, right 0"]),
+        ("jitter", {"factors": [1.2, 1, 0.5, 0], "order": [2, 3, 0, 1]}, ["jitter saturation 0.5, brightness 1.2"]),
+        ("channel_permutation", {"order": [2, 0, 1]}, ["channel_permutation BRG"]),
+        ("grid_shuffle", {"order": [3, 0, 1, 2]}, ["grid_shuffle cells 3 0 1 2"]),
+        ("mixup", {"partner": 7, "lam": 0.25, "applied": True}, ["mixup with row 7, lam 0.25"]),
+        ("lighting", {"alphas": [0.1, 0.2, -0.3]}, ["lighting alphas 0.1 0.2 -0.3"]),
+        (
+            "perspective",
+            {"corners": [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.7, 0.8]]},
+            [
+                "perspective top left y 0.1 x 0.2, top right y 0.3 x 0.4, bottom right y 0.5 x 0.6, "
+                "bottom left y 0.7 x 0.8"
+            ],
+        ),
+        (
+            "uniformaugment",
+            {
+                "op": [COLOR, SOLARIZE, CUTOUT],
+                "magnitude": [-0.25, 0.5, 12],
+                "applied": [True, False, True],
+                "centre": [[0, 0], [0, 0], [0.5, 0.75]],
+            },
+            ["color factor 0.75", "cutout side 12 px at y 0.5, x 0.75"],
+        ),
+        (
+            "augmix",
+            {
+                "weights": [0.25, 0.75],
+                "blend": 0.8,
+                "depth": [2, 1],
+                "op": [[ROTATE, COLOR], [SOLARIZE, 0]],
+                "magnitude": [[30, 0.5], [1, 0]],
+            },
+            ["augmix image 0.2", "0.2 rotate 30°, color factor 1.5", "0.6 solarize threshold 1"],
+        ),
+    ],
+)
+def test_captions_say_what_the_numbers_are(op, params, lines):
+    assert caption(View(torch.zeros(1, 3, 4, 4), {op: drawn(**params)}), 0) == lines
+
+
+def test_sheets_go_on_below_beside_the_images_again():
+    recipe = parse_recipe(RECIPE)
+    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    whole, folded = (contact_sheet(recipe, images, ["u", "v"], [0, 1], 0, [1], columns=n) for n in (None, 4))
+    assert (whole.width, folded.width) == (GAP + len(COLUMNS) * (144 + GAP), GAP + 5 * (144 + GAP))
+    expected = [cells(whole, column, [0], 8, 144)[0] for column in range(len(COLUMNS))]
+    below = folded.height - GAP - (whole.height - GAP)  # the lower band's height: the longest captions stand in the upper
+    shown = [cells(folded, column, [0], 8, 144)[0] for column in range(5)]
+    assert all(map(torch.equal, shown, expected))
+    assert below > 144
+    lower = folded.crop((0, folded.height - GAP - below, folded.width, folded.height))
+    shown = [cells(lower, column, [0], 8, 144)[0] for column in range(5)]
+    assert all(map(torch.equal, shown, [expected[0], *expected[5:9]]))
+
+
+def test_titles_stand_in_for_names():
+    recipe = parse_recipe(RECIPE)
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    plain, same, other = (
+        np.asarray(contact_sheet(recipe, images, ["u"], [0], 0, titles=titles))
+        for titles in (None, {"a": "a"}, {"a": "pad_crop(8)"})
+    )
+    assert np.array_equal(plain, same)
+    left, right = GAP + (144 + GAP), GAP + 2 * (144 + GAP)
+    assert (plain[:, left:right] != other[:, left:right]).any()
+    assert np.array_equal(np.delete(plain, range(left, right), axis=1), np.delete(other, range(left, right), axis=1))
 
 
 def test_images_larger_than_a_cell_and_of_unlike_sizes_are_drawn():

@@ -149,6 +149,7 @@ def views(
     out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = ...,  # type: ignore[assignment]
     count: Annotated[int, typer.Option(help="How many of the recipe's images to show.", min=1)] = 6,
     epoch: Annotated[int, typer.Option(help="The epoch whose draws are shown.", min=0)] = 0,
+    columns: Annotated[int | None, typer.Option(help="Views that stand side by side; by default all.", min=1)] = None,
 ) -> None:
     """Draws a contact sheet: a row an image, a column a view, parameters in the captions."""
     import numpy as np
@@ -169,7 +170,7 @@ def views(
         train = open_splits(loaded.data, loaded.seed).train
         pictures, kept, _ = read_images(train, np.arange(min(count, len(train))))
         names, index = [f"image {train.index[i]}" for i in kept], [int(train.index[i]) for i in kept]
-    save_png(contact_sheet(loaded, pictures, names, index, epoch), out)
+    save_png(contact_sheet(loaded, pictures, names, index, epoch, columns=columns), out)
     console.print(f"drew {len(names)} images, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True)
 
 
