@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
-from dataclasses import replace
+import threading
+import time
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 
 import manyview
 from manyview.data import ArrayImages, BadImage, open_splits
-from manyview.data.loader import Batch, Batches, load, read_images
+from manyview.data.loader import AHEAD, Batch, Batches, load, load_ahead, read_images
 from manyview.errors import DataError
 from manyview.views import TEST, View, interleave
 
@@ -255,6 +257,87 @@ def test_the_global_generator_is_left_alone(workers):
     assert len(multiprocessing.active_children()) == workers
     stream.close()
     assert multiprocessing.active_children() == []
+
+
+# ------------------------------------------------------------------------------------------------- made by a thread
+
+
+@dataclass
+class Noted:
+    """Batches that note which of them were made, and fail at one."""
+
+    batches: Batches
+    fails_at: int | None = None
+    made: list[int] = field(default_factory=list)
+
+    def __getitem__(self, number):
+        self.made.append(number)
+        if number == self.fails_at:
+            raise KeyError("mine")
+        return self.batches[number]
+
+
+def loader_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("manyview-loader")]
+
+
+@pytest.mark.parametrize("text", [VIEWS, MIXED_VIEWS], ids=["drawn", "mixed"])
+def test_a_thread_gives_the_same_batches_in_order_from_any_first_one_on(text):
+    batches = Batches(pictures(30), 8, 3, seed=5, accumulate=2, views=plan_of(text), classes=10)
+    whole = list(load(batches, 0, 14, 0))
+    for start, stop in ((0, 14), (1, 14), (6, 9), (12, 14), (13, 14), (14, 14)):
+        all_same(whole[start:stop], load_ahead(batches, start, stop))
+        assert loader_threads() == []
+    all_same(load(replace(batches, views=None), 3, 9, 0), load_ahead(replace(batches, views=None), 3, 9))
+
+
+def test_a_thread_is_two_batches_ahead_and_no_more():
+    batches = Noted(Batches(pictures(30), 8, 3, seed=5))
+    stream = load_ahead(batches, 3, 20)
+    assert batches.made == []  # nothing before it is asked
+    for number in range(3, 8):
+        next(stream)
+        for _ in range(1000):
+            if len(batches.made) == number - 3 + 1 + AHEAD:
+                break
+            time.sleep(0.005)
+        time.sleep(0.01)
+        assert batches.made == list(range(3, number + 1 + AHEAD))
+    stream.close()
+
+
+def test_closing_ends_the_thread():
+    batches = Noted(Batches(pictures(30), 8, 3, seed=5))
+    stream = load_ahead(batches, 0, 1000)
+    next(stream)
+    assert len(loader_threads()) == 1
+    stream.close()
+    assert loader_threads() == []
+    assert len(batches.made) <= 1 + AHEAD
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_an_error_in_the_thread_comes_as_itself_after_the_batches_before_it(tmp_path):
+    batches = Noted(Batches(pictures(30), 8, 3, seed=5), fails_at=4)
+    stream, seen = load_ahead(batches, 1, 9), []
+    with pytest.raises(KeyError, match="mine"):
+        for batch in stream:
+            seen.append(batch)
+    all_same(seen, load(batches.batches, 1, 4, 0))
+    assert loader_threads() == []
+    bad = broken_folder(tmp_path)
+    with pytest.raises(BadImage) as caught:
+        list(load_ahead(Batches(folder_images(tmp_path), 6, 2, seed=0), 0, 2))
+    assert str(caught.value).startswith(f"{bad}: ")
+
+
+def test_the_global_generator_is_left_alone_by_the_thread():
+    torch.manual_seed(11)
+    untouched = torch.rand(3)
+    torch.manual_seed(11)
+    list(load_ahead(Batches(pictures(30), 8, 3, seed=5, views=plan_of(VIEWS)), 0, 3))
+    assert torch.equal(torch.rand(3), untouched)
 
 
 def test_fewer_images_than_a_batch():

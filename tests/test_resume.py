@@ -19,7 +19,7 @@ from manyview.metrics import Metrics
 RECIPE = """
 title: to be killed
 seed: 1
-data: {source: digits, limit: 192}
+data: {source: digits, limit: 192, render: memory}
 views:
   a: {from: image, make: "pad_crop(8, padding=1) | flip(0.5) | jitter(0.2, 0.2, 0.2, 0.1)"}
   b: {like: a}
@@ -39,6 +39,7 @@ train:
 CASES = {
     "dropout and random weights": [],
     "two workers": ["data.workers=2", "data.render=workers"],
+    "on the device": ["data.render=device"],
     "averaged weights": ["train.ema=0.9"],
     "parts": ["train.accumulate=2", "train.clip=1.0", "train.optimizer=adamw(lr=0.01)"],
 }
@@ -183,9 +184,10 @@ def test_best_of_an_epoch_after_the_checkpoint_is_made_again(tmp_path, recipe, u
 
 
 def test_other_numbers_of_workers_may_continue(tmp_path, recipe, uninterrupted):
-    kill_after(tmp_path / "run", 17, recipe)
-    assert complete(tmp_path / "run", recipe, "data.workers=2", "--resume") == 0
-    assert_same_run(tmp_path / "run", uninterrupted("dropout and random weights"))
+    case = "two workers"
+    kill_after(tmp_path / "run", 17, recipe, "data.render=workers")
+    assert complete(tmp_path / "run", recipe, *CASES[case], "--resume") == 0
+    assert_same_run(tmp_path / "run", uninterrupted(case))
 
 
 def test_resume_starts_a_run_that_has_not_begun(tmp_path, recipe, uninterrupted):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -118,6 +119,8 @@ def test_workers_and_where_views_are_made_change_nothing(tmp_path, plain, worker
     assert equal(final, expected)
     assert lines(tmp_path / "run") == lines(plain[0])
     assert {key: again[key] for key in ("val", "eval")} == {key: result[key] for key in ("val", "eval")}
+    assert again["rendering"] == render
+    assert 0 <= again["waiting"] < 100
 
 
 def test_another_seed_is_another_run(tmp_path, plain):
@@ -497,14 +500,21 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, every):
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def loaders():
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("manyview-loader")]
+    return [*multiprocessing.active_children(), *threads]
+
+
 def test_no_worker_outlives_the_run(tmp_path):
-    run(tmp_path / "whole", "data.workers=2")
-    assert multiprocessing.active_children() == []
-    with pytest.raises(RunError, match="the loss is") as caught:
-        run(tmp_path / "broken", "data.workers=2", "train.optimizer.lr=1e9", "train.epochs=9")
-    # though the error's traceback still holds the loop's variables
-    assert caught.tb is not None
-    assert multiprocessing.active_children() == []
+    for render in ("workers", "memory"):
+        where = ("data.workers=2", f"data.render={render}")
+        run(tmp_path / f"{render} whole", *where)
+        assert loaders() == []
+        with pytest.raises(RunError, match="the loss is") as caught:
+            run(tmp_path / f"{render} broken", *where, "train.optimizer.lr=1e9", "train.epochs=9")
+        # though the error's traceback still holds the loop's variables
+        assert caught.tb is not None
+        assert loaders() == []
 
 
 def test_a_folder_in_use_is_refused_and_kept(tmp_path):
@@ -548,7 +558,8 @@ def test_a_signal_ends_the_run_so_that_it_can_continue(tmp_path, workers, group)
     (tmp_path / "recipe.yaml").write_text(DIGITS)
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "manyview.cli", "train", str(tmp_path / "recipe.yaml"), "train.epochs=2000"]
-    command += [f"data.workers={workers}", "train.checkpoint_every=1000 epochs", "--out", str(folder)]
+    command += [f"data.workers={workers}", f"data.render={'workers' if workers else 'memory'}"]
+    command += ["train.checkpoint_every=1000 epochs", "--out", str(folder)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
