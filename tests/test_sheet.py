@@ -382,7 +382,7 @@ def test_sheets_go_on_below_beside_the_images_again():
     whole, folded = (contact_sheet(recipe, images, ["u", "v"], [0, 1], 0, [1], columns=n) for n in (None, 4))
     assert (whole.width, folded.width) == (GAP + len(COLUMNS) * (144 + GAP), GAP + 5 * (144 + GAP))
     expected = [cells(whole, column, [0], 8, 144)[0] for column in range(len(COLUMNS))]
-    below = folded.height - GAP - (whole.height - GAP)  # the lower band's height: the longest captions stand in the upper
+    below = folded.height - whole.height  # the lower band: the longest captions stand in the upper
     shown = [cells(folded, column, [0], 8, 144)[0] for column in range(5)]
     assert all(map(torch.equal, shown, expected))
     assert below > 144
