@@ -98,6 +98,17 @@ def test_splits_are_what_relations_read_families_member_by_member():
     assert splits_of(parse_recipe(SLA)) == [("r", 0), ("r", 1), ("r", 2), ("r", 3), ("c", 0), ("c", 1)]
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_as_they_are_stored_are_refused(channels):
+    recipe = parse_recipe(TIED, f"data.channels={channels}", "views.a.make=flip", "views.b.make=flip")
+    for make in (lambda: splits_of(recipe), lambda: ViewsDataset(synthetic(), recipe), lambda: ViewsTask(recipe, 3)):
+        with pytest.raises(
+            RecipeError, match=r"^data.channels: timm's data sets give PIL images, .*; drop it$"
+        ) as caught:
+            make()
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("text", [TIED, SLA], ids=["tied", "sla"])
 def test_items_are_the_pixels_of_the_step(text):
     recipe, pictures = parse_recipe(text), synthetic()

@@ -38,8 +38,11 @@ PIXELS: dict[str, tuple[float, float, float]] = {"mean": (0.0, 0.0, 0.0), "std":
 def splits_of(recipe: Recipe) -> list[tuple[str, int]]:
     """(view, member) of each of timm's splits, in order: the views relations read, families member by member.
 
-    Raises RecipeError for views that mix the images of a batch: timm's data sets give one image at a time.
+    Raises RecipeError for views that mix the images of a batch: timm's data sets give one image at a time; and for
+    `data.channels`, since they give PIL images, which are taken as RGB.
     """
+    if recipe.data.channels is not None:
+        raise RecipeError("data.channels: timm's data sets give PIL images, which are taken as RGB here; drop it")
     plan = recipe.train_views
     if mixes(plan):
         raise RecipeError(
