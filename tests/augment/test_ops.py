@@ -583,11 +583,7 @@ def test_images_are_rendered_on_their_device(name, arguments, dtype):
     assert op.render(photos(6, SQUARE, dtype).to("meta"), draw(op)).device.type == "meta"
 
 
-# these ask for numbers on the way, to choose rows or to cut
-ASKING = POLICIES
-
-
-@pytest.mark.parametrize(("name", "arguments"), [case for case in CASES if case[0] not in ASKING], ids=str)
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=str)
 @DTYPES
 def test_parameters_on_a_device_stay_there(name, arguments, dtype):
     """Nothing comes back to the host: `meta` has no numbers to give."""
@@ -596,9 +592,7 @@ def test_parameters_on_a_device_stay_there(name, arguments, dtype):
     assert op.render(photos(6, SQUARE, dtype).to("meta"), params).device.type == "meta"
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"), {case[0]: case for case in CASES if case[0] not in ASKING}.values(), ids=str
-)
+@pytest.mark.parametrize(("name", "arguments"), {case[0]: case for case in CASES}.values(), ids=str)
 def test_rendering_is_one_graph(name, arguments):
     op = OPS[name](**arguments)
     params = draw(op)

@@ -96,7 +96,7 @@ def apply_policy_op(
     height, width = images.shape[-2:]
     level = round(fill * 255)
     out = images.clone()
-    moved, matrices = torch.zeros_like(codes, dtype=torch.bool), affine.identity(len(codes))
+    moved, matrices = torch.zeros_like(codes, dtype=torch.bool), affine.identity(len(codes), codes.device)
     for code, op in enumerate(POLICY_OPS.values()):
         chosen = codes == code
         own = torch.where(chosen, magnitudes, 0.0)
