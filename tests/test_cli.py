@@ -1,7 +1,5 @@
 """The command line: what it writes, what it prints, and mistakes as one line on stderr with exit code 2."""
 
-import contextlib
-import io
 import json
 import os
 import re
@@ -19,7 +17,7 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from manyview import cli
+from commands import contents, done, manyview, one_line, png
 from manyview.data import open_splits
 from manyview.data.loader import Batches
 from manyview.plan import plan
@@ -28,36 +26,6 @@ from manyview.run import Run
 from manyview.sheet import GAP, NAME
 
 TINY = ("train.steps=3", "train.batch_size=16", "train.schedule=cosine()", "data.limit=60", "train.log_every=1")
-
-
-def manyview(*arguments) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command, run in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", ["manyview", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-    return left.value.code or 0, out.getvalue(), err.getvalue()
-
-
-def done(*arguments) -> str:
-    """What a command prints that must succeed."""
-    code, out, err = manyview(*arguments)
-    assert (code, err) == (0, ""), err
-    return out
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every file under a folder and what it holds; folders hold None."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
-
-
-def one_line(code: int, out: str, err: str) -> str:
-    """The message of a refusal: exit code 2, nothing on stdout, one line on stderr."""
-    assert code == 2
-    assert out == ""
-    assert re.fullmatch(r"manyview: [^\n]+\n", err), err
-    return err.removeprefix("manyview: ").rstrip("\n")
 
 
 @pytest.fixture
@@ -85,13 +53,6 @@ def trained(tmp_path_factory) -> Path:
 def run(trained, tmp_path) -> Path:
     """A copy of that run."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-def png(path: Path, size=(16, 16), seed=0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 @pytest.fixture

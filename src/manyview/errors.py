@@ -15,7 +15,14 @@ class RecipeError(ManyviewError):
 
 
 class DataError(ManyviewError):
-    """Images or labels that cannot be used: the message names the folder, file or row."""
+    """Images or labels that cannot be used: the message names the folder, file or row.
+
+    row: which image of a batch it is, where that is all that is known of it; `image 3 of the batch` in the message.
+    """
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
 
 
 class RunError(ManyviewError):

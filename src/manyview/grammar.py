@@ -33,6 +33,8 @@ class Name:
     def __str__(self) -> str:
         return self.text
 
+    __repr__ = __str__  # so that messages show what was written
+
 
 @dataclass(frozen=True)
 class Call:

@@ -7,7 +7,7 @@ import torch
 from manyview.augment import OPS
 from manyview.augment.mix import MIXING
 from manyview.draws import Draws
-from manyview.engine.program import ARGS, Code, Column, Lowered, pack
+from manyview.engine.program import LEAST_ARGS, Code, Column, Lowered, pack
 from manyview.engine.render import is_levels, render
 from manyview.errors import RecipeError
 from manyview.views import ViewSpec, draw_views, plan_views
@@ -166,7 +166,21 @@ def test_flips_after_a_crop_become_part_of_it():
     program = pack([crop, flip, flip, flip], 2, (8, 8))
     assert program.codes.tolist() == [[Code.RESAMPLE]] * 2
     np.testing.assert_array_equal(program.args[:, 0, 4:6], [[1, 0], [0, 0]])
-    assert program.args.shape == (2, 1, ARGS)
+    assert program.args.shape == (2, 1, LEAST_ARGS)
+
+
+def test_a_shuffle_of_many_cells_takes_as_many_numbers():
+    images = photos(5, (40, 40))
+    ours, reference = (see("grid_shuffle(9)", images, compiled).images for compiled in (True, False))
+    assert torch.equal(ours, reference)
+
+
+@pytest.mark.parametrize("slope", [0.1, 0.2, -0.2, 0.25, 0.3])
+@pytest.mark.parametrize("size", [(32, 32), (40, 40), (37, 50)], ids=str)
+def test_ties_between_two_pixels_fall_as_in_the_reference(slope, size):
+    images = photos(20, size)
+    for make in (f"shear(({slope}, {slope}), 0.0)", f"shear(0.0, ({slope}, {slope}))"):
+        assert_close(see(make, images).images, see(make, images, compiled=False).images)
 
 
 def test_a_program_begins_by_reading_its_source():

@@ -213,7 +213,7 @@ def check_room(room: Tensor, sizes: Tensor, what: str) -> None:
     if (room < 0).any():
         row = int((room < 0).any(dim=1).nonzero()[0])
         height, width = sizes[row].tolist()
-        raise DataError(f"image {row} of the batch is {height}x{width}, too small for {what}; resize it first")
+        raise DataError(f"image {row} of the batch is {height}x{width}, too small for {what}; resize it first", row)
 
 
 def fractions(boxes: Tensor, sizes: Tensor) -> Tensor:

@@ -117,7 +117,13 @@ class Batches:
         if isinstance(images, Tensor | list) and self.views is None:
             return Batch(images, labels, index, epoch, skipped)
         assert self.views is not None
-        views = draw_views(self.views, images, labels, index, epoch, self.seed, self.classes)
+        try:
+            views = draw_views(self.views, images, labels, index, epoch, self.seed, self.classes)
+        except DataError as error:
+            if error.row is None:
+                raise
+            name = self.images.name(int(kept[error.row]))
+            raise DataError(str(error).replace(f"image {error.row} of the batch", name, 1)) from None
         return Batch(views, labels, index, epoch, skipped)
 
     def read(self, positions: NDArray[np.int64], epoch: int) -> tuple[Source, NDArray[np.int64], list[str]]:

@@ -357,8 +357,8 @@ def turn(a: Levels, b: Levels, quarters: int) -> None:
 def warp(a: Levels, b: Levels, matrix: Floats, mode: int, fill: Floats, places: Floats, index: Whole) -> None:
     """Resamples by an affine map from output to source, in pixels from the centre (x, y); outside is `fill` [3].
 
-    The arithmetic is that of a float32 sampling grid in [-1, 1], so that ties fall as in the reference. mode: as for
-    `gather`. places: scratch [2 * H * W]; index: scratch [H * W].
+    The arithmetic is that of a float32 sampling grid in [-1, 1] made by fused multiply-adds, so that ties fall as in
+    the reference; a double holds the product of two floats exactly. mode: as for `gather`. places: scratch [2 * H * W]; index: scratch [H * W].
     """
     height, width = a.shape[1:]
     half_w, half_h = F(width) / TWO, F(height) / TWO
@@ -366,12 +366,13 @@ def warp(a: Levels, b: Levels, matrix: Floats, mode: int, fill: Floats, places: 
     m10, m11, m12 = matrix[3] / half_h, matrix[4] / half_h, matrix[5] / half_h
     w, h = F(width), F(height)
     for y in range(height):
-        from_y = F(y) + (ONE - h) / TWO
+        from_y = np.float64(F(y) + (ONE - h) / TWO)
+        row_x, row_y = from_y * np.float64(m01), from_y * np.float64(m11)
         at_y, at_x = places[2 * y * width :][:width], places[(2 * y + 1) * width :][:width]
         for x in range(width):
             from_x = F(x) + (ONE - w) / TWO
-            at_x[x] = ((from_x * m00 + from_y * m01 + m02 + ONE) * w - ONE) / TWO
-            at_y[x] = ((from_x * m10 + from_y * m11 + m12 + ONE) * h - ONE) / TWO
+            at_x[x] = ((F(row_x + np.float64(from_x * m00)) + m02 + ONE) * w - ONE) / TWO
+            at_y[x] = ((F(row_y + np.float64(from_x * m10)) + m12 + ONE) * h - ONE) / TWO
     gather(a, b, places, mode, fill, index)
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ARGS = 20  # numbers an instruction can take
+LEAST_ARGS = 12  # numbers that an instruction may look at, given or not
 
 
 class Code(IntEnum):
@@ -30,7 +30,7 @@ class Code(IntEnum):
     PERMUTE = 6  # order of the channels (3)
     WARP = 7  # 2x3 matrix from output to source, from the centre, x first; 0 nearest, 1, 2 bilinear; fill (3)
     PROJECT = 8  # eight terms of the map from output to source; 0 nearest, 1, 2 bilinear; fill (3)
-    SHUFFLE = 9  # cells a side; order of the cells (at most 16)
+    SHUFFLE = 9  # cells a side; order of the cells
     FILL = 10  # top, left, bottom, right in pixels; fill (3)
     BLUR = 11  # sigma, reach
     SHARPEN = 12  # factor
@@ -95,7 +95,7 @@ class Lowered(Protocol):
 
 @dataclass(frozen=True)
 class Program:
-    """Columns packed for the interpreter: codes [B, T], args [B, T, ARGS], and sizes [T, 2] after each column."""
+    """Columns packed for the interpreter: codes [B, T], args [B, T, numbers], and sizes [T, 2] after each column."""
 
     codes: NDArray[np.int8]
     args: NDArray[np.float32]
@@ -111,7 +111,8 @@ def pack(columns: list[Column], count: int, size: tuple[int, int] | None) -> Pro
         columns = [Column(Code.LOAD, size=size), *columns]
     columns = _fuse_flips(columns)
     codes = np.zeros((count, len(columns)), np.int8)
-    args = np.zeros((count, len(columns), ARGS), np.float32)
+    given = [column.args.shape[1] for column in columns if column.args is not None]
+    args = np.zeros((count, len(columns), max(LEAST_ARGS, *given, 0)), np.float32)
     sizes = np.zeros((len(columns), 2), np.int64)
     for t, column in enumerate(columns):
         size = column.size or size
