@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
+
+from manyview.engine.compiler import compiled
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -23,10 +24,10 @@ _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 Word = np.uint64
 
 
-compiled = njit(nogil=True, cache=True)
+exact = compiled(fast=False)
 
 
-@compiled
+@exact
 def _rounds(c0: Word, c1: Word, c2: Word, c3: Word, k0: Word, k1: Word) -> tuple[Word, Word, Word, Word]:
     """Ten rounds of Philox4x32 on one counter; words of 32 bits held in 64."""
     for _ in range(10):
@@ -37,7 +38,7 @@ def _rounds(c0: Word, c1: Word, c2: Word, c3: Word, k0: Word, k1: Word) -> tuple
     return c0, c1, c2, c3
 
 
-@compiled
+@exact
 def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
     """Philox4x32 with ten rounds. counter: 32-bit words held in uint64 [N, 4]; returns the same shape."""
     out = np.empty_like(counter)
@@ -47,7 +48,7 @@ def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint
     return out
 
 
-@compiled
+@exact
 def _unit(index: NDArray[np.uint64], epoch: int, count: int, key: tuple[int, int]) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), [B, count]: word by word of the counters (index, epoch, block)."""
     out = np.empty((len(index), count))

@@ -83,6 +83,10 @@ class Display:
         ]
         self.say(f"epoch {number:>3}  " + "  ".join(parts))
 
+    def busy(self, what: str) -> contextlib.AbstractContextManager[Any]:
+        """A spinner for as long as the block lasts, on a terminal."""
+        return self._console.status(what) if self._console.is_terminal else contextlib.nullcontext()
+
     @contextlib.contextmanager
     def evaluating(self, what: str, count: int) -> Iterator[Callable[[int, int], None]]:
         """A bar for as long as the block lasts, below that of the training if there is one; gives f(done, total)."""

@@ -73,7 +73,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     step = Step(recipe, len(splits.classes), clock.steps)
     optimizer = make_optimizer(config, step)
     set_lr = make_schedule(config, optimizer, clock)
-    rehearse(step, splits, config.batch_size // (world * config.accumulate))
+    with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
+        rehearse(step, splits, config.batch_size // (world * config.accumulate))
     checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
     if main:
         run.begin(recipe, splits, resume, world)

@@ -14,11 +14,12 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from manyview.engine.compiler import compiled
 from manyview.engine.program import Code
 
 Levels = NDArray[np.uint8]
@@ -31,14 +32,14 @@ RED, GREEN, BLUE = F(0.2989), F(0.587), F(0.114)
 ROUND = F(3 << 22)  # added and taken away again, rounds to whole numbers, ties to even
 BLOCK = 2048  # pixels that a chain of colour steps takes at a time; their floats stay in the nearest cache
 
-compiled = njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-exact = njit(nogil=True, cache=True, fastmath=False, error_model="numpy")  # where ties must fall as in the reference
+exact = compiled(fast=False)  # where ties must fall as in the reference
+fast = compiled(fast=True)
 
 
 # ------------------------------------------------------------------------------------------------------- geometry
 
 
-@compiled
+@fast
 def copy(source: Levels, interleaved: bool, b: Levels) -> None:
     """A source image as [C, H, W]. source: flat, [C, H, W] or interleaved [H, W, C]."""
     channels, height, width = b.shape
@@ -56,7 +57,7 @@ def copy(source: Levels, interleaved: bool, b: Levels) -> None:
                 plane[i] = from_p[i]
 
 
-@compiled
+@fast
 def triangle(start: float, length: float, source: int, target: int, first: Whole, count: Whole, weights: Floats) -> Any:
     """Taps of an antialiased resize of [start, start + length) within `source` pixels to `target` of them.
 
@@ -85,7 +86,7 @@ def triangle(start: float, length: float, source: int, target: int, first: Whole
     return most
 
 
-@compiled
+@fast
 def mix_rows(rows: Levels, count: int, weights: Floats, at: int, out: Floats) -> None:
     """A sum of the first `count` rows, weighted by column `at` of the weights. rows: [count, n]; out: [n]."""
     size = out.size
@@ -113,7 +114,7 @@ def mix_rows(rows: Levels, count: int, weights: Floats, at: int, out: Floats) ->
             out[i] += weight * F(row[i])
 
 
-@compiled
+@fast
 def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Floats, out: Levels) -> None:
     """A row of pixels [W*C] resized to columns, rounded. out: [C, target]; first: in numbers, not pixels.
 
@@ -156,7 +157,7 @@ def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Flo
             plane[x] = np.uint8(np.int32(value))
 
 
-@compiled
+@fast
 def resample(
     source: Levels,
     interleaved: bool,
@@ -208,7 +209,7 @@ def resample(
                 mix_columns(rows, first_x, count_x, most, weight_x, b[c : c + 1, to])
 
 
-@compiled
+@fast
 def enlarge(
     source: Levels,
     height: int,
@@ -267,7 +268,7 @@ def enlarge(
                 out[x] = np.uint8(np.int32(upper[x] + part * (lower_[x] - upper[x]) + HALF))
 
 
-@compiled
+@fast
 def window(
     source: Levels,
     interleaved: bool,
@@ -317,7 +318,7 @@ def window(
                         inner[x] = line[x * step_x]
 
 
-@compiled
+@fast
 def mirrored(at: int, size: int) -> Any:
     """A position reflected into [0, size) at the outermost pixels."""
     if at < 0:
@@ -327,7 +328,7 @@ def mirrored(at: int, size: int) -> Any:
     return at
 
 
-@compiled
+@fast
 def flip(a: Levels, b: Levels, along_x: bool, along_y: bool) -> None:
     """Mirrors. a, b: [C, H, W]."""
     channels, height, width = a.shape
@@ -343,7 +344,7 @@ def flip(a: Levels, b: Levels, along_x: bool, along_y: bool) -> None:
                     out[x] = row[x]
 
 
-@compiled
+@fast
 def turn(a: Levels, b: Levels, quarters: int) -> None:
     """Turns by 90 or 270 degrees anticlockwise. a: [C, H, W]; b: [C, W, H]."""
     channels, height, width = a.shape
@@ -442,7 +443,7 @@ def gather(a: Levels, b: Levels, places: Floats, mode: int, fill: Floats, index:
                 b[c, y, x] = np.uint8((min(max(value, ZERO), TOP) + ROUND) - ROUND)
 
 
-@compiled
+@fast
 def shuffle_cells(a: Levels, b: Levels, cells: int, order: Floats) -> None:
     """Cell number k of b, row by row, is cell order[k] of a; pixels beyond the last whole cell stay."""
     channels, height, width = a.shape
@@ -459,7 +460,7 @@ def shuffle_cells(a: Levels, b: Levels, cells: int, order: Floats) -> None:
                     out[x] = row[x]
 
 
-@compiled
+@fast
 def fill_box(a: Levels, y0: int, x0: int, y1: int, x1: int, fill: Floats) -> None:
     """Rows y0…y1 and columns x0…x1 (without the last) become `fill` [3]; parts beyond the edges are nothing."""
     channels, height, width = a.shape
@@ -470,7 +471,7 @@ def fill_box(a: Levels, y0: int, x0: int, y1: int, x1: int, fill: Floats) -> Non
                 a[c, y, x] = value
 
 
-@compiled
+@fast
 def fill_noise(a: Levels, y0: int, x0: int, y1: int, x1: int, seed: Any) -> None:
     """The box becomes uniform noise, the level of flat position n being the highest byte of mix(mix(n) + seed)."""
     channels, height, width = a.shape
@@ -481,7 +482,7 @@ def fill_noise(a: Levels, y0: int, x0: int, y1: int, x1: int, seed: Any) -> None
                 a[c, y, x] = np.uint8(mix(mix(position) + seed) >> U(24))
 
 
-@compiled
+@fast
 def mix(word: Any) -> Any:
     """The bijection of 32-bit words, held in 64 bits, that `augment.erase.mix` defines."""
     word = word & U(0xFFFFFFFF)
@@ -493,7 +494,7 @@ def mix(word: Any) -> Any:
 # ----------------------------------------------------------------------------------------------------------- blur
 
 
-@compiled
+@fast
 def blur(a: Levels, b: Levels, sigma: Any, reach: int, taps: Floats, column: Floats, row: Floats) -> None:
     """Gaussian blur with reflected edges, rows first. taps, column, row: scratch."""
     channels, height, width = a.shape
@@ -534,7 +535,7 @@ def blur(a: Levels, b: Levels, sigma: Any, reach: int, taps: Floats, column: Flo
                 levels[x] = np.uint8(np.int32(out[x]))
 
 
-@compiled
+@fast
 def sharpen(a: Levels, b: Levels, factor: Any, columns: Floats) -> None:
     """Blends with the 3x3 smoothed image (rounded): 0 smooths, 1 keeps, 2 sharpens; the outermost pixels stay.
 
@@ -569,7 +570,7 @@ def scale_levels(a: Levels, factor: Any, add: Any) -> None:
         a[i] = np.uint8(np.int32(min(max(factor * F(a[i]) + add, ZERO), TOP)))
 
 
-@compiled
+@fast
 def mean_luma(red: Levels, green: Levels, blue: Levels) -> Any:
     """Mean luma of an image. Arguments: flat planes."""
     sums = 0.0
@@ -603,7 +604,7 @@ def saturate(a: Levels, factor: Any) -> None:
         blue[i] = np.uint8(np.int32(min(max(factor * b + rest, ZERO), TOP)))
 
 
-@compiled
+@fast
 def gray(a: Levels) -> None:
     """All channels become the luma. a: [3, N]."""
     red, green, blue = a[0], a[1], a[2]
@@ -612,7 +613,7 @@ def gray(a: Levels) -> None:
         red[i], green[i], blue[i] = value, value, value
 
 
-@compiled
+@fast
 def permute(a: Levels, order: Floats) -> None:
     """Channel j becomes channel order[j]. a: [3, N]."""
     red, green, blue = a[0], a[1], a[2]
@@ -624,7 +625,7 @@ def permute(a: Levels, order: Floats) -> None:
         blue[i] = r if third == 0 else g if third == 1 else b
 
 
-@compiled
+@fast
 def jitter(a: Levels, factors: Floats, order: Floats, floats: Floats) -> None:
     """Brightness, contrast, saturation and hue in any order, rounded once. a: [3, N]; floats: scratch [3, N].
 
@@ -669,7 +670,7 @@ def jitter(a: Levels, factors: Floats, order: Floats, floats: Floats) -> None:
         lower(b, a[2, start:stop])
 
 
-@compiled
+@fast
 def lift(a: Levels, r: Floats, g: Floats, b: Floats) -> None:
     """Levels [3, n] as floats, a plane each."""
     red, green, blue = a[0], a[1], a[2]
@@ -681,14 +682,14 @@ def lift(a: Levels, r: Floats, g: Floats, b: Floats) -> None:
         b[i] = F(blue[i])
 
 
-@compiled
+@fast
 def lower(values: Floats, out: Levels) -> None:
     """Floats within 0…255 as the nearest levels."""
     for i in range(out.size):
         out[i] = np.uint8(np.int32(values[i] + HALF))
 
 
-@compiled
+@fast
 def luma_sum(r: Floats, g: Floats, b: Floats) -> Any:
     """Sum of the lumas of a block."""
     total = ZERO
@@ -697,7 +698,7 @@ def luma_sum(r: Floats, g: Floats, b: Floats) -> Any:
     return total
 
 
-@compiled
+@fast
 def color_step(kind: int, factors: Floats, r: Floats, g: Floats, b: Floats, mean: Any) -> None:
     """One of the four steps of jitter on a block of floats, each clamped to 0…255."""
     factor = factors[kind]
@@ -730,7 +731,7 @@ def color_step(kind: int, factors: Floats, r: Floats, g: Floats, b: Floats, mean
         turn_hue(r, g, b, factor)
 
 
-@compiled
+@fast
 def turn_hue(r: Floats, g: Floats, b: Floats, shift: Any) -> None:
     """Turns the hue by `shift` turns, at constant saturation and value, without branches.
 
@@ -755,7 +756,7 @@ def turn_hue(r: Floats, g: Floats, b: Floats, shift: Any) -> None:
         b[i] = value - chroma * min(max(TWO - SIX * abs(from_blue), ZERO), ONE)
 
 
-@compiled
+@fast
 def add_share(a: Levels, share: Any, total: Floats, begin: bool) -> None:
     """Adds a share of an image to a mixture. a, total: flat; begin: the mixture is empty."""
     if begin:
@@ -769,7 +770,7 @@ def add_share(a: Levels, share: Any, total: Floats, begin: bool) -> None:
 # --------------------------------------------------------------------------------------------------------- levels
 
 
-@compiled
+@fast
 def posterize(a: Levels, bits: int) -> None:
     """Keeps the highest bits. a: flat."""
     mask = np.uint8((256 - (1 << (8 - bits))) & 255)
@@ -777,14 +778,14 @@ def posterize(a: Levels, bits: int) -> None:
         a[i] &= mask
 
 
-@compiled
+@fast
 def solarize(a: Levels, threshold: Any) -> None:
     """Inverts levels of at least `threshold`. a: flat."""
     for i in range(a.size):
         a[i] = np.uint8(255) - a[i] if F(a[i]) >= threshold else a[i]
 
 
-@compiled
+@fast
 def solarize_add(a: Levels, amount: Any, threshold: Any) -> None:
     """Adds `amount` to levels below `threshold`, clamped. a: flat."""
     for i in range(a.size):
@@ -792,7 +793,7 @@ def solarize_add(a: Levels, amount: Any, threshold: Any) -> None:
         a[i] = raised if F(a[i]) < threshold else a[i]
 
 
-@compiled
+@fast
 def invert(a: Levels) -> None:
     """255 - level. a: flat."""
     for i in range(a.size):
@@ -812,7 +813,7 @@ def autocontrast(plane: Levels) -> None:
         plane[i] = np.uint8(np.int32(min(F(plane[i] - low) / spread, TOP)))
 
 
-@compiled
+@fast
 def equalize(plane: Levels, counts: Whole) -> None:
     """Spreads levels evenly by their cumulative histogram, with Pillow's integer arithmetic. counts: scratch [256]."""
     for bin in range(256):
@@ -834,7 +835,7 @@ def equalize(plane: Levels, counts: Whole) -> None:
         plane[i] = np.uint8(counts[U(plane[i])])
 
 
-@compiled
+@fast
 def add_colors(a: Levels, amounts: Floats) -> None:
     """Adds an amount to each channel. a: [C, N]; amounts: [C]."""
     for c in range(a.shape[0]):
@@ -854,7 +855,7 @@ def _pointer(context: Any, address: Any) -> Any:
     return types.voidptr(types.uintp), codegen
 
 
-@compiled
+@fast
 def run(
     addresses: NDArray[np.uint64],
     source_sizes: NDArray[np.int64],
