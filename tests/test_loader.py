@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import manyview
-from manyview.data import ArrayImages, BadImage, open_splits
+from manyview.data import ArrayImages, BadImage, open_splits, preload
 from manyview.data.loader import AHEAD, Batch, Batches, load, load_ahead, read_images
 from manyview.errors import DataError
 from manyview.views import TEST, View, interleave
@@ -431,6 +431,46 @@ def test_unlike_sizes_come_as_a_list_and_are_rendered_in_workers(tmp_path):
             assert torch.equal(listed.images[row], images.read(index))
         made = step.views(listed.images, listed.labels, index=listed.index, epoch=listed.epoch)
         same_images(made, batch.images)
+
+
+ENLARGING = """
+views:
+  a: {from: image, make: "crop(32) | flip(0.5)"}
+  b: {from: image, make: "resize(40) | center_crop(36)"}
+branches: {net: {backbone: cresnet20}}
+relations: ["cross_entropy(logits(a), logits(b))"]
+train: {epochs: 1}
+"""
+
+
+@pytest.mark.xfail(strict=True, reason="interleaved images are enlarged by another kernel than planar ones")
+def test_images_are_seen_from_memory_as_from_their_files(tmp_path):
+    """A run holds them in memory; replay reads the one that it shows."""
+    images = folder_images(write_images(tmp_path, [(20, 24)] * 32))
+    from_files = Batches(images, 16, 2, seed=2, views=plan_of(ENLARGING))
+    from_memory = replace(from_files, images=preload(images))
+    assert isinstance(from_memory.images, ArrayImages)
+    all_same([from_memory[n] for n in range(6)], [from_files[n] for n in range(6)])
+
+
+@pytest.mark.xfail(strict=True, reason="interleaved images are enlarged by another kernel than planar ones")
+def test_an_image_that_lies_on_its_side_changes_nothing_for_the_others(tmp_path):
+    """Upright, its pixels lie otherwise in memory than those of the others."""
+    for path in write_images(tmp_path, [(20, 24)] * 32).rglob("*.png"):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    images = folder_images(tmp_path)
+    batches = Batches(images, 32, 1, seed=2, views=plan_of(ENLARGING))
+    before, path = batches[0], images.name(5)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).save(path, exif=exif)
+    after = batches[0]
+    others = before.index != 5
+    assert before.index.tolist() == after.index.tolist()
+    for name in ("a", "b"):
+        assert torch.equal(before.images[name].images[others], after.images[name].images[others])
+        assert not torch.equal(before.images[name].images[~others], after.images[name].images[~others])
 
 
 def test_read_images_stacks_only_what_is_alike(tmp_path):
