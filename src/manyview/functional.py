@@ -6,22 +6,36 @@ from manyview.augment.orbit import orbit
 from manyview.evaluate.calibration import expected_calibration_error
 from manyview.evaluate.knn import knn_predict
 from manyview.relations.agmax import agmax, agreement
+from manyview.relations.contrastive import info_nce, nt_xent, supervised_contrastive
+from manyview.relations.cosine import negative_cosine
 from manyview.relations.cross_entropy import poly1_cross_entropy
 from manyview.relations.jensen_shannon import jensen_shannon
 from manyview.relations.joint import aggregate, distill, joint_cross_entropy, joint_labels
+from manyview.relations.pseudo_label import pseudo_label
+from manyview.relations.redundancy import barlow_twins, vicreg
 from manyview.relations.similarity import similarity
+from manyview.relations.swav import sinkhorn, swav
 
 __all__ = [
     "aggregate",
     "agmax",
     "agreement",
+    "barlow_twins",
     "distill",
     "expected_calibration_error",
+    "info_nce",
     "jensen_shannon",
     "joint_cross_entropy",
     "joint_labels",
     "knn_predict",
+    "negative_cosine",
+    "nt_xent",
     "orbit",
     "poly1_cross_entropy",
+    "pseudo_label",
     "similarity",
+    "sinkhorn",
+    "supervised_contrastive",
+    "swav",
+    "vicreg",
 ]

@@ -1,0 +1,114 @@
+"""Contrastive losses: SimCLR's NT-Xent, MoCo's InfoNCE with a queue, and the supervised contrastive loss.
+
+With unit vectors z and logits s_ij = <z_i, z_j> / T, each is cross-entropy of "which of the others is mine":
+
+    l_i = log sum_{j != i} exp s_ij  -  mean over positives p of i of s_ip
+
+- NT-Xent (Chen et al., ICML 2020, eq. 1): 2B rows, the one positive of a row is the other view of its image; mean over
+  the 2B rows. SimCLR's T is 0.5 at CIFAR scale and 0.1 on ImageNet; AugSelf's runs use 0.2.
+- InfoNCE (He et al., CVPR 2020, eq. 1): the positive of a query is its key, the negatives are a queue of older keys.
+  Cross-entropy over 1 + K logits. T is 0.07 in MoCo and 0.2 in MoCo v2; K = 65,536. Keys and queue are constants.
+- Supervised contrastive (Khosla et al., NeurIPS 2020, eq. 2, L_out: the mean over positives stands outside the
+  logarithm): the positives of a row are all other rows of its class, T = 0.1. The paper sums over rows and the official
+  code takes the mean: so do we. The official code also multiplies by T / 0.07, which we leave out. A row without
+  positives has no loss; it counts in the mean as 0 (the first official code gave NaN).
+
+The gradient of log-sum-exp needs the logits again, N x N for N rows. With `chunk` they are made for so many rows at a
+time, and made again in the backward pass: memory grows with chunk * N, at the price of one more matrix product.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from manyview.relations.precision import check_temperature, in_float32
+from manyview.relations.reading import same_shape
+
+
+@in_float32
+def nt_xent(z1: Tensor, z2: Tensor, temperature: float, chunk: int | None = None) -> Tensor:
+    """SimCLR's loss of two views, a scalar: the mean over 2B rows of cross-entropy among the 2B - 1 other rows.
+
+    z1, z2: [B, D], row i of both the same image; normalised here. chunk: how many of the 2B rows of logits [2B, 2B]
+    to hold at a time; None: all. The value is the same, and 16,384 x 128 needs less than 1 GB with chunk=1024.
+    On several processes give the gathered rows of all of them.
+    Raises ValueError for unlike shapes, a single image, temperature <= 0 or chunk < 1.
+    """
+    same_shape(z1, z2)
+    check_temperature(temperature)
+    if len(z1) < 2:
+        raise ValueError(f"nt_xent contrasts at least two images, got {len(z1)}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    z1, z2 = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
+    positives = (z1 * z2).sum(dim=1) / temperature
+    return _log_sum_others(torch.cat([z1, z2]), temperature, chunk).mean() - positives.mean()
+
+
+def _log_sum_others(z: Tensor, temperature: float, chunk: int | None = None) -> Tensor:
+    """log sum_{j != i} exp(<z_i, z_j> / T), [N], of unit rows z [N, D]."""
+    if chunk is None:
+        return _log_sum_others_of(z, z, 0, temperature)
+    parts = [
+        checkpoint(
+            _log_sum_others_of,
+            z[start : start + chunk],
+            z,
+            start,
+            temperature,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for start in range(0, len(z), chunk)
+    ]
+    return torch.cat(parts)
+
+
+def _log_sum_others_of(rows: Tensor, z: Tensor, start: int, temperature: float) -> Tensor:
+    """The same for the rows that begin at `start`, [n]."""
+    logits = (rows / temperature) @ z.T
+    logits.diagonal(start).fill_(-torch.inf)
+    return logits.logsumexp(dim=1)
+
+
+@in_float32
+def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """MoCo's loss, a scalar: mean over rows of cross-entropy of the own key among itself and the queue's keys.
+
+    q: queries [B, D]. k: their keys [B, D]. queue: keys of other images [K, D]. All are normalised here; keys and queue
+    get no gradient. A mean over rows: processes with the same queue need no gather, but for the keys that enter it.
+    Raises ValueError for shapes that disagree, an empty queue or temperature <= 0.
+    """
+    same_shape(q, k)
+    check_temperature(temperature)
+    if queue.ndim != 2 or queue.shape[1] != q.shape[1] or not len(queue):
+        raise ValueError(f"expected a queue [K, {q.shape[1]}] of at least one key, got {tuple(queue.shape)}")
+    q, k, queue = F.normalize(q, dim=1), F.normalize(k.detach(), dim=1), F.normalize(queue.detach(), dim=1)
+    positives = (q * k).sum(dim=1, keepdim=True)
+    logits = torch.cat([positives, q @ queue.T], dim=1) / temperature
+    return F.cross_entropy(logits, logits.new_zeros(len(q), dtype=torch.long))
+
+
+@in_float32
+def supervised_contrastive(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """The supervised contrastive loss L_out, a scalar: the mean over rows; see above for rows without positives.
+
+    z: [N, D], normalised here; views are rows: `torch.cat([z1, z2])` with `labels.repeat(2)`. labels: integers [N].
+    Holds logits [N, N]. On several processes give the gathered rows and labels of all of them.
+    Raises ValueError for shapes that disagree, fewer than two rows or temperature <= 0.
+    """
+    if z.ndim != 2 or labels.shape != z.shape[:1]:
+        raise ValueError(f"expected rows [N, D] with labels [N], got {tuple(z.shape)} and {tuple(labels.shape)}")
+    check_temperature(temperature)
+    if len(z) < 2:
+        raise ValueError(f"supervised_contrastive contrasts at least two rows, got {len(z)}")
+    z = F.normalize(z, dim=1)
+    alike = labels[:, None] == labels
+    alike.fill_diagonal_(False)
+    count = alike.sum(dim=1)
+    # the mean over positives of <z_i, z_p> is <z_i, mean of z_p>
+    positives = (z * (alike.to(z.dtype) @ z)).sum(dim=1) / (temperature * count.clamp_min(1))
+    return ((_log_sum_others(z, temperature) - positives) * (count > 0)).mean()
