@@ -208,6 +208,119 @@ def distill(student, teacher, temperature):
     return temperature**2 * sum(rows) / len(rows)
 
 
+# --- Learning without labels -------------------------------------------------------------------------
+
+
+def unit_rows(z):
+    """Each row over its length."""
+    return np.array([row / math.sqrt(sum(row * row)) for row in np.asarray(z, dtype=np.float64)])
+
+
+def dot(a, b):
+    """Σ_d a_d b_d."""
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def negative_cosine(p, z):
+    """−1/B Σ_i ⟨p_i, z_i⟩ / (‖p_i‖ ‖z_i‖) (SimSiam, eq. 1)."""
+    return cosine(p, z) - 1
+
+
+def nt_xent(z1, z2, temperature):
+    """1/2N Σ_i −log [exp(s_ij/T) / Σ_{k≠i} exp(s_ik/T)], j the other view of i's image (SimCLR, eq. 1)."""
+    z, n = unit_rows(np.concatenate([z1, z2])), len(z1)
+    total = 0.0
+    for i in range(2 * n):
+        others = sum(math.exp(dot(z[i], z[k]) / temperature) for k in range(2 * n) if k != i)
+        total -= math.log(math.exp(dot(z[i], z[(i + n) % (2 * n)]) / temperature) / others)
+    return total / (2 * n)
+
+
+def info_nce(q, k, queue, temperature):
+    """1/B Σ_i −log [exp(q·k₊/T) / (exp(q·k₊/T) + Σ_j exp(q·k_j/T))], k_j the queue (MoCo, eq. 1)."""
+    q, k, queue = unit_rows(q), unit_rows(k), unit_rows(queue)
+    total = 0.0
+    for query, key in zip(q, k, strict=True):
+        own = math.exp(dot(query, key) / temperature)
+        total -= math.log(own / (own + sum(math.exp(dot(query, old) / temperature) for old in queue)))
+    return total / len(q)
+
+
+def supervised_contrastive(z, labels, temperature):
+    """1/N Σ_i −1/|P(i)| Σ_{p∈P(i)} log [exp(z_i·z_p/T) / Σ_{a≠i} exp(z_i·z_a/T)] (Khosla et al., eq. 2).
+
+    P(i): the other rows of i's class; a row without any adds nothing to the sum.
+    """
+    z, total = unit_rows(z), 0.0
+    for i in range(len(z)):
+        others = sum(math.exp(dot(z[i], z[a]) / temperature) for a in range(len(z)) if a != i)
+        positives = [p for p in range(len(z)) if p != i and labels[p] == labels[i]]
+        for p in positives:
+            total -= math.log(math.exp(dot(z[i], z[p]) / temperature) / others) / len(positives)
+    return total / len(z)
+
+
+def sinkhorn(scores, epsilon, iterations):
+    """[B, K]: exp(scores/ε) over its sum; prototypes to 1/K each, then rows to 1/B each, in turn; times B (SwAV)."""
+    rows, prototypes = scores.shape
+    top = max(scores.ravel())  # a common factor, taken out by the first division
+    q = np.array([[math.exp((s - top) / epsilon) for s in row] for row in scores])
+    q = q / sum(q.ravel())
+    for _ in range(iterations):
+        for c in range(prototypes):
+            q[:, c] = q[:, c] / sum(q[:, c]) / prototypes
+        for i in range(rows):
+            q[i] = q[i] / sum(q[i]) / rows
+    return q * rows
+
+
+def swav(scores1, scores2, temperature, epsilon, iterations, codes=None):
+    """ℓ(s_1, q_2) + ℓ(s_2, q_1); ℓ(s, q) = −1/B Σ_i Σ_c q_ic log softmax(s_i/T)_c (SwAV, eq. 1 and 2).
+
+    `codes` fixes both codes, for finite differences of a loss that takes no gradient through them.
+    """
+    q1, q2 = codes or (sinkhorn(scores1, epsilon, iterations), sinkhorn(scores2, epsilon, iterations))
+    total = 0.0
+    for scores, q in ((scores1, q2), (scores2, q1)):
+        total -= sum((q * log_softmax(scores / temperature)).ravel()) / len(scores)
+    return total
+
+
+def weighted_vicreg(z1, z2, invariance=25.0, variance=25.0, covariance=1.0):
+    """λ MSE + µ/2 Σ over z of 1/D Σ_d max(0, 1 − sqrt(C_dd + 1e-4)) + ν Σ over z of 1/D Σ_{i≠j} C_ij²."""
+    total = invariance * mse(z1, z2)
+    for z in (z1, z2):
+        n, width = z.shape
+        centred = z - sum(z) / n
+        for i in range(width):
+            for j in range(width):
+                c = dot(centred[:, i], centred[:, j]) / (n - 1)
+                if i == j:
+                    total += variance / 2 * max(0.0, 1 - math.sqrt(c + 1e-4)) / width
+                else:
+                    total += covariance * c**2 / width
+    return total
+
+
+def barlow_twins(z1, z2, lambd):
+    """Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij²; C_ij: the correlation of z1's column i with z2's column j (eq. 1 and 2)."""
+    columns1, columns2 = (unit_rows((z - sum(z) / len(z)).T) for z in (z1, z2))
+    total = 0.0
+    for i, a in enumerate(columns1):
+        for j, b in enumerate(columns2):
+            total += (1 - dot(a, b)) ** 2 if i == j else lambd * dot(a, b) ** 2
+    return total
+
+
+def pseudo_label(strong, weak, threshold, temperature=1.0):
+    """1/B Σ_i 1[max P_i ≥ τ] · (−log softmax(strong_i) at argmax P_i), P = softmax(weak/T) (FixMatch, eq. 4)."""
+    total = 0.0
+    for log_p, row in zip(log_softmax(strong), log_softmax(weak / temperature), strict=True):
+        if math.exp(max(row)) >= threshold:
+            total -= log_p[int(np.argmax(row))]
+    return total / len(strong)
+
+
 # --- Evaluation ------------------------------------------------------------------------------------
 
 

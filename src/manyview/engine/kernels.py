@@ -359,7 +359,8 @@ def warp(a: Levels, b: Levels, matrix: Floats, mode: int, fill: Floats, places: 
     """Resamples by an affine map from output to source, in pixels from the centre (x, y); outside is `fill` [3].
 
     The arithmetic is that of a float32 sampling grid in [-1, 1] made by fused multiply-adds, so that ties fall as in
-    the reference; a double holds the product of two floats exactly. mode: as for `gather`. places: scratch [2 * H * W]; index: scratch [H * W].
+    the reference; a double holds the product of two floats exactly. mode: as for
+    `gather`. places: scratch [2 * H * W]; index: scratch [H * W].
     """
     height, width = a.shape[1:]
     half_w, half_h = F(width) / TWO, F(height) / TWO
@@ -416,31 +417,36 @@ def gather(a: Levels, b: Levels, places: Floats, mode: int, fill: Floats, index:
                 at = index[i]
                 out[i] = plane[U(at)] if at >= 0 else around
         return
+    flat_a, flat_b = a.reshape(channels * size), b.reshape(channels * size)
     for y in range(height):
         at_y, at_x = places[2 * y * width :][:width], places[(2 * y + 1) * width :][:width]
         for x in range(width):
             place_y, place_x = at_y[x], at_x[x]
-            if not (place_y > -ONE and place_y < h and place_x > -ONE and place_x < w):
-                for c in range(channels):
-                    b[c, y, x] = np.uint8(fill[min(c, 2)])
-                continue
-            base_y, base_x = np.floor(place_y), np.floor(place_x)
-            part_y, part_x = place_y - base_y, place_x - base_x
-            above, left = U(max(base_y, ZERO)), U(max(base_x, ZERO))
-            below, right = U(min(base_y + ONE, last_y)), U(min(base_x + ONE, last_x))
-            share_a, share_b = (ONE - part_y if base_y >= ZERO else ZERO), (part_y if base_y < last_y else ZERO)
-            share_l, share_r = (ONE - part_x if base_x >= ZERO else ZERO), (part_x if base_x < last_x else ZERO)
-            inside_share = (share_a + share_b) * (share_l + share_r)
+            if not (place_y > -ONE and place_y < h and place_x > -ONE and place_x < w):  # nor if it is no number
+                place_y = place_x = -ONE
+            y0, x0 = int(place_y + ONE) - 1, int(place_x + ONE) - 1
+            part_y, part_x = place_y - F(y0), place_x - F(x0)
+            # shares of the four pixels around, without those that lie outside
+            upper = ONE - part_y if 0 <= y0 < height else ZERO
+            lower_ = part_y if y0 < height - 1 else ZERO
+            left = ONE - part_x if 0 <= x0 < width else ZERO
+            right = part_x if x0 < width - 1 else ZERO
+            inside = (upper + lower_) * (left + right)
+            row = U(min(max(y0, 0), height - 1) * width)
+            next_row = U(min(max(y0 + 1, 0), height - 1) * width)
+            column, next_column = U(min(max(x0, 0), width - 1)), U(min(max(x0 + 1, 0), width - 1))
+            i00, i01, i10, i11 = row + column, row + next_column, next_row + column, next_row + next_column
+            to = U(y * width + x)
             for c in range(channels):
-                upper = share_l * F(a[c, above, left]) + share_r * F(a[c, above, right])
-                lower_ = share_l * F(a[c, below, left]) + share_r * F(a[c, below, right])
-                value = share_a * upper + share_b * lower_
-                around_c = fill[min(c, 2)]
+                plane = U(c * size)
+                above = left * F(flat_a[plane + i00]) + right * F(flat_a[plane + i01])
+                below = left * F(flat_a[plane + i10]) + right * F(flat_a[plane + i11])
+                value, around_c = upper * above + lower_ * below, fill[min(c, 2)]
                 if mode == 1:
-                    value = (value - around_c) * inside_share + around_c
+                    value = (value - around_c) * inside + around_c
                 else:
-                    value += (ONE - inside_share) * around_c
-                b[c, y, x] = np.uint8((min(max(value, ZERO), TOP) + ROUND) - ROUND)
+                    value += (ONE - inside) * around_c
+                flat_b[plane + to] = np.uint8((min(max(value, ZERO), TOP) + ROUND) - ROUND)
 
 
 @fast
