@@ -95,8 +95,8 @@ def cka(h1, h2, sigmas=None):
     return 1 - sum((k * m).ravel()) / math.sqrt(sum((k * k).ravel()) * sum((m * m).ravel()))
 
 
-def vicreg(h1, h2):
-    """Invariance + variance + covariance/25 (Bardes, Ponce, LeCun).
+def vicreg(h1, h2, weights=(1, 1, 1 / 25)):
+    """The weighted sum of invariance, variance and covariance (Bardes, Ponce, LeCun).
 
     Invariance: MSE. Variance: ½ Σ over both h of 1/D Σ_d max(0, 1 − sqrt(C_dd + 1e-4)).
     Covariance: Σ over both h of 1/D Σ_{i≠j} C_ij², C = 1/(B−1) Σ_n (h_n − h̄)(h_n − h̄)ᵀ.
@@ -112,7 +112,7 @@ def vicreg(h1, h2):
                     variance += 0.5 * max(0.0, 1 - math.sqrt(c + 1e-4)) / width
                 else:
                     covariance += c**2 / width
-    return mse(h1, h2) + variance + covariance / 25
+    return weights[0] * mse(h1, h2) + weights[1] * variance + weights[2] * covariance
 
 
 def similarity(h1, h2, kind):
@@ -283,22 +283,6 @@ def swav(scores1, scores2, temperature, epsilon, iterations, codes=None):
     total = 0.0
     for scores, q in ((scores1, q2), (scores2, q1)):
         total -= sum((q * log_softmax(scores / temperature)).ravel()) / len(scores)
-    return total
-
-
-def weighted_vicreg(z1, z2, invariance=25.0, variance=25.0, covariance=1.0):
-    """λ MSE + µ/2 Σ over z of 1/D Σ_d max(0, 1 − sqrt(C_dd + 1e-4)) + ν Σ over z of 1/D Σ_{i≠j} C_ij²."""
-    total = invariance * mse(z1, z2)
-    for z in (z1, z2):
-        n, width = z.shape
-        centred = z - sum(z) / n
-        for i in range(width):
-            for j in range(width):
-                c = dot(centred[:, i], centred[:, j]) / (n - 1)
-                if i == j:
-                    total += variance / 2 * max(0.0, 1 - math.sqrt(c + 1e-4)) / width
-                else:
-                    total += covariance * c**2 / width
     return total
 
 

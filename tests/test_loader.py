@@ -443,7 +443,6 @@ train: {epochs: 1}
 """
 
 
-@pytest.mark.xfail(strict=True, reason="interleaved images are enlarged by another kernel than planar ones")
 def test_images_are_seen_from_memory_as_from_their_files(tmp_path):
     """A run holds them in memory; replay reads the one that it shows."""
     images = folder_images(write_images(tmp_path, [(20, 24)] * 32))
@@ -453,7 +452,6 @@ def test_images_are_seen_from_memory_as_from_their_files(tmp_path):
     all_same([from_memory[n] for n in range(6)], [from_files[n] for n in range(6)])
 
 
-@pytest.mark.xfail(strict=True, reason="interleaved images are enlarged by another kernel than planar ones")
 def test_an_image_that_lies_on_its_side_changes_nothing_for_the_others(tmp_path):
     """Upright, its pixels lie otherwise in memory than those of the others."""
     for path in write_images(tmp_path, [(20, 24)] * 32).rglob("*.png"):

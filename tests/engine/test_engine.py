@@ -106,10 +106,7 @@ def test_the_layout_of_the_source_changes_no_bit(make):
     halves = torch.stack([images, images], dim=1)[:, 0]  # images that do not
     batch = torch.stack(channels_last).contiguous(memory_format=torch.channels_last)
     for source in (channels_last, beside, halves, batch, list(images)):
-        # planar and interleaved sources are enlarged in another order of sums
-        assert_close(see(make, source).images, whole, share=0.99)
-    assert torch.equal(see(make, beside).images, whole)
-    assert torch.equal(see(make, halves).images, whole)
+        assert torch.equal(see(make, source).images, whole)
 
 
 @pytest.mark.parametrize(

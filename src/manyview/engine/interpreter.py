@@ -19,11 +19,10 @@ from manyview.engine.program import Program
 LEAST = 8  # images that are worth a thread
 
 
-def execute(program: Program, images: Tensor | Sequence[Tensor], repeat: int = 1, whole: bool = True) -> Tensor:
+def execute(program: Program, images: Tensor | Sequence[Tensor], repeat: int = 1) -> Tensor:
     """Pixels that a program makes, uint8 [B*repeat, C, h, w]. images: uint8 on the CPU, not written to.
 
-    repeat: rows of the program for each image. whole: boxes lie on whole pixels, as they do but for images decoded at
-    a part of their size.
+    repeat: rows of the program for each image.
     """
     count = len(program.codes)
     channels = images[0].shape[0] if len(images) else 3
@@ -31,7 +30,7 @@ def execute(program: Program, images: Tensor | Sequence[Tensor], repeat: int = 1
     if not count:
         return out
     addresses, source_sizes, interleaved, kept = _layout(images)
-    source = (addresses.repeat(repeat), source_sizes.repeat(repeat, axis=0), interleaved, whole)
+    source = (addresses.repeat(repeat), source_sizes.repeat(repeat, axis=0), interleaved)
     pixels = out.numpy()
 
     def work(start: int, stop: int) -> None:

@@ -269,6 +269,15 @@ def enlarge(
 
 
 @fast
+def on_pixels(box: Floats) -> bool:
+    """Whether a box lies on whole pixels, as it does but for images decoded at a part of their size."""
+    for number in box:
+        if np.floor(number) != number:
+            return False
+    return True
+
+
+@fast
 def window(
     source: Levels,
     interleaved: bool,
@@ -866,7 +875,6 @@ def run(
     addresses: NDArray[np.uint64],
     source_sizes: NDArray[np.int64],
     interleaved: bool,
-    whole: bool,
     codes: NDArray[np.int8],
     args: Floats,
     sizes: NDArray[np.int64],
@@ -877,7 +885,7 @@ def run(
     """Images `start` to `stop` of a batch.
 
     addresses: of the source images, uint8 [C, H, W] or interleaved [H, W, C]; source_sizes: their H and W [B, 2].
-    whole: boxes lie on whole pixels. out: [B, C, h, w].
+    out: [B, C, h, w].
     """
     channels = out.shape[1]
     largest, widest = 0, 0
@@ -904,6 +912,7 @@ def run(
     weight_y, weight_x = np.empty((most_taps, widest), np.float32), np.empty((most_taps, widest), np.float32)
     share = np.empty(widest, np.float32)
     counts = np.empty(256, np.int32)
+    corner = np.zeros(4, np.float32)
     taps = (first_y, count_y, weight_y, first_x, count_x, weight_x)
 
     for i in range(start, stop):
@@ -922,8 +931,15 @@ def run(
                     copy(source, packed, b)
                 elif code == Code.WINDOW:
                     window(source, packed, height, width, int(arg[0]), int(arg[1]), arg[2] > 0, arg[3:5], b)
-                elif not packed and whole and arg[2] <= out_h and arg[3] <= out_w:
-                    enlarge(source, height, width, arg[:4], arg[4:6], b, first_x, share, wide, lines)
+                elif arg[2] <= out_h and arg[3] <= out_w and on_pixels(arg[:4]):
+                    if packed:  # an image is the same from a file and from memory, so the same kernel enlarges it
+                        corner[2], corner[3] = arg[2], arg[3]
+                        box_h, box_w = int(arg[2]), int(arg[3])
+                        box = rows_k[: channels * box_h * box_w].reshape(channels, box_h, box_w)
+                        window(source, True, height, width, int(arg[0]), int(arg[1]), False, corner[:2], box)
+                        enlarge(rows_k, box_h, box_w, corner, arg[4:6], b, first_x, share, wide, lines)
+                    else:
+                        enlarge(source, height, width, arg[:4], arg[4:6], b, first_x, share, wide, lines)
                 else:
                     resample(source, packed, height, width, arg[:4], arg[4:6], b, taps, wide)
                 height, width = out_h, out_w

@@ -71,7 +71,7 @@ def render(ops: Sequence[Drawn], images: Source, repeat: int = 1) -> Tensor | li
     if alike or columns[0].size is not None:
         if isinstance(images, Reduced):
             columns[0] = columns[0].scaled(1 / images.scales.repeat_interleave(repeat))
-            return execute(pack(columns, count * repeat, None), images.images, repeat, whole=False)
+            return execute(pack(columns, count * repeat, None), images.images, repeat)
         size = (int(sizes[0, 0]), int(sizes[0, 1])) if alike else None
         return execute(pack(columns, count * repeat, size), images, repeat)
     each = [
