@@ -441,10 +441,9 @@ def gather(a: Levels, b: Levels, places: Floats, mode: int, fill: Floats, index:
             left = ONE - part_x if 0 <= x0 < width else ZERO
             right = part_x if x0 < width - 1 else ZERO
             inside = (upper + lower_) * (left + right)
-            row = U(min(max(y0, 0), height - 1) * width)
-            next_row = U(min(max(y0 + 1, 0), height - 1) * width)
-            column, next_column = U(min(max(x0, 0), width - 1)), U(min(max(x0 + 1, 0), width - 1))
-            i00, i01, i10, i11 = row + column, row + next_column, next_row + column, next_row + next_column
+            above_at, below_at = U(min(max(y0, 0), height - 1) * width), U(min(max(y0 + 1, 0), height - 1) * width)
+            left_at, right_at = U(min(max(x0, 0), width - 1)), U(min(max(x0 + 1, 0), width - 1))
+            i00, i01, i10, i11 = above_at + left_at, above_at + right_at, below_at + left_at, below_at + right_at
             to = U(y * width + x)
             for c in range(channels):
                 plane = U(c * size)

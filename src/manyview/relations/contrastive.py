@@ -110,5 +110,5 @@ def supervised_contrastive(z: Tensor, labels: Tensor, temperature: float) -> Ten
     alike.fill_diagonal_(False)
     count = alike.sum(dim=1)
     # the mean over positives of <z_i, z_p> is <z_i, mean of z_p>
-    positives = (z * (alike.to(z.dtype) @ z)).sum(dim=1) / (temperature * count.clamp_min(1))
+    positives = (z * (alike.to(z.dtype) @ z)).sum(dim=1) / count.clamp_min(1) / temperature
     return ((_log_sum_others(z, temperature) - positives) * (count > 0)).mean()
