@@ -271,10 +271,10 @@ def enlarge(
 @fast
 def on_pixels(box: Floats) -> bool:
     """Whether a box lies on whole pixels, as it does but for images decoded at a part of their size."""
+    beside = ZERO
     for number in box:
-        if np.floor(number) != number:
-            return False
-    return True
+        beside += number - np.floor(number)
+    return beside == ZERO
 
 
 @fast
