@@ -37,10 +37,10 @@ class Data(_Frozen, strict=True):
     share of training images held out to choose by, where the source has no validation set. labels_per_class, imbalance
     (largest class / smallest, exponential), limit: which training images remain. on_bad_image: raise, or skip and list.
     channels: images are taken as they are stored, 8-bit or deeper, and must have this many channels; null makes them
-    8-bit RGB. reduced: JPEGs are decoded no larger than their crops need, faster but not to the same grey levels (see
-    `data.decode`). memory: GiB that the decoded images of a split may take; where they fit, they stay in memory.
-    render: where views are made (see `data.render`): by the loader's "workers"; by threads from images in "memory",
-    ahead of the step; or on the "device"; "auto" chooses, and the run says why.
+    8-bit RGB. reduced: JPEGs are decoded at each reading, no larger than their crops need, faster but not to the same
+    grey levels (see `data.decode`). memory: GiB that the decoded images of a split may take; where they fit, they stay
+    in memory. render: where views are made (see `data.render`): by the loader's "workers"; by threads from images in
+    "memory", ahead of the step; or on the "device"; "auto" chooses, and the run says why.
     """
 
     source: str = "folder"

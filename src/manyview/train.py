@@ -29,7 +29,7 @@ from manyview.files import read_state, write_json, write_state
 from manyview.metrics import Metrics
 from manyview.optimize import clock_of, make_optimizer, make_schedule, steps_of
 from manyview.progress import Display
-from manyview.recipe import Recipe
+from manyview.recipe import Data, Recipe
 from manyview.run import Run
 from manyview.step import Step
 
@@ -76,6 +76,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
         rehearse(step, splits, config.batch_size // (world * config.accumulate))
     checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
+    splits = in_memory(splits, recipe.data, display)
+    rendering = choose_rendering(recipe.data.render, splits.train, accelerator.device.type)
     if main:
         run.begin(recipe, splits, resume, world)
     accelerator.wait_for_everyone()
@@ -83,7 +85,6 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         display.say(f"{run.folder} is finished; nothing to do")
         return finished
 
-    splits = in_memory(splits, int(recipe.data.memory * 2**30), display)
     state: dict[str, Any] = {"number": 0, "best": [-math.inf, -math.inf], "seconds": 0.0, "waited": 0.0, "skipped": []}
     if resume and run.last.is_file():
         saved = read_state(run.last)
@@ -97,7 +98,6 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         step.compile_parts()
 
     # ------------------------------------------------------------------------------------------- batches
-    rendering = choose_rendering(recipe.data.render, splits.train, accelerator.device.type)
     batches = Batches(
         images=splits.train,
         batch_size=config.batch_size,
@@ -261,14 +261,14 @@ def anywhere(flag: bool, accelerator: Accelerator) -> bool:
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
 
 
-def in_memory(splits: Splits, limit_bytes: int, display: Display) -> Splits:
-    """Small data sets of one size are decoded once, into memory."""
+def in_memory(splits: Splits, data: Data, display: Display) -> Splits:
+    """Small data sets of one size are decoded once, into memory; not where each reading may be at another scale."""
     loaded: dict[str, Any] = {}
     for name in ("train", "val", "test"):
         images = getattr(splits, name)
-        if images is not None:
+        if images is not None and not data.reduced:
             with display.evaluating(f"decode {name}", len(images)) as tick:
-                loaded[name] = preload(images, limit_bytes, progress=tick)
+                loaded[name] = preload(images, int(data.memory * 2**30), progress=tick)
     return replace(splits, **loaded)
 
 

@@ -324,6 +324,14 @@ def test_ops_are_applied_as_often_as_p_says(name, arguments, p):
     assert stats.binomtest(int(applied.sum()), MANY, p).pvalue > SURE
 
 
+def test_crops_of_narrow_images_hold_a_pixel_at_least():
+    op = OPS["crop"](17, scale=(0.85, 0.95), ratio=(3.21, 5.82))
+    for size in ((59, 1), (1, 400)):
+        box = draw(op, 50, size)["box"] * torch.tensor([*size, *size])
+        assert (box[:, 2:].round() >= 1).all()
+        assert op.render(photos(50, size), draw(op, 50, size)).isfinite().all()
+
+
 def test_crops_are_uniform_in_area_log_uniform_in_shape_and_uniform_in_place():
     """Where every try fits: area up to 0.7 and ratios to 4/3 in a square frame."""
     side = 4000

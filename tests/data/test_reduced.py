@@ -14,7 +14,7 @@ from manyview.data import BadImage, open_splits
 from manyview.data.loader import Batches, load
 from manyview.draws import order_of
 from manyview.engine.render import Reduced
-from manyview.errors import DataError, RecipeError
+from manyview.errors import DataError, RecipeError, RunError
 from manyview.sheet import GAP, NAME, to_pil
 from manyview.train import train
 from manyview.views import View
@@ -259,3 +259,18 @@ def test_a_run_on_reduced_images_is_replayed_bit_for_bit(tmp_path, photos):
             shown = picture.crop((*corner, corner[0] + cell, corner[1] + cell))
             enlarged = to_pil(view).resize((cell, cell), Image.Resampling.NEAREST)
             assert np.array_equal(np.asarray(shown), np.asarray(enlarged))
+
+
+def test_images_of_one_size_are_not_kept_in_memory_whole(tmp_path):
+    """Replay would read them at another scale than the run had seen them."""
+    write(tmp_path / "photos", [photo(260, 300, seed) for seed in range(8)])
+    recipe = manyview.parse_recipe(RECIPE, f"data.root={tmp_path / 'photos'}")
+    assert train(recipe, tmp_path / "run", quiet=True)["rendering"] == "workers"
+
+
+def test_what_cannot_be_rendered_as_asked_is_refused_before_anything_is_written(tmp_path):
+    write(tmp_path / "photos", [photo(260, 300, seed) for seed in range(8)])
+    recipe = manyview.parse_recipe(RECIPE, f"data.root={tmp_path / 'photos'}", "data.render=memory")
+    with pytest.raises(RunError, match=r"^data\.render=memory needs decoded images in memory"):
+        train(recipe, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -7,6 +7,7 @@ import torch
 from manyview.augment import OPS
 from manyview.augment.mix import MIXING
 from manyview.draws import Draws
+from manyview.engine.kernels import window
 from manyview.engine.program import LEAST_ARGS, Code, Column, Lowered, pack
 from manyview.engine.render import is_levels, render
 from manyview.errors import RecipeError
@@ -145,6 +146,36 @@ def test_other_channel_counts(channels):
     for name in sorted(RGB):
         with pytest.raises(RecipeError, match=rf"{name} needs RGB images with 3 channels, got {channels}"):
             see(f"crop(20) | {name}", images)
+
+
+@pytest.mark.parametrize("op", ["randaugment(1, 9)", "autoaugment", "erase(value=(0.1, 0.2, 0.3))"])
+def test_ops_for_rgb_refuse_other_channel_counts_whatever_was_drawn(op):
+    for image in photos(8, SQUARE)[:, :1].split(1):
+        with pytest.raises(RecipeError, match="needs RGB images with 3 channels, got 1"):
+            see(f"crop(20) | {op}", image.contiguous())
+
+
+def test_images_of_unlike_kinds_do_not_reach_a_program():
+    """It would read the memory of one as that of the other."""
+    one, two = photos(1, SQUARE)[0], photos(1, SQUARE, torch.float32)[0]
+    for unlike in ([one, two], [one, one[:1]], [one, one[:, :0]], photos(2, SQUARE)[:, :, :0]):
+        assert not is_levels(unlike)
+
+
+@pytest.mark.parametrize("left", [-20, -3, -1, 0, 2, 3, 25])
+@pytest.mark.parametrize("reflect", [False, True])
+@pytest.mark.parametrize("flipped", [0, 1])
+def test_a_window_beyond_the_image_writes_nothing_beside_its_pixels(left, reflect, flipped):
+    source = np.arange(27, dtype=np.uint8)
+    guarded = np.full(12 + 64, 99, np.uint8)
+    inner = guarded[32:44].reshape(3, 2, 2)
+    if reflect and not -3 < left < 3:
+        return  # refused when drawn: an edge reflects no further than the image is wide
+    window(source, False, 3, 3, 0, left, reflect, np.array([flipped, 0], np.float32), inner)
+    assert (guarded[:32] == 99).all()
+    assert (guarded[44:] == 99).all()
+    if abs(left) > 3:
+        assert (inner == 0).all()
 
 
 def test_floats_go_through_the_reference():

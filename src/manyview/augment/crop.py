@@ -53,8 +53,8 @@ class Crop:
         box_w, box_h = boxes_w.gather(1, first), boxes_h.gather(1, first)
 
         whole = width / height
-        central_w = torch.where(whole > high, (height * high).round(), width)
-        central_h = torch.where(whole < low, (width / low).round(), height)
+        central_w = torch.where(whole > high, (height * high).round().clamp_min(1), width)
+        central_h = torch.where(whole < low, (width / low).round().clamp_min(1), height)
         fallback = ~fits.any(dim=1, keepdim=True)
         box_w, box_h = torch.where(fallback, central_w, box_w), torch.where(fallback, central_h, box_h)
         top = (draws.uniform("top") * (height - box_h + 1)).floor()

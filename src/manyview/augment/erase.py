@@ -136,7 +136,8 @@ class Erase:
             halves = torch.stack([params["seed"] >> 16, params["seed"] & 0xFFFF], dim=1)  # floats hold 24 bits
             return [Column(Code.NOISE, torch.cat([*corners, halves], dim=1), params["applied"])]
         levels = (255 * torch.tensor(self.value, dtype=torch.float64)).round().expand(len(first), 3)
-        return [Column(Code.FILL, torch.cat([*corners, levels], dim=1), params["applied"])]
+        rgb = isinstance(self.value, (tuple, list))
+        return [Column(Code.FILL, torch.cat([*corners, levels], dim=1), params["applied"], rgb=rgb)]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Centre y, centre x, height, width of a minus those of b [B, 4], each in its own view's frame.

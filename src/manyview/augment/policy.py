@@ -164,7 +164,7 @@ def lower_policy_ops(
                     corner = (centres[rows, turn] * sizes[rows]).round() - magnitude[rows, None] // 2
                     numbers[rows, :4] = torch.cat([corner, corner + magnitude[rows, None]], dim=1)
                     numbers[rows, 4:7] = round(fill * 255)
-        columns.append(Column(_INSTRUCTIONS[chosen.numpy()], numbers))
+        columns.append(Column(_INSTRUCTIONS[chosen.numpy()], numbers, rgb=True))
     return columns
 
 

@@ -212,6 +212,7 @@ def resample(
 @fast
 def enlarge(
     source: Levels,
+    interleaved: bool,
     height: int,
     width: int,
     box: Floats,
@@ -222,7 +223,9 @@ def enlarge(
     rows: Floats,
     lines: Floats,
 ) -> None:
-    """`resample` of a planar source whose box is no larger than the output: two taps each way.
+    """`resample` of a box on whole pixels that is no larger than the output: two taps each way.
+
+    Both layouts go this way, so that an image is the same from a file and from memory.
 
     Columns first, four rows at a time, so that the second pass works on whole rows. index, share: scratch [W]; rows:
     scratch [C * box height * W]; lines: scratch [4 * box width].
@@ -240,10 +243,15 @@ def enlarge(
     for first in range(0, count, 4):
         for k in range(4):
             c, y = divmod(min(first + k, count - 1), box_h)
-            begin = (c * height + top + y) * width + left
-            line, to_line = source[begin : begin + box_w], lines[k * box_w : (k + 1) * box_w]
-            for x in range(box_w):
-                to_line[x] = F(line[x])
+            to_line = lines[k * box_w : (k + 1) * box_w]
+            if interleaved:
+                line = source[((top + y) * width + left) * channels + c :]
+                for x in range(box_w):
+                    to_line[x] = F(line[U(x) * U(channels)])
+            else:
+                line = source[(c * height + top + y) * width + left :]
+                for x in range(box_w):
+                    to_line[x] = F(line[x])
         l0, l1, l2, l3 = lines[:box_w], lines[box_w : 2 * box_w], lines[2 * box_w : 3 * box_w], lines[3 * box_w :]
         r0, r1 = rows[first * out_w :][:out_w], rows[(first + 1) * out_w :][:out_w]
         r2, r3 = rows[(first + 2) * out_w :][:out_w], rows[(first + 3) * out_w :][:out_w]
@@ -304,7 +312,8 @@ def window(
                     row[x] = 0
                 continue
             begin = c * step_c + at * width * step_x
-            first, last = max(0, -left), min(out_w, width - left)  # what lies inside
+            first = min(max(0, -left), out_w)  # from here to `last` the window lies inside
+            last = max(first, min(out_w, width - left))
             if flips[0] > ZERO:
                 for x in range(out_w):
                     inside = left + x
@@ -389,16 +398,22 @@ def warp(a: Levels, b: Levels, matrix: Floats, mode: int, fill: Floats, places: 
 
 @exact
 def project(a: Levels, b: Levels, terms: Floats, mode: int, fill: Floats, places: Floats, index: Whole) -> None:
-    """Resamples by a projective map from output pixel centres to the source: (ax+by+c, dx+ey+f) / (gx+hy+1)."""
+    """Resamples by a projective map from output pixel centres to the source: (ax+by+c, dx+ey+f) / (gx+hy+1).
+
+    By way of a grid in [-1, 1], step by step as the reference, so that ties fall alike.
+    """
     height, width = a.shape[1:]
+    w, h = F(width), F(height)
     for y in range(height):
         v = F(y) + HALF
         at_y, at_x = places[2 * y * width :][:width], places[(2 * y + 1) * width :][:width]
         for x in range(width):
             u = F(x) + HALF
             scale = terms[6] * u + terms[7] * v + ONE
-            at_x[x] = (terms[0] * u + terms[1] * v + terms[2]) / scale - HALF
-            at_y[x] = (terms[3] * u + terms[4] * v + terms[5]) / scale - HALF
+            grid_x = (terms[0] * u + terms[1] * v + terms[2]) / (HALF * w) / scale - ONE
+            grid_y = (terms[3] * u + terms[4] * v + terms[5]) / (HALF * h) / scale - ONE
+            at_x[x] = ((grid_x + ONE) * w - ONE) / TWO
+            at_y[x] = ((grid_y + ONE) * h - ONE) / TWO
     gather(a, b, places, mode, fill, index)
 
 
@@ -528,22 +543,26 @@ def blur(a: Levels, b: Levels, sigma: Any, reach: int, taps: Floats, column: Flo
             here = a[c, y]
             for x in range(width):
                 mixed[x] = centre * F(here[x])
-            for tap in range(1, reach + 1):
-                weight = taps[tap]
-                above, below = a[c, mirrored(y - tap, height)], a[c, mirrored(y + tap, height)]
+            for tap in range(1, reach + 1, 2):  # two at a time, the last beside itself with no weight
+                second = min(tap + 1, reach)
+                w1, w2 = taps[tap], taps[second] if second > tap else ZERO
+                up1, down1 = a[c, mirrored(y - tap, height)], a[c, mirrored(y + tap, height)]
+                up2, down2 = a[c, mirrored(y - second, height)], a[c, mirrored(y + second, height)]
                 for x in range(width):
-                    mixed[x] += weight * (F(above[x]) + F(below[x]))
+                    mixed[x] += w1 * (F(up1[x]) + F(down1[x])) + w2 * (F(up2[x]) + F(down2[x]))
             for tap in range(1, reach + 1):
                 column[reach - tap] = column[reach + mirrored(tap, width)]
                 column[reach + width - 1 + tap] = column[reach + mirrored(width - 1 - tap, width)]
             out = row[:width]
             for x in range(width):
                 out[x] = centre * mixed[x] + HALF
-            for tap in range(1, reach + 1):
-                weight = taps[tap]
-                left, right = column[reach - tap :][:width], column[reach + tap :][:width]
+            for tap in range(1, reach + 1, 2):
+                second = min(tap + 1, reach)
+                w1, w2 = taps[tap], taps[second] if second > tap else ZERO
+                left1, right1 = column[reach - tap :][:width], column[reach + tap :][:width]
+                left2, right2 = column[reach - second :][:width], column[reach + second :][:width]
                 for x in range(width):
-                    out[x] += weight * (left[x] + right[x])
+                    out[x] += w1 * (left1[x] + right1[x]) + w2 * (left2[x] + right2[x])
             levels = b[c, y]
             for x in range(width):
                 levels[x] = np.uint8(np.int32(out[x]))
@@ -599,8 +618,8 @@ def mean_luma(red: Levels, green: Levels, blue: Levels) -> Any:
 
 @exact
 def mean_whole_luma(red: Levels, green: Levels, blue: Levels) -> Any:
-    """Mean of the lumas cut off to whole levels. Arguments: flat planes of at most 2**23 pixels."""
-    total = np.int32(0)
+    """Mean of the lumas cut off to whole levels. Arguments: flat planes."""
+    total = np.int64(0)
     for i in range(red.size):
         total += np.int32(RED * F(red[i]) + GREEN * F(green[i]) + BLUE * F(blue[i]))
     return F(total) / F(red.size)
@@ -911,7 +930,6 @@ def run(
     weight_y, weight_x = np.empty((most_taps, widest), np.float32), np.empty((most_taps, widest), np.float32)
     share = np.empty(widest, np.float32)
     counts = np.empty(256, np.int32)
-    corner = np.zeros(4, np.float32)
     taps = (first_y, count_y, weight_y, first_x, count_x, weight_x)
 
     for i in range(start, stop):
@@ -931,14 +949,7 @@ def run(
                 elif code == Code.WINDOW:
                     window(source, packed, height, width, int(arg[0]), int(arg[1]), arg[2] > 0, arg[3:5], b)
                 elif arg[2] <= out_h and arg[3] <= out_w and on_pixels(arg[:4]):
-                    if packed:  # an image is the same from a file and from memory, so the same kernel enlarges it
-                        corner[2], corner[3] = arg[2], arg[3]
-                        box_h, box_w = int(arg[2]), int(arg[3])
-                        box = rows_k[: channels * box_h * box_w].reshape(channels, box_h, box_w)
-                        window(source, True, height, width, int(arg[0]), int(arg[1]), False, corner[:2], box)
-                        enlarge(rows_k, box_h, box_w, corner, arg[4:6], b, first_x, share, wide, lines)
-                    else:
-                        enlarge(source, height, width, arg[:4], arg[4:6], b, first_x, share, wide, lines)
+                    enlarge(source, packed, height, width, arg[:4], arg[4:6], b, first_x, share, wide, lines)
                 else:
                     resample(source, packed, height, width, arg[:4], arg[4:6], b, taps, wide)
                 height, width = out_h, out_w

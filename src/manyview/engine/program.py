@@ -61,13 +61,14 @@ class Column:
     """One instruction for each image of a batch.
 
     code: one for all, or int64 [B]. args: float [B, k]. applied: bool [B], where it is done; everywhere by default.
-    size: (height, width) that it gives, for those that change it.
+    size: (height, width) that it gives, for those that change it. rgb: the op is for RGB alone, whatever was drawn.
     """
 
     code: Code | NDArray[np.int64]
     args: Tensor | None = None
     applied: Tensor | None = None
     size: tuple[int, int] | None = None
+    rgb: bool = False
 
     def is_one_of(self, *codes: Code) -> bool:
         """Whether all images have the same instruction, and it is among these."""

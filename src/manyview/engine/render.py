@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,8 +40,10 @@ def is_levels(images: Source) -> bool:
     """Whether these are what programs take: grey levels on the CPU."""
     if isinstance(images, Reduced):
         return True
-    first = images if isinstance(images, Tensor) else images[0] if len(images) else torch.empty(0)
-    return first.dtype == torch.uint8 and first.device.type == "cpu"
+    each = [images] if isinstance(images, Tensor) else images
+    kinds = {(image.dtype, image.device.type, image.shape[-3]) for image in each}
+    whole = all(image.numel() for image in each)
+    return whole and len(kinds) == 1 and next(iter(kinds))[:2] == (torch.uint8, "cpu")
 
 
 def sizes_of(images: Source) -> Tensor:
@@ -65,7 +66,7 @@ def render(ops: Sequence[Drawn], images: Source, repeat: int = 1) -> Tensor | li
         return None
     sizes = sizes_of(images)
     columns = _columns(ops, sizes.repeat_interleave(repeat, dim=0))
-    if images[0].shape[0] != 3 and any(np.isin(column.code, NEEDS_RGB).any() for column in columns):
+    if images[0].shape[0] != 3 and any(column.rgb or column.is_one_of(*NEEDS_RGB) for column in columns):
         return None
     alike = bool((sizes == sizes[0]).all())
     if alike or columns[0].size is not None:
