@@ -170,7 +170,7 @@ class Step(nn.Module):
         epoch: int,
         only: Collection[str] | None = None,
     ) -> dict[str, View]:
-        """All views of a batch: the same arguments give the same views, bit for bit, always.
+        """All views of a batch: the same arguments give the same views, bit for bit, on any CPU thread or process.
 
         images: uint8 [B, 3, H, W], or B images [3, H, W] of unlike sizes. labels: [B]. index: the images' indices [B].
         only: names of the views wanted; by default all.

@@ -249,7 +249,7 @@ def rehearse(step: Step, splits: Splits, together: int = 2) -> None:
     """
     with contextlib.suppress(BadImage):
         images, kept, _ = read_images(splits.train, np.arange(min(2, together, len(splits.train))))
-        step.views(images, index=splits.train.index[kept].tolist(), epoch=0)
+        step.views(images, index=splits.train.index[kept].tolist(), epoch=0, only=step.rendered_views)
     held = splits.val or splits.test
     with contextlib.suppress(BadImage):
         if held is not None:
