@@ -583,9 +583,17 @@ def test_a_signal_ends_the_run_so_that_it_can_continue(tmp_path, workers, group)
     assert lines(folder)[-1]["step"] == number
 
 
-def test_handlers_of_signals_are_given_back(plain):
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+def test_handlers_of_signals_are_given_back(tmp_path):
+    def mine(number, frame):
+        raise AssertionError("no signal was sent")
+
+    before = {number: signal.signal(number, mine) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run(tmp_path / "run")
+        assert all(signal.getsignal(number) is mine for number in before)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_public_names():
