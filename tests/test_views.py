@@ -10,6 +10,7 @@ from manyview.draws import Draws
 from manyview.errors import RecipeError
 from manyview.views import (
     ViewSpec,
+    draw_views,
     interleave,
     member_view,
     members_of,
@@ -377,6 +378,16 @@ def test_rendering_is_one_graph():
     for name in planned:
         assert torch.equal(graph[name].images, plain[name].images), name
         assert torch.equal(graph[name].target, plain[name].target), name
+
+
+def test_programs_on_the_cpu_are_not_compiled_a_second_time():
+    """`train.compile` hands over a compiled renderer, which cannot look into programs."""
+    planned, images = plan(**DSSL), photos()
+    traced = torch.compile(render_views, fullgraph=True, backend="eager")
+    ours = draw_views(planned, images, None, range(6), 3, 7, renderer=traced)
+    plain = see(planned, images)
+    for name in planned:
+        assert same_view(ours[name], plain[name])
 
 
 def test_rendering_on_a_device_asks_it_for_nothing():

@@ -26,7 +26,7 @@ from manyview.augment.op import as_float
 from manyview.augment.orbit import ORBITS, orbit, orbit_size
 from manyview.draws import Draws
 from manyview.engine.program import Lowered
-from manyview.engine.render import Reduced, Source, is_levels, render, sizes_of
+from manyview.engine.render import Reduced, Source, is_levels, render, sizes_of, together
 from manyview.errors import RecipeError, unknown
 from manyview.grammar import bind, parse_pipeline
 
@@ -350,20 +350,22 @@ def draw_views(
     seed: int,
     classes: int | None = None,
     compiled: bool = True,
-    renderer: Callable[..., dict[str, View]] | None = None,
+    renderer: Callable[..., dict[str, View]] = render_views,
 ) -> dict[str, View]:
     """Samples and renders in one. Raises RecipeError where an op does not fit the images, as a large crop.
 
-    Parameters lie where the images do. renderer: by default `render_views`; or that, through `torch.compile`.
+    Parameters lie where the images do. renderer: for images on a device, `render_views` or that through
+    `torch.compile`, which has nothing to say on programs that are compiled already.
     """
     device_type = images.device.type if isinstance(images, Tensor) else "cpu"
     try:
         # pixels do not depend on the precision that the networks are trained in
         with torch.autocast(device_type, enabled=False):
             params = sample_views(plan, sizes_of(images), index, epoch, seed)
-            if device_type != "cpu":
-                params = to_device(params, images.device)  # type: ignore[union-attr]
-            return (renderer or render_views)(plan, images, params, target, classes, compiled)
+            make = render_views
+            if isinstance(images, Tensor) and device_type != "cpu":
+                params, make = to_device(params, images.device), renderer
+            return make(plan, images, params, target, classes, compiled)
     except ValueError as error:
         raise RecipeError(f"views: {error}") from None
 
@@ -443,15 +445,6 @@ def repeated(images: Source, times: int) -> Tensor | Sequence[Tensor]:
     if isinstance(images, Tensor):
         return images.repeat_interleave(times, dim=0)
     return [image for image in images for _ in range(times)]
-
-
-def together(images: Sequence[Tensor]) -> Tensor | list[Tensor]:
-    """Images as one batch if they have one size, else as they are. Channels that lie last in memory stay there."""
-    if len({image.shape for image in images}) != 1:
-        return list(images)
-    if all(image.stride(0) == 1 for image in images):
-        return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-    return torch.stack(list(images))
 
 
 def members_of(view: View, member: int) -> tuple[Tensor, Tensor | None]:

@@ -223,8 +223,7 @@ def fractions(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 def pixels(box: Tensor, images: Tensor) -> Tensor:
     """Boxes [B, 4] in whole pixels of the images, int64, where the boxes lie."""
-    height, width = images.shape[-2:]
-    return (box.double() * torch.tensor([height, width, height, width], device=box.device)).round().long()
+    return box_pixels(box.double(), torch.tensor([images.shape[-2:]], device=box.device)).long()
 
 
 def box_pixels(box: Tensor, sizes: Tensor) -> Tensor:

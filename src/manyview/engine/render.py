@@ -80,7 +80,16 @@ def render(ops: Sequence[Drawn], images: Source, repeat: int = 1) -> Tensor | li
         for i in range(count * repeat)
     ]
     made = [one[0] for one in each if one is not None]
-    return torch.stack(made) if len({image.shape for image in made}) == 1 else made
+    return together(made)
+
+
+def together(images: Sequence[Tensor]) -> Tensor | list[Tensor]:
+    """Images as one batch if they have one size, else as they are. Channels that lie last in memory stay there."""
+    if len({image.shape for image in images}) != 1:
+        return list(images)
+    if all(image.stride(0) == 1 for image in images):
+        return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    return torch.stack(list(images))
 
 
 def _alone(images: Source, row: int) -> Source:
@@ -97,4 +106,4 @@ def _columns(ops: Sequence[Drawn], sizes: Tensor) -> list[Column]:
     return columns
 
 
-__all__ = ["Reduced", "Source", "is_levels", "render", "sizes_of"]
+__all__ = ["Reduced", "Source", "is_levels", "render", "sizes_of", "together"]

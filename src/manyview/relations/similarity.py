@@ -16,6 +16,7 @@ The authors' default is the mean squared error; its good weight depends on the f
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from manyview.distributed import gather
 from manyview.errors import unknown
 from manyview.relations.reading import Port, Reading, check_alike, same_shape
+from manyview.relations.redundancy import vicreg
 
 
 def similarity(h1: Tensor, h2: Tensor, kind: str = "mse") -> Tensor:
@@ -78,24 +80,6 @@ def _centred_rbf(h: Tensor) -> Tensor:
     return kernel - kernel.mean(dim=0) - kernel.mean(dim=1, keepdim=True) + kernel.mean()
 
 
-def _vicreg(h1: Tensor, h2: Tensor) -> Tensor:
-    variance = (_missing_spread(h1) + _missing_spread(h2)) / 2
-    covariance = _redundancy(h1) + _redundancy(h2)
-    return F.mse_loss(h1, h2) + variance + covariance / 25
-
-
-def _missing_spread(h: Tensor) -> Tensor:
-    """Mean over dimensions of max(0, 1 - std); the 1e-4 keeps the root's gradient finite at collapse."""
-    return F.relu(1 - (h.var(dim=0) + 1e-4).sqrt()).mean()
-
-
-def _redundancy(h: Tensor) -> Tensor:
-    """Sum of the squared off-diagonal covariances, over D."""
-    centred = h - h.mean(dim=0)
-    covariance = centred.T @ centred / (len(h) - 1)
-    return (covariance.square().sum() - covariance.diagonal().square().sum()) / h.shape[1]
-
-
 KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": F.mse_loss,
     "mae": F.l1_loss,
@@ -103,7 +87,7 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l2_norm": _l2_norm,
     "cosine_l2_norm": _cosine_l2_norm,
     "cka": _cka,
-    "vicreg": _vicreg,
+    "vicreg": partial(vicreg, invariance=1.0, variance=1.0, covariance=1 / 25),
 }
 
 # Not a mean over rows, so that the mean over processes is not the value on the joined batch.
