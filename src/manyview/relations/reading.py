@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from manyview.augment.op import Op
 from manyview.errors import RecipeError
 
 
@@ -15,13 +16,16 @@ class Port:
     """The shape of one readout that a relation asks for, known before any image is read.
 
     text: the readout as the recipe writes it, `logits(a)`. dim: columns. members: rows an image
-    (m of an orbit or `count`; row i*m + t is member t of image i). classes: of the data set.
+    (m of an orbit or `count`; row i*m + t is member t of image i). classes: of the data set. ops: the view's own ops,
+    by the names of their params. constant: no gradient reaches it, since it is stopped or an EMA's.
     """
 
     text: str
     dim: int
     members: int = 1
     classes: int = 0
+    ops: Mapping[str, Op] = field(default_factory=dict)
+    constant: bool = False
 
     def __repr__(self) -> str:
         return self.text
