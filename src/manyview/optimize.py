@@ -1,19 +1,22 @@
-"""Optimisers and schedules by name, from timm; durations in epochs or steps."""
+"""Optimisers and schedules by name, from timm; rules for parts of the networks; durations in epochs or steps."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from manyview.errors import RecipeError, unknown
+from manyview.errors import RecipeError, RunError, unknown
 from manyview.grammar import Call, bind, check_arguments, parse_call
 
 if TYPE_CHECKING:
@@ -114,33 +117,150 @@ def _warmup(steps: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"warmup_t": steps, "warmup_lr_init": first, "warmup_prefix": True, "t_in_epochs": False}
 
 
+@dataclass(frozen=True)
+class Rules:
+    """Arguments of `train.optimizer` that are ours and not the optimiser's.
+
+    decay_norms: False takes biases and norms out of weight decay. constant: parts of the networks whose lr stays as it
+    is through warm-up and schedule, one name or several, such as SimSiam's predictor (Chen & He, CVPR 2021, section
+    4.2). scale: part -> factor of its lr. For the names of parts see `parts_of`.
+    """
+
+    decay_norms: bool = True
+    constant: str | Sequence[str] = ()
+    scale: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.decay_norms, bool):
+            raise ValueError(f"decay_norms must be True or False, got {self.decay_norms!r}")
+        if not isinstance(self.constant, (str, tuple, list)) or not all(isinstance(part, str) for part in self.held):
+            raise ValueError(f"constant names one part in quotes, 'p', or several, ('p', 'z'), got {self.constant!r}")
+        if not isinstance(self.scale, dict) or not all(isinstance(part, str) for part in self.scale):
+            raise ValueError(f"scale gives a factor to each part, as in {{'backbone': 0.1}}, got {self.scale!r}")
+        for part, factor in self.scale.items():
+            _check_rate(f"scale of '{part}'", factor)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The parts with a constant lr."""
+        return (self.constant,) if isinstance(self.constant, str) else tuple(self.constant)
+
+
+def parts_of(name: str) -> list[str]:
+    """What a recipe may call the part of a step that a parameter of this name belongs to.
+
+    `backbone` or a head, in all branches or as `online.p` in one; for a relation's own modules the relation's name.
+    """
+    match name.split("."):
+        case ["branches", branch, "backbone", *_]:
+            return ["backbone", f"{branch}.backbone"]
+        case ["branches", branch, "heads", head, *_]:
+            return [head, f"{branch}.{head}"]
+        case ["relations", relation, *_]:
+            return [relation]
+    return []
+
+
+def parameter_groups(module: nn.Module, weight_decay: float, rules: Rules) -> list[dict[str, Any]]:
+    """All parameters that need gradients, each in one group: {params, weight_decay, constant, scale}.
+
+    What the module's `no_weight_decay()` names or matches never decays. Without rules for parts the groups are those of
+    timm. Raises ValueError for parts that do not exist, and for a part whose lr is scaled under two names.
+    """
+    spared = getattr(module, "no_weight_decay", set)()
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    known: set[str] = set()
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        parts = parts_of(name)
+        known.update(parts)
+        scaled = [part for part in parts if part in rules.scale]
+        if len(scaled) > 1:
+            raise ValueError(f"scale has '{scaled[0]}' and '{scaled[1]}', which are the same part; keep one")
+        bare = not rules.decay_norms and (parameter.ndim <= 1 or name.endswith(".bias"))
+        decays = not bare and not any(fnmatch(name, pattern) for pattern in spared)
+        key = (
+            any(part in rules.held for part in parts),
+            float(rules.scale[scaled[0]]) if scaled else 1.0,
+            weight_decay if decays else 0.0,
+        )
+        groups.setdefault(key, []).append(parameter)
+    for part in (*rules.held, *rules.scale):
+        if part not in known:
+            raise ValueError(unknown("part", part, known))
+    return [
+        {"params": groups[key], "weight_decay": key[2], "constant": key[0], "scale": key[1]} for key in sorted(groups)
+    ]
+
+
 def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimiser of that name over all parameters that need gradients.
+    """timm's optimiser of that name over all parameters that need gradients, in the groups of `parameter_groups`.
 
     `decay_norms=False` leaves biases and norms out of weight decay; the papers' scripts decay all, so it is True here.
+    `lars` (You et al., 2017) with it also leaves them out of its layer-wise rates, as SimCLR and BYOL do, since timm's
+    adapts only what decays; as in BYOL's code, and other than in SimCLR's, lr is not in the momentum.
+    Raises RecipeError for parts that the module does not have and for what the optimiser refuses.
     """
     call = parse_call(train.optimizer, "train.optimizer")
-    options = dict(call.kwargs)
-    decay_norms = options.pop("decay_norms", True)
+    options, ours = _split(call)
     if call.name == "sgd":
         options.setdefault("nesterov", False)  # as in torch and the papers; timm's own "sgd" has it on
     try:
-        return create_optimizer_v2(module, opt=call.name, filter_bias_and_bn=not decay_norms, **options)
+        groups = parameter_groups(module, options.pop("weight_decay", 0.0), Rules(**ours))
+        optimizer = create_optimizer_v2(groups, opt=call.name, **options)
+        if optimizer.defaults["lr"] is None:
+            raise ValueError(f"give the learning rate, as in {call.name}(lr=0.01)")
     except (TypeError, ValueError) as error:
         raise RecipeError(f"train.optimizer: {call}: {error}") from None
+    for group in optimizer.param_groups:
+        group["lr"] *= group["scale"]
+    return optimizer
+
+
+def _split(call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A call's arguments: the optimiser's, and ours."""
+    names = [rule.name for rule in fields(Rules)]
+    ours = {key: value for key, value in call.kwargs.items() if key in names}
+    return {key: value for key, value in call.kwargs.items() if key not in names}, ours
 
 
 def make_schedule(train: Train, optimizer: torch.optim.Optimizer, clock: Clock) -> Callable[[int], float]:
-    """A function that sets the lr for a step and returns it. It depends on the step alone, so a run can resume."""
+    """A function that sets the lr for a step and returns it. It depends on the step alone, so a run can resume.
+
+    Groups of `make_optimizer` with `constant` keep the optimiser's lr, and all are multiplied by their `scale`; what is
+    returned is the lr of the others.
+    """
     call = parse_call(train.schedule, "train.schedule")
-    scheduler = bind(SCHEDULES[call.name], call, "train.schedule", optimizer=optimizer, clock=clock)
+    peak = float(optimizer.defaults["lr"])
+    plain = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)  # what the schedule is computed on
+    scheduler = bind(SCHEDULES[call.name], call, "train.schedule", optimizer=plain, clock=clock)
     every = clock.steps_per_epoch if call.kwargs.get("per") == "epoch" else 1
 
     def set_lr(step: int) -> float:
         scheduler.step_update(step // every * every)
-        return float(optimizer.param_groups[0]["lr"])
+        lr = float(plain.param_groups[0]["lr"])
+        for group in optimizer.param_groups:
+            group["lr"] = (peak if group.get("constant") else lr) * group.get("scale", 1.0)
+        return lr
 
     return set_lr
+
+
+def sync_batchnorm(step: nn.Module, processes: int, device: torch.device) -> None:
+    """Makes every BatchNorm inside the step take its moments over the images of all processes, in place.
+
+    Parameters, buffers and their names stay the same. One process has nothing to synchronise, and nothing is changed.
+    Raises RunError on CPUs, where torch cannot.
+    """
+    if processes == 1:
+        return
+    if device.type == "cpu":
+        raise RunError(
+            f"train.sync_batchnorm: torch synchronises BatchNorm on GPUs only, and these {processes} processes run on "
+            "CPUs; set train.sync_batchnorm=false, or use one process"
+        )
+    convert_sync_batchnorm(step)
 
 
 def check_training(train: Train) -> None:
@@ -154,14 +274,22 @@ def check_training(train: Train) -> None:
         raise RecipeError(f"train.optimizer: {unknown('optimizer', call.name, list_optimizers())}")
     if call.args:
         raise RecipeError(f"train.optimizer: write arguments by name, as in {call.name}(lr=0.1), got {call}")
+    options, ours = _split(call)
     try:
+        optimizer = get_optimizer_class(call.name, bind_defaults=False)
         for key in ("lr", "weight_decay"):
-            _check_rate(key, call.kwargs.get(key, 0.0))
+            _check_rate(key, options.get(key, 0.0))
+        Rules(**ours)
+    except (AssertionError, ImportError) as error:  # timm's way to say what an optimiser lacks here
+        raise RecipeError(f"train.optimizer: {call.name}: {error}") from None
     except ValueError as error:
         raise RecipeError(f"train.optimizer: {error}") from None
-    given = {key: value for key, value in call.kwargs.items() if key != "decay_norms"}
-    optimizer = get_optimizer_class(call.name, bind_defaults=False)
-    check_arguments(optimizer, Call(call.name, (), given), "train.optimizer", {"params": None})
+    names = [name for name in inspect.signature(optimizer).parameters if name != "params"]
+    names += [rule.name for rule in fields(Rules)]
+    for key in options:
+        if key not in names:
+            raise RecipeError(f"train.optimizer: {call.name}: {unknown('argument', key, names)}")
+    check_arguments(optimizer, Call(call.name, (), options), "train.optimizer", {"params": None})
 
     call = parse_call(train.schedule, "train.schedule")
     if call.name not in SCHEDULES:
