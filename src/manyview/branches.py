@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import timm
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from manyview import backbones
+from manyview.ema import Ema, follow
 from manyview.errors import RecipeError, unknown
 from manyview.grammar import Call, Name, bind, check_name, parse_call
 from manyview.heads import HEADS, Built, pooled
@@ -43,7 +44,8 @@ class BranchSpec:
 
     normalize: (mean, std) of each channel, or one of each for all; None takes the backbone's own for RGB, and 0.5 for
     other channels. init_std: draws the weights of all convolutions and linear layers from N(0, init_std), as AgMax's
-    configurations do (0.2); None leaves them as timm and torch draw them.
+    configurations do (0.2); None leaves them as timm and torch draw them. ema: for a branch that follows another, whose
+    backbone and heads it has.
     """
 
     name: str
@@ -52,11 +54,39 @@ class BranchSpec:
     joint: bool = True
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     init_std: float | None = None
+    ema: Ema | None = None
 
     @property
     def readouts(self) -> list[str]:
         """Names a relation may read."""
         return list(dict.fromkeys([FEATURES, LOGITS, *self.heads]))
+
+
+def parse_branches(raw: Mapping[str, Any], channels: int = 3) -> dict[str, BranchSpec]:
+    """All branches by name, in the order of the recipe. channels: of the images. Raises RecipeError."""
+    own = {name: parse_branch(name, each, channels) for name, each in raw.items() if not _is_ema(each)}
+    if not own:
+        raise RecipeError("branches: at least one branch is needed, such as net: {backbone: resnet18}")
+    return {name: own[name] if name in own else _parse_ema(name, each, own, raw) for name, each in raw.items()}
+
+
+def _is_ema(raw: Any) -> bool:
+    return isinstance(raw, str) and raw.strip().startswith("ema")
+
+
+def _parse_ema(name: str, text: str, own: Mapping[str, BranchSpec], raw: Mapping[str, Any]) -> BranchSpec:
+    where = f"branches.{name}"
+    check_name(name, where)
+    call = parse_call(text, where)
+    if call.name != "ema":
+        raise RecipeError(f"{where}: expected a mapping with a backbone, or ema(online), got {text!r}")
+    ema = bind(Ema, call, where)
+    followed = ema.of.text
+    if followed in raw and followed not in own:
+        raise RecipeError(f"{where}: '{followed}' is itself an EMA; follow the branch that is trained")
+    if followed not in own:
+        raise RecipeError(f"{where}: {unknown('branch', followed, own, 'branches')}")
+    return replace(own[followed], name=name, ema=ema)
 
 
 def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
@@ -221,7 +251,7 @@ class Branch(nn.Module):
 
         Returns pair -> [rows, dim]. A member whose family is read as well is a slice of it and costs nothing.
         """
-        needed = self._with_inputs(wanted)
+        needed = self.with_inputs(wanted)
         read = {view for _, view in needed}
         roots = {view: _family_read(view, read) for view in read}
         order = [view for view in dict.fromkeys(_order(views)) if view in set(roots.values())]
@@ -256,11 +286,28 @@ class Branch(nn.Module):
         found = values.get((name, view))
         return _member(values[name, roots[view]], view, views) if found is None else found
 
-    def _with_inputs(self, wanted: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+    def with_inputs(self, wanted: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Pairs (readout, view) that are asked for, and those that are computed on the way."""
         needed = set(wanted)
         for head, source in reversed(self.inputs.items()):
             needed |= {(source, view) for name, view in set(needed) if name == head}
         return sorted(needed)  # a set's order changes from process to process, and with it the sums over rows
+
+    def begin_as(self, online: Branch) -> None:
+        """Makes this branch, an EMA, a copy of the one it follows. Raises RecipeError for heads that nothing trains."""
+        for head in self.heads:
+            if head not in online.heads:
+                raise RecipeError(
+                    f"branches.{self.spec.name}: {head} is read of the EMA, but no relation trains {online.spec.name}'s"
+                )
+        theirs = online.state_dict()
+        self.load_state_dict({name: theirs[name] for name in self.state_dict()})
+        self.requires_grad_(False)
+
+    def follow(self, online: Branch, progress: float) -> None:
+        """Moves this branch, an EMA, towards the one it follows; progress of the run: 0 to 1."""
+        assert self.spec.ema is not None
+        follow(self, online, self.spec.ema.at(progress))
 
     def members(self, head: str | None) -> int:
         """How many members of an orbit a head tells apart; 1 for a head that tells none."""

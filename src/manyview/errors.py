@@ -39,3 +39,7 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ";"
     return f"unknown {kind} '{name}'{hint} {plural or kind + 's'}: {', '.join(names) or 'none'}"
+
+
+class ManyviewWarning(UserWarning):
+    """A recipe that can be trained but hardly means what it says; the command line shows it as one line."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -44,6 +44,14 @@ class Read:
         """The views that must be drawn for it: its own, and those it is mixed like."""
         return (self.view, *(function.like for function in self.functions if isinstance(function, Mix)))
 
+    def exchanged(self, views: Mapping[str, str]) -> Read:
+        """The same readout with views put in the place of others."""
+        functions = tuple(
+            replace(function, like=views.get(function.like, function.like)) if isinstance(function, Mix) else function
+            for function in self.functions
+        )
+        return replace(self, view=views.get(self.view, self.view), functions=functions)
+
     def __str__(self) -> str:
         text = f"{self.name}({self.view})"
         for function in self.functions:
@@ -52,21 +60,51 @@ class Read:
 
 
 @dataclass(frozen=True)
-class RelationPlan:
-    """One line of `relations:`, parsed and checked but for shapes."""
+class Arguments:
+    """The readouts that a relation is called with."""
 
-    name: str
-    text: str
-    factory: type[nn.Module]
     reads: tuple[Read, ...]
     named_reads: dict[str, Read]
-    options: dict[str, Any] = field(default_factory=dict)
-    weight: Weight = field(default_factory=Weight)
 
     @property
     def all_reads(self) -> tuple[Read, ...]:
         """Positional and named readouts."""
         return (*self.reads, *self.named_reads.values())
+
+    def exchanged(self, views: Mapping[str, str]) -> Arguments:
+        """The same readouts with views put in the place of others."""
+        named = {key: read.exchanged(views) for key, read in self.named_reads.items()}
+        return Arguments(tuple(read.exchanged(views) for read in self.reads), named)
+
+
+@dataclass(frozen=True)
+class RelationPlan:
+    """One line of `relations:`, parsed and checked but for shapes.
+
+    calls: what the relation is called with; twice, the second time with its two views exchanged, where `swapped`.
+    """
+
+    name: str
+    text: str
+    factory: type[nn.Module]
+    calls: tuple[Arguments, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    weight: Weight = field(default_factory=Weight)
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """Positional readouts of the first call."""
+        return self.calls[0].reads
+
+    @property
+    def named_reads(self) -> dict[str, Read]:
+        """Named readouts of the first call."""
+        return self.calls[0].named_reads
+
+    @property
+    def all_reads(self) -> tuple[Read, ...]:
+        """All readouts of all calls."""
+        return tuple(read for call in self.calls for read in call.all_reads)
 
 
 FUNCTIONS = {
@@ -88,6 +126,7 @@ def plan_relations(
             raise RecipeError(f"{where}: {unknown('relation', call.name, RELATIONS)}")
         options = dict(call.kwargs)
         weight = parse_weight(options.pop("weight", 1.0), where)
+        swapped = options.pop("swapped", False)
         reads = tuple(_parse_read(value, where, branches, views) for value in call.args)
         named = {k: _parse_read(v, where, branches, views) for k, v in options.items() if isinstance(v, Call)}
         literal = {key: value for key, value in options.items() if key not in named}
@@ -96,18 +135,30 @@ def plan_relations(
                 raise RecipeError(f"{where}: {call.name}: put quotes round {key}='{value}'")
         check_arguments(RELATIONS[call.name], Call(call.name, call.args, options), where)
         _check_kinds(RELATIONS[call.name], call.name, options, where)
-        taken = [plan.name for plan in plans]
-        name = unique_name(call.name, taken)
-        plans.append(RelationPlan(name, str(text).strip(), RELATIONS[call.name], reads, named, literal, weight))
+        calls = _calls(Arguments(reads, named), swapped, f"{where}: {call.name}")
+        name = unique_name(call.name, [plan.name for plan in plans])
+        plans.append(RelationPlan(name, str(text).strip(), RELATIONS[call.name], calls, literal, weight))
     if not plans:
         raise RecipeError("relations: at least one relation is needed, such as cross_entropy(logits(a))")
     return plans
 
 
+def _calls(arguments: Arguments, swapped: Any, where: str) -> tuple[Arguments, ...]:
+    """One call, or with `swapped=True` a second one with the two views exchanged."""
+    if not isinstance(swapped, bool):
+        raise RecipeError(f"{where}: swapped is True or False, got {swapped!r}")
+    if not swapped:
+        return (arguments,)
+    views = list(dict.fromkeys(view for read in arguments.all_reads for view in read.views))
+    if len(views) != 2:
+        raise RecipeError(f"{where}: swapped=True exchanges two views; this line reads {', '.join(views)}")
+    return arguments, arguments.exchanged({views[0]: views[1], views[1]: views[0]})
+
+
 def _check_kinds(factory: type[nn.Module], name: str, options: Mapping[str, Any], where: str) -> None:
     """Raises RecipeError where a readout is given for a plain value, or the other way round."""
     for key, parameter in inspect.signature(factory).parameters.items():
-        is_read = parameter.annotation in (Port, Port.__name__)
+        is_read = str(parameter.annotation).removesuffix(" | None") in (str(Port), Port.__name__)
         if key in options and is_read != isinstance(options[key], Call):
             wanted = "a readout such as h(a)" if is_read else "a plain value"
             raise RecipeError(f"{where}: {name}: {key} is {wanted}, got {options[key]}")
@@ -145,6 +196,8 @@ def _parse_read(value: Any, where: str, branches: Mapping[str, BranchSpec], view
         if branch not in branches:
             raise RecipeError(f"{where}: {unknown('branch', branch, branches, 'branches')}")
         owners = [spec for spec in owners if spec.name == branch]
+    else:
+        owners = [spec for spec in owners if spec.ema is None]  # a teacher is always named
     if not owners:
         known = [readout for spec in branches.values() for readout in spec.readouts]
         raise RecipeError(f"{where}: {unknown('readout', value.name, {*known, *FUNCTIONS})}")

@@ -13,9 +13,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from manyview.augment import OPS
-from manyview.branches import BranchSpec, parse_branch
+from manyview.branches import BranchSpec, parse_branches
 from manyview.data.decode import MOST_CHANNELS, Stored
 from manyview.data.sources import bind_source
+from manyview.ema import Ema
 from manyview.errors import ManyviewError, RecipeError, unknown
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
@@ -130,10 +131,7 @@ class Recipe(_Frozen):
     @cached_property
     def branch_plan(self) -> dict[str, BranchSpec]:
         """Branches, parsed."""
-        if not self.branches:
-            raise RecipeError("branches: at least one branch is needed, such as net: {backbone: resnet18}")
-        channels = self.data.channels or 3
-        return {name: parse_branch(name, raw, channels) for name, raw in self.branches.items()}
+        return parse_branches(self.branches, self.data.channels or 3)
 
     @cached_property
     def relation_plan(self) -> list[RelationPlan]:
@@ -371,7 +369,7 @@ def _set_in_call(text: str, path: list[str], value: Any, where: str) -> str:
 
 def _factory(name: str) -> Any:
     """What a call builds, for the names of its positions; None where all arguments have names."""
-    known: dict[str, Any] = {**RELATIONS, **OPS, **SCHEDULES, **PROTOCOLS}
+    known: dict[str, Any] = {"ema": Ema, **RELATIONS, **OPS, **SCHEDULES, **PROTOCOLS}
     return known.get(name)
 
 

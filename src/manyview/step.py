@@ -21,10 +21,11 @@ from manyview.augment.mix import mix_rows, mix_target, on_rows
 from manyview.augment.op import as_float
 from manyview.augment.orbit import orbit
 from manyview.branches import FEATURES, LOGITS, Branch
+from manyview.ema import Ema
 from manyview.errors import RecipeError
 from manyview.readouts import Mix, Read, RelationPlan
 from manyview.recipe import Recipe
-from manyview.relations import Port, Reading
+from manyview.relations import HasState, Port, Reading
 from manyview.relations.joint import aggregate
 from manyview.relations.weight import Moment
 from manyview.views import (
@@ -46,6 +47,7 @@ class Output(TypedDict):
     loss: Tensor
     terms: dict[str, Tensor]
     output: Tensor | None  # class scores of the first classified view [B, classes], without gradient
+    z: list[Tensor]  # projections z (features h, where there are none) of one or two views [B, dim], without gradient
     z_std: Tensor  # spread of the L2-normalised features: 1/sqrt(dim) when spread evenly, 0 at collapse
 
 
@@ -65,27 +67,23 @@ class Step(nn.Module):
         self.recipe = recipe
         self.num_classes = num_classes
         self.total_steps = total_steps or recipe.train.steps
-        self.updates = 0
+        self.updates = self._epoch = 0
         self.plan = recipe.train_views
         self.test_plan = {name: view for name, view in recipe.view_plan.items() if name == TEST}
         relations = recipe.relation_plan
         reads = [read for relation in relations for read in relation.all_reads]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.branches = nn.ModuleDict(
-                {
-                    name: Branch(
-                        spec,
-                        num_classes,
-                        self.plan,
-                        {read.name for read in reads if read.branch == name},
-                        pretrained,
-                        recipe.data.channels or 3,
-                    )
-                    for name, spec in recipe.branch_plan.items()
-                    if any(read.branch == name for read in reads)
-                }
-            )
+            self.branches = nn.ModuleDict()
+            # an EMA comes after what it follows, which it begins as
+            for name, spec in sorted(recipe.branch_plan.items(), key=lambda item: item[1].ema is not None):
+                used = {read.name for read in reads if read.branch == name}
+                if used:
+                    own = pretrained and spec.ema is None
+                    channels = recipe.data.channels or 3
+                    self.branches[name] = Branch(spec, num_classes, self.plan, used, own, channels)
+                    if spec.ema is not None:
+                        self.branch(name).begin_as(self._followed(spec.ema))
             self.relations = nn.ModuleDict({plan.name: self._build(plan) for plan in relations})
         self.average = ModelEmaV3(self.main, decay=recipe.train.ema) if recipe.train.ema else None
         if self.average is not None:
@@ -93,11 +91,11 @@ class Step(nn.Module):
         self.rendered_views = list(recipe.seen_views)
         self._renderer = render_views
         self._classified = self._first_classified(relations)
-        self._spread = _spread_read(reads)
+        self._watched = self._to_watch()
 
     @property
     def main(self) -> Branch:
-        """The branch that is evaluated and exported: the first."""
+        """The branch that is evaluated and exported: the first that is no EMA."""
         return self.branch(next(iter(self.branches)))
 
     @property
@@ -119,6 +117,11 @@ class Step(nn.Module):
     def branch(self, name: str) -> Branch:
         """A branch by name."""
         return self.branches[name]  # type: ignore[return-value]
+
+    def _followed(self, ema: Ema) -> Branch:
+        if ema.of.text not in self.branches:
+            raise RecipeError(f"branches: an EMA follows '{ema.of}', but no relation reads that branch")
+        return self.branch(ema.of.text)
 
     def _build(self, plan: RelationPlan) -> nn.Module:
         where = f"relations.{self.recipe.relation_plan.index(plan)}: {plan.text}"
@@ -152,7 +155,9 @@ class Step(nn.Module):
                         f"{read.name}({read.view}) has {dim} columns for {members} members"
                     )
                 dim, members = dim // members, 1
-        return Port(str(read), dim, members, self.num_classes)
+        constant = "stop" in read.functions or branch.spec.ema is not None
+        ops = {planned.name: planned.op for planned in self.plan[base].ops}
+        return Port(str(read), dim, members, self.num_classes, ops, constant)
 
     def _members(self, view: str) -> int:
         """Rows an image of a view, or of a member such as `r.0`."""
@@ -229,10 +234,15 @@ class Step(nn.Module):
                 raise ValueError("step(images, labels, index=…): draws depend on the images' indices")
             views = self.views(images, labels, index=index, epoch=epoch, only=self.rendered_views)
 
+        self._epoch = epoch
         values: dict[tuple[str, str, str], Tensor] = {}
-        for name, branch in self.branches.items():
+        for name in self.branches:
+            branch = self.branch(name)
             wanted = {(read.name, read.view) for read in self._reads() if read.branch == name}
-            read = branch(views, sorted(wanted))
+            if branch is self.main:
+                wanted |= set(self._watched)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and branch.spec.ema is None):
+                read = branch(views, sorted(wanted))
             values.update({(name, *pair): value for pair, value in read.items()})
 
         terms: dict[str, Tensor] = {}
@@ -240,21 +250,30 @@ class Step(nn.Module):
         device_type = next(iter(values.values())).device.type
         with torch.autocast(device_type, enabled=False):
             for plan in self.recipe.relation_plan:
-                positional = [self._reading(read, values, views) for read in plan.reads]
-                named = {key: self._reading(read, values, views) for key, read in plan.named_reads.items()}
-                result = self.relations[plan.name](*positional, **named)
                 weight = plan.weight.at(replace(moment, relation=plan.name))
-                if isinstance(result, Tensor):
-                    terms[plan.name] = weight * result
-                else:
-                    terms.update({f"{plan.name}.{part}": weight * value for part, value in result.items()})
+                for call in plan.calls:
+                    positional = [self._reading(read, values, views) for read in call.reads]
+                    named = {key: self._reading(read, values, views) for key, read in call.named_reads.items()}
+                    result = self.relations[plan.name](*positional, **named)
+                    parts = {"": result} if isinstance(result, Tensor) else result
+                    for part, value in parts.items():
+                        term = f"{plan.name}.{part}" if part else plan.name
+                        terms[term] = terms[term] + weight * value if term in terms else weight * value
             loss = torch.stack(list(terms.values())).sum()
-        spread = values[self._spread.branch, self._spread.name, self._spread.view].detach().float()
-        z_std = nn.functional.normalize(spread, dim=1).std(dim=0, correction=0).mean()
-        return {"loss": loss, "terms": terms, "output": self._scores(values), "z_std": z_std}
+        z = [values[(self.main.spec.name, *pair)].detach().float() for pair in self._watched]
+        z_std = nn.functional.normalize(z[0], dim=1).std(dim=0, correction=0).mean()
+        return {"loss": loss, "terms": terms, "output": self._scores(values), "z": z, "z_std": z_std}
 
     def after_step(self) -> None:
-        """To be called after every update of the optimiser: averages, queues and schedules move on."""
+        """To be called after every update of the optimiser: EMAs, queues, prototypes and schedules move on."""
+        progress = self._progress(self._epoch)
+        for name in self.branches:
+            branch = self.branch(name)
+            if branch.spec.ema is not None:
+                branch.follow(self._followed(branch.spec.ema), progress)
+        for relation in self.relations.values():
+            if isinstance(relation, HasState):
+                relation.after_step()
         self.updates += 1
         if self.average is not None:
             self.average.update(self.main)
@@ -285,6 +304,15 @@ class Step(nn.Module):
                 target = None if target is None else target[::members]
                 members = 1
         return Reading(value, target, view.params, members)
+
+    def _to_watch(self) -> list[tuple[str, str]]:
+        """(readout, view) of the main branch whose spread tells a collapse; of two views where there are two."""
+        name = "z" if "z" in self.main.dims else FEATURES
+        wanted = [(read.name, read.view) for read in self._reads() if read.branch == self.main.spec.name]
+        views = {view for found, view in self.main.with_inputs(wanted) if found == name or name == FEATURES}
+        order = [view for made in self.plan for view in (made, *(f"{made}.{t}" for t in range(self._members(made))))]
+        found = sorted(views, key=lambda view: (self._members(view) > 1, order.index(view)))
+        return [(name, view) for view in found[: 1 if self._members(found[0]) > 1 else 2]]
 
     def _first_classified(self, relations: Sequence[RelationPlan]) -> Read | None:
         """The first readout that holds class scores: the classifier's, or a joint head's."""
@@ -363,15 +391,6 @@ def _view(views: Mapping[str, View], name: str) -> View:
     """A view, or a member such as `r.0`."""
     base, _, member = name.partition(".")
     return member_view(views[base], int(member)) if member else views[base]
-
-
-def _spread_read(reads: Sequence[Read]) -> Read:
-    """The readout whose spread is watched: the first projection `z`, else the first features, else the first of all."""
-    for name in ("z", FEATURES):
-        for read in reads:
-            if read.name == name:
-                return read
-    return reads[0]
 
 
 __all__ = ["Output", "Step"]

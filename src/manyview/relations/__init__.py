@@ -5,21 +5,32 @@ from __future__ import annotations
 from torch import nn
 
 from manyview.relations.agmax import AgMax, Agreement
+from manyview.relations.contrastive import InfoNce, NtXent, SupervisedContrastive
+from manyview.relations.cosine import Cosine
 from manyview.relations.cross_entropy import CrossEntropy
 from manyview.relations.jensen_shannon import JensenShannon
 from manyview.relations.joint import Distill, JointCrossEntropy, OrbitCrossEntropy
-from manyview.relations.reading import Port, Reading
+from manyview.relations.reading import HasState, Port, Reading
+from manyview.relations.redundancy import BarlowTwins, VicReg
 from manyview.relations.similarity import Similarity
+from manyview.relations.swav import SwAV
 
 RELATIONS: dict[str, type[nn.Module]] = {
     "agmax": AgMax,
     "agreement": Agreement,
+    "barlow_twins": BarlowTwins,
+    "cosine": Cosine,
     "cross_entropy": CrossEntropy,
     "distill": Distill,
+    "info_nce": InfoNce,
     "jensen_shannon": JensenShannon,
     "joint_cross_entropy": JointCrossEntropy,
+    "nt_xent": NtXent,
     "orbit_cross_entropy": OrbitCrossEntropy,
     "similarity": Similarity,
+    "supervised_contrastive": SupervisedContrastive,
+    "swav": SwAV,
+    "vicreg": VicReg,
 }
 
-__all__ = ["RELATIONS", "Port", "Reading"]
+__all__ = ["RELATIONS", "HasState", "Port", "Reading"]

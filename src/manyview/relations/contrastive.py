@@ -19,13 +19,17 @@ time, and made again in the backward pass: memory grows with chunk * N, at the p
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from manyview.augment.op import check_whole
+from manyview.distributed import gather
 from manyview.relations.precision import check_temperature, in_float32
-from manyview.relations.reading import same_shape
+from manyview.relations.reading import Port, Reading, check_alike, check_labels, check_single, same_shape
 
 
 @in_float32
@@ -112,3 +116,83 @@ def supervised_contrastive(z: Tensor, labels: Tensor, temperature: float) -> Ten
     # the mean over positives of <z_i, z_p> is <z_i, mean of z_p>
     positives = (z * (alike.to(z.dtype) @ z)).sum(dim=1) / count.clamp_min(1) / temperature
     return ((_log_sum_others(z, temperature) - positives) * (count > 0)).mean()
+
+
+class NtXent(nn.Module):
+    """`nt_xent(z(a), z(b), temperature=0.2)`: SimCLR's loss, over the images of all processes.
+
+    chunk: rows of logits held at a time, for large batches; see `functional.nt_xent`.
+    """
+
+    def __init__(self, a: Port, b: Port, *, temperature: float = 0.2, chunk: int | None = None) -> None:
+        super().__init__()
+        check_alike(a, b)
+        check_single(a, b)
+        check_temperature(temperature)
+        if chunk is not None:
+            check_whole("chunk", chunk)
+        self.temperature, self.chunk = temperature, chunk
+
+    def forward(self, a: Reading, b: Reading) -> Tensor:
+        return nt_xent(gather(a.value), gather(b.value), self.temperature, self.chunk)
+
+
+class InfoNce(nn.Module):
+    """`info_nce(z(a), toward=teacher.z(b), queue=65536, temperature=0.2)`: MoCo's loss; owns the queue.
+
+    queue: how many keys of earlier images are the negatives, [queue, dim], at first random directions (as in the
+    official code). After an update the keys of its batch, of all processes, take the place of the oldest; where they
+    do not fill the rest of the queue evenly they wrap around, and of more than it holds the last remain.
+    The official AugSelf code puts the queries into the queue; the paper, and we, the keys.
+    """
+
+    def __init__(self, query: Port, *, toward: Port, queue: int = 65536, temperature: float = 0.2) -> None:
+        super().__init__()
+        check_alike(query, toward)
+        check_single(query, toward)
+        check_whole("queue", queue)
+        check_temperature(temperature)
+        self.temperature = temperature
+        self.register_buffer("queue", F.normalize(torch.randn(queue, query.dim), dim=1))
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
+        self.queue: Tensor
+        self.oldest: Tensor
+        self._keys: list[Tensor] = []  # of the update under way
+
+    def forward(self, query: Reading, *, toward: Reading) -> Tensor:
+        if self.training:
+            self._keys.append(gather(F.normalize(toward.value.detach().float(), dim=1)))
+        return info_nce(query.value, toward.value, self.queue, self.temperature)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Puts the keys of the update into the queue."""
+        if not self._keys:
+            return
+        size = len(self.queue)
+        keys = torch.cat(self._keys)[-size:]
+        places = (self.oldest + torch.arange(len(keys), device=keys.device)) % size
+        self.queue[places] = keys.to(self.queue.dtype)
+        self.oldest.copy_((self.oldest + len(keys)) % size)
+        self._keys = []
+
+
+class SupervisedContrastive(nn.Module):
+    """`supervised_contrastive(z(a), z(b), temperature=0.1)`, over the rows of all views and processes."""
+
+    def __init__(self, *views: Port, temperature: float = 0.1) -> None:
+        super().__init__()
+        if not views:
+            raise ValueError("supervised_contrastive reads at least one view, as in supervised_contrastive(z(a), z(b))")
+        for view in views[1:]:
+            check_alike(replace(views[0], members=view.members), view)
+        check_temperature(temperature)
+        self.temperature, self.classes = temperature, views[0].classes
+
+    def forward(self, *views: Reading) -> Tensor:
+        targets = [view.target for view in views if view.target is not None and view.target.ndim == 1]
+        if len(targets) < len(views):
+            raise ValueError("supervised_contrastive needs one label a row; pass labels, and mix none of its views")
+        labels = gather(torch.cat(targets))
+        check_labels(labels, self.classes)
+        return supervised_contrastive(gather(torch.cat([view.value for view in views])), labels, self.temperature)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -45,6 +46,14 @@ class Reading:
     members: int = 1
 
 
+@runtime_checkable
+class HasState(Protocol):
+    """A relation whose buffers or weights move on after every update of the optimiser."""
+
+    def after_step(self) -> None:
+        """What a queue takes in, or what keeps prototypes of unit length."""
+
+
 def check_classifies(port: Port, columns: int | None = None) -> None:
     """Raises RecipeError unless the port has one column a class (or `columns`)."""
     wanted = port.classes if columns is None else columns
@@ -73,6 +82,13 @@ def check_labels(labels: Tensor, classes: int) -> None:
     if labels.device.type == "cpu" and labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
         wrong = labels[(labels < 0) | (labels >= classes)][0]
         raise ValueError(f"label {int(wrong)} is outside [0, {classes})")
+
+
+def check_single(*ports: Port) -> None:
+    """Raises RecipeError for a family of views where one row an image is needed."""
+    for port in ports:
+        if port.members > 1:
+            raise RecipeError(f"{port.text} has {port.members} rows an image; name one member, as in r.0")
 
 
 def same_shape(*tensors: Tensor) -> None:

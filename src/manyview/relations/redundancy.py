@@ -22,10 +22,11 @@ not quite the paper's; here the variance is only kept from falling under 1e-8. A
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from manyview.distributed import gather
 from manyview.relations.precision import in_float32
-from manyview.relations.reading import same_shape
+from manyview.relations.reading import Port, Reading, check_alike, same_shape
 
 
 @in_float32
@@ -81,3 +82,38 @@ def _check(z1: Tensor, z2: Tensor, name: str) -> None:
     same_shape(z1, z2)
     if len(z1) < 2:
         raise ValueError(f"{name} compares dimensions over at least two rows, got {len(z1)}")
+
+
+class VicReg(nn.Module):
+    """`vicreg(z(a), z(b), invariance=25, variance=25, covariance=1)`, over the rows of all processes."""
+
+    def __init__(
+        self, a: Port, b: Port, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
+    ) -> None:
+        super().__init__()
+        check_alike(a, b)
+        self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
+        for name, weight in self.weights.items():
+            check_weight(name, weight)
+
+    def forward(self, a: Reading, b: Reading) -> Tensor:
+        return vicreg(gather(a.value), gather(b.value), **self.weights)
+
+
+class BarlowTwins(nn.Module):
+    """`barlow_twins(z(a), z(b), lambd=0.0051)`, over the rows of all processes."""
+
+    def __init__(self, a: Port, b: Port, *, lambd: float = 0.0051) -> None:
+        super().__init__()
+        check_alike(a, b)
+        check_weight("lambd", lambd)
+        self.lambd = lambd
+
+    def forward(self, a: Reading, b: Reading) -> Tensor:
+        return barlow_twins(gather(a.value), gather(b.value), self.lambd)
+
+
+def check_weight(name: str, value: float) -> None:
+    """Raises ValueError unless value is a number of at least 0."""
+    if type(value) not in (int, float) or not value >= 0:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")

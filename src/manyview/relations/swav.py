@@ -15,10 +15,17 @@ taken on logarithms.
 
 from __future__ import annotations
 
-from torch import Tensor
+import warnings
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manyview.augment.op import check_whole
+from manyview.distributed import gather
+from manyview.errors import ManyviewWarning, RecipeError
 from manyview.relations.precision import check_temperature, in_float32
-from manyview.relations.reading import same_shape
+from manyview.relations.reading import Port, Reading, check_alike, check_single, same_shape
 
 
 @in_float32
@@ -43,15 +50,85 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
 
 @in_float32
 def swav(
-    scores1: Tensor, scores2: Tensor, temperature: float = 0.1, epsilon: float = 0.05, iterations: int = 3
+    scores1: Tensor,
+    scores2: Tensor,
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+    *others: Tensor,
 ) -> Tensor:
     """SwAV's loss, a scalar: the sum of both directions, each a mean over rows; no gradient to the codes.
 
-    scores1, scores2: [B, K], unit rows times unit prototypes; they are taken as they are. On several processes give
-    the gathered scores of all. Raises ValueError for unlike shapes, temperature or epsilon <= 0, iterations < 1.
+    scores1, scores2: [B, K], unit rows times unit prototypes; they are taken as they are. others: scores of further
+    views (small crops), which have no codes but predict those of the two: a direction is then the mean over all views
+    that predict its codes (section 3.2, multi-crop). On several processes give the gathered scores of all.
+    Raises ValueError for unlike shapes, temperature or epsilon <= 0, iterations < 1.
     """
-    same_shape(scores1, scores2)
+    same_shape(scores1, scores2, *others)
     check_temperature(temperature)
     q1, q2 = sinkhorn(scores1, epsilon, iterations), sinkhorn(scores2, epsilon, iterations)
-    log_p1, log_p2 = (scores1 / temperature).log_softmax(dim=1), (scores2 / temperature).log_softmax(dim=1)
-    return -(q2 * log_p1 + q1 * log_p2).sum(dim=1).mean()
+    log_p1, log_p2, *log_p = ((scores / temperature).log_softmax(dim=1) for scores in (scores1, scores2, *others))
+    from_1, from_2 = sum(log_p, log_p1), sum(log_p, log_p2)
+    return -(q2 * from_1 + q1 * from_2).sum(dim=1).mean() / (1 + len(others))
+
+
+class SwAV(nn.Module):
+    """`swav(z(a), z(b), others=z(small), prototypes=100, temperature=0.1, epsilon=0.05, freeze=410)`.
+
+    Owns the prototypes [prototypes, dim], which have unit length at every step. freeze: updates during which they stay
+    where they were drawn. others: small crops, a view or a family. Codes balance the rows of all processes; with fewer
+    rows than prototypes they cannot (a ManyviewWarning says so).
+    """
+
+    def __init__(
+        self,
+        a: Port,
+        b: Port,
+        *,
+        others: Port | None = None,
+        prototypes: int = 100,
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        iterations: int = 3,
+        freeze: int = 0,
+    ) -> None:
+        super().__init__()
+        check_alike(a, b)
+        check_single(a, b)
+        if others is not None and others.dim != a.dim:
+            raise RecipeError(f"{others} has {others.dim} columns and {a} has {a.dim}; read the same head of both")
+        check_whole("prototypes", prototypes)
+        check_temperature(temperature)
+        if not epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        check_whole("iterations", iterations)
+        check_whole("freeze", freeze, least=0)
+        self.temperature, self.epsilon, self.iterations, self.freeze = temperature, epsilon, iterations, freeze
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, a.dim), dim=1))
+        self.register_buffer("start", self.prototypes.detach().clone())
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.start: Tensor
+        self.updates: Tensor
+
+    def forward(self, a: Reading, b: Reading, *, others: Reading | None = None) -> Tensor:
+        scores1, scores2 = self._scores(a.value), self._scores(b.value)
+        if len(scores1) < len(self.prototypes):
+            warnings.warn(
+                f"swav: {len(scores1)} images a step for {len(self.prototypes)} prototypes; codes cannot use all; "
+                "take fewer prototypes or a larger batch",
+                ManyviewWarning,
+                stacklevel=2,
+            )
+        small = [] if others is None else [others.value[t :: others.members] for t in range(others.members)]
+        scores = [self._scores(value) for value in small]
+        return swav(scores1, scores2, self.temperature, self.epsilon, self.iterations, *scores)
+
+    def _scores(self, z: Tensor) -> Tensor:
+        return gather(F.normalize(z, dim=1) @ self.prototypes.T)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Prototypes come back to unit length; at first, to where they were, whatever momentum or decay did."""
+        self.updates += 1
+        unit = F.normalize(self.prototypes, dim=1)
+        self.prototypes.copy_(torch.where(self.updates <= self.freeze, self.start, unit))
