@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from manyview.errors import DataError, ManyviewError, RecipeError, RunError
+from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,12 +27,22 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder."
 
 
 def main() -> None:
-    """Entry point: turns users' mistakes into one line on stderr and exit code 2."""
-    try:
-        app()
-    except ManyviewError as error:
-        typer.echo(f"manyview: {error}", err=True)
-        sys.exit(2)
+    """Entry point: turns users' mistakes into one line on stderr and exit code 2, and doubts into one line each."""
+    usual = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, ManyviewWarning):
+            typer.echo(f"manyview: warning: {message}", err=True)
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            app()
+        except ManyviewError as error:
+            typer.echo(f"manyview: {error}", err=True)
+            sys.exit(2)
 
 
 @app.command()

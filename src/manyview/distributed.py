@@ -1,11 +1,17 @@
-"""What a loss that looks at the whole batch needs on several processes: the whole batch, with its gradients."""
+"""Several processes: the whole batch, with its gradients, for losses that look at it; numbers all have to agree on."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -18,3 +24,14 @@ def gather(tensor: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return tensor
     return torch.cat(all_gather(tensor.contiguous()))
+
+
+def anywhere(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether the flag is set on any process."""
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
+
+
+def mean_of(measures: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
+    """Each measure's mean over the processes, the same on all of them."""
+    values = torch.tensor(list(measures.values()), dtype=torch.float64, device=accelerator.device)
+    return dict(zip(measures, accelerator.reduce(values, "mean").tolist(), strict=True))

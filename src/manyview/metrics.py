@@ -13,21 +13,25 @@ from manyview.files import write_text
 
 
 class Metrics:
-    """Appends to a run's metrics. Lines after step `start`, which a resumed run will write again, are dropped."""
+    """Appends to a run's metrics. Lines after step `start`, which a resumed run will write again, are dropped.
+
+    A run that starts at 0 will write all of them, that of step 0 too, which tells where training began.
+    """
 
     def __init__(self, path: Path, start: int) -> None:
         self._path = path
         if path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            write_text(path, "".join(line + "\n" for line in lines if _step_of(line) <= start))
-        self._board = SummaryWriter(str(path.parent), purge_step=start + 1)
+            write_text(path, "".join(line + "\n" for line in lines if start and _step_of(line) <= start))
+        self._board = SummaryWriter(str(path.parent), purge_step=start + 1 if start else 0)
 
     def write(self, step: int, epoch: float, **measures: Any) -> None:
-        """One JSON object; nested measures become `terms/similarity` in TensorBoard."""
+        """One JSON object, null for what is not finite; nested measures are `terms/similarity` in TensorBoard."""
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **measures}) + "\n")
+            file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **_plain(measures)}) + "\n")
         for name, value in flatten(measures).items():
-            self._board.add_scalar(name, value, step)
+            if math.isfinite(value):
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flushes TensorBoard's events."""
@@ -40,6 +44,14 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except json.JSONDecodeError:
         return math.inf
+
+
+def _plain(measures: dict[str, Any]) -> dict[str, Any]:
+    """Measures as JSON has them: it knows no nan."""
+    return {
+        key: _plain(value) if isinstance(value, dict) else value if math.isfinite(value) else None
+        for key, value in measures.items()
+    }
 
 
 def flatten(measures: dict[str, Any], prefix: str = "") -> dict[str, float]:

@@ -17,6 +17,7 @@ from manyview.optimize import Clock
 from manyview.recipe import Recipe
 from manyview.step import Step
 
+WATCHED = {"z_std_sqrt_d": "z_std·√d {:.2f}", "effective_rank": "rank {:.1f}"}
 LABELS = {
     "top1": "top-1",
     "top5": "top-5",
@@ -36,6 +37,7 @@ class Display:
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._total = self._done = 0
+        self._watches = False
 
     def say(self, text: str) -> None:
         """One line."""
@@ -53,6 +55,7 @@ class Display:
             f"  run      {clock.steps:,} steps, {epochs:g} epochs of {clock.steps_per_epoch:,}, seed {recipe.seed}"
         )
         self._total, self._done = clock.steps, done
+        self._watches = step.classifier is None
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
@@ -63,25 +66,40 @@ class Display:
         self._bar = None
 
     def advance(
-        self, done: int, speed: float = 0.0, loss: float = 0.0, terms: Mapping[str, float] | None = None
+        self,
+        done: int,
+        speed: float = 0.0,
+        loss: float = 0.0,
+        terms: Mapping[str, float] | None = None,
+        spread: Mapping[str, float] | None = None,
     ) -> None:
-        """The bar's new position; with terms, its speed in images/s and losses too."""
+        """The bar's new position; with terms, its speed in images/s, losses and, without a classifier, spread too."""
         if self._bar is None:
             return
         self._bar.update(self._task, completed=done)
         if terms is not None:
-            parts = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
+            parts = "  ".join([f"{name} {value:.3f}" for name, value in terms.items()] + self._spread(spread or {}))
             self._bar.update(self._task, measures=f"{speed:,.0f} images/s  loss {loss:.3f}  {parts}")
 
-    def epoch(self, number: int, val: Mapping[str, float], terms: Mapping[str, float]) -> None:
-        """One line that stays."""
-        parts = [f"{name} {value:.3f}" for name, value in terms.items()]
+    def epoch(
+        self,
+        number: int,
+        val: Mapping[str, float],
+        terms: Mapping[str, float] | None = None,
+        spread: Mapping[str, float] | None = None,
+    ) -> None:
+        """One line that stays; epoch 0 is before training."""
+        parts = [f"{name} {value:.3f}" for name, value in (terms or {}).items()] + self._spread(spread or {})
         parts += [
             f"val {LABELS[name]} {value:.2f}"
             for name, value in val.items()
             if name in ("top1", "aggregated_top1", "knn")
         ]
         self.say(f"epoch {number:>3}  " + "  ".join(parts))
+
+    def _spread(self, measures: Mapping[str, float]) -> list[str]:
+        """How far the embeddings are from a collapse, where nothing classifies them."""
+        return [text.format(measures[name]) for name, text in WATCHED.items() if self._watches and name in measures]
 
     def busy(self, what: str) -> contextlib.AbstractContextManager[Any]:
         """A spinner for as long as the block lasts, on a terminal."""

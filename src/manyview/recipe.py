@@ -75,7 +75,8 @@ class Train(_Frozen, strict=True):
 
     accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
     weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together, on
-    GPUs. evaluate_every: epochs. checkpoint_every: "1 epochs" or "500 steps". log_every: steps.
+    GPUs. on_collapse: what happens when the embeddings of a recipe without a classifier collapse: warn, stop or ignore.
+    evaluate_every: epochs. checkpoint_every: "1 epochs" or "500 steps". log_every: steps.
     """
 
     epochs: int | None = Field(None, ge=1)
@@ -89,6 +90,7 @@ class Train(_Frozen, strict=True):
     compile: bool = False
     ema: float | None = Field(None, gt=0, lt=1)
     sync_batchnorm: bool = False
+    on_collapse: Literal["warn", "stop", "ignore"] = "warn"
     evaluate_every: int = Field(1, ge=1)
     checkpoint_every: str = "1 epochs"
     log_every: int = Field(10, ge=1)

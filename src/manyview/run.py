@@ -18,7 +18,10 @@ from manyview.recipe import Recipe, difference, parse_recipe
 from manyview.step import Step
 
 # Settings that change where and how fast a run goes, not what it computes.
-INCIDENTAL = ("title", "data.root", "data.download", "data.workers", "train.log_every", "train.checkpoint_every")
+INCIDENTAL = (
+    *("title", "data.root", "data.download", "data.workers"),
+    *("train.log_every", "train.checkpoint_every", "train.on_collapse"),
+)
 
 
 @dataclass(frozen=True)

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
-from manyview.data import BadImage, Splits, open_splits, preload
-from manyview.data.loader import Batches, load, load_ahead, read_images
+from manyview.data import open_splits
+from manyview.data.loader import Batches, load, load_ahead
 from manyview.data.render import choose_rendering
+from manyview.distributed import anywhere, mean_of
 from manyview.draws import key_of
 from manyview.environment import git_commit, versions
-from manyview.errors import RecipeError, RunError
+from manyview.errors import ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.evaluate import check_protocols, evaluate, with_accuracy
 from manyview.evaluate.protocols import Classify, Protocol, parse_protocols
+from manyview.failure import earliest, largest_weight, note_failure, report_failure
 from manyview.files import read_state, write_json, write_state
+from manyview.health import PATIENCE, collapse_message, health, steps_low
+from manyview.interrupt import interruptible
 from manyview.metrics import Metrics
-from manyview.optimize import clock_of, make_optimizer, make_schedule, steps_of
+from manyview.optimize import clock_of, make_optimizer, make_schedule, steps_of, sync_batchnorm
+from manyview.prepare import in_memory, rehearse
 from manyview.progress import Display
-from manyview.recipe import Data, Recipe
+from manyview.recipe import Recipe
 from manyview.run import Run
 from manyview.step import Step
 
@@ -71,6 +74,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
 
     # ---------------------------------------------------------------------------------------------- step
     step = Step(recipe, len(splits.classes), clock.steps)
+    if config.sync_batchnorm:
+        sync_batchnorm(step, world, accelerator.device)
     optimizer = make_optimizer(config, step)
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
@@ -85,12 +90,13 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         display.say(f"{run.folder} is finished; nothing to do")
         return finished
 
-    state: dict[str, Any] = {"number": 0, "best": [-math.inf, -math.inf], "seconds": 0.0, "waited": 0.0, "skipped": []}
+    state: dict[str, Any] = {"number": 0, "best": [-math.inf, -math.inf], "low": 0, "skipped": []}
+    state |= {"seconds": 0.0, "waited": 0.0}
     if resume and run.last.is_file():
         saved = read_state(run.last)
         step.load_state_dict(saved["step"])
         optimizer.load_state_dict(saved["optimizer"])
-        state = saved["run"]
+        state |= saved["run"]
         display.say(f"resumed at step {state['number']} of {clock.steps}")
     wrapped, optimizer = accelerator.prepare(step, optimizer)
     step = accelerator.unwrap_model(wrapped)
@@ -137,12 +143,21 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         return measures
 
     # -------------------------------------------------------------------------------------------- train
-    step.train()
-    began = mark = time.perf_counter()
-    marked, stopped, waited = state["number"], False, 0.0
     display.start(recipe, splits.note, rendering, clock, state["number"], step)
+    marked, stopped, waited, failed, ending = state["number"], False, 0.0, 0, ""
+    terms: dict[str, float] = {}
+    spread: dict[str, float] = {}
+    first_bad = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     flushed = contextlib.nullcontext() if metrics is None else contextlib.closing(metrics)
     with interruptible() as interrupted, display.training(), flushed, contextlib.closing(stream):
+        if state["number"] == 0 and step.classifier is None and splits.val is not None and chooses:
+            if metrics is not None:  # what training has to beat
+                val = measure("val", chooses)
+                metrics.write(0, 0.0, val=val)
+                display.epoch(0, val)
+            accelerator.wait_for_everyone()
+        step.train()
+        began = mark = time.perf_counter()
         for number in range(state["number"], clock.steps):
             lr = set_lr(number)
             # what is random inside the networks (dropout) follows the step and process, like all other draws
@@ -159,6 +174,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                         accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
                     optimizer.step()
                     optimizer.zero_grad()
+                first_bad = note_failure(first_bad, output["loss"], number + 1)
                 sums.append(torch.stack([value.detach() for value in output["terms"].values()]))
                 state["skipped"] = sorted({*state["skipped"], *batch.skipped})
             step.after_step()
@@ -173,17 +189,24 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 means = accelerator.reduce(torch.stack(sums).mean(dim=0), "mean")
                 terms = dict(zip(output["terms"], means.tolist(), strict=True))
                 loss = means.sum().item()
-                if not math.isfinite(loss):
-                    shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
-                    raise RunError(f"the loss is {loss} at step {done} ({shown}); begin anew with a lower lr, or clip")
+                first_bad = note_failure(first_bad, largest_weight(step), done)
+                if failed := earliest(first_bad, accelerator):
+                    break
             if logs:
                 now = time.perf_counter()
                 speed = (done - marked) * images_per_step / (now - mark)
+                spread = mean_of(health(output["z"]), accelerator)
                 if metrics is not None:
-                    measured = {"images_per_second": round(speed, 1), "z_std": float(output["z_std"])}
+                    measured = {"images_per_second": round(speed, 1), **spread}
                     metrics.write(done, done / clock.steps_per_epoch, loss=loss, terms=terms, lr=lr, **measured)
-                display.advance(done, speed, loss, terms)
+                display.advance(done, speed, loss, terms, spread)
                 mark, marked = now, done
+                if step.classifier is None and config.on_collapse != "ignore":
+                    state["low"] = steps_low(state["low"], spread)
+                    if state["low"] >= PATIENCE and config.on_collapse == "stop":
+                        keeps, ending = True, collapse_message(spread, done)
+                    elif state["low"] == PATIENCE and main:
+                        warnings.warn(collapse_message(spread, done), ManyviewWarning, stacklevel=2)
             else:
                 display.advance(done)
 
@@ -196,16 +219,21 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                     if val and score > state["best"]:
                         state["best"] = score
                         save(run.best)
-                display.epoch(done // clock.steps_per_epoch, val, terms)
+                display.epoch(done // clock.steps_per_epoch, val, terms, spread)
                 accelerator.wait_for_everyone()
                 pause = time.perf_counter() - paused
                 began, mark = began + pause, mark + pause
             if keeps:
                 save(run.last)
-            if stopped:
+            if stopped or ending:
                 break
-    if stopped:
-        raise RunError(f"stopped at step {state['number']}; continue with the same command and --resume")
+    if failed:
+        ending = f"step {failed} was not finite; the main process tells more"
+        if main:
+            ending = report_failure(run, step, batches, failed, state["number"], terms, accelerator.device)
+    accelerator.wait_for_everyone()  # a launcher ends the others with the first that leaves
+    if ending or stopped:
+        raise RunError(ending or f"stopped at step {state['number']}; continue with the same command and --resume")
 
     # ------------------------------------------------------------------------------------------- result
     seconds = state["seconds"] + time.perf_counter() - began
@@ -238,54 +266,3 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         display.summary(run.folder, result)
     accelerator.wait_for_everyone()
     return result
-
-
-def rehearse(step: Step, splits: Splits, together: int = 2) -> None:
-    """Draws the views of two training images and looks at one to evaluate, before anything is written.
-
-    together: images that a process will draw at once; of two that come one by one, none can be mixed with the other.
-
-    Raises ManyviewError for ops that do not fit the images. Images that cannot be read are the loader's affair.
-    """
-    with contextlib.suppress(BadImage):
-        images, kept, _ = read_images(splits.train, np.arange(min(2, together, len(splits.train))))
-        step.views(images, index=splits.train.index[kept].tolist(), epoch=0, only=step.rendered_views)
-    held = splits.val or splits.test
-    with contextlib.suppress(BadImage):
-        if held is not None:
-            step.test_pixels(read_images(held, np.arange(1))[0])
-
-
-def anywhere(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether the flag is set on any process."""
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
-
-
-def in_memory(splits: Splits, data: Data, display: Display) -> Splits:
-    """Small data sets of one size are decoded once, into memory; not where each reading may be at another scale."""
-    loaded: dict[str, Any] = {}
-    for name in ("train", "val", "test"):
-        images = getattr(splits, name)
-        if images is not None and not data.reduced:
-            with display.evaluating(f"decode {name}", len(images)) as tick:
-                loaded[name] = preload(images, int(data.memory * 2**30), progress=tick)
-    return replace(splits, **loaded)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Any]:
-    """Turns the first Ctrl-C or SIGTERM into a flag, so that the step under way is finished and saved."""
-    seen: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        seen.append(number)
-        signal.signal(number, before[number])  # a second one ends the process at once
-
-    before: dict[int, Any] = {}
-    with contextlib.suppress(ValueError):  # not in the main thread: signals are somebody else's
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

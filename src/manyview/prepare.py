@@ -1,0 +1,42 @@
+"""Before the first step: what can be known to be wrong is found out, and small data sets come into memory."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from manyview.data import BadImage, Splits, preload
+from manyview.data.loader import read_images
+from manyview.progress import Display
+from manyview.recipe import Data
+from manyview.step import Step
+
+
+def rehearse(step: Step, splits: Splits, together: int = 2) -> None:
+    """Draws the views of two training images and looks at one to evaluate, before anything is written.
+
+    together: images that a process will draw at once; of two that come one by one, none can be mixed with the other.
+
+    Raises ManyviewError for ops that do not fit the images. Images that cannot be read are the loader's affair.
+    """
+    with contextlib.suppress(BadImage):
+        images, kept, _ = read_images(splits.train, np.arange(min(2, together, len(splits.train))))
+        step.views(images, index=splits.train.index[kept].tolist(), epoch=0, only=step.rendered_views)
+    held = splits.val or splits.test
+    with contextlib.suppress(BadImage):
+        if held is not None:
+            step.test_pixels(read_images(held, np.arange(1))[0])
+
+
+def in_memory(splits: Splits, data: Data, display: Display) -> Splits:
+    """Small data sets of one size are decoded once, into memory; not where each reading may be at another scale."""
+    loaded: dict[str, Any] = {}
+    for name in ("train", "val", "test"):
+        images = getattr(splits, name)
+        if images is not None and not data.reduced:
+            with display.evaluating(f"decode {name}", len(images)) as tick:
+                loaded[name] = preload(images, int(data.memory * 2**30), progress=tick)
+    return replace(splits, **loaded)
