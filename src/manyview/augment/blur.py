@@ -29,12 +29,16 @@ class Blur:
 
     def __post_init__(self) -> None:
         check_probability(self.p)
-        as_range("sigma", self.sigma, 1e-3, 1e3)
+        self.ends()
         if self.kernel is not None and (type(self.kernel) is not int or self.kernel < 1 or self.kernel % 2 == 0):
             raise ValueError(f"kernel must be an odd number of pixels, got {self.kernel!r}")
 
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest sigma. Raises ValueError for values out of bounds."""
+        return as_range("sigma", self.sigma, 1e-3, 1e3)
+
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        low, high = as_range("sigma", self.sigma, 1e-3, 1e3)
+        low, high = self.ends()
         return {"sigma": draws.uniform("sigma", 1, low, high)[:, 0], "applied": draws.coin("applied", self.p)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
@@ -48,13 +52,13 @@ class Blur:
 
     def reach(self, height: int, width: int) -> int:
         """Taps on each side of the centre: what the kernel has and the image can reflect."""
-        widest = as_range("sigma", self.sigma, 1e-3, 1e3)[1]
+        _, widest = self.ends()
         wanted = math.ceil(3 * widest) if self.kernel is None else self.kernel // 2
         return min(wanted, height - 1, width - 1)
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Sigma of a minus that of b [B, 1], over the largest sigma so that it lies in [-1, 1]; 0 if not applied."""
-        widest = as_range("sigma", self.sigma, 1e-3, 1e3)[1]
+        _, widest = self.ends()
         return ((a["sigma"] * a["applied"] - b["sigma"] * b["applied"]) / widest)[:, None]
 
     def output_size(self, sizes: Tensor) -> Tensor:

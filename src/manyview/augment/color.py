@@ -96,10 +96,15 @@ class Jitter:
         return [Column(Code.JITTER, torch.cat([params["factors"], params["order"]], dim=1), params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
-        """Brightness, contrast, saturation, hue [B, 4], each over its range's width; 0 stands for "not applied"."""
-        low, high = torch.tensor(self.ranges(), dtype=torch.float64, device=a["factors"].device).T
-        width = torch.where(high > low, high - low, torch.inf)
-        neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64, device=width.device)
+        """Brightness, contrast, saturation, hue [B, 4], a minus b, each over its range's width (AugSelf).
+
+        1 (for hue 0) stands for "not applied". A range that leaves it out is as wide as up to it, as in `over_span`.
+        """
+        ends = torch.tensor(self.ranges(), dtype=torch.float64, device=a["factors"].device)
+        neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64, device=ends.device)
+        low, high = ends.T
+        span = torch.maximum(high, neutral) - torch.minimum(low, neutral)
+        width = torch.where(span > 0, span, 1.0)
         strength_a, strength_b = ((p["factors"] - neutral) / width * p["applied"][:, None] for p in (a, b))
         return strength_a - strength_b
 

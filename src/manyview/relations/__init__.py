@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from manyview.relations.agmax import AgMax, Agreement
+from manyview.relations.augself import AugSelf
 from manyview.relations.contrastive import InfoNce, NtXent, SupervisedContrastive
 from manyview.relations.cosine import Cosine
 from manyview.relations.cross_entropy import CrossEntropy
@@ -18,6 +19,7 @@ from manyview.relations.swav import SwAV
 RELATIONS: dict[str, type[nn.Module]] = {
     "agmax": AgMax,
     "agreement": Agreement,
+    "augself": AugSelf,
     "barlow_twins": BarlowTwins,
     "cosine": Cosine,
     "cross_entropy": CrossEntropy,
