@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from manyview.augment import OPS
+from manyview.readouts import RelationPlan
 from manyview.recipe import Recipe
 from manyview.step import Step
 from manyview.views import IMAGE, TEST, PlannedView, mixes
@@ -37,7 +38,8 @@ class Plan:
             branch = self.step.branch(name)
             spec = branch.spec
             way = "joint" if spec.joint else "separate"
-            branches.add_row(name, "h", f"{spec.backbone}, {way}", str(branch.dims["h"]), _count(branch.backbone))
+            made = f"{spec.backbone}, {way}" if spec.ema is None else str(spec.ema)
+            branches.add_row(name, "h", made, str(branch.dims["h"]), _count(branch.backbone))
             for head, module in branch.heads.items():
                 made = str(spec.heads.get(head, "linear(h)"))
                 branches.add_row("", head, made, str(branch.dims[head]), _count(module))
@@ -46,7 +48,7 @@ class Plan:
         relations = _table("relation", "reads", "options", "weight", "parameters")
         for plan in self.recipe.relation_plan:
             reads = [str(read) for read in plan.reads] + [f"{k}={read}" for k, read in plan.named_reads.items()]
-            options = ", ".join(f"{key}={value!r}" for key, value in plan.options.items())
+            options = ", ".join(_options(plan))
             relations.add_row(
                 plan.name, ", ".join(reads), options, str(plan.weight), _count(self.step.relations[plan.name])
             )
@@ -80,6 +82,12 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column in ("columns", "parameters", "images") else "left")
     return table
+
+
+def _options(relation: RelationPlan) -> list[str]:
+    """A relation's options as the recipe writes them."""
+    swapped = ["swapped=True"] if len(relation.calls) > 1 else []
+    return [*(f"{key}={value!r}" for key, value in relation.options.items()), *swapped]
 
 
 def _ops(view: PlannedView) -> str:
@@ -193,9 +201,10 @@ def _graph(plan: Plan) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]
                 shown = readout if many else f"{read.name}({read.view})"
                 nodes.append(Node(readout, shown, "", readout_rank, "readout"))
                 edges.append((read.view.partition(".")[0], readout, False))
-            edges.append((readout, key, "stop" in read.functions))
+            teaches = plan.recipe.branch_plan[read.branch].ema is not None
+            edges.append((readout, key, teaches or "stop" in read.functions))
             edges += [(like.partition(".")[0], key, True) for like in read.views[1:]]  # mixed as that view is
         weight = str(relation.weight)
-        below = ", ".join([f"weight {weight}", *(f"{k}={v}" for k, v in relation.options.items())])
+        below = ", ".join([f"weight {weight}", *_options(relation)])
         nodes.append(Node(key, relation.name, below, readout_rank + 1, "relation"))
     return nodes, edges

@@ -32,12 +32,16 @@ class Mix:
 
 @dataclass(frozen=True)
 class Read:
-    """A readout of a view: `functions` are applied to it, innermost first (`stop`, `aggregate`, a `Mix`)."""
+    """A readout of a view: `functions` are applied to it, innermost first (`stop`, `aggregate`, a `Mix`).
+
+    qualified: whether the recipe names the branch, as in `teacher.z(b)`.
+    """
 
     branch: str
     name: str
     view: str
     functions: tuple[str | Mix, ...] = ()
+    qualified: bool = field(default=False, compare=False)
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -53,7 +57,7 @@ class Read:
         return replace(self, view=views.get(self.view, self.view), functions=functions)
 
     def __str__(self) -> str:
-        text = f"{self.name}({self.view})"
+        text = f"{self.branch}.{self.name}({self.view})" if self.qualified else f"{self.name}({self.view})"
         for function in self.functions:
             text = f"mix({text}, like={function.like})" if isinstance(function, Mix) else f"{function}({text})"
         return text
@@ -205,7 +209,7 @@ def _parse_read(value: Any, where: str, branches: Mapping[str, BranchSpec], view
         raise RecipeError(f"{where}: say whose {name}, as in {owners[0].name}.{value}; {len(owners)} branches have it")
     view = value.args[0].text
     _check_view(view, views, where)
-    return Read(owners[0].name, name, view, tuple(functions))
+    return Read(owners[0].name, name, view, tuple(functions), bool(branch))
 
 
 def _parse_function(call: Call, where: str, views: Mapping[str, PlannedView]) -> str | Mix:
