@@ -68,7 +68,10 @@ def reference() -> str:
         "## Train\n",
         fields(Train),
         "Optimisers are timm's, by name and with timm's arguments: `sgd(lr=0.1, momentum=0.9)`. `decay_norms=False` "
-        "leaves biases and norms out of weight decay.\n",
+        "leaves biases and norms out of weight decay, and with `lars` out of its layer-wise rates too. "
+        "`constant='p'` keeps the lr of a part of the networks as it is through warm-up and schedule (SimSiam's "
+        "predictor), and `scale={'backbone': 0.1}` multiplies a part's lr. A part is `backbone` or a head, in all "
+        "branches or, as `online.p`, in one; a relation's own modules have the relation's name.\n",
         "### Schedules\n",
         *entries(SCHEDULES),
         "## Evaluate\n",

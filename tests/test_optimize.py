@@ -1,14 +1,19 @@
-"""Optimisers and schedules: the lr of every step against formulas by hand; durations; parameter groups; errors."""
+"""Optimisers and schedules: the lr of every step against formulas by hand; durations; groups and their rules; LARS
+against NumPy; synchronised BatchNorm; errors."""
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
+from timm.optim import create_optimizer_v2
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from manyview.errors import RecipeError
-from manyview.optimize import Clock, check_training, clock_of, make_optimizer, make_schedule, steps_of
-from manyview.recipe import Train, load_recipe
+from manyview.errors import RecipeError, RunError
+from manyview.optimize import Clock, check_training, clock_of, make_optimizer, make_schedule, steps_of, sync_batchnorm
+from manyview.recipe import Train, load_recipe, parse_recipe
 from manyview.step import Step
 
 CLOCK = Clock(steps=60, steps_per_epoch=6)  # ten epochs
@@ -172,6 +177,291 @@ def test_averaged_weights_are_not_optimised():
     assert not any(p.requires_grad for p in step.average.parameters())
 
 
+TWO_BRANCHES = """
+views:
+  a: {from: image, make: "crop(8)"}
+  b: {like: a}
+branches:
+  online: {backbone: cresnet20, z: "projector(h, 8)", p: "predictor(z, 4)"}
+  second: {backbone: cresnet20, z: "projector(h, 8)", q: "linear(z, 8)"}
+relations:
+  - similarity(online.p(a), second.q(b))
+  - agmax(online.logits(a), online.logits(b), hidden=4)
+train: {steps: 60, batch_size: 4}
+"""
+PARTS = (
+    "agmax, backbone, logits, online.backbone, online.logits, online.p, online.z, p, q, second.backbone, second.q, "
+    "second.z, z"
+)
+
+
+@pytest.fixture(scope="module")
+def two_branches():
+    return Step(parse_recipe(TWO_BRANCHES), 3)
+
+
+def train_with(arguments, name="sgd", schedule="cosine()"):
+    return Train(steps=60, optimizer=f"{name}(lr={LR}, {arguments})", schedule=schedule)
+
+
+def marks(optimizer, module, mark):
+    """What a group says, by parameter name; each trainable parameter stands in one group."""
+    decays(optimizer, module)
+    of = {id(p): group[mark] for group in optimizer.param_groups for p in group["params"]}
+    return {name: of[id(p)] for name, p in module.named_parameters() if p.requires_grad}
+
+
+def weights_and_decays(optimizer):
+    return [([id(p) for p in group["params"]], group["weight_decay"]) for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("decay", ["0.0", "0.1"])
+@pytest.mark.parametrize("decay_norms", [True, False])
+@pytest.mark.parametrize("backbone", ["cresnet20", "vit_tiny_patch16_224(img_size=32, depth=1)"])
+def test_without_rules_the_groups_are_those_of_timm(backbone, decay_norms, decay):
+    step = Step(load_recipe("baseline_cifar10", f"branches.net.backbone={backbone}"), 10)
+    list(step.main.backbone.parameters())[-1].requires_grad_(False)
+    ours = make_optimizer(train_with(f"weight_decay={decay}, decay_norms={decay_norms}", "adamw"), step)
+    timms = create_optimizer_v2(step, opt="adamw", lr=LR, weight_decay=float(decay), filter_bias_and_bn=not decay_norms)
+    assert weights_and_decays(ours) == weights_and_decays(timms)
+    assert ours.defaults == timms.defaults
+
+
+PLACES = {
+    "'p'": ["branches.online.heads.p."],
+    "'online.p'": ["branches.online.heads.p."],
+    "'z'": ["branches.online.heads.z.", "branches.second.heads.z."],
+    "'second.z'": ["branches.second.heads.z."],
+    "'backbone'": ["branches.online.backbone.", "branches.second.backbone."],
+    "'online.backbone'": ["branches.online.backbone."],
+    "'agmax'": ["relations.agmax."],
+    "('agmax', 'p', 'second.backbone')": ["relations.agmax.", "branches.online.heads.p.", "branches.second.backbone."],
+    "()": [],
+}
+
+
+@pytest.mark.parametrize(("parts", "places"), PLACES.items())
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_a_rule_holds_for_its_part_and_no_other(two_branches, parts, places, decay_norms):
+    train = train_with(f"weight_decay=0.1, decay_norms={decay_norms}, constant={parts}")
+    found = marks(make_optimizer(train, two_branches), two_branches, "constant")
+    assert {name for name, constant in found.items() if constant} == {
+        name for name in found if name.startswith(tuple(places))
+    }
+
+
+def test_rules_do_not_change_what_decays(two_branches):
+    arguments = "weight_decay=0.1, decay_norms=False"
+    plain = decays(make_optimizer(train_with(arguments), two_branches), two_branches)
+    ruled = train_with(f"{arguments}, constant=('p', 'agmax'), scale={{'backbone': 0.5, 'p': 2}}")
+    assert set(plain.values()) == {0.0, 0.1}
+    assert decays(make_optimizer(ruled, two_branches), two_branches) == plain
+
+
+def test_what_needs_no_gradient_is_in_no_group_and_is_no_part(two_branches):
+    step = copy.deepcopy(two_branches)
+    step.branch("second").requires_grad_(False)
+    found = marks(make_optimizer(train_with("constant='z'"), step), step, "constant")
+    assert {name[: name.index(".z.")] for name, constant in found.items() if constant} == {"branches.online.heads"}
+    with pytest.raises(RecipeError, match=r"unknown part 'second\.z'"):
+        make_optimizer(train_with("constant='second.z'"), step)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("constant='pp'", f"unknown part 'pp'; did you mean 'p'? parts: {PARTS}"),
+        ("scale={'onlin.p': 2}", f"unknown part 'onlin.p'; did you mean 'online.p'? parts: {PARTS}"),
+        ("constant=('p', 'similarity')", f"unknown part 'similarity'; parts: {PARTS}"),
+        ("scale={'p': 2, 'online.p': 3}", "scale has 'p' and 'online.p', which are the same part; keep one"),
+    ],
+)
+def test_parts_that_are_not_there(two_branches, arguments, message):
+    train = train_with(arguments)
+    with pytest.raises(RecipeError) as caught:
+        make_optimizer(train, two_branches)
+    assert str(caught.value).startswith(f"train.optimizer: sgd(lr={LR}, {arguments}): ")
+    assert str(caught.value).endswith(message)
+
+
+RULED = "constant=('p', 'agmax'), scale={'p': 0.5, 'q': 10, 'online.backbone': 0.1}"
+FACTORS = {"branches.online.heads.p": 0.5, "branches.second.heads.q": 10, "branches.online.backbone": 0.1}
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+@pytest.mark.parametrize(
+    "schedule", ["cosine(warmup='12 steps', floor=0.01)", "multistep(at=(0.5,), warmup='6 steps')", "constant()"]
+)
+def test_constant_and_scaled_parts_through_warm_up_and_schedule(two_branches, schedule, name):
+    plain = rates(schedule)
+    optimizer = make_optimizer(train_with(RULED, name), two_branches)
+    set_lr = make_schedule(train_with(RULED, name, schedule), optimizer, CLOCK)
+    for step in range(60):
+        assert set_lr(step) == plain[step]
+        for parameter, lr in marks(optimizer, two_branches, "lr").items():
+            held = parameter.startswith(("branches.online.heads.p.", "relations.agmax."))
+            factor = next((f for place, f in FACTORS.items() if parameter.startswith(place + ".")), 1.0)
+            assert lr == (LR if held else plain[step]) * factor
+
+
+def test_the_lr_is_logged_of_no_ruled_part(two_branches):
+    everything = "scale={'backbone': 2, 'z': 2, 'p': 3, 'q': 3, 'logits': 4}, constant='agmax'"
+    optimizer = make_optimizer(train_with(everything), two_branches)
+    assert 1.0 not in {group["scale"] for group in optimizer.param_groups if not group["constant"]}
+    assert make_schedule(train_with(everything), optimizer, CLOCK)(30) == pytest.approx(LR / 2)
+
+
+def test_scale_holds_before_any_schedule(two_branches):
+    optimizer = make_optimizer(train_with("scale={'q': 10}"), two_branches)
+    rate = marks(optimizer, two_branches, "lr")
+    assert rate["branches.second.heads.q.weight"] == LR * 10
+    assert rate["branches.second.heads.z.0.weight"] == LR
+
+
+def descend(module, optimizer, set_lr, steps):
+    """Steps on gradients that depend on the weights and on the step."""
+    for step in steps:
+        set_lr(step)
+        for number, parameter in enumerate(p for p in module.parameters() if p.requires_grad):
+            parameter.grad = torch.sin(parameter.detach() * (step + 1) + number)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+def test_a_resumed_optimizer_with_rules_continues_bit_for_bit(two_branches, name, tmp_path):
+    train = train_with(f"weight_decay=0.01, decay_norms=False, {RULED}", name, "cosine(warmup='3 steps')")
+
+    def begin():
+        module = copy.deepcopy(two_branches)
+        optimizer = make_optimizer(train, module)
+        return module, optimizer, make_schedule(train, optimizer, CLOCK)
+
+    whole, optimizer, set_lr = begin()
+    descend(whole, optimizer, set_lr, range(6))
+
+    first, optimizer, set_lr = begin()
+    descend(first, optimizer, set_lr, range(3))
+    torch.save({"module": first.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "saved.pt")
+    saved = torch.load(tmp_path / "saved.pt", weights_only=False)
+    second, optimizer, set_lr = begin()
+    second.load_state_dict(saved["module"])
+    optimizer.load_state_dict(saved["optimizer"])
+    descend(second, optimizer, set_lr, range(3, 6))
+
+    moved = 0
+    for ours, theirs, start in zip(second.parameters(), whole.parameters(), two_branches.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        moved += not torch.equal(ours, start)
+    assert moved == len(list(whole.parameters()))
+
+
+# --------------------------------------------------------------------------------------------------------------- LARS
+
+
+def lars_by_hand(weights, gradients, rate_of, adapted, decay, momentum=0.9, trust=0.001, eps=1e-8):
+    """LARS in float64 (You et al., 2017, algorithm 1, lr outside of the momentum): name -> weights after the steps."""
+    weights = {name: value.astype(np.float64) for name, value in weights.items()}
+    velocity = {}
+    for step, gradient in enumerate(gradients):
+        for name, w in weights.items():
+            g = gradient[name].astype(np.float64)
+            if name in adapted:
+                norms = math.sqrt((w * w).sum()), math.sqrt((g * g).sum())
+                ratio = trust * norms[0] / (norms[1] + decay * norms[0] + eps) if min(norms) > 0 else 1.0
+                g = ratio * (g + decay * w)
+            velocity[name] = momentum * velocity[name] + g if name in velocity else g
+            weights[name] = w - rate_of(name, step) * velocity[name]
+    return weights
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("decay", [1e-6, 0.5])
+@pytest.mark.parametrize("rules", ["", "constant='p', scale={'logits': 10}"])
+def test_lars_spares_norms_and_biases_from_decay_and_adaptation(two_branches, rules, decay, steps):
+    step = copy.deepcopy(two_branches)
+    train = train_with(
+        f"momentum=0.9, weight_decay={decay}, decay_norms=False, {rules}", "lars", "cosine(warmup='12 steps')"
+    )
+    optimizer = make_optimizer(train, step)
+    set_lr = make_schedule(train, optimizer, CLOCK)
+    before = {name: p.detach().numpy().copy() for name, p in step.named_parameters()}
+    random = np.random.default_rng(0)
+    gradients = [
+        {name: random.normal(size=w.shape).astype(np.float32) for name, w in before.items()} for _ in range(steps)
+    ]
+    for number, gradient in enumerate(gradients):
+        set_lr(number)
+        for name, parameter in step.named_parameters():
+            parameter.grad = torch.from_numpy(gradient[name].copy())
+        optimizer.step()
+
+    def rate_of(name, number):
+        if rules and name.startswith("branches.online.heads.p."):
+            return LR
+        return warm(number, 12) * (10 if rules and ".heads.logits." in name else 1)
+
+    matrices = {name for name, w in before.items() if w.ndim > 1}
+    expected = lars_by_hand(before, gradients, rate_of, matrices, decay)
+    assert 0 < len(matrices) < len(before)
+    for name, parameter in step.named_parameters():
+        moved = parameter.detach().numpy() - before[name]
+        scale = np.abs(expected[name] - before[name]).max()
+        tolerance = 1e-4 * scale + 1e-7 * np.abs(before[name]).max()
+        np.testing.assert_allclose(moved, expected[name] - before[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+# ----------------------------------------------------------------------------------------------- synchronised BatchNorm
+
+
+@pytest.mark.parametrize("backbone", ["cresnet20", "efficientnet_b0"])  # the second has timm's BatchNormAct2d
+def test_synchronised_batchnorm_is_the_same_network(backbone):
+    recipe = parse_recipe(TWO_BRANCHES, f"branches.online.backbone={backbone}", "train.ema=0.9")
+    step = Step(recipe, 3)
+    before = copy.deepcopy(step)
+    parameters = dict(step.named_parameters())
+    sync_batchnorm(step, 2, torch.device("cuda"))
+
+    norms = [module for module in step.modules() if isinstance(module, _BatchNorm)]
+    assert len(norms) == sum(isinstance(module, _BatchNorm) for module in before.modules()) > 10
+    assert all(isinstance(module, nn.SyncBatchNorm) for module in norms)
+    assert all(parameter is parameters[name] for name, parameter in step.named_parameters())
+    assert [(n, p.requires_grad) for n, p in step.named_parameters()] == [
+        (n, p.requires_grad) for n, p in before.named_parameters()
+    ]
+    step.load_state_dict(before.state_dict())
+
+    images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 2, 0])
+    for mode in (False, True):  # alone, without a group of processes, it computes what BatchNorm does
+        outputs = []
+        for module in (step.train(mode), before.train(mode)):
+            torch.manual_seed(0)
+            outputs.append(module(images, labels, index=range(4), epoch=0))
+        assert torch.equal(outputs[0]["loss"], outputs[1]["loss"])
+    for (name, ours), theirs in zip(step.named_buffers(), before.buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_one_process_has_nothing_to_synchronise(two_branches):
+    step = copy.deepcopy(two_branches)
+    kinds = [type(module) for module in step.modules()]
+    for device in ("cpu", "cuda"):
+        sync_batchnorm(step, 1, torch.device(device))
+    assert [type(module) for module in step.modules()] == kinds
+
+
+def test_processes_on_cpus_cannot_synchronise(two_branches):
+    step = copy.deepcopy(two_branches)
+    kinds = [type(module) for module in step.modules()]
+    with pytest.raises(RunError) as caught:
+        sync_batchnorm(step, 2, torch.device("cpu"))
+    assert str(caught.value) == (
+        "train.sync_batchnorm: torch synchronises BatchNorm on GPUs only, and these 2 processes run on CPUs; "
+        "set train.sync_batchnorm=false, or use one process"
+    )
+    assert [type(module) for module in step.modules()] == kinds
+
+
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -204,8 +494,19 @@ def test_parts_divide_the_batch():
         ("sgd(lr=True)", "train.optimizer: lr must be a number of at least 0, got True"),
         ("sgd(lr=0.1, momentums=0.9)", "train.optimizer: sgd: unknown argument 'momentums'; did you mean 'momentum'? "),
         ("adamw(lr=0.1, momentum=0.9)", "train.optimizer: adamw: unknown argument 'momentum'; "),
+        ("sgd(lr=0.1, constat='p')", "train.optimizer: sgd: unknown argument 'constat'; did you mean 'constant'? "),
+        ("sgd(lr=0.1, decay_norms='no')", "train.optimizer: decay_norms must be True or False, got 'no'"),
+        ("sgd(lr=0.1, constant=p)", "train.optimizer: constant names one part in quotes, 'p', or several, ('p', 'z'), "
+                                    "got p"),
+        ("sgd(lr=0.1, constant=('p', 2))", "train.optimizer: constant names one part in quotes, 'p', or several, "
+                                           "('p', 'z'), got ('p', 2)"),
+        ("sgd(lr=0.1, scale=2)", "train.optimizer: scale gives a factor to each part, as in {'backbone': 0.1}, got 2"),
+        ("sgd(lr=0.1, scale={1: 2})", "train.optimizer: scale gives a factor to each part, as in {'backbone': 0.1}, "
+                                      "got {1: 2}"),
+        ("sgd(lr=0.1, scale={'p': -1})", "train.optimizer: scale of 'p' must be a number of at least 0, got -1"),
+        ("sgd(lr=0.1, scale={'p': 'x'})", "train.optimizer: scale of 'p' must be a number of at least 0, got 'x'"),
     ],
-)
+)  # fmt: skip
 def test_wrong_optimizers(optimizer, message):
     assert refused(epochs=1, optimizer=optimizer).startswith(message)
 
@@ -216,6 +517,24 @@ def test_what_the_optimizer_refuses_is_a_recipe_error(optimizer):
         make_optimizer(Train(epochs=1, optimizer=optimizer), network())
     assert str(caught.value).startswith(f"train.optimizer: {optimizer}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_an_optimizer_that_finds_its_own_lr_is_told_one():
+    with pytest.raises(RecipeError) as caught:
+        make_optimizer(Train(epochs=1, optimizer="adafactor()"), network())
+    expected = "train.optimizer: adafactor(): give the learning rate, as in adafactor(lr=0.01)"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="refused where there is no GPU")
+def test_an_optimizer_that_needs_a_gpu_is_refused_without():
+    assert refused(epochs=1, optimizer="bnbadam(lr=0.1)").startswith("train.optimizer: bnbadam: ")
+
+
+def test_overrides_reach_the_rules():
+    recipe = load_recipe("quickstart", "train.optimizer.constant=logits", "train.optimizer.scale={backbone: 0.1}")
+    groups = make_optimizer(recipe.train, Step(recipe, 10)).param_groups
+    assert {(group["constant"], group["scale"]) for group in groups} == {(True, 1.0), (False, 0.1)}
 
 
 @pytest.mark.parametrize(

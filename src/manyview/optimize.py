@@ -167,7 +167,7 @@ def parameter_groups(module: nn.Module, weight_decay: float, rules: Rules) -> li
     What the module's `no_weight_decay()` names or matches never decays. Without rules for parts the groups are those of
     timm. Raises ValueError for parts that do not exist, and for a part whose lr is scaled under two names.
     """
-    spared = getattr(module, "no_weight_decay", set)()
+    spared: set[str] = getattr(module, "no_weight_decay", set)()
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     known: set[str] = set()
     for name, parameter in module.named_parameters():
