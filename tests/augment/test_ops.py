@@ -484,6 +484,10 @@ WORKED = [
      [1.0, 0.75, 0.0, 1.0]),
     ("jitter", JITTER, of(factors=[1.4, 2.0, 1.0, 0.1], applied=False), of(factors=[0.6, 0.5, 1.0, -0.1], applied=True),
      [0.5, 0.25, 0.0, 0.5]),
+    # ranges without 1, the farthest from where the op is not applied
+    ("jitter", {"brightness": (1.5, 3.0), "contrast": (0.1, 0.4), "saturation": (2.0, 2.0), "hue": (0.2, 0.5)},
+     of(factors=[3.0, 0.1, 2.0, 0.5], applied=True), of(factors=[2.0, 0.2, 2.0, 0.3], applied=False),
+     [1.0, -1.0, 1.0, 1.0]),
     ("randaugment", {}, of(op=[1, 1], magnitude=[0.25, -0.5]), of(op=[4, 5], magnitude=[3.0, 9.0]),
      [0, -0.25, 0, 0, -3, -9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
     ("autoaugment", {}, of(op=[1, 1], magnitude=[0.25, -0.5], applied=[True, False]),
