@@ -51,7 +51,9 @@ def reference() -> str:
         + " or `[[means], [stds]]`, one a channel; by default the backbone's own, 0.5 for channels other than RGB. "
         "`h` is the pooled feature; `logits` is "
         "`linear(h)` unless declared; `pool('layer')` reads a layer inside the backbone. "
-        "`init_std` draws all weights from N(0, init_std).\n",
+        "`init_std` draws all weights from N(0, init_std). `teacher: ema(online, momentum=0.996, schedule='constant')` is "
+        "a branch whose weights follow those of `online` after every update, without gradients; its readouts are named "
+        "with it, as in `teacher.z(b)`. With `schedule='cosine'` the momentum rises to 1 by the end of the run.\n",
         "### Heads\n",
         *entries(HEADS, first="h"),
         "## Relations\n",
@@ -59,7 +61,8 @@ def reference() -> str:
         + "; ".join(f"`{name}` ({what})" for name, what in FUNCTIONS.items())
         + ". Weights: a number, or a schedule of the run: "
         + "; ".join(f"`{name}(w)` {what}" for name, what in WEIGHTS_ARE.items())
-        + ". Logged terms carry their weight and sum to the loss.\n",
+        + ". `swapped=True` adds the same line once more with its two views exchanged. Logged terms carry their weight "
+        "and sum to the loss.\n",
         *entries(RELATIONS),
         "## Data\n",
         fields(Data),

@@ -48,7 +48,6 @@ class Output(TypedDict):
     terms: dict[str, Tensor]
     output: Tensor | None  # class scores of the first classified view [B, classes], without gradient
     z: list[Tensor]  # projections z (features h, where there are none) of one or two views [B, dim], without gradient
-    z_std: Tensor  # spread of the L2-normalised features: 1/sqrt(dim) when spread evenly, 0 at collapse
 
 
 class Step(nn.Module):
@@ -261,8 +260,7 @@ class Step(nn.Module):
                         terms[term] = terms[term] + weight * value if term in terms else weight * value
             loss = torch.stack(list(terms.values())).sum()
         z = [values[(self.main.spec.name, *pair)].detach().float() for pair in self._watched]
-        z_std = nn.functional.normalize(z[0], dim=1).std(dim=0, correction=0).mean()
-        return {"loss": loss, "terms": terms, "output": self._scores(values), "z": z, "z_std": z_std}
+        return {"loss": loss, "terms": terms, "output": self._scores(values), "z": z}
 
     def after_step(self) -> None:
         """To be called after every update of the optimiser: EMAs, queues, prototypes and schedules move on."""
