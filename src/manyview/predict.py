@@ -37,9 +37,9 @@ def predict_files(run: Path, paths: Sequence[Path], aggregated: bool = False) ->
     if not files:
         raise DataError("no images given; name files or folders")
     step = folder.step(recipe, best_device())
-    if step.classifier is None:
-        raise RunError(f"{run} trained no classifier, so it cannot predict classes")
     classes = folder.classes()
+    if step.classifier is None or not classes:
+        raise RunError(f"{run} trained no classifier, so it cannot predict classes")
     for start in range(0, len(files), AT_ONCE):
         part = files[start : start + AT_ONCE]
         images = [decode(path, str(path), stored) for path in part]

@@ -2,9 +2,9 @@
 
 from manyview.data.decode import BadImage, Stored, decode, scale_for, size_of
 from manyview.data.huggingface import TableImages
-from manyview.data.images import ArrayImages, FolderImages, Images, Subset, preload
+from manyview.data.images import ArrayImages, FolderImages, Images, Subset, labelled, preload
 from manyview.data.sources import SOURCES, open_splits
-from manyview.data.splits import RawSplits, Splits, hold_out, make_splits
+from manyview.data.splits import RawSplits, Splits, check_labels, hold_out, make_splits
 
 __all__ = [
     "SOURCES",
@@ -17,8 +17,10 @@ __all__ = [
     "Stored",
     "Subset",
     "TableImages",
+    "check_labels",
     "decode",
     "hold_out",
+    "labelled",
     "make_splits",
     "open_splits",
     "preload",

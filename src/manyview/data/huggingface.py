@@ -73,7 +73,7 @@ class TableImages:
 def hf(
     root: Path | None,
     image: str = "image",
-    label: str = "label",
+    label: str | None = "label",
     train: str = "train",
     val: str | None = None,
     test: str | None = "test",
@@ -91,25 +91,32 @@ def hf(
     - otherwise a name on the hub: from the local cache, or from the network with `download`.
 
     A split that is None is not read; the default "test" may be missing. Class names are those of a ClassLabel
-    column; of plain integers they are "0", "1", … up to the largest in train.
+    column; of plain integers they are "0", "1", … up to the largest of the first split that has labels. A label of -1
+    means that the image has none; without the column, whose default "label" may be missing in a split, or with
+    label=None, no image has one.
     Raises `DataError` if the library, a split or a column is missing, or a label cannot be used.
     """
     if root is None:
         raise DataError("source 'hf' needs data.root: parquet files, a folder saved by save_to_disk, or a hub name")
     found = _open(root, download)
     splits: dict[str, TableImages] = {}
-    classes: tuple[str, ...] | None = None
+    remarks = []
+    classes: tuple[str, ...] = ()
     for role, split in (("train", train), ("val", val), ("test", test)):
         if split is None or (role == split == "test" and split not in found):
             continue
         if split not in found:
             raise DataError(f"{root}: {unknown('split', split, found)}")
-        splits[role], names = _images(found[split](), image, label, split, stored)
-        if classes is None:
-            classes = names or tuple(str(c) for c in range(int(splits["train"].labels.max(initial=0)) + 1))
+        table = found[split]()
+        column = None if label == "label" and label not in table.column_names else label
+        if column != label:
+            remarks.append(f"{split} has no column '{label}'")
+        splits[role], names = _images(table, image, column, split, stored)
+        if not classes:
+            classes = names or tuple(str(c) for c in range(int(splits[role].labels.max(initial=-1)) + 1))
         elif names is not None and names != classes:
             raise DataError(f"{root}: the class names of split '{split}' are not those of split '{train}'")
-    return RawSplits(splits["train"], splits.get("val"), splits.get("test"), classes or ())
+    return RawSplits(splits["train"], splits.get("val"), splits.get("test"), classes, remark=", ".join(remarks))
 
 
 def parquet_splits(root: Path) -> dict[str, list[Path]]:
@@ -161,27 +168,31 @@ def _open(root: Path, download: bool) -> dict[str, Callable[[], Any]]:
 
 
 def _images(
-    table: Any, image: str, label: str, split: str, stored: Stored | None
+    table: Any, image: str, label: str | None, split: str, stored: Stored | None
 ) -> tuple[TableImages, tuple[str, ...] | None]:
     """The images of one split, and the names of its classes if the table has them."""
     datasets = _library()
     for option, column in (("image", image), ("label", label)):
-        if column not in table.column_names:
+        if column is not None and column not in table.column_names:
             raise DataError(f"{option}: {unknown('column', str(column), table.column_names)} (source: hf({option}=…))")
-    feature = table.features[label]
-    labels = table.with_format("arrow").select_columns([label])[:][label]
-    if not re.fullmatch(r"u?int\d+", str(labels.type)):
-        raise DataError(f"column '{label}' of {split} holds {labels.type}, not integers; make it a ClassLabel first")
-    if labels.null_count:
-        missing = labels.to_pylist().index(None)
-        raise DataError(f"{split} row {missing}: column '{label}' has no label")
+    feature = None if label is None else table.features[label]
+    values = np.full(len(table), -1) if label is None else _labels(table, label, split)
     try:
         table = table.with_format(None).select_columns([image]).cast_column(image, datasets.Image(decode=False))
     except Exception as error:  # Arrow has several ways to say that a type cannot be an image
         raise DataError(f"column '{image}' of {split} holds {table.features[image]}, not images") from error
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    values = labels.to_numpy().astype(np.int64)
     return TableImages(table, image, values, np.arange(len(values)), split, stored), names
+
+
+def _labels(table: Any, column: str, split: str) -> Ints:
+    labels = table.with_format("arrow").select_columns([column])[:][column]
+    if not re.fullmatch(r"u?int\d+", str(labels.type)):
+        raise DataError(f"column '{column}' of {split} holds {labels.type}, not integers; make it a ClassLabel first")
+    if labels.null_count:
+        missing = labels.to_pylist().index(None)
+        raise DataError(f"{split} row {missing}: column '{column}' has no label; write -1 where that is meant")
+    return np.asarray(labels.to_numpy(), dtype=np.int64)
 
 
 def _read_parquet(paths: list[Path]) -> Any:

@@ -1,4 +1,4 @@
-"""What every source becomes: labelled images that are read by position."""
+"""What every source becomes: images, labelled or not, that are read by position."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Ints = NDArray[np.int64]
 
 
 class Images(Protocol):
-    """Labelled images of one split. All implementations are immutable, and pickle into a loader's workers."""
+    """Images of one split. All implementations are immutable, and pickle into a loader's workers."""
 
     @property
     def labels(self) -> Ints:
-        """Class of each image, int64 `[N]`, never negative."""
+        """Class of each image, int64 `[N]`; -1 where it has no label."""
 
     @property
     def index(self) -> Ints:
@@ -194,6 +194,12 @@ class Subset:
     def name(self, position: int) -> str:
         """The name that the image has in the whole."""
         return self.images.name(int(self.positions[position]))
+
+
+def labelled(images: Images) -> Images:
+    """The images that have a label, in their order: what a bank of neighbours and a probe can learn from."""
+    positions = np.flatnonzero(images.labels >= 0)
+    return images if len(positions) == len(images) else Subset(images, positions)
 
 
 def pack(names: Sequence[str]) -> NDArray[np.bytes_]:

@@ -36,7 +36,8 @@ GRACE = 30  # seconds that a worker lives on after SIGTERM
 class Batch:
     """One process's part of a step.
 
-    images: uint8 [B, 3, H, W]; or B images of unlike sizes; or rendered views by name. labels, index: int64 [B].
+    images: uint8 [B, 3, H, W]; or B images of unlike sizes; or rendered views by name. labels, index: int64 [B]; a
+    label is -1 where the image has none, and then the views of the batch have no targets.
     skipped: what could not be read, one line each.
     """
 
@@ -117,8 +118,9 @@ class Batches:
         if isinstance(images, Tensor | list) and self.views is None:
             return Batch(images, labels, index, epoch, skipped)
         assert self.views is not None
+        targets = None if (labels < 0).any() else labels
         try:
-            views = draw_views(self.views, images, labels, index, epoch, self.seed, self.classes)
+            views = draw_views(self.views, images, targets, index, epoch, self.seed, self.classes)
         except DataError as error:
             if error.row is None:
                 raise

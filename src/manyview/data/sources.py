@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 import torch
 
@@ -82,8 +82,9 @@ def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, str | N
         given = signature.bind(*call.args, **call.kwargs).arguments
     except TypeError as error:
         raise DataError(f"data.source: {error} in '{call.name}'; write {call.name}{signature}") from None
+    kinds = get_type_hints(source)
     for option, value in given.items():
-        if not isinstance(value, str | None):
+        if not isinstance(value, kinds[option]):
             raise DataError(f"data.source: {option}={value!r} in '{call.name}' must be a string")
     return source, given
 
@@ -116,12 +117,14 @@ def _depth(images: Images) -> torch.dtype | None:
 
 
 def _published(name: str) -> Callable[..., RawSplits]:
-    """A data set of torchvision, which may also lie in `root` as Hugging Face parquet files."""
+    """A data set of torchvision, which may also lie in `root` as Hugging Face parquet files, its usual splits."""
 
-    def source(root: Path | None, *, download: bool, stored: Stored | None = None) -> RawSplits:
-        if root is not None and "train" in parquet_splits(root):
+    def source(
+        root: Path | None, split: str | None = None, *, download: bool, stored: Stored | None = None
+    ) -> RawSplits:
+        if split is None and root is not None and "train" in parquet_splits(root):
             return hf(root, download=False, stored=stored)
-        return vision(root, name, download=download, stored=stored)
+        return vision(root, name, split, download=download, stored=stored)
 
     return source
 

@@ -2,16 +2,20 @@
 
 Every choice takes a prefix of a random order, so choices nest: with the same seed, the images of
 `labels_per_class=4` are among those of `labels_per_class=10`.
+
+The label -1 means "no label", as in torchvision's STL-10. Images without labels are for training; those with labels,
+if there are any, are what a run is judged on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from manyview.data.images import Images, Ints, Subset
+from manyview.data.images import Images, Ints, Subset, labelled
 from manyview.errors import DataError
 
 
@@ -24,7 +28,7 @@ class Selection(Protocol):
 
     @property
     def labels_per_class(self) -> int | None:
-        """Keep this many training images of each class."""
+        """Keep this many labelled training images of each class."""
 
     @property
     def imbalance(self) -> float | None:
@@ -32,23 +36,31 @@ class Selection(Protocol):
 
     @property
     def limit(self) -> int | None:
-        """Keep this many training images in all."""
+        """Keep this many training images in all, with and without labels."""
 
 
 @dataclass(frozen=True)
 class RawSplits:
-    """What a source has. `carve_test`: it has one set of images, from which a test split must be taken."""
+    """What a source has.
+
+    classes: none where no image has a label. carve_test: it has one set of images, from which a test split must be
+    taken. remark: what a user should know of how the source was read, for the note.
+    """
 
     train: Images
     val: Images | None
     test: Images | None
     classes: tuple[str, ...]
     carve_test: bool = False
+    remark: str = ""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run uses; `note` says in one line how the splits were made."""
+    """What a run uses; `note` says in one line how the splits were made.
+
+    Of val and test all images have a label, or none has; of train some may.
+    """
 
     train: Images
     val: Images | None
@@ -62,11 +74,12 @@ def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
 
     1. If the source is one set without a test split, `val_fraction` of all images becomes test.
     2. If it has no val, `val_fraction` of all training images (those of test included) becomes val.
-       Both are stratified, and take no class's last image.
+       Both are stratified, and take no class's last image. Where some images are labelled, only those count, and only
+       those are held out; of a val or test that the source has, only those are kept.
     3. Of what remains in train: `labels_per_class`, then `imbalance`, then `limit` (see `thin_out`).
 
-    Raises `DataError` for labels outside the classes, fewer than two classes, empty splits, and choices
-    that the data cannot satisfy.
+    Raises `DataError` for labels outside the classes, a single class, empty splits, and choices that the data cannot
+    satisfy.
     """
     fraction = choice.val_fraction
     if not 0 <= fraction < 1:
@@ -74,14 +87,21 @@ def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
     for split, images in (("train", raw.train), ("val", raw.val), ("test", raw.test)):
         if images is not None:
             _check(images, split, len(raw.classes))
-    present = np.unique(raw.train.labels)
-    if len(present) < 2:
-        raise DataError(f"train has only one class ('{raw.classes[present[0]]}'); at least two are needed")
+    labels = raw.train.labels
+    kept, bare = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
+    present = np.unique(labels[kept])
+    if len(present) == 1:
+        raise DataError(
+            f"train has only one class ('{raw.classes[present[0]]}'); at least two are needed, or no labels at all: "
+            "folder(labels=None), hf(label=None)"
+        )
+    some = "labelled " if len(kept) and len(bare) else ""
+    if not len(kept):
+        kept, bare = bare, kept
 
-    labels, kept = raw.train.labels, np.arange(len(raw.train))
-    count = max(1, round(fraction * len(labels))) if fraction else 0
-    how = f"({100 * fraction:g} % of {'all images' if raw.carve_test else 'train'}, seed {seed})"
-    notes, made = {"val": "", "test": ""}, {"val": raw.val, "test": raw.test}
+    count = max(1, round(fraction * len(kept))) if fraction else 0
+    how = f"({100 * fraction:g} % of {f'all {some}images' if raw.carve_test else f'{some}train'}, seed {seed})"
+    notes, made = {"val": "", "test": ""}, {"val": _judges(raw.val), "test": _judges(raw.test)}
     for split in ("test", "val"):
         if made[split] is None and count and (split == "val" or raw.carve_test):
             rest, held = hold_out(labels[kept], count, seed, split)
@@ -92,22 +112,47 @@ def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
             made[split], notes[split] = Subset(raw.train, kept[held]), " " + how
             kept = kept[rest]
 
-    kept, thinning = thin_out(labels, kept, raw.classes, choice, seed)
+    kept, thinning = thin_out(labels, np.union1d(kept, bare), raw.classes, choice, seed)
     train = raw.train if len(kept) == len(labels) else Subset(raw.train, kept)
-    parts = [f"{len(train):,} train{thinning}"]
+    parts = [_counted(train, "train") + thinning]
     for split in ("val", "test"):
         part = made[split]
-        parts.append(f"no {split}" if part is None else f"{len(part):,} {split}{notes[split]}")
-    return Splits(train, made["val"], made["test"], raw.classes, ", ".join(parts))
+        parts.append(f"no {split}" if part is None else _counted(part, split) + notes[split])
+    note = "; ".join(filter(None, [", ".join(parts), raw.remark]))
+    return Splits(train, made["val"], made["test"], raw.classes, note)
+
+
+def check_labels(
+    splits: Splits, relations: Sequence[str], protocols: Sequence[str], judged: Sequence[str] = ("val", "test")
+) -> None:
+    """Raise `DataError` unless the splits have the labels that a run needs.
+
+    relations: those that learn from labels, as the recipe writes them; each training image must have one. protocols:
+    those that compare with labels; they need labelled images in train, and labels in the splits `judged`.
+    """
+    train, known = splits.train, len(labelled(splits.train))
+    if relations and known < len(train):
+        have = f"{len(train) - known:,} of {len(train):,} training images have none" if known else "there are none"
+        raise DataError(f"relations: {relations[0]} learns from labels, and {have} (data: {splits.note})")
+    held = {split: images for split in judged if (images := getattr(splits, split)) is not None}
+    if not protocols or not held:
+        return
+    for split, images in {"train": train, **held}.items():
+        if not len(labelled(images)):
+            raise DataError(
+                f"evaluate: {protocols[0]} compares with labels, and {split} has none (data: {splits.note}); "
+                f"drop the protocol, as in evaluate=[], or the split"
+            )
 
 
 def hold_out(labels: Ints, count: int, seed: int, purpose: str) -> tuple[Ints, Ints]:
     """Divide positions into (kept, held), each ascending: `count` are held out, stratified.
 
-    `labels`: int64 `[N]`. A class's seats among the held follow Sainte-Laguë's rule, so they are
-    within about one of its share. No class gives its last image; fewer than `count` are held if need be.
+    `labels`: int64 `[N]`; images without a label, -1, are a class of their own. A class's seats among the held follow
+    Sainte-Laguë's rule, so they are within about one of its share. No class gives its last image; fewer than `count`
+    are held if need be.
     """
-    rank, size = _rank(labels, seed, purpose), np.bincount(labels)[labels]
+    rank, size = _rank(labels, seed, purpose), _class_sizes(labels)
     order = np.lexsort((labels, (rank + 0.5) / size, rank == size - 1))
     held = order[: min(count, len(labels) - len(np.unique(labels)))]
     return np.setdiff1d(np.arange(len(labels)), held), np.sort(held)
@@ -115,6 +160,8 @@ def hold_out(labels: Ints, count: int, seed: int, purpose: str) -> tuple[Ints, I
 
 def thin_out(labels: Ints, kept: Ints, classes: tuple[str, ...], choice: Selection, seed: int) -> tuple[Ints, str]:
     """Thin out the training positions `kept`; returns what stays, ascending, and a remark for the note.
+
+    Images without a label stay, but for `limit`, where they are a class of their own.
 
     - `labels_per_class=n`: n random images of each class.
     - `imbalance=r`: class c of C keeps `round(n_max * r ** (-c / (C - 1)))`, at least 1 and at most what
@@ -124,6 +171,10 @@ def thin_out(labels: Ints, kept: Ints, classes: tuple[str, ...], choice: Selecti
     Raises `DataError` if a class, or the whole, has too few images, or if the number makes no sense.
     """
     remarks = []
+    kept, bare = kept[labels[kept] >= 0], kept[labels[kept] < 0]
+    for name in ("labels_per_class", "imbalance"):
+        if getattr(choice, name) is not None and not len(kept):
+            raise DataError(f"data.{name} is about classes, but no training image has a label; use data.limit")
     if choice.labels_per_class is not None:
         n, have = choice.labels_per_class, np.bincount(labels[kept], minlength=len(classes))
         if n < 1:
@@ -143,13 +194,15 @@ def thin_out(labels: Ints, kept: Ints, classes: tuple[str, ...], choice: Selecti
         quota = np.maximum(1, np.round(have.max() * tail))
         kept = kept[_rank(labels[kept], seed, "imbalance") < quota[labels[kept]]]
         remarks.append(f"long tail {ratio:g}:1")
+    kept = np.union1d(kept, bare)
     if choice.limit is not None:
         n, present = choice.limit, len(np.unique(labels[kept]))
         if n > len(kept):
             raise DataError(f"data.limit is {n:,}, but only {len(kept):,} training images are available")
         if n < present:
-            raise DataError(f"data.limit is {n:,}, fewer than the {present:,} classes; give each at least one image")
-        rank, size = _rank(labels[kept], seed, "limit"), np.bincount(labels[kept])[labels[kept]]
+            kinds = "classes and the unlabelled together" if len(bare) else "classes"
+            raise DataError(f"data.limit is {n:,}, fewer than the {present:,} {kinds}; give each at least one image")
+        rank, size = _rank(labels[kept], seed, "limit"), _class_sizes(labels[kept])
         order = np.lexsort((labels[kept], (rank + 0.5) / size, rank > 0))
         kept = np.sort(kept[order[:n]])
         remarks.append(f"limit {n:,}")
@@ -160,18 +213,34 @@ def _rank(labels: Ints, seed: int, purpose: str) -> Ints:
     """The place of each image in a random order of its class, int64 [N], from 0."""
     # Raw words rather than Generator.permutation: only the former are promised to stay from NumPy to NumPy.
     draws = np.random.Philox(np.random.SeedSequence([seed, *purpose.encode()])).random_raw(len(labels))
-    sizes = np.bincount(labels)
+    sizes = np.unique(labels, return_counts=True)[1]
     rank = np.empty(len(labels), dtype=np.int64)
     rank[np.lexsort((draws, labels))] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return rank
 
 
+def _class_sizes(labels: Ints) -> Ints:
+    """How many images the class of each image has, int64 [N]."""
+    _, at, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    return sizes[at]
+
+
+def _judges(images: Images | None) -> Images | None:
+    """Of a split that judges, the labelled images, unless there are none."""
+    return labelled(images) if images is not None and (images.labels >= 0).any() else images
+
+
+def _counted(images: Images, split: str) -> str:
+    bare = int((images.labels < 0).sum())
+    which = "" if not bare else " without labels" if bare == len(images) else f" of which {bare:,} without labels"
+    return f"{len(images):,} {split}{which}"
+
+
 def _check(images: Images, split: str, classes: int) -> None:
     if not len(images):
         raise DataError(f"split '{split}' has no images")
-    wrong = np.flatnonzero((images.labels < 0) | (images.labels >= classes))
+    wrong = np.flatnonzero((images.labels < -1) | (images.labels >= classes))
     if len(wrong):
         first = int(wrong[0])
-        raise DataError(
-            f"{images.name(first)}: label {images.labels[first]} is not one of 0 to {classes - 1} ({classes} classes)"
-        )
+        known = f"one of 0 to {classes - 1} ({classes} classes), nor " if classes else ""
+        raise DataError(f"{images.name(first)}: label {images.labels[first]} is not {known}-1 (no label)")

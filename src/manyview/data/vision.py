@@ -17,11 +17,14 @@ from manyview.errors import DataError, unknown
 Read = Callable[[Any, str, Stored | None], Images]
 
 
-def vision(root: Path | None, name: str, *, download: bool, stored: Stored | None = None) -> RawSplits:
+def vision(
+    root: Path | None, name: str, split: str | None = None, *, download: bool, stored: Stored | None = None
+) -> RawSplits:
     """A data set of `DATASETS`, by its name in `torchvision.datasets` in any case. `stored`: see `decode`.
 
-    Looks for the files where torchvision puts them under `root`; with `download`, puts them there.
-    Raises `DataError` for an unknown name, and for files that are missing or broken.
+    Looks for the files where torchvision puts them under `root`; with `download`, puts them there. `split`: what is
+    trained on in place of the usual split, by torchvision's name for it, such as STL-10's "train+unlabeled" or SVHN's
+    "extra". Raises `DataError` for an unknown name or split, and for files that are missing or broken.
     """
     import torchvision.datasets
 
@@ -32,20 +35,24 @@ def vision(root: Path | None, name: str, *, download: bool, stored: Stored | Non
     if root is None:
         raise DataError(f"{name} needs data.root: the folder where its files are (data.download=true puts them there)")
     splits, read = DATASETS[name]
+    if split is not None:
+        if "split" not in splits["train"]:
+            raise DataError(f"data.source: {name} has no other split to train on, got split={split!r}")
+        splits = splits | {"train": {"split": split}}
     options = {"loader": str} if read is _files else {}
     opened: dict[str, Images] = {}
     classes: tuple[str, ...] = ()
-    for split, arguments in splits.items():
+    for part, arguments in splits.items():
         try:
             data = getattr(torchvision.datasets, name)(root, **arguments, **options, download=download)
-            opened[split] = read(data, f"{name} {split}", stored)
+            opened[part] = read(data, f"{name} {part}", stored)
         except Exception as error:  # each class has its own ways to fail on missing or broken files
             reason = (
                 (str(error).strip() or type(error).__name__).partition("\n")[0].partition(" You can use")[0].rstrip(".")
             )
             hint = "" if download else "; nothing is downloaded unless data.download=true"
             raise DataError(f"{name} cannot be opened under {root} ({reason}){hint}") from error
-        classes = classes or _class_names(data, opened[split])
+        classes = classes or _class_names(data, opened[part])
     return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, carve_test="test" not in opened)
 
 
@@ -83,7 +90,7 @@ def _folder(samples: list[tuple[Any, int]], stored: Stored | None) -> FolderImag
 
 
 def _class_names(data: Any, train: Images) -> tuple[str, ...]:
-    names = getattr(data, "classes", None) or range(int(train.labels.max(initial=0)) + 1)
+    names = getattr(data, "classes", None) or range(int(train.labels.max(initial=-1)) + 1)
     return tuple(str(name[0] if isinstance(name, tuple) else name) for name in names)
 
 
