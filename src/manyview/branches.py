@@ -99,7 +99,8 @@ def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
     if not isinstance(raw, Mapping) or "backbone" not in raw:
         near = difflib.get_close_matches("backbone", map(str, raw), n=1) if isinstance(raw, Mapping) else []
         got = f"did you mean backbone by '{near[0]}'?" if near else f"got {raw!r}"
-        raise RecipeError(f"{where}: expected a mapping with a backbone, such as {{backbone: resnet18}}; {got}")
+        wanted = "a mapping with a backbone, such as {backbone: resnet18}"
+        raise RecipeError(f"{where}: expected {wanted}{', or ema(online)' if isinstance(raw, str) else ''}; {got}")
     fields = dict(raw)
     backbone = parse_call(fields.pop("backbone"), f"{where}.backbone")
     forward = fields.pop("forward", "joint")

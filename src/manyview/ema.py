@@ -35,6 +35,8 @@ class Ema:
             raise ValueError(f"ema first names the branch that it follows, as in ema(online), got {self.of!r}")
         if type(self.momentum) not in (int, float) or not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be a number in [0, 1), got {self.momentum!r}")
+        if isinstance(self.schedule, Name):
+            raise ValueError(f"put quotes round schedule='{self.schedule}'")
         if self.schedule not in SCHEDULES:
             raise ValueError(unknown("schedule", str(self.schedule), SCHEDULES))
 
