@@ -24,6 +24,7 @@ from manyview.plan import plan
 from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
 from manyview.run import Run
 from manyview.sheet import GAP, NAME
+from small import small
 
 TINY = ("train.steps=3", "train.batch_size=16", "train.schedule=cosine()", "data.limit=60", "train.log_every=1")
 
@@ -109,8 +110,9 @@ def test_recipes_are_listed_with_their_titles():
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_plans_are_printed_and_drawn(tmp_path, name):
     figure = tmp_path / "plan.svg"
-    out = done("plan", name, "--svg", figure)
-    recipe = load_recipe(name)
+    overrides = small(name)
+    out = done("plan", name, *overrides, "--svg", figure)
+    recipe = load_recipe(name, *overrides)
     made = plan(recipe)
     text = " ".join(out.split())
     assert " ".join(made.summary().split()) in text
@@ -129,7 +131,8 @@ def test_plans_are_printed_and_drawn(tmp_path, name):
     for relation in recipe.relation_plan:
         assert relation.name in labels
         for read in relation.all_reads:
-            assert f"{read.name}({read.view})" in labels
+            readout = f"{read.name}({read.view})"
+            assert (readout if len(recipe.branches) == 1 else f"{read.branch}.{readout}") in labels
     width, height = float(root.get("width")), float(root.get("height"))
     for box in root.iter("{http://www.w3.org/2000/svg}rect"):
         assert float(box.get("x", 0)) + float(box.get("width")) <= width
@@ -197,7 +200,8 @@ def test_metrics_are_one_object_a_line(trained):
     logged = [line for line in lines if "loss" in line]
     assert [line["step"] for line in logged] == [1, 2, 3]
     for line in logged:
-        assert set(line) == {"step", "epoch", "loss", "terms", "lr", "images_per_second", "z_std"}
+        health = {"z_std", "z_std_sqrt_d", "effective_rank", "uniformity", "alignment"}
+        assert set(line) == {"step", "epoch", "loss", "terms", "lr", "images_per_second", *health}
         assert set(line["terms"]) == {"cross_entropy", "similarity"}
         assert line["loss"] == pytest.approx(sum(line["terms"].values()), rel=1e-5)
         assert line["epoch"] == pytest.approx(line["step"] / 3, abs=1e-4)  # 60 images, 16 a step: 3 steps an epoch

@@ -452,11 +452,35 @@ def test_averaged_weights_are_followed_and_evaluated(tmp_path):
 def test_without_a_classifier_knn_chooses(tmp_path):
     recipe = parse_recipe(DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", ""))
     result = train(recipe, tmp_path / "run", quiet=True)
-    measured = [line["val"] for line in lines(tmp_path / "run") if "val" in line]
-    assert [set(val) for val in measured] == [{"knn"}, {"knn"}]
+    (begun, *measured) = [line for line in lines(tmp_path / "run") if "val" in line]
+    assert begun == lines(tmp_path / "run")[0]
+    assert (begun["step"], begun["epoch"], set(begun["val"])) == (0, 0, {"knn"})
+    assert [(line["step"], set(line["val"])) for line in measured] == [(5, {"knn"}), (10, {"knn"})]
     assert result["selected_by"] == "validation knn"
-    assert result["val"]["knn"] == max(val["knn"] for val in measured)
+    assert result["val"]["knn"] == max(line["val"]["knn"] for line in measured)
     assert set(result["eval"]) == {"knn"}
+
+
+def test_the_figure_before_training_is_that_of_the_first_weights_and_is_never_the_best(tmp_path):
+    """With a learning rate of 0 nothing is learnt: the same features but for BatchNorm, here LayerNorm."""
+    text = DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", "")
+    train(parse_recipe(text, NORM_FREE, "train.optimizer.lr=0.0", "train.schedule=constant()"), tmp_path, quiet=True)
+    values = {line["step"]: line["val"]["knn"] for line in lines(tmp_path) if "val" in line}
+    assert len(set(values.values())) == 1
+    assert list(values) == [0, 5, 10]
+    assert read_state(tmp_path / "checkpoints" / "best.pt")["run"]["number"] == 5
+
+
+@pytest.mark.parametrize("lost", [["result.json"], ["result.json", "checkpoints/last.pt", "checkpoints/best.pt"]])
+def test_the_figure_before_training_is_neither_lost_nor_doubled_by_a_restart(tmp_path, lost):
+    recipe = parse_recipe(DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", ""), "train.epochs=1")
+    train(recipe, tmp_path / "run", quiet=True)
+    before = lines(tmp_path / "run")
+    for name in lost:
+        (tmp_path / "run" / name).unlink()
+    train(recipe, tmp_path / "run", resume=True, quiet=True)
+    assert lines(tmp_path / "run") == before
+    assert [line["step"] for line in before] == [0, 1, 2, 3, 4, 5, 5]
 
 
 def test_where_nothing_is_measured_the_last_weights_are_used(tmp_path):
@@ -491,7 +515,7 @@ def test_bad_images_of_evaluation_are_listed_too(tmp_path, image_folder):
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, every):
     overrides = ("train.optimizer.lr=1e9", "train.log_every=100", f"train.checkpoint_every={every}")
     with pytest.raises(
-        RunError, match=r"^the loss is (nan|inf) at step \d+ \(cross_entropy .*\); begin anew .*lr"
+        RunError, match=r"^the loss is not finite at step \d+ \(cross_entropy .*; begin anew .*lr"
     ) as caught:
         run(tmp_path / "run", *overrides)
     assert "\n" not in str(caught.value)
@@ -510,7 +534,7 @@ def test_no_worker_outlives_the_run(tmp_path):
         where = ("data.workers=2", f"data.render={render}")
         run(tmp_path / f"{render} whole", *where)
         assert loaders() == []
-        with pytest.raises(RunError, match="the loss is") as caught:
+        with pytest.raises(RunError, match="is not finite") as caught:
             run(tmp_path / f"{render} broken", *where, "train.optimizer.lr=1e9", "train.epochs=9")
         # though the error's traceback still holds the loop's variables
         assert caught.tb is not None
