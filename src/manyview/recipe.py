@@ -34,9 +34,11 @@ class _Frozen(BaseModel):
 class Data(_Frozen, strict=True):
     """Where images come from and which of them are used; every choice is a function of the recipe's seed.
 
-    source: digits, folder, hf, torchvision, or a data set by name (cifar10, …). root: its folder. val_fraction: the
-    share of training images held out to choose by, where the source has no validation set. labels_per_class, imbalance
-    (largest class / smallest, exponential), limit: which training images remain. on_bad_image: raise, or skip and list.
+    source: digits, folder, hf, torchvision, or a data set by name (cifar10, …); images may be without labels, as of
+    folder(labels=None) or stl10(split='train+unlabeled'). root: its folder. val_fraction: the share of training images,
+    of the labelled where there are any, held out to choose by, where the source has no validation set.
+    labels_per_class, imbalance (largest class / smallest, exponential; both leave images without labels alone), limit:
+    which training images remain. on_bad_image: raise, or skip and list.
     channels: images are taken as they are stored, 8-bit or deeper, and must have this many channels; null makes them
     8-bit RGB. reduced: JPEGs are decoded at each reading, no larger than their crops need, faster but not to the same
     grey levels (see `data.decode`). memory: GiB that the decoded images of a split may take; where they fit, they stay

@@ -363,13 +363,15 @@ def test_batches_carry_minus_one_and_views_have_no_target(tmp_path, mix):
     batch, other = (made[0] for made in batches)
     assert batch.labels.tolist() == [int(images.labels[row]) for row in batch.index.tolist()]
     assert set(batch.labels.tolist()) == {0, -1}
+    assert batch.targets is None
+    assert other.targets is other.labels
     for name, view in batch.images.items():
         assert torch.equal(view.pixels, other.images[name].pixels)
         assert view.target is None
         assert other.images[name].target is not None
     step = Step(parsed, 2)
     outputs = [
-        step(batch.images),
+        step(batch.images, batch.targets),
         step(torch.stack([images.read(row) for row in batch.index.tolist()]), index=batch.index),
     ]
     assert float(outputs[0]["loss"].detach()) == pytest.approx(float(outputs[1]["loss"].detach()), rel=1e-5)

@@ -37,8 +37,8 @@ class Batch:
     """One process's part of a step.
 
     images: uint8 [B, 3, H, W]; or B images of unlike sizes; or rendered views by name. labels, index: int64 [B]; a
-    label is -1 where the image has none, and then the views of the batch have no targets.
-    skipped: what could not be read, one line each.
+    label is -1 where the image has none. skipped: what could not be read, one line each. labelled: whether every image
+    has a label; it is kept because looking at labels on a GPU means waiting for it.
     """
 
     images: Tensor | list[Tensor] | dict[str, View]
@@ -46,6 +46,12 @@ class Batch:
     index: Tensor
     epoch: int
     skipped: list[str]
+    labelled: bool = True
+
+    @property
+    def targets(self) -> Tensor | None:
+        """The labels, as a step takes them: None unless every image has one."""
+        return self.labels if self.labelled else None
 
     def to(self, device: torch.device) -> Batch:
         """Images and labels on a device. The index stays: draws are made on the CPU."""
@@ -115,10 +121,11 @@ class Batches:
             raise DataError(f"no image of a batch could be read; the first: {first}")
         labels = torch.from_numpy(self.images.labels[kept])
         index = torch.from_numpy(self.images.index[kept])
+        labelled = not bool((labels < 0).any())
         if isinstance(images, Tensor | list) and self.views is None:
-            return Batch(images, labels, index, epoch, skipped)
+            return Batch(images, labels, index, epoch, skipped, labelled)
         assert self.views is not None
-        targets = None if (labels < 0).any() else labels
+        targets = labels if labelled else None
         try:
             views = draw_views(self.views, images, targets, index, epoch, self.seed, self.classes)
         except DataError as error:
@@ -126,7 +133,7 @@ class Batches:
                 raise
             name = self.images.name(int(kept[error.row]))
             raise DataError(str(error).replace(f"image {error.row} of the batch", name, 1)) from None
-        return Batch(views, labels, index, epoch, skipped)
+        return Batch(views, labels, index, epoch, skipped, labelled)
 
     def read(self, positions: NDArray[np.int64], epoch: int) -> tuple[Source, NDArray[np.int64], list[str]]:
         """`read_images` for the views of an epoch, which with `reduced` may need no more than a part of each size."""
