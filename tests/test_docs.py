@@ -60,7 +60,8 @@ def test_the_picture_of_ops_has_a_place_for_every_view():
 
 def test_readme_names_packaged_recipes():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:tied|agmax|sla|jsd)_[a-z0-9_]+)`", text))
+    table = re.search(r"\| system \|.*?\n\n", text, re.S).group(0)
+    named = set(re.findall(r"`([a-z][a-z0-9]*_[a-z0-9_]+)`", table))
     assert named
     assert named <= set(packaged_recipes())
 
@@ -85,7 +86,7 @@ def test_packaged_recipe_headers_make_a_claim():
 
 
 SYSTEMS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "systems.md").read_text(encoding="utf-8"), re.S)
-TODAY = {"Tied-Augment", "AgMax", "JSD", "SLA", "SLA+SD"}
+ON_PAPER = {"Tied-FixMatch"}
 
 
 def test_there_are_twelve_systems():
@@ -103,11 +104,11 @@ def test_every_system_is_in_the_grammar(text):
         )
         assert all(parse_call(call, "branch") for call in calls)
     names = [parse_call(line, "relations").name for line in raw["relations"]]
-    if raw["title"] in TODAY:
+    if raw["title"] in ON_PAPER:
+        with pytest.raises(RecipeError):
+            manyview.parse_recipe(text + "train: {epochs: 1}\n")
+    else:
         recipe = manyview.parse_recipe(text + "train: {epochs: 1}\n")
         assert [relation.factory.__name__.lower() for relation in recipe.relation_plan] == [
             name.replace("_", "") for name in names
         ]
-    else:
-        with pytest.raises(RecipeError):
-            manyview.parse_recipe(text + "train: {epochs: 1}\n")

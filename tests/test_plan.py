@@ -9,33 +9,68 @@ from rich.console import Console
 from manyview.plan import describe, plan, svg
 from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
 from manyview.views import plan_views
+from small import small
 
-ROWS = {  # images that pass the network for each image of a batch, read off the papers
-    "agmax_cifar10": 2,
-    "agmax_cifar10_autoaugment": 2,
-    "agmax_cifar10_cutmix": 2,
-    "agmax_cifar10_cutmix_autoaugment": 2,
-    "agmax_cifar10_cutout": 2,
-    "agmax_cifar10_cutout_autoaugment": 2,
-    "agmax_cifar10_mixup": 2,
-    "agmax_cifar10_mixup_autoaugment": 2,
-    "agmax_imagenet": 2,
-    "baseline_cifar10": 2,
-    "jsd_cifar10": 3,
-    "quickstart": 2,
-    "sla_cifar10": 4,
-    "sla_da_cifar10": 4,
-    "sla_mt_cifar10": 4,
-    "sla_sd_cifar10": 4,
-    "tied_cifar10": 2,
-    "tied_cifar10_wrn28_10": 2,
-    "tied_imagenet": 2,
-    "tied_mixup_cifar10": 2,
-}
-SMALL = {  # the same views and relations on pictures and networks that a test can afford
-    "agmax_imagenet": ("branches.net.backbone=resnet18", "views.a.make.crop.size=32"),
-    "tied_imagenet": ("branches.net.backbone=resnet18", "views.a.make.crop.size=32"),
-    "tied_cifar10_wrn28_10": ("branches.net.backbone=wrn28_2",),
+ROWS = {  # images that pass each network for each image of a batch, read off the papers
+    "agmax_cifar10": {"net": 2},
+    "agmax_cifar10_autoaugment": {"net": 2},
+    "agmax_cifar10_cutmix": {"net": 2},
+    "agmax_cifar10_cutmix_autoaugment": {"net": 2},
+    "agmax_cifar10_cutout": {"net": 2},
+    "agmax_cifar10_cutout_autoaugment": {"net": 2},
+    "agmax_cifar10_mixup": {"net": 2},
+    "agmax_cifar10_mixup_autoaugment": {"net": 2},
+    "agmax_imagenet": {"net": 2},
+    "augself_cifar10": {"net": 2},
+    "barlow_twins_cifar10": {"online": 2},
+    "baseline_cifar10": {"net": 2},
+    "byol_augself_cifar10": {"online": 2, "teacher": 2},
+    "byol_augself_imagenet": {"online": 2, "teacher": 2},
+    "byol_augself_stl10": {"online": 2, "teacher": 2},
+    "byol_cifar10": {"online": 2, "teacher": 2},
+    "byol_dssl_cifar10": {"online": 4, "teacher": 2},
+    "byol_dssl_imagenet": {"online": 4, "teacher": 2},
+    "byol_imagenet": {"online": 2, "teacher": 2},
+    "jsd_cifar10": {"net": 3},
+    "moco_augself_cifar10": {"online": 1, "teacher": 1},
+    "moco_augself_imagenet": {"online": 1, "teacher": 1},
+    "moco_augself_imagenet100": {"online": 1, "teacher": 1},
+    "moco_augself_stl10": {"online": 1, "teacher": 1},
+    "moco_cifar10": {"online": 1, "teacher": 1},
+    "moco_imagenet": {"online": 1, "teacher": 1},
+    "quickstart": {"net": 2},
+    "simclr_augself_cifar10": {"online": 2},
+    "simclr_augself_imagenet": {"online": 2},
+    "simclr_augself_stl10": {"online": 2},
+    "simclr_cifar10": {"online": 2},
+    "simclr_digits": {"online": 2},
+    "simclr_dssl_cifar10": {"online": 4},
+    "simclr_dssl_imagenet": {"online": 4},
+    "simclr_imagenet": {"online": 2},
+    "simsiam_augself_cifar10": {"online": 2},
+    "simsiam_augself_imagenet": {"online": 2},
+    "simsiam_augself_imagenet100": {"online": 2},
+    "simsiam_augself_stl10": {"online": 2},
+    "simsiam_cifar10": {"online": 2},
+    "simsiam_dssl_augself_cifar10": {"online": 4},
+    "simsiam_dssl_cifar10": {"online": 4},
+    "simsiam_dssl_imagenet": {"online": 4},
+    "simsiam_imagenet": {"online": 2},
+    "sla_cifar10": {"net": 4},
+    "sla_da_cifar10": {"net": 4},
+    "sla_mt_cifar10": {"net": 4},
+    "sla_sd_cifar10": {"net": 4},
+    "supervised_augself_imagenet100": {"net": 2},
+    "swav_augself_cifar10": {"online": 2},
+    "swav_augself_imagenet": {"online": 8},
+    "swav_augself_stl10": {"online": 2},
+    "swav_cifar10": {"online": 2},
+    "swav_imagenet": {"online": 8},
+    "tied_cifar10": {"net": 2},
+    "tied_cifar10_wrn28_10": {"net": 2},
+    "tied_imagenet": {"net": 2},
+    "tied_mixup_cifar10": {"net": 2},
+    "vicreg_cifar10": {"online": 2},
 }
 FAMILIES = """
 data: {source: digits}
@@ -81,19 +116,15 @@ def test_every_packaged_recipe_is_counted_here():
 
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_rows_of_packaged_recipes(name):
-    assert plan(load_recipe(name, *SMALL.get(name, ()))).step.rows_per_image == ROWS[name]
-    made = plan(load_recipe(name, *SMALL.get(name, ())))
-    assert rows_seen(made.step) == {"net": ROWS[name]}
-
-
-@pytest.mark.parametrize("name", packaged_recipes())
-def test_the_summary_tells_the_rows_of_a_step(name):
-    recipe = load_recipe(name, *SMALL.get(name, ()))
+    recipe = load_recipe(name, *small(name))
     made = plan(recipe)
+    rows = sum(ROWS[name].values())
+    assert made.step.rows_per_image == rows
     batch = recipe.train.batch_size
     length = f"{recipe.train.epochs} epochs" if recipe.train.epochs else f"{recipe.train.steps:,} steps"
-    cost = f"a step: {batch} images, {batch * ROWS[name]:,} through the networks ({ROWS[name]} an image)"
+    cost = f"a step: {batch} images, {batch * rows:,} through the networks ({rows} an image)"
     assert f"{length}; {cost}" in made.summary()
+    assert rows_seen(made.step) == ROWS[name]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +149,21 @@ def test_rows_of_families_members_and_branches(relations, rows):
     assert made.step.rows_per_image == sum(rows.values())
 
 
+RESNET18 = 11_689_512 - 513_000  # He et al., as in torchvision and timm, without the classifier
+RESNET18_SMALL = RESNET18 - 64 * 3 * (7 * 7 - 3 * 3)
+RESNET50 = 25_557_032 - 2_049_000
+
+
+def two(inputs: int, hidden: int, out: int, last: bool = True) -> int:
+    """Parameters of linear, BatchNorm, ReLU, linear; last: the second layer has a bias."""
+    return inputs * hidden + 2 * hidden + hidden * out + (out if last else 0)
+
+
+def teller(width: int) -> int:
+    """Parameters of AugSelf's net for four numbers: three layers, 512 hidden units."""
+    return 2 * width * 512 + 2 * 512 + two(512, 512, 4)
+
+
 def numbers(text: str) -> int:
     return int(text.split()[0].replace(",", ""))
 
@@ -133,6 +179,35 @@ def numbers(text: str) -> int:
         ("sla_mt_cifar10", 10, 464_154 - 650, {"turn": 64 * 4 + 4, "logits": 650}, 0),
         # Q: Linear(2C, 128), Linear(128, C)
         ("agmax_cifar10", 10, None, {"logits": 128 * 10 + 10}, 20 * 128 + 128 + 128 * 10 + 10),
+        # without labels, heads as in the papers' own runs
+        ("simsiam_cifar10", 10, RESNET18_SMALL, {"z": two(512, 2048, 2048, last=False), "p": two(2048, 512, 2048)}, 0),
+        (
+            "simsiam_augself_stl10",
+            10,
+            RESNET18,
+            {"z": two(512, 2048, 2048, last=False), "p": two(2048, 512, 2048)},
+            2 * teller(512),
+        ),
+        (
+            "byol_dssl_cifar10",
+            10,
+            RESNET18_SMALL,
+            {"z": two(512, 4096, 256), "p": two(256, 4096, 256)},
+            0,
+        ),
+        ("moco_augself_stl10", 10, RESNET18, {"z": two(512, 512, 128)}, 2 * teller(512)),
+        ("simclr_augself_stl10", 10, RESNET18, {"z": two(512, 512, 128)}, 2 * teller(512)),
+        ("swav_augself_stl10", 10, RESNET18, {"z": two(512, 2048, 128)}, 100 * 128 + 2 * teller(512)),
+        ("vicreg_cifar10", 10, RESNET18_SMALL, {"z": 512 * 2048 + 4096 + two(2048, 2048, 2048)}, 0),
+        (
+            "simsiam_imagenet",
+            1000,
+            RESNET50,
+            {"z": 2048 * 2048 + 4096 + two(2048, 2048, 2048, last=False), "p": two(2048, 512, 2048)},
+            0,
+        ),
+        ("moco_imagenet", 1000, RESNET50, {"z": 2048 * 2048 + 2048 + 2048 * 128 + 128}, 0),
+        ("swav_imagenet", 1000, RESNET50, {"z": two(2048, 2048, 128)}, 3000 * 128),
     ],
 )
 def test_parameters(name, classes, backbone, heads, relations):
