@@ -54,7 +54,7 @@ def seen(step: Step, batches: Batches, number: int, device: torch.device) -> Ite
             batch = replace(batches, rank=rank)[(number - 1) * batches.accumulate + part].to(device)
             views: Any = batch.images
             if not isinstance(views, Mapping):
-                views = step.views(views, batch.labels, index=batch.index, epoch=batch.epoch, only=step.rendered_views)
+                views = step.views(views, batch.targets, index=batch.index, epoch=batch.epoch, only=step.rendered_views)
             yield {
                 "process": rank,
                 "part": part,

@@ -23,7 +23,7 @@ from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value
 from manyview.heads import HEADS
 from manyview.optimize import SCHEDULES, check_training
 from manyview.readouts import RelationPlan, plan_relations, unique_name
-from manyview.relations import RELATIONS
+from manyview.relations import LEARN_FROM_LABELS, RELATIONS
 from manyview.views import TEST, PlannedView, ViewSpec, plan_views, with_sources
 
 
@@ -141,6 +141,11 @@ class Recipe(_Frozen):
     def relation_plan(self) -> list[RelationPlan]:
         """Relations, parsed and checked against views and branches."""
         return plan_relations(self.relations, self.branch_plan, self.view_plan)
+
+    @property
+    def learns_from_labels(self) -> list[str]:
+        """The relations that need a label for every training image, as they are written."""
+        return [plan.text for plan in self.relation_plan if plan.factory in LEARN_FROM_LABELS]
 
     def to_yaml(self) -> str:
         """The recipe with every default written out; loading it gives an equal recipe."""

@@ -334,7 +334,7 @@ class Step(nn.Module):
     def classifier(self) -> str | None:
         """The head that gives class scores: `logits`, else a joint head (SLA+SI); None if nothing classifies."""
         heads = [LOGITS, *self.main.orbits]
-        return next((head for head in heads if head in self.main.heads), None)
+        return next((head for head in heads if head in self.main.heads), None) if self.num_classes else None
 
     @torch.no_grad()
     def predict(self, images: Tensor | Sequence[Tensor], *, aggregated: bool = False) -> dict[str, Tensor]:

@@ -35,4 +35,6 @@ RELATIONS: dict[str, type[nn.Module]] = {
     "vicreg": VicReg,
 }
 
-__all__ = ["RELATIONS", "HasState", "Port", "Reading"]
+LEARN_FROM_LABELS = (CrossEntropy, JointCrossEntropy, SupervisedContrastive)
+
+__all__ = ["LEARN_FROM_LABELS", "RELATIONS", "HasState", "Port", "Reading"]
