@@ -1,19 +1,27 @@
 """Relation modules: each is the pure function of its readings; ports are checked before any image is read."""
 
+import inspect
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as torch_functional
 from torch import nn
 
 from manyview import functional as F
-from manyview.errors import ManyviewError, RecipeError
+from manyview.augment.flip import Flip
+from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
 from manyview.recipe import parse_recipe
-from manyview.relations import RELATIONS, Port, Reading
+from manyview.relations import RELATIONS, HasState, Port, Reading
 from manyview.relations.agmax import AgMax, Agreement, joint_width
+from manyview.relations.contrastive import InfoNce, NtXent, SupervisedContrastive
+from manyview.relations.cosine import Cosine
 from manyview.relations.cross_entropy import CrossEntropy
 from manyview.relations.jensen_shannon import JensenShannon
 from manyview.relations.joint import Distill, JointCrossEntropy, OrbitCrossEntropy
+from manyview.relations.redundancy import BarlowTwins, VicReg
 from manyview.relations.similarity import KINDS, Similarity
+from manyview.relations.swav import SwAV
 from manyview.step import Step
 
 B, C, M = 6, 5, 4
@@ -176,17 +184,216 @@ def test_distill(temperature):
     assert student.grad.abs().sum() > 0
 
 
-def test_only_agmax_has_parameters():
-    ports = [port(), port()]
-    for name, relation in RELATIONS.items():
-        if name in ("joint_cross_entropy", "orbit_cross_entropy"):
-            module = relation(port(dim=C if name == "joint_cross_entropy" else 1))
-        elif name == "distill":
-            module = relation(ports[0], toward=ports[1])
-        else:
-            module = relation(*ports)
-        assert isinstance(module, nn.Module)
-        assert bool(list(module.parameters())) == (name == "agmax")
+OWN = {  # relation: what it holds, parameters and buffers
+    "agmax": ["joint.0.bias", "joint.0.weight", "joint.2.bias", "joint.2.weight"],
+    "info_nce": ["oldest", "queue"],
+    "swav": ["prototypes", "start", "updates"],
+}
+BUILD = {  # relations that take more than two readouts, or others
+    "augself": lambda relation: relation(
+        port("h(a)", ops={"flip": Flip()}), port("h(b)", ops={"flip": Flip()}), flip=1.0
+    ),
+    "cosine": lambda relation: relation(port(), toward=port("stop(z(b))", constant=True)),
+    "distill": lambda relation: relation(port(), toward=port()),
+    "info_nce": lambda relation: relation(port(), toward=port("teacher.z(b)"), queue=7),
+    "joint_cross_entropy": lambda relation: relation(port()),
+    "orbit_cross_entropy": lambda relation: relation(port(dim=1)),
+}
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_what_a_relation_owns(name):
+    module = BUILD.get(name, lambda relation: relation(port(), port("logits(b)")))(RELATIONS[name])
+    assert isinstance(module, nn.Module)
+    if name == "augself":
+        assert all(key.startswith("predictors.flip.") for key in module.state_dict())
+    else:
+        assert sorted(module.state_dict()) == OWN.get(name, [])
+    assert bool(list(module.parameters())) == (name in ("agmax", "augself", "swav"))
+    assert isinstance(module, HasState) == (name in ("info_nce", "swav"))
+
+
+# ------------------------------------------------------------------------------------------- learning without labels
+
+
+def unit(x):
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def constant(text="stop(z(b))", dim=C, **options):
+    return port(text, dim, constant=True, **options)
+
+
+# relation: its module, and what it should give for the values of two views
+LEARNING = {
+    "cosine": (lambda: Cosine(port(), toward=constant()), F.negative_cosine),
+    "nt_xent": (lambda: NtXent(port(), port(), temperature=0.2), lambda a, b: F.nt_xent(a, b, 0.2)),
+    "nt_xent-chunk": (lambda: NtXent(port(), port(), chunk=4), lambda a, b: F.nt_xent(a, b, NT_XENT_T, chunk=4)),
+    "vicreg": (lambda: VicReg(port(), port()), F.vicreg),
+    "vicreg-weights": (
+        lambda: VicReg(port(), port(), invariance=1, variance=0, covariance=2.5),
+        lambda a, b: F.vicreg(a, b, 1, 0, 2.5),
+    ),
+    "barlow_twins": (lambda: BarlowTwins(port(), port()), F.barlow_twins),
+    "barlow_twins-lambd": (lambda: BarlowTwins(port(), port(), lambd=0.1), lambda a, b: F.barlow_twins(a, b, 0.1)),
+}
+NT_XENT_T = inspect.signature(NtXent).parameters["temperature"].default
+
+
+def call(module, a, b, **options):
+    if "toward" in inspect.signature(module.forward).parameters:
+        return module(Reading(a, **options), toward=Reading(b, **options))
+    return module(Reading(a, **options), Reading(b, **options))
+
+
+@pytest.mark.parametrize("case", LEARNING)
+def test_learning_without_labels_is_the_function(case):
+    build, function = LEARNING[case]
+    a, b = rows(seed=1), rows(seed=2)
+    assert torch.equal(call(build(), a, b), function(a, b))
+
+
+def test_cosine_leaves_out_no_gradient_that_the_recipe_leaves_in():
+    p, z = rows(seed=1).requires_grad_(), rows(seed=2).requires_grad_()
+    call(Cosine(port(), toward=constant()), p, z).backward()
+    assert p.grad.abs().sum() > 0
+    assert z.grad.abs().sum() > 0  # what is stopped, and it is, arrives without a graph
+
+
+def test_info_nce_is_the_function_with_its_own_queue():
+    torch.manual_seed(0)
+    q, k = rows(seed=1).requires_grad_(), rows(seed=2).requires_grad_()
+    module = InfoNce(port(), toward=constant(), queue=7, temperature=0.3)
+    found = call(module, q, k)
+    assert torch.equal(found, F.info_nce(q, k, module.queue, 0.3))
+    found.backward()
+    assert k.grad is None
+    assert q.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_supervised_contrastive_is_the_function(members):
+    a, b = rows(seed=1), rows(B * members, seed=2)
+    y = torch.tensor([0, 1, 1, 2, 0, 4])
+    module = SupervisedContrastive(port("z(a)"), port("z(b)", members=members), temperature=0.3)
+    found = module(Reading(a, y), Reading(b, y.repeat_interleave(members), members=members))
+    both = torch.cat([y, y.repeat_interleave(members)])
+    assert torch.equal(found, F.supervised_contrastive(torch.cat([a, b]), both, 0.3))
+
+
+def swav_by_hand(module, *values):
+    scores = [unit(value) @ module.prototypes.detach().T for value in values]
+    return F.swav(*scores[:2], module.temperature, module.epsilon, module.iterations, *scores[2:])
+
+
+@pytest.mark.parametrize("members", [0, 1, 3])
+def test_swav_is_the_function_of_unit_rows_and_prototypes(members):
+    torch.manual_seed(0)
+    a, b, small = rows(seed=1), rows(seed=2), rows(B * max(members, 1), seed=3)
+    options = {"prototypes": 4, "temperature": 0.2, "epsilon": 0.1, "iterations": 2}
+    if not members:
+        module = SwAV(port(), port(), **options)
+        found, others = module(Reading(a), Reading(b)), []
+    else:
+        module = SwAV(port(), port(), others=port("z(small)", members=members), **options)
+        found = module(Reading(a), Reading(b), others=Reading(small, members=members))
+        others = [small[t::members] for t in range(members)]  # row i m + t is crop t of image i
+    torch.testing.assert_close(found, swav_by_hand(module, a, b, *others))
+    found.backward()
+    assert module.prototypes.grad.abs().sum() > 0
+
+
+def test_small_crops_count_as_one_view_each_in_the_mean():
+    """A loss with a crop that is b itself: a code is predicted from two views, of which one is the usual one."""
+    torch.manual_seed(0)
+    a, b = rows(seed=1), rows(seed=2)
+    module = SwAV(port(), port(), others=port("z(small)"), prototypes=4)
+    scores = [unit(value) @ module.prototypes.detach().T for value in (a, b)]
+    codes = [F.sinkhorn(score, 0.05, 3) for score in scores]
+    log_p = [(score / 0.1).log_softmax(1) for score in scores]
+    told = [-(codes[i] * log_p[j]).sum(1).mean() for i, j in ((1, 0), (1, 1), (0, 1), (0, 1))]
+    found = module(Reading(a), Reading(b), others=Reading(b))
+    torch.testing.assert_close(found, (told[0] + told[1]) / 2 + (told[2] + told[3]) / 2)
+
+
+@pytest.mark.parametrize("freeze", [0, 1, 3])
+def test_prototypes_have_unit_length_and_stay_while_frozen(freeze):
+    torch.manual_seed(0)
+    module = SwAV(port(), port(), prototypes=4, freeze=freeze)
+    start = module.prototypes.detach().clone()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
+    for number in range(5):
+        optimizer.zero_grad()
+        module(Reading(rows(seed=number)), Reading(rows(seed=number + 9))).backward()
+        optimizer.step()
+        module.after_step()
+        assert torch.equal(module.prototypes, start) == (number < freeze)
+        torch.testing.assert_close(module.prototypes.norm(dim=1), torch.ones(4))
+
+
+def test_a_resumed_run_thaws_when_the_other_does():
+    torch.manual_seed(0)
+    first, second = (SwAV(port(), port(), prototypes=4, freeze=3) for _ in range(2))
+    for _ in range(2):
+        first.after_step()
+    second.load_state_dict(first.state_dict())
+    for number in (3, 4):
+        with torch.no_grad():
+            second.prototypes += 1
+        second.after_step()
+        assert torch.equal(second.prototypes, second.start) == (number == 3)
+    assert torch.equal(second.start, first.prototypes)
+
+
+@pytest.mark.parametrize("case", [*LEARNING, "info_nce", "swav", "supervised_contrastive"])
+def test_half_precision_is_computed_in_float32(case):
+    """Also under autocast, which would take the matrix products back to bfloat16."""
+    torch.manual_seed(0)
+    if case == "supervised_contrastive":
+        relation = SupervisedContrastive(port(), port())
+
+        def value(a, b):
+            return relation(Reading(a, labels(B, 2)), Reading(b, labels(B, 2)))
+    else:
+        module = {
+            "info_nce": lambda: InfoNce(port(), toward=constant(), queue=7),
+            "swav": lambda: SwAV(port(), port(), prototypes=4),
+            **{name: build for name, (build, _) in LEARNING.items()},
+        }[case]()
+
+        def value(a, b):
+            return call(module, a, b)
+
+    a, b = (rows(seed=seed).bfloat16() for seed in (1, 2))
+    wanted = value(a.float(), b.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        under = value(a, b)
+    for found in (value(a, b), under):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, wanted)
+
+
+def caught_warnings(build):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build()
+    assert all(issubclass(warning.category, ManyviewWarning) for warning in caught)
+    return [str(warning.message) for warning in caught]
+
+
+def test_a_gradient_through_the_target_is_warned_of():
+    (found,) = caught_warnings(lambda: Cosine(port("p(a)"), toward=port("z(b)")))
+    assert "write toward=stop(z(b)), or read an EMA branch" in found
+    assert "\n" not in found
+    assert caught_warnings(lambda: Cosine(port("p(a)"), toward=constant())) == []
+
+
+def test_more_prototypes_than_images_are_warned_of():
+    for count, warned in ((B, False), (B + 1, True)):
+        module = SwAV(port(), port(), prototypes=count)
+        found = caught_warnings(lambda module=module: module(Reading(rows(seed=1)), Reading(rows(seed=2))))
+        assert bool(found) == warned
+        assert all(text.startswith(f"swav: {B} images a step for {B + 1} prototypes; ") for text in found)
 
 
 # -------------------------------------------------------------------------------------------------------------- ports
@@ -196,10 +403,13 @@ UNLIKE_WIDTH = "h(a) has 5 columns and h(b) has 7; relate readouts of the same w
 UNLIKE_ROWS = "h(a) has 1 rows an image and h(r) has 4; relate views with the same number of members"
 
 
-@pytest.mark.parametrize("relation", [Similarity, AgMax, Agreement, JensenShannon, Distill])
+@pytest.mark.parametrize(
+    "relation",
+    [Similarity, AgMax, Agreement, JensenShannon, Distill, Cosine, NtXent, InfoNce, SwAV, VicReg, BarlowTwins],
+)
 def test_compared_readouts_are_alike(relation):
     def build(a, b):
-        return relation(a, toward=b) if relation is Distill else relation(a, b)
+        return relation(a, toward=b) if relation in (Distill, Cosine, InfoNce) else relation(a, b)
 
     assert message(build, port("h(a)"), port("h(b)", 7), error=RecipeError) == UNLIKE_WIDTH
     assert message(build, port("h(a)"), port("h(r)", members=4), error=RecipeError) == UNLIKE_ROWS
@@ -234,9 +444,60 @@ def test_joint_labels_are_not_mixed():
     assert message(joint, Reading(rows(B * M, C * M), mixed, members=M)) == wanted
 
 
+def test_contrasted_readouts_are_alike_but_in_supervised_contrastive_for_their_rows():
+    assert message(SupervisedContrastive, port("h(a)"), port("h(b)", 7)) == UNLIKE_WIDTH
+    SupervisedContrastive(port("h(a)"), port("h(r)", members=4))
+    wanted = "supervised_contrastive reads at least one view, as in supervised_contrastive(z(a), z(b))"
+    assert message(SupervisedContrastive) == wanted
+
+
+@pytest.mark.parametrize("relation", [NtXent, InfoNce, SwAV])
+def test_images_are_contrasted_with_images(relation):
+    family = port("z(r)", members=4)
+    wanted = "z(r) has 4 rows an image; name one member, as in r.0"
+    options = {"toward": family} if relation is InfoNce else {}
+    assert message(relation, family, *([] if options else [family]), **options) == wanted
+
+
+def test_small_crops_have_the_width_of_the_others():
+    wanted = "z(small) has 7 columns and z(a) has 5; read the same head of both"
+    assert message(SwAV, port("z(a)"), port("z(b)"), others=port("z(small)", 7)) == wanted
+
+
+def test_supervised_contrastive_needs_labels():
+    module = SupervisedContrastive(port(), port())
+    wanted = "supervised_contrastive needs one label a row; pass labels, and mix none of its views"
+    assert message(module, Reading(rows(), labels()), Reading(rows())) == wanted
+    assert message(module, Reading(rows(), labels()), Reading(rows(), rows().softmax(1))) == wanted
+    wrong = labels().clone()
+    wrong[2] = C
+    assert message(module, Reading(rows(), labels()), Reading(rows(), wrong)) == f"label {C} is outside [0, {C})"
+
+
 @pytest.mark.parametrize(
     ("build", "wanted"),
     [
+        (lambda: NtXent(port(), port(), temperature=0), "temperature must be positive, got 0"),
+        (lambda: NtXent(port(), port(), temperature=-1.0), "temperature must be positive, got -1.0"),
+        (lambda: NtXent(port(), port(), chunk=0), "chunk must be a whole number of at least 1, got 0"),
+        (lambda: NtXent(port(), port(), chunk=2.5), "chunk must be a whole number of at least 1, got 2.5"),
+        (lambda: InfoNce(port(), toward=port(), queue=0), "queue must be a whole number of at least 1, got 0"),
+        (lambda: InfoNce(port(), toward=port(), queue="x"), "queue must be a whole number of at least 1, got 'x'"),
+        (lambda: InfoNce(port(), toward=port(), temperature=0), "temperature must be positive, got 0"),
+        (lambda: SupervisedContrastive(port(), temperature=0), "temperature must be positive, got 0"),
+        (lambda: SwAV(port(), port(), prototypes=0), "prototypes must be a whole number of at least 1, got 0"),
+        (lambda: SwAV(port(), port(), temperature=0), "temperature must be positive, got 0"),
+        (lambda: SwAV(port(), port(), epsilon=0), "epsilon must be a positive number, got 0"),
+        (lambda: SwAV(port(), port(), iterations=0), "iterations must be a whole number of at least 1, got 0"),
+        (lambda: SwAV(port(), port(), freeze=-1), "freeze must be a whole number of at least 0, got -1"),
+        (
+            lambda: SwAV(port(), port(), freeze="410 steps"),
+            "freeze must be a whole number of at least 0, got '410 steps'",
+        ),
+        (lambda: VicReg(port(), port(), variance=-1), "variance must be a number of at least 0, got -1"),
+        (lambda: VicReg(port(), port(), covariance="x"), "covariance must be a number of at least 0, got 'x'"),
+        (lambda: BarlowTwins(port(), port(), lambd=-1), "lambd must be a number of at least 0, got -1"),
+        (lambda: BarlowTwins(port(), port(), lambd=True), "lambd must be a number of at least 0, got True"),
         (lambda: CrossEntropy(), "cross_entropy needs at least one readout, as in cross_entropy(logits(a))"),
         (lambda: CrossEntropy(port(), smoothing=1.0), "smoothing must be in [0, 1), got 1.0"),
         (lambda: CrossEntropy(port(), smoothing=-0.1), "smoothing must be in [0, 1), got -0.1"),
@@ -321,6 +582,15 @@ train: {{epochs: 1}}
         ("agmax(logits(a), logits(b), divergence_weight='x')", None),
         ("cross_entropy(logits(a), poly='x')", None),
         ("agmax(logits(a), logits(b), std=-1)", None),
+        ("cosine(h(a), toward=stop(z(b)))",
+         "h(a) has 64 columns and stop(z(b)) has 32; relate readouts of the same width"),
+        ("nt_xent(z(r), z(r))", "z(r) has 4 rows an image; name one member, as in r.0"),
+        ("nt_xent(z(a), z(b), temperature='x')", None),
+        ("info_nce(z(a), toward=stop(z(b)), temperature='x')", None),
+        ("swav(z(a), z(b), epsilon='x')", "epsilon must be a positive number, got 'x'"),
+        ("swav(z(a), z(b), others=h(r))", "h(r) has 64 columns and z(a) has 32; read the same head of both"),
+        ("vicreg(z(a), h(b))", "z(a) has 32 columns and h(b) has 64; relate readouts of the same width"),
+        ("barlow_twins(z(a), z(b), lambd='x')", "lambd must be a number of at least 0, got 'x'"),
     ],
 )  # fmt: skip
 def test_a_step_that_does_not_fit_names_the_line(line, wanted):
@@ -356,11 +626,14 @@ def test_a_step_that_does_not_fit_names_the_line(line, wanted):
         ("similarity(h(a), nett.h(b))", "relations.0: unknown branch 'nett'; did you mean 'net'? branches: net"),
         ("similarity(h(a), stop(h(b), h(a)))", "relations.0: stop takes one readout, got stop(h(b), h(a))"),
         ("similarity(h(a), h(a, b))", "relations.0: a readout takes one view, as in h(a), got h(a, b)"),
+        ("cosine(z(a), z(b))", "relations.0: cosine(z(a), z(b)): too many positional arguments; arguments: p, toward"),
+        ("cosine(z(a), toward=3)", "relations.0: cosine: toward is a readout such as h(a), got 3"),
+        ("swav(z(a), z(b), others=None)", "relations.0: swav: others is a readout such as h(a), got None"),
+        ("swav(z(a), z(b), prototypes=z(b))", "relations.0: swav: prototypes is a plain value, got z(b)"),
         ("similarity(h(a), 3)", "relations.0: expected a readout such as h(a), got 3"),
         ("similarity(h(a), b)", "relations.0: expected a readout such as h(a), got b"),
         ("simlarity(h(a), h(b))", "relations.0: unknown relation 'simlarity'; did you mean 'similarity'? relations: "
-                                  "agmax, agreement, cross_entropy, distill, jensen_shannon, joint_cross_entropy, "
-                                  "orbit_cross_entropy, similarity"),
+                                  + ", ".join(sorted(RELATIONS))),
     ],
 )  # fmt: skip
 def test_a_line_that_cannot_be_meant(line, wanted):

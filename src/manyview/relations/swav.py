@@ -72,6 +72,11 @@ def swav(
     return -(q2 * from_1 + q1 * from_2).sum(dim=1).mean() / (1 + len(others))
 
 
+@in_float32
+def _scores(z: Tensor, prototypes: Tensor) -> Tensor:
+    return F.normalize(z, dim=1) @ prototypes.T
+
+
 class SwAV(nn.Module):
     """`swav(z(a), z(b), others=z(small), prototypes=100, temperature=0.1, epsilon=0.05, freeze=410)`.
 
@@ -99,8 +104,8 @@ class SwAV(nn.Module):
             raise RecipeError(f"{others} has {others.dim} columns and {a} has {a.dim}; read the same head of both")
         check_whole("prototypes", prototypes)
         check_temperature(temperature)
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        if type(epsilon) not in (int, float) or not epsilon > 0:
+            raise ValueError(f"epsilon must be a positive number, got {epsilon!r}")
         check_whole("iterations", iterations)
         check_whole("freeze", freeze, least=0)
         self.temperature, self.epsilon, self.iterations, self.freeze = temperature, epsilon, iterations, freeze
@@ -124,7 +129,7 @@ class SwAV(nn.Module):
         return swav(scores1, scores2, self.temperature, self.epsilon, self.iterations, *scores)
 
     def _scores(self, z: Tensor) -> Tensor:
-        return gather(F.normalize(z, dim=1) @ self.prototypes.T)
+        return gather(_scores(z, self.prototypes))
 
     @torch.no_grad()
     def after_step(self) -> None:
