@@ -9,6 +9,7 @@ from torch import nn
 
 from manyview.branches import NORMALIZATIONS, Branch, parse_branch
 from manyview.errors import RecipeError
+from manyview.optimize import make_optimizer
 from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
 from manyview.step import Step
 from manyview.views import View, ViewSpec, plan_views
@@ -261,7 +262,8 @@ def test_logits_is_a_linear_layer_unless_the_recipe_says_otherwise():
 
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_every_parameter_of_a_packaged_recipe_gets_a_gradient(name):
-    step = Step(load_recipe(name, *small(name), "seed=3"), C, total_steps=10)
+    recipe = load_recipe(name, *small(name), "seed=3")
+    step = Step(recipe, C, total_steps=10)
     step.updates = 5  # past the start of a warm-up, where the weight is 0
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=generator, dtype=torch.uint8)
@@ -272,6 +274,8 @@ def test_every_parameter_of_a_packaged_recipe_gets_a_gradient(name):
     assert [key for key, parameter in trained.items() if parameter.grad is None] == []
     assert [key for key, parameter in trained.items() if not parameter.grad.any()] == []
     assert all(parameter.grad.isfinite().all() for parameter in trained.values())
+    optimizer = make_optimizer(recipe.train, step)  # its rules name parts that are there
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(trained)
 
 
 # ------------------------------------------------------------------------------------------------------ normalisation
