@@ -1,4 +1,4 @@
-"""`mix(h(b), like=a)`: a clean view's readouts mixed as another view's images were; and soft targets in relations."""
+"""`mix(h(b), like=a)`: a clean view's readouts mixed as another view's images were; soft targets; `swapped=True`."""
 
 import numpy as np
 import pytest
@@ -224,3 +224,150 @@ def test_reads_are_written_as_they_were_read():
         TEXT.replace("RELATIONS", '"similarity(h(a), mix(h(b), like=a))"'), "relations.similarity.weight=2"
     )
     assert changed.relations[0] == "similarity(h(a), mix(h(b), like=a), weight=2)"
+
+
+# --------------------------------------------------------------------------------------------------------- swapped
+
+BRANCHES = "cresnet20, normalize: half,"
+LEARNING = (
+    TEXT.replace(BRANCHES, f'{BRANCHES} forward: separate, z: "projector(h, 12)", p: "predictor(z, 6)", ')
+    .replace("}\nrelations", "\n  teacher: ema(net, momentum=0.5)\nrelations")
+    .replace("branches: {net: ", "branches:\n  net: ")
+)
+
+
+def learning(*lines):
+    return parse_recipe(LEARNING.replace("RELATIONS", ", ".join(f'"{line}"' for line in lines)))
+
+
+def value_and_gradients(*lines):
+    step = Step(learning(*lines), C)
+    out = step(photos(), LABELS, **BATCH)
+    out["loss"].backward()
+    gradients = {name: parameter.grad for name, parameter in step.named_parameters() if parameter.requires_grad}
+    return out, gradients
+
+
+@pytest.mark.parametrize(
+    ("line", "other"),
+    [
+        ("cosine(p(b), toward=stop(z(cut)), weight=0.5)", "cosine(p(cut), toward=stop(z(b)), weight=0.5)"),
+        ("cosine(p(b), toward=teacher.z(cut), weight=2)", "cosine(p(cut), toward=teacher.z(b), weight=2)"),
+        ("cosine(p(r.0), toward=stop(z(r.1)))", "cosine(p(r.1), toward=stop(z(r.0)))"),
+        ("cosine(p(r.1), toward=stop(z(b)))", "cosine(p(b), toward=stop(z(r.1)))"),
+        ("cosine(p(r), toward=stop(z(many)))", "cosine(p(many), toward=stop(z(r)))"),
+        ("cosine(p=p(a), toward=stop(z(b)))", "cosine(p=p(b), toward=stop(z(a)))"),
+        (
+            "cosine(p(a), toward=stop(mix(z(turned.0), like=a)))",
+            "cosine(p(turned.0), toward=stop(mix(z(a), like=turned.0)))",
+        ),
+        (  # partners by mixup, and by cutmix
+            "cosine(p(a), toward=stop(mix(z(cut), like=a)))",
+            "cosine(p(cut), toward=stop(mix(z(a), like=cut)))",
+        ),
+        ("cosine(p(b), toward=stop(z(cut)), weight=random(1))", "cosine(p(cut), toward=stop(z(b)), weight=random(1))"),
+        ("agmax(logits(a), logits(b), hidden=8)", None),
+        (
+            "distill(logits(a), toward=stop(logits(b)), temperature=2)",
+            "distill(logits(b), toward=stop(logits(a)), temperature=2)",
+        ),
+    ],
+)
+def test_swapped_is_the_line_once_more_with_its_views_exchanged(line, other):
+    swapped = line[:-1] + ", swapped=True)"
+    once, one = value_and_gradients(swapped)
+    (plan,) = learning(swapped).relation_plan
+    assert len(plan.calls) == 2
+    if other is None:  # a relation with a network of its own has one, and asks it twice
+        assert list(once["terms"]) == ["agmax.entropy", "agmax.divergence"]
+        return
+    assert len(once["terms"]) == 1
+    if "random" in line:  # one weight a step, drawn by the line's name: half of the sum of both is not to be had
+        assert learning(swapped).relation_plan[0].weight == learning(line).relation_plan[0].weight
+        line, other, swapped = (text.replace("random(1)", "1") for text in (line, other, swapped))
+        once, one = value_and_gradients(swapped)
+    twice, two = value_and_gradients(line, other)
+    assert len(twice["terms"]) == 2
+    torch.testing.assert_close(once["loss"], twice["loss"])
+    largest = max(float(gradient.abs().max()) for gradient in two.values() if gradient is not None)
+    assert largest > 0
+    for name, gradient in two.items():
+        assert (gradient is None) == (one[name] is None), name
+        if gradient is not None:
+            torch.testing.assert_close(one[name], gradient, rtol=1e-4, atol=1e-5 * largest, msg=name)
+
+
+def test_swapped_is_not_the_line_twice():
+    swapped, _ = value_and_gradients("cosine(p(b), toward=stop(z(cut)), swapped=True)")
+    line, _ = value_and_gradients("cosine(p(b), toward=stop(z(cut)))")
+    assert swapped["loss"].item() != pytest.approx(2 * line["loss"].item(), rel=1e-3)
+
+
+def test_both_calls_of_a_swapped_line_count_among_what_is_read():
+    recipe = learning("cosine(p(b), toward=teacher.z(cut), swapped=True)")
+    (plan,) = recipe.relation_plan
+    assert [f"{read.branch}.{read.name}({read.view})" for read in plan.all_reads] == [
+        "net.p(b)",
+        "teacher.z(cut)",
+        "net.p(cut)",
+        "teacher.z(b)",
+    ]
+    assert [str(read) for read in plan.reads] == ["p(b)"]
+    assert {key: str(read) for key, read in plan.named_reads.items()} == {"toward": "teacher.z(cut)"}
+    step = Step(recipe, C)
+    assert step.rendered_views == ["b", "cut"]
+    assert step.rows_per_image == 4
+
+
+@pytest.mark.parametrize("text", ["swapped=False", ""])
+def test_not_swapped(text):
+    (plan,) = learning(f"cosine(p(b), toward=stop(z(cut)), {text})".replace(", )", ")")).relation_plan
+    assert len(plan.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "cosine(p(a), toward=stop(z(a)), swapped=True)",
+            "cosine: swapped=True exchanges two views; this line reads a",
+        ),
+        (
+            "jensen_shannon(logits(a), logits(b), logits(cut), swapped=True)",
+            "jensen_shannon: swapped=True exchanges two views; this line reads a, b, cut",
+        ),
+        (
+            "cosine(p(b), toward=stop(mix(z(cut), like=a)), swapped=True)",
+            "cosine: swapped=True exchanges two views; this line reads b, cut, a",
+        ),
+        ("cosine(p(a), toward=stop(z(b)), swapped=1)", "cosine: swapped is True or False, got 1"),
+        ("cosine(p(a), toward=stop(z(b)), swapped='yes')", "cosine: swapped is True or False, got 'yes'"),
+        ("cosine(p(a), toward=stop(z(b)), swapped=None)", "cosine: swapped is True or False, got None"),
+        ("cosine(p(a), toward=stop(z(b)), swapped=yes)", "cosine: swapped is True or False, got yes"),
+        ("cosine(p(a), toward=stop(z(b)), swapped=z(b))", "cosine: swapped is True or False, got z(b)"),
+        (
+            "cosine(p(b), toward=stop(mix(z(a), like=a)), swapped=True)",
+            "mix(…, like=b): 'b' must have one mixup or cutmix among its own ops, has none",
+        ),
+    ],
+)
+def test_what_cannot_be_swapped(line, message):
+    with pytest.raises(RecipeError) as error:
+        learning(line)
+    assert str(error.value) == f"relations.0: {message}"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "distill(logits(b), toward=stop(aggregate(joint(r))), swapped=True)",
+            "head 'joint' tells 2 members of 'r' apart, but 'b' has 1",
+        ),
+    ],
+)
+def test_a_line_whose_exchange_does_not_fit(line, message):
+    with pytest.raises(RecipeError) as error:
+        Step(learning(line), C)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -48,14 +48,6 @@ class Read:
         """The views that must be drawn for it: its own, and those it is mixed like."""
         return (self.view, *(function.like for function in self.functions if isinstance(function, Mix)))
 
-    def exchanged(self, views: Mapping[str, str]) -> Read:
-        """The same readout with views put in the place of others."""
-        functions = tuple(
-            replace(function, like=views.get(function.like, function.like)) if isinstance(function, Mix) else function
-            for function in self.functions
-        )
-        return replace(self, view=views.get(self.view, self.view), functions=functions)
-
     def __str__(self) -> str:
         text = f"{self.branch}.{self.name}({self.view})" if self.qualified else f"{self.name}({self.view})"
         for function in self.functions:
@@ -74,11 +66,6 @@ class Arguments:
     def all_reads(self) -> tuple[Read, ...]:
         """Positional and named readouts."""
         return (*self.reads, *self.named_reads.values())
-
-    def exchanged(self, views: Mapping[str, str]) -> Arguments:
-        """The same readouts with views put in the place of others."""
-        named = {key: read.exchanged(views) for key, read in self.named_reads.items()}
-        return Arguments(tuple(read.exchanged(views) for read in self.reads), named)
 
 
 @dataclass(frozen=True)
@@ -133,30 +120,45 @@ def plan_relations(
         swapped = options.pop("swapped", False)
         reads = tuple(_parse_read(value, where, branches, views) for value in call.args)
         named = {k: _parse_read(v, where, branches, views) for k, v in options.items() if isinstance(v, Call)}
+        calls = [Arguments(reads, named)]
         literal = {key: value for key, value in options.items() if key not in named}
         for key, value in literal.items():
             if isinstance(value, Name):
                 raise RecipeError(f"{where}: {call.name}: put quotes round {key}='{value}'")
         check_arguments(RELATIONS[call.name], Call(call.name, call.args, options), where)
         _check_kinds(RELATIONS[call.name], call.name, options, where)
-        calls = _calls(Arguments(reads, named), swapped, f"{where}: {call.name}")
+        if two := _swapped_views(calls[0], swapped, f"{where}: {call.name}"):
+            reads = tuple(_parse_read(_exchanged(value, two), where, branches, views) for value in call.args)
+            named = {key: _parse_read(_exchanged(options[key], two), where, branches, views) for key in named}
+            calls.append(Arguments(reads, named))
         name = unique_name(call.name, [plan.name for plan in plans])
-        plans.append(RelationPlan(name, str(text).strip(), RELATIONS[call.name], calls, literal, weight))
+        plans.append(RelationPlan(name, str(text).strip(), RELATIONS[call.name], tuple(calls), literal, weight))
     if not plans:
         raise RecipeError("relations: at least one relation is needed, such as cross_entropy(logits(a))")
     return plans
 
 
-def _calls(arguments: Arguments, swapped: Any, where: str) -> tuple[Arguments, ...]:
-    """One call, or with `swapped=True` a second one with the two views exchanged."""
+def _swapped_views(arguments: Arguments, swapped: Any, where: str) -> dict[str, str]:
+    """With `swapped=True` the line's two views, each with the one that takes its place; without it nothing."""
     if not isinstance(swapped, bool):
-        raise RecipeError(f"{where}: swapped is True or False, got {swapped!r}")
+        shown = swapped if isinstance(swapped, (Call, Name)) else repr(swapped)
+        raise RecipeError(f"{where}: swapped is True or False, got {shown}")
     if not swapped:
-        return (arguments,)
+        return {}
     views = list(dict.fromkeys(view for read in arguments.all_reads for view in read.views))
     if len(views) != 2:
         raise RecipeError(f"{where}: swapped=True exchanges two views; this line reads {', '.join(views)}")
-    return arguments, arguments.exchanged({views[0]: views[1], views[1]: views[0]})
+    return {views[0]: views[1], views[1]: views[0]}
+
+
+def _exchanged(value: Any, views: Mapping[str, str]) -> Any:
+    """A readout as it is written, with views put in the place of others."""
+    if isinstance(value, Name):
+        return Name(views.get(value.text, value.text))
+    if isinstance(value, Call):
+        kwargs = {key: _exchanged(each, views) for key, each in value.kwargs.items()}
+        return Call(value.name, tuple(_exchanged(each, views) for each in value.args), kwargs)
+    return value
 
 
 def _check_kinds(factory: type[nn.Module], name: str, options: Mapping[str, Any], where: str) -> None:
