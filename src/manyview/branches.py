@@ -261,18 +261,18 @@ class Branch(nn.Module):
         values: dict[tuple[str, str], Tensor] = {}
         groups = _by_shape(images) if self.spec.joint else [[view] for view in order]
         for group in groups:
-            rows = [len(images[view]) for view in group]
-            features = self._features(torch.cat([as_float(images[view]) for view in group]))
+            features = self._features(_joined([images[view] for view in group]))
             for name, value in features.items():
-                values.update({(name, view): part for view, part in zip(group, value.split(rows), strict=True)})
+                parts = _parted(value, [len(images[view]) for view in group])
+                values.update({(name, view): part for view, part in zip(group, parts, strict=True)})
             for head, source in self.inputs.items():
                 asked = [view for name, view in needed if name == head and roots[view] in group]
                 # a member of a family that the head reads as a whole is a slice of its output
                 asked = [view for view in asked if roots[view] == view or roots[view] not in asked]
                 if asked:
                     inputs = [self._value(values, source, view, roots, views) for view in asked]
-                    out = self.heads[head](torch.cat(inputs)).split([len(value) for value in inputs])
-                    values.update({(head, view): part for view, part in zip(asked, out, strict=True)})
+                    parts = _parted(self.heads[head](_joined(inputs)), [len(value) for value in inputs])
+                    values.update({(head, view): part for view, part in zip(asked, parts, strict=True)})
         return {(name, view): self._value(values, name, view, roots, views) for name, view in wanted}
 
     @staticmethod
@@ -370,6 +370,18 @@ def _layer(backbone: nn.Module, layer: str, where: str) -> str:
     if layer not in names:
         raise RecipeError(f"{where}: {unknown('layer', layer, [name for name in names if name.count('.') < 2])}")
     return layer
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """All rows in one tensor; one tensor is not copied, and grey levels of all stay grey levels."""
+    if len(tensors) == 1:
+        return tensors[0]
+    alike = len({tensor.dtype for tensor in tensors}) == 1
+    return torch.cat(list(tensors) if alike else [as_float(tensor) for tensor in tensors])
+
+
+def _parted(rows: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+    return rows.split(counts) if len(counts) > 1 else [rows]
 
 
 def _order(views: Mapping[str, View]) -> list[str]:

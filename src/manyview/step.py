@@ -91,6 +91,7 @@ class Step(nn.Module):
         self._renderer = render_views
         self._classified = self._first_classified(relations)
         self._watched = self._to_watch()
+        self._with_state = [name for name, relation in self.relations.items() if isinstance(relation, HasState)]
 
     @property
     def main(self) -> Branch:
@@ -269,9 +270,8 @@ class Step(nn.Module):
             branch = self.branch(name)
             if branch.spec.ema is not None:
                 branch.follow(self._followed(branch.spec.ema), progress)
-        for relation in self.relations.values():
-            if isinstance(relation, HasState):
-                relation.after_step()
+        for name in self._with_state:
+            self.relations[name].after_step()  # type: ignore[operator]
         self.updates += 1
         if self.average is not None:
             self.average.update(self.main)
