@@ -20,6 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from commands import contents, done, manyview, one_line, png
 from manyview.data import open_splits
 from manyview.data.loader import Batches
+from manyview.evaluate.evaluate import evaluate
+from manyview.evaluate.features import Features
+from manyview.evaluate.protocols import parse_protocols
 from manyview.plan import plan
 from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
 from manyview.run import Run
@@ -428,10 +431,25 @@ def test_eval_takes_protocols(trained):
     assert one != all_
 
 
+def test_eval_probes(trained):
+    """What the table shows is what the functions give; several of a kind are told apart."""
+    before = contents(trained)
+    measured = table(done("eval", trained, "linear", "knn(k=9)", "knn(k=1)", "--split", "test"))
+    assert list(measured) == ["linear probe", "linear probe's penalty", "kNN(k=9)", "kNN(k=1)"]
+    run = Run(trained)
+    recipe = run.recipe()
+    features = Features(run.step(recipe), run.splits(recipe))
+    expected = evaluate(features, "test", parse_protocols(["linear_probe()"]))
+    assert measured["linear probe"] == pytest.approx(expected["linear"], abs=0.0051)
+    assert measured["linear probe's penalty"] == pytest.approx(expected["linear_weight"], rel=5e-3)
+    assert contents(trained) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["knnn"], "protocol.0: unknown protocol 'knnn'; did you mean 'knn'? protocols: classify, knn"),
+        (["knnn"], "protocol.0: unknown protocol 'knnn'; did you mean 'knn'? protocols: classify, knn, linear, "
+         "linear_probe"),
         (["classify", "knn(k=0)"], "protocol.1: knn(k=0): k must be a whole number of at least 1, got 0"),
         (["knn(k=61)"], "evaluate: knn(k=61) needs as many training images, there are 60; lower k"),
         (["--split", "dev"], "no split 'dev'; this run has 60 train (limit 60, seed 0), 144 val (10 % of train, seed "

@@ -717,8 +717,11 @@ def test_optimizers_and_schedules_are_checked(override, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("knnn(k=3)", "unknown protocol 'knnn'; did you mean 'knn'? protocols: classify, knn"),
-        ("linear_probe()", "unknown protocol 'linear_probe'; protocols: classify, knn"),
+        ("knnn(k=3)", "unknown protocol 'knnn'; did you mean 'knn'? protocols: classify, knn, linear, linear_probe"),
+        (
+            "linear(metric='top2')",
+            "linear(metric='top2'): unknown metric 'top2'; did you mean 'top1'? metrics: class_mean, top1",
+        ),
         ("knn(k=0)", "knn(k=0): k must be a whole number of at least 1, got 0"),
         ("knn(k=2.5)", "knn(k=2.5): k must be a whole number of at least 1, got 2.5"),
         ("knn(temperature=0)", "knn(temperature=0): temperature must be positive, got 0"),

@@ -22,6 +22,9 @@ from manyview import ManyviewError, parse_recipe, train
 from manyview.data import open_splits
 from manyview.data.loader import Batches
 from manyview.errors import RecipeError, RunError
+from manyview.evaluate.evaluate import evaluate
+from manyview.evaluate.features import Features
+from manyview.evaluate.protocols import Knn, Linear
 from manyview.files import read_state
 from manyview.run import Run
 from manyview.step import Step
@@ -459,6 +462,21 @@ def test_without_a_classifier_knn_chooses(tmp_path):
     assert result["selected_by"] == "validation knn"
     assert result["val"]["knn"] == max(line["val"]["knn"] for line in measured)
     assert set(result["eval"]) == {"knn"}
+
+
+def test_a_probe_is_measured_once_the_run_has_ended(tmp_path):
+    """While it goes on, kNN with as many neighbours as there are training images chooses the weights."""
+    text = DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", "")
+    result = train(parse_recipe(text, "evaluate=[linear_probe()]"), tmp_path / "run", quiet=True)
+    assert {name for line in lines(tmp_path / "run") for name in line.get("val", {})} == {"knn"}
+    assert result["selected_by"] == "validation knn"
+    assert set(result["val"]) == {"knn"}
+    run = Run(tmp_path / "run")
+    recipe = run.recipe()
+    features = Features(run.step(recipe), run.splits(recipe))
+    assert result["val"] == pytest.approx(evaluate(features, "val", [Knn(k=120)]))
+    assert result["eval"] == pytest.approx(evaluate(features, "test", [Linear()]))
+    assert set(json.loads((tmp_path / "run" / "result.json").read_text())["eval"]) == {"linear", "linear_weight"}
 
 
 def test_the_figure_before_training_is_that_of_the_first_weights_and_is_never_the_best(tmp_path):

@@ -98,7 +98,7 @@ def evaluate(
     run: RunFolder,
     protocols: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PROTOCOL]… [KEY=VALUE]…", help="knn(k=20), data.root=DIR, …"),
+        typer.Argument(metavar="[PROTOCOL]… [KEY=VALUE]…", help="knn(k=20), linear, data.root=DIR, …"),
     ] = None,
     split: Annotated[str, typer.Option(help="val or test.")] = "val",
 ) -> None:
@@ -106,8 +106,9 @@ def evaluate(
     from manyview.environment import best_device
     from manyview.evaluate.evaluate import check_protocols, with_accuracy
     from manyview.evaluate.evaluate import evaluate as measure
+    from manyview.evaluate.features import Features
     from manyview.evaluate.protocols import parse_protocols
-    from manyview.progress import LABELS, Display
+    from manyview.progress import Display, table_row
     from manyview.run import Run
 
     folder = Run(run)
@@ -120,19 +121,16 @@ def evaluate(
     step = folder.step(recipe, best_device())
     chosen = asked or with_accuracy(parse_protocols(recipe.evaluate), step)
     splits = folder.splits(recipe)
-    images = {"val": splits.val, "test": splits.test}.get(split)
-    if images is None:
+    if split not in ("val", "test") or getattr(splits, split) is None:
         raise DataError(f"no split '{split}'; this run has {splits.note}")
-    check_protocols(chosen, len(splits.train))
+    check_protocols(chosen, splits)
     skipped: list[str] | None = [] if recipe.data.on_bad_image == "skip" else None
-    with Display().evaluating(split, len(images)) as tick:
-        measures = measure(step, images, chosen, splits.train, skipped=skipped, progress=tick)
+    measures = measure(Features(step, splits, skipped=skipped, watch=Display().evaluating), split, chosen)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("measure")
     table.add_column(split, justify="right")
     for name, value in measures.items():
-        unit = "{:.3f}" if name.endswith("loss") else "{:.2f} %"
-        table.add_row(LABELS.get(name, name.replace("_", " ")), unit.format(value))
+        table.add_row(*table_row(name, value))
     console.print(table)
     for line in dict.fromkeys(skipped or ()):
         console.print(f"skipped: {line}", soft_wrap=True, markup=False)

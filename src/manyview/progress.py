@@ -26,7 +26,16 @@ LABELS = {
     "aggregated_top5": "aggregated top-5",
     "aggregated_class_mean": "aggregated class mean",
     "knn": "kNN",
+    "linear": "linear probe",
+    "linear_weight": "linear probe's penalty",
 }
+
+
+def table_row(name: str, *values: float | None) -> list[str]:
+    """A measure's name and values as a table shows them."""
+    unit = "{:.3f}" if name.endswith("loss") else "{:.3g}" if name.endswith("_weight") else "{:.2f} %"
+    label = LABELS.get(name, name.replace("_", " ").replace("knn", "kNN"))
+    return [label, *("" if value is None else unit.format(value) for value in values)]
 
 
 class Display:
@@ -106,7 +115,7 @@ class Display:
         return self._console.status(what) if self._console.is_terminal else contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def evaluating(self, what: str, count: int) -> Iterator[Callable[[int, int], None]]:
+    def evaluating(self, what: str, count: int, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
         """A bar for as long as the block lasts, below that of the training if there is one; gives f(done, total)."""
         with contextlib.ExitStack() as stack:
             bar = self._bar or stack.enter_context(self._progress())
@@ -115,7 +124,7 @@ class Display:
 
             def tick(done: int, total: int) -> None:
                 speed = done / max(time.perf_counter() - began, 1e-9)
-                bar.update(task, completed=done, total=total, measures=f"{speed:,.0f} images/s")
+                bar.update(task, completed=done, total=total, measures=f"{speed:,.0f} {unit}/s")
 
             yield tick
             bar.remove_task(task)
@@ -130,9 +139,7 @@ class Display:
         for split in splits:
             table.add_column(str(split), justify="right")
         for name in dict.fromkeys(name for measures in splits.values() for name in measures):
-            unit = "{:.3f}" if name.endswith("loss") else "{:.2f} %"
-            cells = [unit.format(m[name]) if name in m else "" for m in splits.values()]
-            table.add_row(LABELS.get(name, name.replace("_", " ")), *cells)
+            table.add_row(*table_row(name, *(measures.get(name) for measures in splits.values())))
         self._console.print(table)
         self.say(
             f"{result['seconds']:.0f} s, {result['images_per_second']:,.0f} images/s, {result['waiting']:.1f} % of it "

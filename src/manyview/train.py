@@ -22,8 +22,9 @@ from manyview.distributed import anywhere, mean_of
 from manyview.draws import key_of
 from manyview.environment import git_commit, versions
 from manyview.errors import ManyviewWarning, RecipeError, RunError
-from manyview.evaluate.evaluate import check_protocols, evaluate, with_accuracy
-from manyview.evaluate.protocols import Classify, Protocol, parse_protocols
+from manyview.evaluate.evaluate import check_protocols, evaluate, while_training, with_accuracy
+from manyview.evaluate.features import Features
+from manyview.evaluate.protocols import Protocol, parse_protocols
 from manyview.failure import earliest, largest_weight, note_failure, report_failure
 from manyview.files import read_state, write_json, write_state
 from manyview.health import PATIENCE, collapse_message, health, steps_low
@@ -65,7 +66,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     # ---------------------------------------------------------------------------------------------- data
     splits = open_splits(recipe.data, recipe.seed)
     protocols = parse_protocols(recipe.evaluate)
-    check_protocols(protocols, len(splits.train))
+    check_protocols(protocols, splits)
     if config.batch_size % (world * config.accumulate):
         raise RecipeError(
             f"train.batch_size: {config.batch_size} is not divisible by {world} processes x {config.accumulate} parts"
@@ -126,7 +127,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     metrics = Metrics(run.metrics, state["number"]) if main else None
     protocols = with_accuracy(protocols, step)
     images_per_step = min(config.batch_size, len(splits.train))
-    choice, chooses = ("top1", [Classify()]) if step.classifier else ("knn", protocols)
+    choice, chooses = while_training(protocols, step, splits)
 
     def save(path: Path) -> None:
         if main:
@@ -134,12 +135,13 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             spent["waited"] += waited
             write_state(path, {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "run": spent})
 
-    def measure(split: str, chosen: Sequence[Protocol]) -> dict[str, float]:
-        images = getattr(splits, split)
-        with display.evaluating(split, len(images)) as tick:
-            bad: list[str] | None = [] if batches.skip else None
-            measures = evaluate(step, images, chosen, splits.train, skipped=bad, progress=tick)
-        state["skipped"] = sorted({*state["skipped"], *(bad or ())})
+    def features() -> Features:
+        """With the weights of now."""
+        return Features(step, splits, skipped=[] if batches.skip else None, watch=display.evaluating)
+
+    def measure(frozen: Features, split: str, chosen: Sequence[Protocol]) -> dict[str, float]:
+        measures = evaluate(frozen, split, chosen)
+        state["skipped"] = sorted({*state["skipped"], *(frozen.skipped or ())})
         return measures
 
     # -------------------------------------------------------------------------------------------- train
@@ -152,7 +154,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     with interruptible() as interrupted, display.training(), flushed, contextlib.closing(stream):
         if state["number"] == 0 and step.classifier is None and splits.val is not None and chooses:
             if metrics is not None:  # what training has to beat
-                val = measure("val", chooses)
+                val = measure(features(), "val", chooses)
                 metrics.write(0, 0.0, val=val)
                 display.epoch(0, val)
             accelerator.wait_for_everyone()
@@ -213,7 +215,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             if last_of_epoch and (done == clock.steps or (done // clock.steps_per_epoch) % config.evaluate_every == 0):
                 paused, val = time.perf_counter(), {}
                 if splits.val is not None and metrics is not None:
-                    val = measure("val", chooses)
+                    val = measure(features(), "val", chooses)
                     metrics.write(done, done / clock.steps_per_epoch, val=val)
                     score = [val.get(choice, -math.inf), -val.get("loss", 0.0)]  # of equals, the surer one
                     if val and score > state["best"]:
@@ -257,9 +259,10 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             "data": splits.note,
             "selected_by": f"validation {choice}" if run.best.is_file() else "last step",
         }
+        frozen = features()
         if splits.val is not None:
-            result["val"] = measure("val", protocols if splits.test is None else chooses)
-        result["eval"] = measure("test", protocols) if splits.test is not None else result.get("val", {})
+            result["val"] = measure(frozen, "val", protocols if splits.test is None else chooses)
+        result["eval"] = measure(frozen, "test", protocols) if splits.test is not None else result.get("val", {})
         result["eval_split"] = "test" if splits.test is not None else "val" if splits.val is not None else None
         result["skipped_images"] = state["skipped"]
         write_json(run.result, result)

@@ -1,5 +1,6 @@
 """Evaluation: accuracies against a slow reference, no image dropped, the kNN bank, aggregated measures, protocols."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 import torch
 
 from manyview import parse_recipe
-from manyview.data import ArrayImages, BadImage
+from manyview.data import ArrayImages, BadImage, Splits, hold_out
 from manyview.errors import DataError, RecipeError
-from manyview.evaluate.evaluate import accuracy, check_protocols, collect, evaluate
-from manyview.evaluate.protocols import Classify, Knn, parse_protocols
+from manyview.evaluate.accuracy import accuracy
+from manyview.evaluate.evaluate import check_protocols, evaluate, while_training
+from manyview.evaluate.features import Features, collect
+from manyview.evaluate.linear import WEIGHTS, fit_linear, linear_probe
+from manyview.evaluate.protocols import Classify, Knn, Linear, measure_names, parse_protocols
 from manyview.functional import aggregate, orbit
 from manyview.step import Step
 
@@ -58,6 +62,12 @@ def pictures(count, classes=10, seed=0):
     pixels = torch.randint(256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.randint(classes, (count,), generator=generator).numpy()
     return ArrayImages(pixels, labels, np.arange(count), split="train")
+
+
+def frozen(step, test, train=None, val=None, **options):
+    train = pictures(30, step.num_classes, seed=1) if train is None else train
+    classes = tuple("abcdefghijklmnopqrst"[: step.num_classes])
+    return Features(step, Splits(train, val, test, classes, "30 train, no val"), **options)
 
 
 def trained(text, classes=10):
@@ -132,11 +142,11 @@ def test_evaluation_changes_nothing():
     torch.manual_seed(5)
     drawn = torch.rand(2)
     torch.manual_seed(5)
-    first = evaluate(step, images, [Classify(), Knn(k=3)], pictures(30, seed=1))
+    first = evaluate(frozen(step, images), "test", [Classify(), Knn(k=3)])
     assert torch.equal(torch.rand(2), drawn)
     assert step.training
     assert all(torch.equal(value, before[key]) for key, value in step.state_dict().items())
-    assert evaluate(step, images, [Classify(), Knn(k=3)], pictures(30, seed=1)) == first
+    assert evaluate(frozen(step, images), "test", [Classify(), Knn(k=3)]) == first
 
 
 def test_the_test_view_is_what_evaluation_looks_at():
@@ -177,11 +187,11 @@ def test_images_that_cannot_be_read():
 def test_evaluate_is_accuracy_of_all_scores():
     step, images = trained(TIED), pictures(300)
     outputs = collect(step, images)
-    assert evaluate(step, images, [Classify()]) == accuracy(outputs.logits, outputs.labels)
+    assert evaluate(frozen(step, images), "test", [Classify()]) == accuracy(outputs.logits, outputs.labels)
 
 
 def test_fewer_than_five_classes():
-    measures = evaluate(trained(TIED, classes=3), pictures(20, classes=3), [Classify()])
+    measures = evaluate(frozen(trained(TIED, classes=3), pictures(20, classes=3)), "test", [Classify()])
     assert measures["top5"] == 100
     assert measures["top1"] < 100
 
@@ -191,8 +201,8 @@ def test_knn_bank_is_the_training_images():
     step = trained(TIED)
     test = pictures(20, seed=3)
     mirrored = ArrayImages(test.pixels, (test.labels + 1) % 10, test.index, split="train")
-    assert evaluate(step, test, [Knn(k=1)], test) == {"knn": 100.0}
-    assert evaluate(step, test, [Knn(k=1)], mirrored) == {"knn": 0.0}
+    assert evaluate(frozen(step, test, test), "test", [Knn(k=1)]) == {"knn": 100.0}
+    assert evaluate(frozen(step, test, mirrored), "test", [Knn(k=1)]) == {"knn": 0.0}
 
 
 def test_knn_against_a_slow_reference():
@@ -205,23 +215,20 @@ def test_knn_against_a_slow_reference():
         for near in np.argsort(-cosines)[:7]:
             votes[bank.labels[near]] += np.exp(cosines[near] / 0.05)
         right += votes.argmax() == label
-    assert evaluate(step, test, [Knn(k=7, temperature=0.05)], bank)["knn"] == pytest.approx(100 * right / 25)
-
-
-def test_knn_without_a_bank():
-    with pytest.raises(DataError, match=r"^knn needs training images as its bank$"):
-        evaluate(trained(TIED), pictures(4), [Knn(k=1)])
+    assert evaluate(frozen(step, test, bank), "test", [Knn(k=7, temperature=0.05)])["knn"] == pytest.approx(
+        100 * right / 25
+    )
 
 
 def test_without_a_classifier_only_features_are_measured():
     step, images = trained(UNLABELED), pictures(12)
     assert collect(step, images).logits is None
-    assert set(evaluate(step, images, [Classify(), Knn(k=2)], images)) == {"knn"}
+    assert set(evaluate(frozen(step, images, images), "test", [Classify(), Knn(k=2)])) == {"knn"}
 
 
 def test_aggregated_measures_of_sla():
     step, images = trained(SLA), pictures(30)
-    measures = evaluate(step, images, [Classify()])
+    measures = evaluate(frozen(step, images), "test", [Classify()])
     names = ("top1", "top5", "class_mean", "loss")
     assert list(measures) == [*names, *(f"aggregated_{name}" for name in names)]
 
@@ -247,18 +254,29 @@ def test_protocols_are_parsed():
         Knn(5, 0.2),
         Knn(200, 0.1),
     ]
+    assert parse_protocols(["linear", "linear_probe()", "linear('class_mean')"]) == [
+        Linear("top1"),
+        Linear("top1"),
+        Linear("class_mean"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("knm(k=3)", r"^evaluate.0: unknown protocol 'knm'; did you mean 'knn'\? protocols: classify, knn$"),
+        (
+            "knm(k=3)",
+            r"0: unknown protocol 'knm'; did you mean 'knn'\? protocols: classify, knn, linear, linear_probe",
+        ),
         ("knn(n=3)", r"^evaluate.0: knn: unknown argument 'n'"),
         ("knn(k=0)", r"^evaluate.0: knn\(k=0\): k must be a whole number of at least 1, got 0$"),
         ("knn(k='3')", r"k must be a whole number of at least 1, got '3'$"),
         ("knn(k=True)", r"k must be a whole number of at least 1, got True$"),
         ("knn(temperature=0)", r"temperature must be positive, got 0$"),
         ("knn(temperature='warm')", r"temperature must be .*'warm'"),
+        ("linear(metric=top2)", r"metric"),
+        ("linear(metric='top2')", r"unknown metric 'top2'; did you mean 'top1'\? metrics: class_mean, top1$"),
+        ("linear_probe(weight=1)", r"^evaluate.0: linear_probe: unknown argument 'weight'"),
         ("classify(3)", r"^evaluate.0: classify\(3\): too many positional arguments"),
     ],
 )
@@ -268,9 +286,149 @@ def test_protocols_that_are_refused(text, message):
     assert "\n" not in str(caught.value)
 
 
+def splits_of(train, val=None, test=None):
+    return Splits(train, val, test, tuple("abcdefghij"), "note")
+
+
 def test_more_neighbours_than_images():
-    check_protocols([Classify(), Knn(k=50)], 50)
+    bank = pictures(53)
+    bank.labels[:3] = -1
+    check_protocols([Classify(), Knn(k=50)], splits_of(bank))
     with pytest.raises(
         DataError, match=r"^evaluate: knn\(k=51\) needs as many training images, there are 50; lower k$"
     ):
-        check_protocols([Classify(), Knn(k=51)], 50)
+        check_protocols([Classify(), Knn(k=51)], splits_of(bank))
+
+
+def test_a_probe_without_images_to_hold_out():
+    bank, other = pictures(10), pictures(10)
+    bank.labels[:] = np.arange(10)
+    check_protocols([Linear()], splits_of(bank, other, other))
+    for given in (splits_of(bank, val=other), splits_of(bank, test=other)):
+        with pytest.raises(DataError, match=r"^evaluate: linear holds out training images .* every class has only one"):
+            check_protocols([Linear()], given)
+
+
+def test_measures_have_names_of_their_own():
+    assert list(measure_names([Knn(5), Classify(), Linear(), Knn(5)]).values()) == ["knn", "classify", "linear"]
+    both = measure_names([Knn(1), Knn(200), Linear(), Linear("class_mean")])
+    assert list(both.values()) == ["knn(k=1)", "knn(k=200)", "linear(metric=top1)", "linear(metric=class_mean)"]
+    assert list(measure_names([Knn(5, 0.1), Knn(5, 0.2)]).values()) == ["knn(temperature=0.1)", "knn(temperature=0.2)"]
+
+
+def test_what_chooses_while_training():
+    labeled, unlabeled = trained(TIED), trained(UNLABELED)
+    bank = splits_of(pictures(30))
+    assert while_training([Linear(), Knn(3)], labeled, bank) == ("top1", [Classify()])
+    assert while_training([Linear(), Knn(3), Knn(5)], unlabeled, bank) == ("knn", [Knn(3)])
+    assert while_training([Linear()], unlabeled, bank) == ("knn", [Knn(30)])
+    assert while_training([Linear()], unlabeled, splits_of(pictures(300))) == ("knn", [Knn(200)])
+    assert while_training([], unlabeled, bank) == ("knn", [])
+    bank.train.labels[:] = -1
+    assert while_training([Linear()], unlabeled, bank) == ("knn", [])
+
+
+# ------------------------------------------------------------------------------------------------- features
+
+
+def counted(seen):
+    """A watch that notes what is worked on, and to where."""
+
+    @contextlib.contextmanager
+    def watch(what, count, unit="images"):
+        done = []
+        yield lambda *reached: done.append(reached)
+        seen.append((what, count, unit, done[-1]))
+
+    return watch
+
+
+def test_each_split_passes_the_network_once():
+    seen = []
+    features = frozen(trained(TIED), pictures(12), pictures(30), pictures(20, seed=2), watch=counted(seen))
+    evaluate(features, "val", [Knn(k=2)])
+    evaluate(features, "test", [Linear(), Classify(), Knn(k=1), Knn(k=3)])
+    assert seen == [
+        ("val", 20, "images", (20, 20)),
+        ("train", 30, "images", (30, 30)),
+        ("test", 12, "images", (12, 12)),
+        ("linear", len(WEIGHTS), "penalties", (len(WEIGHTS), len(WEIGHTS))),
+    ]
+    assert features.of("test") is features.of("test")
+
+
+def test_aggregated_scores_come_when_asked_for():
+    step, images = trained(SLA), pictures(12)
+    features = frozen(step, images)
+    assert features.of("test").aggregated is None
+    plain = features.of("test")
+    assert features.of("test", aggregated=True).aggregated is not None
+    assert torch.equal(features.of("test").features, plain.features)
+    assert evaluate(features, "test", [Classify()]) == evaluate(frozen(step, images), "test", [Classify()])
+
+
+def test_only_labelled_images_count():
+    step, images, bank = trained(TIED), pictures(20), pictures(40, seed=4)
+    few, thin = pictures(20), pictures(40, seed=4)
+    few.labels[::3], thin.labels[1::2] = -1, -1
+    kept, stayed = np.flatnonzero(few.labels >= 0), np.flatnonzero(thin.labels >= 0)
+    less = ArrayImages(images.pixels[kept], images.labels[kept], images.index[kept], split="test")
+    bare = ArrayImages(bank.pixels[stayed], bank.labels[stayed], bank.index[stayed], split="train")
+    asked = [Classify(), Knn(k=3), Linear()]
+    assert evaluate(frozen(step, few, thin), "test", asked) == evaluate(frozen(step, less, bare), "test", asked)
+    few.labels[:] = -1
+    with pytest.raises(DataError, match=r"^split 'test' has no labelled images to evaluate; this run has 30 train"):
+        evaluate(frozen(step, few, thin), "test", [Classify()])
+    with pytest.raises(DataError, match=r"^split 'train' has no labelled images"):
+        evaluate(frozen(step, images, few), "test", [Knn(k=1)])
+
+
+@pytest.mark.parametrize("protocol", [Classify(), Knn(k=1), Linear()])
+def test_a_split_that_is_not_there(protocol):
+    with pytest.raises(DataError, match=r"^no split 'val'; this run has 30 train, no val$"):
+        evaluate(frozen(trained(TIED), pictures(4)), "val", [protocol])
+
+
+# ------------------------------------------------------------------------------------------------- linear
+
+
+def sunny(count, seed):
+    """Images of three classes, told apart by their brightness, with noise."""
+    images = pictures(count, 3, seed)
+    dark = 60 * torch.from_numpy(images.labels)[:, None, None, None]
+    return ArrayImages((images.pixels // 2 + dark).to(torch.uint8), images.labels, images.index, split="train")
+
+
+def of(outputs):
+    return outputs.features, outputs.labels
+
+
+@pytest.mark.parametrize("metric", ["top1", "class_mean"])
+@pytest.mark.parametrize("evaluated", ["test", "val", "test without val"])
+def test_where_the_penalty_is_chosen_and_what_is_refitted(evaluated, metric):
+    step = trained(UNLABELED, classes=3)
+    val = None if evaluated == "test without val" else sunny(40, 3)
+    features = frozen(step, sunny(50, 4), sunny(90, 2), val)
+    split = evaluated[:4].strip()
+    measures = evaluate(features, split, [Linear(metric)])
+    train = features.of("train")
+    if evaluated == "test":
+        parts = *of(train), *of(features.of("val"))
+        everything = [torch.cat(pair) for pair in zip(of(train), of(features.of("val")), strict=True)]
+    else:
+        rest, held = hold_out(train.labels.numpy(), 9, step.recipe.seed, "linear")
+        assert np.bincount(train.labels[held]).tolist() == pytest.approx(np.bincount(train.labels) / 10, abs=1)
+        parts = train.features[rest], train.labels[rest], train.features[held], train.labels[held]
+        everything = of(train)
+    probe = linear_probe(*parts, 3, metric=metric)
+    measured = features.of(split)
+    whole = fit_linear(*everything, 3, probe.weight, tolerance=1e-12).scores(measured.features)
+    assert measures == {"linear": accuracy(whole, measured.labels)[metric], "linear_weight": probe.weight}
+    assert measures["linear"] > 60
+
+
+def test_a_probe_of_features_that_are_not_finite():
+    step = trained(UNLABELED, classes=3)
+    next(step.main.backbone.parameters()).data.fill_(math.nan)
+    with pytest.raises(DataError, match=r"^linear: features hold values that are not finite$"):
+        evaluate(frozen(step, sunny(20, 1), sunny(30, 2)), "test", [Linear()])

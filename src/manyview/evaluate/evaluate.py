@@ -1,115 +1,82 @@
-"""Evaluation of a step on a split: one pass for features and scores, then the protocols, functions on those."""
+"""Evaluation of a step on a split: the protocols, functions on features that were extracted once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from manyview.branches import FEATURES, LOGITS
-from manyview.data.images import Images
-from manyview.data.loader import read_images
+from manyview.data import Splits, hold_out, labelled
 from manyview.errors import DataError
+from manyview.evaluate.accuracy import accuracy
+from manyview.evaluate.features import Features
 from manyview.evaluate.knn import knn_predict
-from manyview.evaluate.protocols import Classify, Knn, Protocol
+from manyview.evaluate.linear import WEIGHTS, linear_probe
+from manyview.evaluate.protocols import Classify, Knn, Linear, Protocol, measure_names
 from manyview.step import Step
 
-Progress = Callable[[int, int], None]
+HELD_OUT = 0.1
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What a step gives for a split, on the CPU: features [N, dim], scores [N, classes] where it classifies."""
+def evaluate(features: Features, split: str, protocols: Sequence[Protocol]) -> dict[str, float]:
+    """All protocols on one split: measure -> value, accuracies in percent; `linear_weight` is the penalty chosen.
 
-    features: Tensor
-    labels: Tensor
-    logits: Tensor | None = None
-    aggregated: Tensor | None = None
-
-
-def collect(
-    step: Step,
-    images: Images,
-    *,
-    aggregated: bool = False,
-    batch_size: int = 256,
-    skipped: list[str] | None = None,
-    progress: Progress | None = None,
-) -> Outputs:
-    """Runs every image of a split through the step in evaluation mode, none dropped; leaves the mode as it was.
-
-    skipped: receives a line on each image that cannot be read; without it, such an image raises BadImage.
+    Only labelled images count, and of train only they are learnt from. Raises DataError for a split that is not there
+    or has none.
     """
-    training = step.training
-    step.eval()
-    parts: dict[str, list[Tensor]] = {}
-    for start in range(0, len(images), batch_size):
-        positions = np.arange(start, min(start + batch_size, len(images)))
-        batch, kept, bad = read_images(images, positions, skip=skipped is not None)
-        if skipped is not None:
-            skipped += bad
-        if len(kept):
-            for name, value in step.predict(batch, aggregated=aggregated).items():
-                parts.setdefault(name, []).append(value.cpu())
-            parts.setdefault("labels", []).append(torch.from_numpy(images.labels[kept]))
-        if progress is not None:
-            progress(int(positions[-1]) + 1, len(images))
-    step.train(training)
-    if not parts:
-        raise DataError(f"none of {len(images)} images could be read; the first: {images.name(0)}")
-    whole = {name: torch.cat(values) for name, values in parts.items()}
-    return Outputs(whole[FEATURES], whole["labels"], whole.get(LOGITS), whole.get("aggregated"))
-
-
-def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """top1, top5, class_mean in percent, and the cross-entropy `loss`. scores: [N, classes]; labels: [N]."""
-    ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
-    right = ranked[:, 0].float()
-    per_class = [right[labels == label].mean() for label in labels.unique()]
-    return {
-        "top1": 100 * float(right.mean()),
-        "top5": 100 * float(ranked.any(dim=1).float().mean()),
-        "class_mean": 100 * float(torch.stack(per_class).mean()),
-        "loss": float(F.cross_entropy(scores, labels)),
-    }
-
-
-def evaluate(
-    step: Step,
-    images: Images,
-    protocols: Sequence[Protocol],
-    bank: Images | None = None,
-    *,
-    skipped: list[str] | None = None,
-    progress: Progress | None = None,
-) -> dict[str, float]:
-    """All protocols on one split: measure -> value, accuracies in percent.
-
-    bank: the training images, for kNN. skipped: receives a line on each image that cannot be read, see `collect`.
-    """
-    classifies = step.classifier is not None and any(isinstance(p, Classify) for p in protocols)
-    outputs = collect(step, images, aggregated=classifies and step.can_aggregate, skipped=skipped, progress=progress)
     measures: dict[str, float] = {}
-    if classifies and outputs.logits is not None:
-        measures |= accuracy(outputs.logits, outputs.labels)
-        if outputs.aggregated is not None:
-            measures |= {f"aggregated_{k}": v for k, v in accuracy(outputs.aggregated, outputs.labels).items()}
-    neighbours = [protocol for protocol in protocols if isinstance(protocol, Knn)]
-    if neighbours:
-        if bank is None:
-            raise DataError("knn needs training images as its bank")
-        stored = collect(step, bank, skipped=skipped, progress=progress)
-    for knn in neighbours:
-        predicted = knn_predict(
-            outputs.features, stored.features, stored.labels, step.num_classes, knn.k, knn.temperature
-        )
-        name = "knn" if len(neighbours) == 1 else f"knn(k={knn.k}, temperature={knn.temperature:g})"
-        measures[name] = 100 * float((predicted == outputs.labels).float().mean())
+    for protocol, name in measure_names(protocols).items():
+        match protocol:
+            case Classify():
+                measures |= _classify(features, split)
+            case Knn():
+                measures[name] = _knn(features, split, protocol)
+            case Linear():
+                measures[name], measures[f"{name}_weight"] = _linear(features, split, protocol)
     return measures
+
+
+def _classify(features: Features, split: str) -> dict[str, float]:
+    step = features.step
+    if step.classifier is None:
+        return {}
+    outputs = features.of(split, aggregated=step.can_aggregate)
+    measures: dict[str, float] = {}
+    if outputs.logits is not None:
+        measures |= accuracy(outputs.logits, outputs.labels)
+    if outputs.aggregated is not None:
+        measures |= {f"aggregated_{k}": v for k, v in accuracy(outputs.aggregated, outputs.labels).items()}
+    return measures
+
+
+def _knn(features: Features, split: str, knn: Knn) -> float:
+    queries, bank = features.of(split), features.of("train")
+    classes = features.step.num_classes
+    predicted = knn_predict(queries.features, bank.features, bank.labels, classes, knn.k, knn.temperature)
+    return 100 * float((predicted == queries.labels).float().mean())
+
+
+def _linear(features: Features, split: str, linear: Linear) -> tuple[float, float]:
+    """The accuracy, and the penalty that was chosen."""
+    measured, train, step = features.of(split), features.of("train"), features.step
+    if split == "test" and features.splits.val is not None:
+        val = features.of("val")
+        fitted, held = (train.features, train.labels), (val.features, val.labels)
+    else:
+        count = max(1, round(HELD_OUT * len(train.labels)))
+        rest, out = map(torch.from_numpy, hold_out(train.labels.numpy(), count, step.recipe.seed, "linear"))
+        if not len(out):
+            raise DataError(NONE_TO_HOLD)
+        fitted, held = (train.features[rest], train.labels[rest]), (train.features[out], train.labels[out])
+    with features.watch("linear", len(WEIGHTS), "penalties") as tick:
+        try:
+            probe = linear_probe(*fitted, *held, step.num_classes, metric=linear.metric, progress=tick)
+        except ValueError as error:
+            raise DataError(f"linear: {error}") from None
+    return accuracy(probe.fit.scores(measured.features), measured.labels)[linear.metric], probe.weight
+
+
+NONE_TO_HOLD = "evaluate: linear holds out training images to choose its penalty on, and every class has only one"
 
 
 def with_accuracy(protocols: Sequence[Protocol], step: Step) -> list[Protocol]:
@@ -118,8 +85,30 @@ def with_accuracy(protocols: Sequence[Protocol], step: Step) -> list[Protocol]:
     return [Classify(), *protocols] if missing else list(protocols)
 
 
-def check_protocols(protocols: Sequence[Protocol], bank: int) -> None:
-    """Raises DataError for a kNN with more neighbours than there are training images."""
+def while_training(protocols: Sequence[Protocol], step: Step, splits: Splits) -> tuple[str, list[Protocol]]:
+    """The measure that tells which weights are best, and what is measured on val for it while a run goes on.
+
+    Accuracy where something classifies. Else the first kNN, or with protocols but no kNN one of usual settings: a
+    probe would take too long.
+    """
+    if step.classifier is not None:
+        return "top1", [Classify()]
+    known = len(labelled(splits.train))
+    named: list[Protocol] = [protocol for protocol in protocols if isinstance(protocol, Knn)]
+    if protocols and known and not named:
+        named = [Knn(k=min(Knn().k, known))]
+    return "knn", named[:1]
+
+
+def check_protocols(protocols: Sequence[Protocol], splits: Splits) -> None:
+    """Raises DataError for a kNN with more neighbours than there are training images with labels, and for a linear
+    probe where none can be held out to choose by."""
+    labels = labelled(splits.train).labels
     for protocol in protocols:
-        if isinstance(protocol, Knn) and protocol.k > bank:
-            raise DataError(f"evaluate: knn(k={protocol.k}) needs as many training images, there are {bank}; lower k")
+        if isinstance(protocol, Knn) and protocol.k > len(labels):
+            raise DataError(
+                f"evaluate: knn(k={protocol.k}) needs as many training images, there are {len(labels)}; lower k"
+            )
+        holds_out = isinstance(protocol, Linear) and (splits.val is None or splits.test is None)
+        if holds_out and len(labels) <= len(set(labels.tolist())):
+            raise DataError(NONE_TO_HOLD)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from manyview.augment.op import check_whole
 from manyview.errors import RecipeError, unknown
+from manyview.evaluate.linear import METRICS
 from manyview.grammar import bind, parse_call
 
 
@@ -28,8 +29,29 @@ class Knn:
             raise ValueError(f"temperature must be positive, got {self.temperature!r}")
 
 
-Protocol = Classify | Knn
-PROTOCOLS: dict[str, Callable[..., Protocol]] = {"classify": Classify, "knn": Knn}
+@dataclass(frozen=True)
+class Linear:
+    """Accuracy of logistic regression on the backbone's features; `linear_probe` is the same.
+
+    One of 45 penalties is chosen by the metric, `top1` or `class_mean`: for test on val, then all of train and val is
+    fitted; for val, or without a val, on a tenth of train that is held out, then all of train is fitted. Measured when
+    a run has ended.
+    """
+
+    metric: str = "top1"
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(unknown("metric", str(self.metric), METRICS))
+
+
+Protocol = Classify | Knn | Linear
+PROTOCOLS: dict[str, Callable[..., Protocol]] = {
+    "classify": Classify,
+    "knn": Knn,
+    "linear": Linear,
+    "linear_probe": Linear,
+}
 
 
 def parse_protocols(texts: Sequence[str], where: str = "evaluate") -> list[Protocol]:
@@ -41,3 +63,16 @@ def parse_protocols(texts: Sequence[str], where: str = "evaluate") -> list[Proto
             raise RecipeError(f"{where}.{number}: {unknown('protocol', call.name, PROTOCOLS)}")
         protocols.append(bind(PROTOCOLS[call.name], call, f"{where}.{number}"))
     return protocols
+
+
+def measure_names(protocols: Sequence[Protocol]) -> dict[Protocol, str]:
+    """Each protocol once, with the name of its measure: `knn`, or of several `knn(k=1)`, by what sets them apart."""
+    once = list(dict.fromkeys(protocols))
+    names: dict[Protocol, str] = {}
+    for protocol in once:
+        alike = [other for other in once if type(other) is type(protocol)]
+        apart = [f.name for f in fields(protocol) if len({getattr(other, f.name) for other in alike}) > 1]
+        settings = ", ".join(f"{name}={getattr(protocol, name)}" for name in apart)
+        kind = next(name for name, factory in PROTOCOLS.items() if factory is type(protocol))
+        names[protocol] = f"{kind}({settings})" if settings else kind
+    return names

@@ -1,0 +1,282 @@
+"""The linear probe: multinomial logistic regression on frozen features, after AugSelf (Lee et al., NeurIPS 2021).
+
+The objective is a *sum* over rows, and weights and biases are penalised alike:
+
+    sum_i CE(W x_i + b, y_i) + w * (|W|^2 + |b|^2)
+
+The best of 45 penalties w, from 1e-6 to 1e5, is chosen by the accuracy on rows held out, and the model then fitted to
+all rows. Official code runs 45 L-BFGS solves from zero, and stops each after a number of steps, wherever it is. Here
+the penalties are visited from strong to weak, each from the solution before it, by Newton steps that conjugate
+gradients solve (Lin, Weng and Keerthi, JMLR 2008), with the Hessian taken as (class part) x (feature part) to
+precondition them (as in Martens and Grosse, ICML 2015). Sums are float64; only the products with the Hessian, which
+affect the number of steps but not where they lead, are float32. What is found is the optimum to a tolerance, and how
+far it can be from it is told: the objective is 2w-strongly convex, so it exceeds its minimum by at most
+|gradient|^2 / 4w.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyview.evaluate.accuracy import accuracy
+from manyview.relations.reading import check_labels
+
+WEIGHTS: tuple[float, ...] = tuple(float(weight) for weight in np.logspace(-6, 5, 45))
+METRICS = ("top1", "class_mean")
+ROWS_AT_ONCE = 4096
+STEPS, PRODUCTS = 100, 250
+REFRESH = 30
+"""Products that a Newton step may need before the preconditioner, worth about as many, is made anew."""
+FORCING = 0.1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted model.
+
+    coefficients: float64 [classes, D]. bias: float64 [classes]. weight: the penalty w. loss: the objective's value.
+    gap: a bound on how much of `loss` is more than its minimum, as a fraction; it holds for certain, and is often far
+    above the truth where the penalty is weak.
+    """
+
+    coefficients: Tensor
+    bias: Tensor
+    weight: float
+    loss: float
+    gap: float
+
+    def scores(self, features: Tensor) -> Tensor:
+        """float64 [B, classes] of features [B, D]."""
+        return torch.cat([rows.double() @ self.coefficients.T + self.bias for rows in features.split(ROWS_AT_ONCE)])
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What `linear_probe` found: the model fitted to all rows, and the accuracy in percent that each penalty had."""
+
+    fit: Fit
+    accuracies: Mapping[float, float]
+
+    @property
+    def weight(self) -> float:
+        """The penalty that was chosen."""
+        return self.fit.weight
+
+
+def linear_probe(
+    features: Tensor,
+    labels: Tensor,
+    held_features: Tensor,
+    held_labels: Tensor,
+    classes: int,
+    *,
+    weights: Sequence[float] = WEIGHTS,
+    metric: str = "top1",
+    progress: Callable[[int, int], None] | None = None,
+) -> Probe:
+    """Chooses the penalty on the rows held out, fits it to all rows: what is then measured is for a third set.
+
+    features: [N, D]; held_features: [M, D]. labels, held_labels: integers [N] and [M] below `classes`.
+    metric: `top1`, or `class_mean`, the mean of the classes' accuracies. Of penalties that do equally well the
+    strongest is taken. progress: told how many penalties are done, of how many. Raises ValueError as `fit_linear`
+    does, and for an unknown metric or no rows held out.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    _check(held_features, held_labels, classes)
+    if not len(held_labels):
+        raise ValueError("no rows are held out to choose the penalty on")
+    if held_features.shape[1:] != features.shape[1:]:
+        raise ValueError(f"features {tuple(features.shape)} and {tuple(held_features.shape)} are of unlike width")
+    accuracies: dict[float, float] = {}
+    best: Fit | None = None
+    for fit in fit_path(features, labels, classes, weights):
+        accuracies[fit.weight] = accuracy(fit.scores(held_features), held_labels)[metric]
+        if best is None or accuracies[fit.weight] > accuracies[best.weight]:
+            best = fit
+        if progress is not None:
+            progress(len(accuracies), len(weights))
+    assert best is not None
+    rows, targets = torch.cat([features, held_features]), torch.cat([labels, held_labels])
+    return Probe(fit_linear(rows, targets, classes, best.weight, start=best), accuracies)
+
+
+def fit_path(
+    features: Tensor, labels: Tensor, classes: int, weights: Sequence[float] = WEIGHTS, tolerance: float = 1e-3
+) -> Iterator[Fit]:
+    """Fits for all penalties, from the strongest to the weakest, each of which begins where those before it point to.
+
+    The tolerance (see `fit_linear`) is for comparing penalties; fit the chosen one again. Raises ValueError likewise.
+    """
+    if not len(weights):
+        raise ValueError("no weights are given")
+    ordered = sorted({_positive(weight) for weight in weights}, reverse=True)
+    problem = _Problem(features, labels, classes)
+    theta = before = torch.zeros(classes, features.shape[1] + 1, dtype=torch.float64, device=features.device)
+    for number, weight in enumerate(ordered):
+        start = theta
+        if number > 1:
+            # solutions move along smoothly in log w
+            pace = math.log(weight / ordered[number - 1]) / math.log(ordered[number - 1] / ordered[number - 2])
+            ahead = theta + pace * (theta - before)
+            if problem.value(ahead, weight) < problem.value(theta, weight):
+                start = ahead
+        before = theta
+        fit, theta = problem.solve(weight, start, tolerance)
+        yield fit
+
+
+def fit_linear(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    weight: float,
+    *,
+    start: Fit | None = None,
+    tolerance: float = 1e-9,
+) -> Fit:
+    """The minimum of the objective for one penalty.
+
+    features: [N, D], computed with as float32. labels: integers [N] below `classes`. start: a fit to begin from.
+    tolerance: Newton's steps end with the first that promises to lower the objective by less than this fraction.
+    Raises ValueError for features and labels of unlike length, values that are not finite, labels of fewer than two
+    classes, and a weight that is not positive.
+    """
+    problem = _Problem(features, labels, classes)
+    theta = torch.zeros(classes, features.shape[1] + 1, dtype=torch.float64, device=features.device)
+    if start is not None:
+        theta = torch.cat([start.coefficients, start.bias[:, None]], dim=1)
+    return problem.solve(_positive(weight), theta, tolerance)[0]
+
+
+def _positive(weight: float) -> float:
+    if not (isinstance(weight, (int, float)) and 0 < weight < math.inf):
+        raise ValueError(f"weights must be positive, got {weight!r}")
+    return float(weight)
+
+
+def _check(features: Tensor, labels: Tensor, classes: int) -> None:
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(
+            f"expected features [N, D] and labels [N], got {tuple(features.shape)} and {tuple(labels.shape)}"
+        )
+    if not bool(features.isfinite().all()):
+        raise ValueError("features hold values that are not finite")
+    check_labels(labels, classes)
+
+
+def _centred(theta: Tensor) -> Tensor:
+    """Without the part that all classes share, which changes no probability; the penalty makes it 0 at the optimum."""
+    return theta - theta.mean(dim=0)
+
+
+Solver = Callable[[Tensor, float], Tensor]
+
+
+class _Problem:
+    """Rows, and the objective on them. theta: float64 [classes, D + 1], the bias last; theta's classes sum to zero."""
+
+    def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
+        _check(features, labels, classes)
+        if len(labels.unique()) < 2:
+            raise ValueError("labels are of fewer than two classes; there is nothing to tell apart")
+        self.rows = torch.cat([features.float(), features.new_ones(len(features), 1, dtype=torch.float32)], dim=1)
+        self.labels, self.classes = labels.long(), classes
+        self._solver: Solver | None = None
+
+    def value(self, theta: Tensor, weight: float) -> float:
+        """The objective."""
+        parts = zip(self.rows.split(ROWS_AT_ONCE), self.labels.split(ROWS_AT_ONCE), strict=True)
+        losses = [torch.nn.functional.cross_entropy(x.double() @ theta.T, y, reduction="sum") for x, y in parts]
+        return float(torch.stack(losses).sum() + weight * theta.square().sum())
+
+    def look(self, theta: Tensor, weight: float) -> tuple[float, Tensor, Tensor]:
+        """The objective, its gradient, and the probabilities, float32 [N, classes]."""
+        loss, gradient = theta.new_zeros(()), 2 * weight * theta
+        chances = []
+        for x, y in zip(self.rows.split(ROWS_AT_ONCE), self.labels.split(ROWS_AT_ONCE), strict=True):
+            wide = x.double()
+            logs = (wide @ theta.T).log_softmax(dim=1)
+            loss = loss - logs.gather(1, y[:, None]).sum()
+            chance = logs.exp()
+            chances.append(chance.float())
+            gradient += chance.scatter_add(1, y[:, None], -torch.ones_like(logs[:, :1])).T @ wide
+        return float(loss + weight * theta.square().sum()), _centred(gradient), torch.cat(chances)
+
+    def curvature(self, chances: Tensor, likeliest: Tensor, weight: float, direction: Tensor) -> Tensor:
+        """The Hessian times a direction, in float32. likeliest: chances' largest column, [N, 1]."""
+        change = self.rows @ direction.float().T
+        change -= change.gather(1, likeliest)  # shared by all classes; now chances that round to 1 do no harm
+        change = chances * (change - (chances * change).sum(dim=1, keepdim=True))
+        return _centred((change.T @ self.rows).double()) + 2 * weight * direction
+
+    def solver(self, chances: Tensor, likeliest: Tensor) -> Solver:
+        """(vector, w) -> about the inverse Hessian times it: rows' covariance of scores and features taken apart."""
+        others = chances.scatter(1, likeliest, 0.0)
+        doubt = others.sum(dim=1)  # 1 - the largest, without cancellation
+        spread = doubt * (1 - doubt) + doubt - others.square().sum(dim=1)  # 1 - sum of squares
+        by_feature = ((self.rows * spread[:, None]).T @ self.rows).double()
+        by_class = -(chances.T @ chances).double().fill_diagonal_(0)
+        by_class -= by_class.sum(dim=1).diag()
+        by_class /= float(spread.sum()) or 1.0
+        (f, f_basis), (c, c_basis) = torch.linalg.eigh(by_feature), torch.linalg.eigh(by_class)
+        product = c.clamp(min=0)[:, None] * f.clamp(min=0)
+
+        def solve(vector: Tensor, weight: float) -> Tensor:
+            turned = (c_basis.T @ vector @ f_basis) / (product + 2 * weight)
+            return c_basis @ turned @ f_basis.T
+
+        return solve
+
+    def newton(self, gradient: Tensor, chances: Tensor, weight: float) -> Tensor:
+        """The direction -H^-1 gradient by conjugate gradients, to a tenth of the preconditioned gradient's length."""
+        likeliest = chances.argmax(dim=1, keepdim=True)
+        if self._solver is None:
+            self._solver = self.solver(chances, likeliest)
+        direction, residual = torch.zeros_like(gradient), -gradient
+        ahead = self._solver(residual, weight)
+        step, size = ahead, float((residual * ahead).sum())
+        enough, number = FORCING**2 * size, 0
+        while size > enough and number < PRODUCTS:
+            number += 1
+            bent = self.curvature(chances, likeliest, weight, step)
+            along = float((step * bent).sum())
+            if along <= 0:  # rounding
+                break
+            direction = direction + size / along * step
+            residual = residual - size / along * bent
+            ahead = self._solver(residual, weight)
+            last, size = size, float((residual * ahead).sum())
+            step = ahead + size / last * step
+        if number > REFRESH:
+            self._solver = None
+        return _centred(direction)
+
+    def solve(self, weight: float, theta: Tensor, tolerance: float) -> tuple[Fit, Tensor]:
+        """The fit, and its theta."""
+        theta = _centred(theta)
+        loss, gradient, chances = self.look(theta, weight)
+        for _ in range(STEPS):
+            if float(gradient.square().sum()) / (4 * weight) <= tolerance * loss:
+                break
+            direction = self.newton(gradient, chances, weight)
+            slope, length = float((gradient * direction).sum()), 1.0
+            while True:
+                moved = theta + length * direction
+                found = self.look(moved, weight)
+                if found[0] <= loss + 1e-4 * length * slope or length < 1e-6:
+                    break
+                length /= 2
+            if found[0] >= loss:  # as low as rounding lets it go
+                break
+            theta, (loss, gradient, chances) = moved, found
+            if -slope / 2 <= tolerance * loss:
+                break
+        gap = float(gradient.square().sum()) / (4 * weight * loss)
+        return Fit(theta[:, :-1], theta[:, -1], weight, loss, gap), theta
