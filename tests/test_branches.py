@@ -129,6 +129,41 @@ def test_views_of_unlike_sizes_pass_in_groups_of_one_size():
     assert torch.equal(values["h", "small"], twin(normed(branch, VIEWS["small"].pixels)))
 
 
+@pytest.mark.parametrize("forward", ["joint", "separate"])
+def test_multi_crop_gives_what_each_crop_gives_alone(forward):
+    """In evaluation mode, two large views, a small one and families of small ones, whole and by members."""
+    views = {
+        **VIEWS,
+        "crops": View(pixels(B * 3, 12, seed=5), members=3),
+        "tiny": View(pixels(B * 2, 10, seed=6), members=2),
+    }
+    branch = make(used=["p"], z="projector(h, 8)", p="predictor(z, 4)", forward=forward)
+    branch(views, [("p", "a"), ("p", "crops")])  # so that statistics are no longer those at the beginning
+    branch.eval()
+    wanted = [(name, view) for name in "hzp" for view in ("a", "b", "small", "crops", "crops.1", "tiny.0", "tiny.1")]
+    with torch.no_grad():
+        found = branch(views, wanted)
+        for name, view in wanted:
+            base, _, member = view.partition(".")
+            rows = views[base].pixels[int(member) :: views[base].members] if member else views[base].pixels
+            for at, image in enumerate(rows):
+                alone = branch.read(image[None], [name])[name][0]
+                torch.testing.assert_close(found[name, view][at], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_small_crops_are_one_pass_in_both_ways():
+    """A family is one view, of B*count rows; with other views of its size it is one batch in a joint forward."""
+    views = {**VIEWS, "crops": View(pixels(B * 3, 12, seed=5), members=3)}
+    for forward, shapes in (
+        ("joint", [(2 * B, 16), (4 * B, 12)]),
+        ("separate", [(B, 16), (B, 16), (B, 12), (3 * B, 12)]),
+    ):
+        branch = make(forward=forward)
+        seen = recorded(branch.backbone)
+        branch(views, [("h", view) for view in ("a", "b", "small", "crops")])
+        assert [(len(batch), batch.shape[-1]) for batch in seen] == shapes
+
+
 def test_order_is_that_of_the_views_whatever_the_order_asked():
     one, other = make(), make()
     ahead = one(VIEWS, [("h", "a"), ("h", "b")])

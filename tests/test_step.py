@@ -4,6 +4,7 @@ import copy
 import io
 import random
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -13,11 +14,10 @@ import torch.nn.functional as torch_functional
 from manyview import functional as F
 from manyview.augment import OPS
 from manyview.draws import Draws
-from manyview.errors import RecipeError
+from manyview.errors import ManyviewWarning, RecipeError
 from manyview.recipe import load_recipe, parse_recipe
 from manyview.relations.similarity import KINDS
 from manyview.step import Step
-from manyview.views import View
 
 B, C = 6, 10
 TINY = "vit_tiny_patch16_224(img_size=16, patch_size=8, depth=1, embed_dim=32, num_heads=2)"  # soon compiled
@@ -684,6 +684,38 @@ def test_relations_see_float32_under_autocast():
     torch.testing.assert_close(out["terms"]["agmax.divergence"], divergence)
 
 
+WITHOUT_LABELS = {  # line: what it should be of z of a and b, given as the branch gave them and made float32
+    "cosine(z(a), toward=stop(z(b)))": lambda step, a, b: F.negative_cosine(a, b),
+    "nt_xent(z(a), z(b), temperature=0.2)": lambda step, a, b: F.nt_xent(a, b, 0.2),
+    "info_nce(z(a), toward=stop(z(b)), queue=9)": lambda step, a, b: F.info_nce(
+        a, b, step.relations["info_nce"].queue, step.relations["info_nce"].temperature
+    ),
+    "swav(z(a), z(b), prototypes=4)": lambda step, a, b: F.swav(
+        *(torch_functional.normalize(z) @ step.relations["swav"].prototypes.T for z in (a, b)), 0.1, 0.05, 3
+    ),
+    "vicreg(z(a), z(b))": lambda step, a, b: F.vicreg(a, b),
+    "barlow_twins(z(a), z(b))": lambda step, a, b: F.barlow_twins(a, b),
+    "supervised_contrastive(z(a), z(b))": lambda step, a, b: F.supervised_contrastive(
+        torch.cat([a, b]), LABELS.repeat(2), 0.1
+    ),
+}
+
+
+@pytest.mark.parametrize("line", WITHOUT_LABELS)
+def test_learning_without_labels_sees_float32_under_autocast(line):
+    step = custom(line, heads=", z: 'mlp(h, 16, 8)'")
+    seen = []
+    step.main.heads["z"].register_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = step(photos(), LABELS, **BATCH)
+    (z,) = seen
+    assert z.dtype == torch.bfloat16
+    assert out["loss"].dtype == torch.float32
+    torch.testing.assert_close(out["loss"], WITHOUT_LABELS[line](step, *z.float().split(B)))
+    out["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in step.parameters())
+
+
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_backbone_gives_the_same_loss_and_gradients():
     lines = ("cross_entropy(logits(a), logits(b))", "similarity(h(a), h(b))")
@@ -704,6 +736,56 @@ def test_a_compiled_backbone_keeps_its_taps():
     for seed in range(2):
         ours, theirs = (step(photos(seed=seed), LABELS, **BATCH)["loss"] for step in (plain, compiled))
         torch.testing.assert_close(theirs, ours)
+
+
+# ------------------------------------------------------------------------------------------- learning without labels
+
+
+@pytest.mark.parametrize("forward", ["joint", "separate"])
+def test_multi_crop_swav_by_views_that_pass_alone(forward):
+    """In evaluation mode, where rows pass the network independently."""
+    views = ", small: {from: image, make: 'crop(12, scale=(0.1, 0.4)) | flip', count: 3}"
+    heads = f", z: 'projector(h, 8, norm_last=False)', forward: {forward}"
+    step = custom("swav(z(a), z(b), others=z(small), prototypes=4, weight=0.5)", views=views, heads=heads).eval()
+    made = step.views(photos(), LABELS, **BATCH)
+    assert made["small"].pixels.shape == (3 * B, 3, 12, 12)
+    c = step.relations["swav"].prototypes
+    scores = {
+        view: torch_functional.normalize(step.main.read(made[view].pixels, ["z"])["z"]) @ c.T
+        for view in ("a", "b", "small")
+    }
+    crops = [scores["small"][t::3] for t in range(3)]
+    expected = 0.5 * F.swav(scores["a"], scores["b"], 0.1, 0.05, 3, *crops)
+    out = step(photos(), LABELS, **BATCH)
+    torch.testing.assert_close(out["loss"], expected, rtol=1e-5, atol=1e-6)
+    assert step.rows_per_image == 5
+
+
+@pytest.mark.parametrize(
+    ("line", "warned"),
+    [
+        ("cosine(z(a), toward=z(b))", True),
+        ("cosine(z(a), toward=stop(z(b)))", False),
+        ("cosine(z(a), toward=teacher.z(b), swapped=True)", False),
+        ("cosine(z(a), toward=stop(teacher.z(b)))", False),
+        ("cosine(z(a), toward=stop(mix(z(b), like=m)))", False),
+        ("cosine(z(a), toward=mix(z(b), like=m))", True),
+    ],
+)
+def test_a_target_that_moves_is_warned_of(line, warned):
+    heads = ", z: 'mlp(h, 16, 8)'}, teacher: 'ema(net)'"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        text = f"""
+        views: {{a: {{from: image, make: "{MAKE}"}}, b: {{like: a}}, m: {{from: image, make: "mixup(1.0)"}}}}
+        branches: {{net: {{backbone: cresnet20{heads}}}
+        relations: ["{line}"]
+        train: {{epochs: 1}}
+        """
+        Step(parse_recipe(text), C)
+    ours = [str(each.message) for each in caught if issubclass(each.category, ManyviewWarning)]
+    assert len(ours) == warned
+    assert all(text.startswith("cosine(z(a), toward=") and "\n" not in text for text in ours)
 
 
 # ------------------------------------------------------------------------------------------------ errors
