@@ -5,13 +5,12 @@ The objective is a *sum* over rows, and weights and biases are penalised alike:
     sum_i CE(W x_i + b, y_i) + w * (|W|^2 + |b|^2)
 
 The best of 45 penalties w, from 1e-6 to 1e5, is chosen by the accuracy on rows held out, and the model then fitted to
-all rows. Official code runs 45 L-BFGS solves from zero, and stops each after a number of steps, wherever it is. Here
-the penalties are visited from strong to weak, each from the solution before it, by Newton steps that conjugate
-gradients solve (Lin, Weng and Keerthi, JMLR 2008), with the Hessian taken as (class part) x (feature part) to
-precondition them (as in Martens and Grosse, ICML 2015). Sums are float64; only the products with the Hessian, which
-affect the number of steps but not where they lead, are float32. What is found is the optimum to a tolerance, and how
-far it can be from it is told: the objective is 2w-strongly convex, so it exceeds its minimum by at most
-|gradient|^2 / 4w.
+all rows. The paper solves with L-BFGS. Here the penalties are visited from strong to weak, each from where the solutions
+before it point to, by Newton steps that conjugate gradients solve (Lin, Weng and Keerthi, JMLR 2008); the Hessian taken
+as (class part) x (feature part) preconditions them (as in Martens and Grosse, ICML 2015). Sums are float64; only
+products with the Hessian, which affect the number of steps but not where they lead, are float32. What is found is the
+optimum to a tolerance, and how far it can be from it is told: the objective is 2w-strongly convex, so it exceeds its
+minimum by at most |gradient|^2 / 4w.
 """
 
 from __future__ import annotations
