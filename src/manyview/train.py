@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
-from manyview.data import open_splits
+from manyview.data import check_labels, open_splits
 from manyview.data.loader import Batches, load, load_ahead
 from manyview.data.render import choose_rendering
 from manyview.distributed import anywhere, mean_of
@@ -66,6 +66,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     # ---------------------------------------------------------------------------------------------- data
     splits = open_splits(recipe.data, recipe.seed)
     protocols = parse_protocols(recipe.evaluate)
+    check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
     check_protocols(protocols, splits)
     if config.batch_size % (world * config.accumulate):
         raise RecipeError(
@@ -75,6 +76,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
 
     # ---------------------------------------------------------------------------------------------- step
     step = Step(recipe, len(splits.classes), clock.steps)
+    if step.classifier:
+        check_labels(splits, (), ["classify"])
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
     optimizer = make_optimizer(config, step)
@@ -170,7 +173,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 batch = next(stream).to(accelerator.device)
                 waited += time.perf_counter() - asked
                 with accelerator.accumulate(wrapped):
-                    output = wrapped(batch.images, batch.labels, index=batch.index.tolist(), epoch=batch.epoch)
+                    output = wrapped(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
                     accelerator.backward(output["loss"])
                     if config.clip and accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
