@@ -5,7 +5,7 @@ The objective is a *sum* over rows, and weights and biases are penalised alike:
     sum_i CE(W x_i + b, y_i) + w * (|W|^2 + |b|^2)
 
 The best of 45 penalties w, from 1e-6 to 1e5, is chosen by the accuracy on rows held out, and the model then fitted to
-all rows. The paper solves with L-BFGS. Here the penalties are visited from strong to weak, each from where the solutions
+all rows. The paper uses L-BFGS. Here the penalties are visited from strong to weak, each from where the solutions
 before it point to, by Newton steps that conjugate gradients solve (Lin, Weng and Keerthi, JMLR 2008); the Hessian taken
 as (class part) x (feature part) preconditions them (as in Martens and Grosse, ICML 2015). Sums are float64; only
 products with the Hessian, which affect the number of steps but not where they lead, are float32. What is found is the
