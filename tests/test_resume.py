@@ -35,13 +35,36 @@ train:
   log_every: 1
   checkpoint_every: 7 steps
 """
-# 12 steps an epoch, 48 in all, a checkpoint at 7, 14, …: at step 17 the run is within its second epoch
+MOCO = """
+title: to be killed, without labels
+seed: 1
+data: {source: digits, limit: 192, render: memory}
+views:
+  a: {from: image, make: "crop(8, scale=(0.3, 1)) | flip(0.5) | jitter(0.2, 0.2, 0.2, 0.1)"}
+  b: {like: a}
+branches:
+  online: {backbone: cresnet20, normalize: half, z: "projector(h, 16, hidden=32, norm_last=False)", forward: separate}
+  teacher: ema(online, momentum=0.9, schedule='cosine')
+relations: ["info_nce(z(a), toward=teacher.z(b), queue=40, temperature=0.2)"]
+train:
+  epochs: 4
+  batch_size: 16
+  optimizer: "sgd(lr=0.05, momentum=0.9)"
+  schedule: "cosine(warmup='1 epochs')"
+  log_every: 1
+  checkpoint_every: 7 steps
+evaluate: [knn(k=5)]
+"""
+# 12 steps an epoch, 48 in all, a checkpoint at 7, 14, …: at step 17 the run is within its second epoch. MoCo's 16 keys
+# a step do not divide its queue of 40: at a checkpoint it is filled to some place within
 CASES = {
     "dropout and random weights": [],
     "two workers": ["data.workers=2", "data.render=workers"],
     "on the device": ["data.render=device"],
     "averaged weights": ["train.ema=0.9"],
     "parts": ["train.accumulate=2", "train.clip=1.0", "train.optimizer=adamw(lr=0.01)"],
+    "moco": [],
+    "moco in parts": ["train.accumulate=2"],
 }
 
 
@@ -131,22 +154,30 @@ def recipe(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, recipe):
+def recipe_of(recipe):
+    """The recipe of a case."""
+    moco = recipe.with_name("moco.yaml")
+    moco.write_text(MOCO)
+    return lambda case: moco if case.startswith("moco") else recipe
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, recipe_of):
     """The run of each case that nothing happened to, made once."""
     made = {}
 
     def run(case):
         if case not in made:
             made[case] = tmp_path_factory.mktemp("uninterrupted") / "run"
-            assert complete(made[case], recipe, *CASES[case]) == 0
+            assert complete(made[case], recipe_of(case), *CASES[case]) == 0
         return made[case]
 
     return run
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path, recipe, uninterrupted, case):
-    expected, folder = uninterrupted(case), tmp_path / "run"
+def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path, recipe_of, uninterrupted, case):
+    recipe, expected, folder = recipe_of(case), uninterrupted(case), tmp_path / "run"
     assert [line["step"] for line in lines(expected) if "loss" in line] == list(range(1, 49))
     kill_after(folder, 17, recipe, *CASES[case])
     number = read_state(folder / "checkpoints" / "last.pt")["run"]["number"]
@@ -155,6 +186,17 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path, recipe, uni
     assert newest_step(folder) >= number
     assert complete(folder, recipe, *CASES[case], "--resume") == 0
     assert_same_run(folder, expected)
+
+
+def test_what_a_moco_run_saves(uninterrupted):
+    saved = read_state(uninterrupted("moco") / "checkpoints" / "last.pt")["step"]
+    assert saved["relations.info_nce.queue"].shape == (40, 16)
+    assert int(saved["relations.info_nce.oldest"]) == 48 * 16 % 40
+    online = {name.removeprefix("branches.online."): value for name, value in saved.items() if ".online." in name}
+    teacher = {name.removeprefix("branches.teacher."): value for name, value in saved.items() if ".teacher." in name}
+    assert online.keys() == teacher.keys()
+    assert not torch.equal(online["heads.z.0.weight"], teacher["heads.z.0.weight"])
+    assert not torch.equal(online["backbone.bn1.running_mean"], teacher["backbone.bn1.running_mean"])
 
 
 def test_killed_twice(tmp_path, recipe, uninterrupted):
