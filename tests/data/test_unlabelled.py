@@ -93,19 +93,13 @@ def test_the_unlabelled_do_not_change_what_is_held_out_or_thinned():
         assert set(left.train.index[left.train.labels < 0]) == set(train.index[train.labels < 0])
 
 
-def test_without_any_label_all_images_are_held_out_alike():
+def test_without_any_label_nothing_is_held_out():
     train = mixed(bare=50)
     splits = split(train, classes="", carve_test=True, limit=30)
-    how = "without labels (10 % of all images, seed 0)"
-    assert splits.note == f"30 train without labels (limit 30, seed 0), 5 val {how}, 5 test {how}"
+    assert splits.note == "30 train without labels (limit 30, seed 0), no val, no test"
     assert splits.classes == ()
-    held = {*splits.val.index, *splits.test.index}
-    assert len(held) == 10
-    assert not held & {*splits.train.index}
-    whole = split(train, classes="", carve_test=True, limit=40)
-    assert {*splits.train.index} < {*whole.train.index} == {*range(50)} - held
-    assert split(train, classes="", seed=1).val.index.tolist() != split(train, classes="").val.index.tolist()
-    assert split(train, classes="", val_fraction=0).train is train
+    assert len(splits.train) == 30
+    assert split(train, classes="").train is train
 
 
 def test_limit_gives_the_unlabelled_their_share():
@@ -171,7 +165,7 @@ def test_check_labels_passes_what_needs_none():
 
 
 def test_check_labels_refuses_relations_that_learn_from_them():
-    line = r"relations: cross_entropy\(logits\(a\)\) learns from labels, and there are none \(data: 18 train without .*"
+    line = r"relations: cross_entropy\(logits\(a\)\) learns from labels, and there are none \(data: 20 train without .*"
     refused(line, check_labels, split(mixed(bare=20), classes=""), LEARNS, [])
     line = r"relations: cross_entropy\(logits\(a\)\) learns from labels, and 20 of 44 training images have none \(.*\)"
     refused(line, check_labels, split(mixed(9, 9, 9, bare=20)), LEARNS, [])
@@ -180,7 +174,8 @@ def test_check_labels_refuses_relations_that_learn_from_them():
 def test_check_labels_refuses_protocols_with_nothing_to_compare():
     hint = r"\(data: .*\); drop the protocol, as in evaluate=\[\], or the split"
     line = r"evaluate: knn\(k=5\) compares with labels, and {} has none " + hint
-    refused(line.format("train"), check_labels, split(mixed(bare=20), classes=""), [], JUDGES)
+    check_labels(split(mixed(bare=20), classes=""), [], JUDGES)  # nothing is held out, so nothing is measured
+    refused(line.format("train"), check_labels, split(mixed(bare=20), test=part(0, 1)), [], JUDGES)
     splits = split(mixed(9, 9, 9, bare=20), test=part(-1, -1))
     refused(line.format("test"), check_labels, splits, [], JUDGES)
     check_labels(splits, [], JUDGES, judged=("val",))
@@ -386,13 +381,10 @@ def test_an_unlabelled_run_trains_is_read_again_and_has_no_classes(tmp_path):
     done("train", tmp_path / "r.yaml", "--out", run, "--quiet")
     assert Run(run).classes() == []
     result = Run(run).finished()
-    assert result["data"] == (
-        "12 train without labels, 4 val without labels (20 % of all images, seed 0), "
-        "4 test without labels (20 % of all images, seed 0); no class folders"
-    )
+    assert result["data"] == "20 train without labels, no val, no test; no class folders"
     assert result["eval"] == {}
     splits = Run(run).splits(Run(run).recipe())
-    assert splits.train.labels.tolist() == [-1] * 12
+    assert splits.train.labels.tolist() == [-1] * 20
     before = contents(run)
     line = one_line(*manyview("predict", run, tmp_path / "photos/00.png"))
     assert line == f"{run} trained no classifier, so it cannot predict classes"

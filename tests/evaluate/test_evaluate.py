@@ -293,11 +293,12 @@ def splits_of(train, val=None, test=None):
 def test_more_neighbours_than_images():
     bank = pictures(53)
     bank.labels[:3] = -1
-    check_protocols([Classify(), Knn(k=50)], splits_of(bank))
+    check_protocols([Classify(), Knn(k=50)], splits_of(bank, val=bank))
     with pytest.raises(
         DataError, match=r"^evaluate: knn\(k=51\) needs as many training images, there are 50; lower k$"
     ):
-        check_protocols([Classify(), Knn(k=51)], splits_of(bank))
+        check_protocols([Classify(), Knn(k=51)], splits_of(bank, val=bank))
+    check_protocols([Knn(k=51)], splits_of(bank))  # nothing will be measured
 
 
 def test_a_probe_without_images_to_hold_out():

@@ -74,8 +74,9 @@ def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
 
     1. If the source is one set without a test split, `val_fraction` of all images becomes test.
     2. If it has no val, `val_fraction` of all training images (those of test included) becomes val.
-       Both are stratified, and take no class's last image. Where some images are labelled, only those count, and only
-       those are held out; of a val or test that the source has, only those are kept.
+       Both are stratified, and take no class's last image. Only labelled images count, and only those are held out;
+       where there are none, nothing is. Of a val or test that the source has, only labelled images are kept if it has
+       some.
     3. Of what remains in train: `labels_per_class`, then `imbalance`, then `limit` (see `thin_out`).
 
     Raises `DataError` for labels outside the classes, a single class, empty splits, and choices that the data cannot
@@ -96,10 +97,8 @@ def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
             "folder(labels=None), hf(label=None)"
         )
     some = "labelled " if len(kept) and len(bare) else ""
-    if not len(kept):
-        kept, bare = bare, kept
 
-    count = max(1, round(fraction * len(kept))) if fraction else 0
+    count = max(1, round(fraction * len(kept))) if fraction and len(kept) else 0
     how = f"({100 * fraction:g} % of {f'all {some}images' if raw.carve_test else f'{some}train'}, seed {seed})"
     notes, made = {"val": "", "test": ""}, {"val": _judges(raw.val), "test": _judges(raw.test)}
     for split in ("test", "val"):
