@@ -51,8 +51,8 @@ def reference() -> str:
         + " or `[[means], [stds]]`, one a channel; by default the backbone's own, 0.5 for channels other than RGB. "
         "`h` is the pooled feature; `logits` is "
         "`linear(h)` unless declared; `pool('layer')` reads a layer inside the backbone. "
-        "`init_std` draws all weights from N(0, init_std). `teacher: ema(online, momentum=0.996, schedule='constant')` is "
-        "a branch whose weights follow those of `online` after every update, without gradients; its readouts are named "
+        "`init_std` draws all weights from N(0, init_std). "
+        "`teacher: ema(online, momentum=0.996, schedule='constant')` is a branch whose weights follow those of `online` after every update, without gradients; its readouts are named "
         "with it, as in `teacher.z(b)`. With `schedule='cosine'` the momentum rises to 1 by the end of the run.\n",
         "### Heads\n",
         *entries(HEADS, first="h"),

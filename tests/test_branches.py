@@ -11,6 +11,7 @@ from manyview.branches import NORMALIZATIONS, Branch, parse_branch
 from manyview.errors import RecipeError
 from manyview.optimize import make_optimizer
 from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
+from manyview.relations.swav import SwAV
 from manyview.step import Step
 from manyview.views import View, ViewSpec, plan_views
 from small import small
@@ -300,6 +301,9 @@ def test_every_parameter_of_a_packaged_recipe_gets_a_gradient(name):
     recipe = load_recipe(name, *small(name), "seed=3")
     step = Step(recipe, C, total_steps=10)
     step.updates = 5  # past the start of a warm-up, where the weight is 0
+    for relation in step.relations.values():
+        if isinstance(relation, SwAV):
+            relation.updates.fill_(relation.freeze)  # and past that of prototypes that stand still
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=generator, dtype=torch.uint8)
     out = step(images, torch.arange(4), index=range(4), epoch=1)

@@ -427,6 +427,9 @@ def test_eval_finds_the_numbers_of_the_result_again(trained):
 def test_eval_takes_protocols(trained):
     assert set(table(done("eval", trained, "classify"))) == {"top-1", "top-5", "class mean", "loss"}
     assert set(table(done("eval", trained, "knn(k=3)"))) == {"kNN"}
+    own = Run(trained).recipe().evaluate[0]
+    assert own.startswith("knn(k=")
+    assert table(done("eval", trained, "knn")) == table(done("eval", trained, own))
     one, all_ = table(done("eval", trained, "knn(k=1)")), table(done("eval", trained, "knn(k=60, temperature=1e9)"))
     assert one != all_
 
@@ -717,7 +720,10 @@ def test_export_refuses(refused, run, tmp_path):
 
 def test_folders_that_hold_no_data(refused, tmp_path, pictures):
     train = lambda root: refused("train", "quickstart", *FOLDER, *root, "--out", tmp_path / "run")  # noqa: E731
-    layout = "expected root/train/CLASS/*.jpg (val and test beside train are optional), or root/CLASS/*.jpg"
+    layout = (
+        "expected root/train/CLASS/*.jpg (val and test beside train are optional), or root/CLASS/*.jpg; "
+        "without labels root/train/*.jpg or root/*.jpg"
+    )
     assert train([]) == f"source 'folder' needs data.root; {layout}"
     assert train([f"data.root={tmp_path / 'missing'}"]) == f"no folder {tmp_path / 'missing'}; {layout}"
 

@@ -306,6 +306,8 @@ def test_the_queue_takes_in_all_parts_of_an_update_and_nothing_in_evaluation():
     step.after_step()
     torch.testing.assert_close(in_order(relation), torch.cat([begun[16:], *keys]))
     begun = relation.queue.clone()
+    with torch.no_grad():
+        step(photos(2), index=range(B), epoch=0)
     step.eval()
     step(photos(2), index=range(B), epoch=0)
     step.after_step()
@@ -317,18 +319,18 @@ def test_the_queue_takes_in_all_parts_of_an_update_and_nothing_in_evaluation():
 def test_swav(small, freeze):
     others = "others=z(small), " if small else ""
     line = f"swav(z(a), z(b), {others}prototypes=4, temperature=0.1, epsilon=0.05, freeze={freeze})"
-    # the ViT reads one size only; all views of one size in one batch, and so in one BatchNorm
+    # the ViT reads one size only; all views pass the projector at once, and so in one BatchNorm
     step = make(line, backbone="cresnet20" if small else TINY, forward="joint")
     z, relation = Head(step.main.heads["z"]), step.relations["swav"]
     start = relation.prototypes.detach().double().clone()
     state = {"c": start.clone().requires_grad_(), "speed": 0, "updates": 0}
 
     def loss(features):
-        joined, *rest = features["online"]
-        scores = [unit(rows) @ state["c"].T for rows in z(joined).split(B)]
+        c = 0 * state["c"] + start if state["updates"] < freeze else state["c"]  # frozen: its gradient is zero
+        every = unit(z(torch.cat(features["online"]))) @ c.T
+        scores, crops = list(every[: 2 * B].split(B)), every[2 * B :]
         codes = [torch.from_numpy(references.sinkhorn(array(rows), 0.05, 3)) for rows in scores]
-        for h in rest:
-            crops = unit(z(h)) @ state["c"].T
+        if small:
             scores += [crops[t::3] for t in range(3)]  # row 3 i + t: crop t of image i
         assert len(scores) == (5 if small else 2)
         value = 0

@@ -1,7 +1,8 @@
 """Branches: networks that look at views and give named readouts.
 
 A branch owns a timm backbone, heads, its normalisation, and the way views pass through it: `joint` (all views of one
-size in one batch, so that BatchNorm sees them together) or `separate` (one view at a time; a family is one view).
+size in one batch, and then all views through the heads, so that BatchNorm sees them together) or `separate` (one view
+at a time; a family is one view).
 `h` is the pooled feature of the backbone; the heads a recipe declares are readouts too, and `logits` is `linear(h)`
 unless the recipe says otherwise. Only heads that some relation reads are built.
 """
@@ -259,12 +260,13 @@ class Branch(nn.Module):
         images = {view: _images_of(views, view) for view in order}
 
         values: dict[tuple[str, str], Tensor] = {}
-        groups = _by_shape(images) if self.spec.joint else [[view] for view in order]
-        for group in groups:
+        alone = [[view] for view in order]
+        for group in _by_shape(images) if self.spec.joint else alone:
             features = self._features(_joined([images[view] for view in group]))
             for name, value in features.items():
                 parts = _parted(value, [len(images[view]) for view in group])
                 values.update({(name, view): part for view, part in zip(group, parts, strict=True)})
+        for group in [order] if self.spec.joint else alone:
             for head, source in self.inputs.items():
                 asked = [view for name, view in needed if name == head and roots[view] in group]
                 # a member of a family that the head reads as a whole is a slice of its output

@@ -107,7 +107,7 @@ def evaluate(
     from manyview.evaluate.evaluate import check_protocols, with_accuracy
     from manyview.evaluate.evaluate import evaluate as measure
     from manyview.evaluate.features import Features
-    from manyview.evaluate.protocols import parse_protocols
+    from manyview.evaluate.protocols import parse_protocols, with_own_settings
     from manyview.progress import Display, table_row
     from manyview.run import Run
 
@@ -117,7 +117,7 @@ def evaluate(
     ]
     recipe = folder.recipe(*overrides)
     named = [text for text in protocols or () if text not in overrides]
-    asked = parse_protocols(named, "protocol")
+    asked = parse_protocols(with_own_settings(named, recipe.evaluate), "protocol")
     step = folder.step(recipe, best_device())
     chosen = asked or with_accuracy(parse_protocols(recipe.evaluate), step)
     splits = folder.splits(recipe)

@@ -38,7 +38,7 @@ def projector(
     """SimCLR's and SimSiam's projector: linear, BatchNorm, ReLU, …, linear, BatchNorm.
 
     hidden: by default `out`. The last BatchNorm has no affine (Chen & He, CVPR 2021, official code); norm_last=False
-    drops it (SimCLR's and MoCo's plain head).
+    drops it, as in AugSelf's SimCLR, MoCo, BYOL and SwAV. (MoCo v2 itself has no BatchNorm: `mlp(h, 2048, 128)`.)
     """
     hidden = out if hidden is None else hidden
     modules = _layers([inputs, *[hidden] * (check_layers(layers) - 1), out], norm=True)

@@ -16,7 +16,7 @@ from timm.optim import create_optimizer_v2  # noqa: E402
 from timm.utils import AverageMeter, accuracy  # noqa: E402
 from torch import nn  # noqa: E402
 
-from manyview import parse_recipe  # noqa: E402
+from manyview import load_recipe, parse_recipe  # noqa: E402
 from manyview.augment.op import as_uint8  # noqa: E402
 from manyview.errors import RecipeError  # noqa: E402
 from manyview.integrations.timm import PIXELS, ViewsDataset, ViewsTask, splits_of  # noqa: E402
@@ -96,6 +96,13 @@ def splits_from(views, splits):
 def test_splits_are_what_relations_read_families_member_by_member():
     assert splits_of(parse_recipe(TIED)) == [("a", 0), ("b", 0)]
     assert splits_of(parse_recipe(SLA)) == [("r", 0), ("r", 1), ("r", 2), ("r", 3), ("c", 0), ("c", 1)]
+
+
+def test_a_relation_that_is_told_what_was_drawn_is_refused():
+    recipe = load_recipe("augself_cifar10")
+    for make in (lambda: ViewsDataset(synthetic(), recipe), lambda: ViewsTask(recipe, 3)):
+        with pytest.raises(RecipeError, match=r"^relations: timm's loader carries no drawn parameters, which augself"):
+            make()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -76,3 +76,8 @@ def measure_names(protocols: Sequence[Protocol]) -> dict[Protocol, str]:
         kind = next(name for name, factory in PROTOCOLS.items() if factory is type(protocol))
         names[protocol] = f"{kind}({settings})" if settings else kind
     return names
+
+
+def with_own_settings(texts: Sequence[str], own: Sequence[str]) -> list[str]:
+    """The calls, a bare `knn` standing for those of that name in a recipe's own `evaluate`, where it has any."""
+    return [call for text in texts for call in [each for each in own if each.partition("(")[0] == text] or [text]]

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from manyview.augment.op import as_uint8
 from manyview.errors import RecipeError
 from manyview.recipe import Recipe
+from manyview.relations.augself import AugSelf
 from manyview.step import Step
 from manyview.views import View, interleave, mixes, render_views, sample_views, with_sources
 
@@ -38,11 +39,14 @@ PIXELS: dict[str, tuple[float, float, float]] = {"mean": (0.0, 0.0, 0.0), "std":
 def splits_of(recipe: Recipe) -> list[tuple[str, int]]:
     """(view, member) of each of timm's splits, in order: the views relations read, families member by member.
 
-    Raises RecipeError for views that mix the images of a batch: timm's data sets give one image at a time; and for
-    `data.channels`, since they give PIL images, which are taken as RGB.
+    Raises RecipeError for views that mix the images of a batch: timm's data sets give one image at a time; for augself,
+    since drawn parameters stay behind; and for `data.channels`, since PIL images are taken as RGB.
     """
     if recipe.data.channels is not None:
         raise RecipeError("data.channels: timm's data sets give PIL images, which are taken as RGB here; drop it")
+    told = [relation.text for relation in recipe.relation_plan if relation.factory is AugSelf]
+    if told:
+        raise RecipeError(f"relations: timm's loader carries no drawn parameters, which {told[0]} is told; drop it")
     plan = recipe.train_views
     if mixes(plan):
         raise RecipeError(

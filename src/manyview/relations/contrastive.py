@@ -143,7 +143,8 @@ class InfoNce(nn.Module):
     queue: how many keys of earlier images are the negatives, [queue, dim], at first random directions (as in the
     official code). After an update the keys of its batch, of all processes, take the place of the oldest; where they
     do not fill the rest of the queue evenly they wrap around, and of more than it holds the last remain.
-    The official AugSelf code puts the queries into the queue; the paper, and we, the keys.
+    The official AugSelf code puts the queries into the queue; the paper, and we, the keys. MoCo shuffles the rows
+    among processes before the teacher's BatchNorm sees them; here `train.sync_batchnorm` keeps it from telling.
     """
 
     def __init__(self, query: Port, *, toward: Port, queue: int = 65536, temperature: float = 0.2) -> None:
@@ -160,7 +161,7 @@ class InfoNce(nn.Module):
         self._keys: list[Tensor] = []  # of the update under way
 
     def forward(self, query: Reading, *, toward: Reading) -> Tensor:
-        if self.training:
+        if self.training and torch.is_grad_enabled():  # else no update follows
             self._keys.append(gather(F.normalize(toward.value.detach().float(), dim=1)))
         return info_nce(query.value, toward.value, self.queue, self.temperature)
 

@@ -36,5 +36,5 @@ def _raise(value: Any) -> Any:
 
 def check_temperature(temperature: float) -> None:
     """Raises ValueError unless the temperature is positive."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    if type(temperature) not in (int, float) or not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature!r}")

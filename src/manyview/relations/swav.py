@@ -129,11 +129,12 @@ class SwAV(nn.Module):
         return swav(scores1, scores2, self.temperature, self.epsilon, self.iterations, *scores)
 
     def _scores(self, z: Tensor) -> Tensor:
-        return gather(_scores(z, self.prototypes))
+        # while frozen, prototypes are part of the graph with a gradient of zero, which neither momentum nor clip sees
+        return gather(_scores(z, torch.where(self.updates < self.freeze, self.start, self.prototypes)))
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Prototypes come back to unit length; at first, to where they were, whatever momentum or decay did."""
+        """Prototypes come back to unit length; at first, to where they were, whatever weight decay did."""
         self.updates += 1
         unit = F.normalize(self.prototypes, dim=1)
         self.prototypes.copy_(torch.where(self.updates <= self.freeze, self.start, unit))
