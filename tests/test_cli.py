@@ -736,7 +736,11 @@ def test_folders_that_hold_no_data(refused, tmp_path, pictures):
     assert message.startswith(f"no images in {tmp_path / 'bare' / 'train' / 'cat'}; expected files that end in .jpg ")
 
     png(tmp_path / "single" / "train" / "cat" / "0.png")
-    assert train([f"data.root={tmp_path / 'single'}"]) == "train has only one class ('cat'); at least two are needed"
+    message = train([f"data.root={tmp_path / 'single'}"])
+    assert message == (
+        "train has only one class ('cat'); at least two are needed, or no labels at all: folder(labels=None), "
+        "hf(label=None)"
+    )
 
     png(pictures / "val" / "cow" / "0.png")
     assert train([f"data.root={pictures}"]) == f"{pictures / 'val'} has classes that train has not: cow"
