@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import random
 import shutil
 import warnings
@@ -15,6 +16,7 @@ from manyview import functional as F
 from manyview.augment import OPS
 from manyview.draws import Draws
 from manyview.errors import ManyviewWarning, RecipeError
+from manyview.health import health
 from manyview.recipe import load_recipe, parse_recipe
 from manyview.relations.similarity import KINDS
 from manyview.step import Step
@@ -236,6 +238,25 @@ def test_what_is_watched_are_the_features_of_two_views_without_gradient():
     for found, view in zip(z, "ab", strict=True):
         torch.testing.assert_close(found, h[view].detach())
         assert not found.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("lines", "watched"),
+    [
+        (["joint_cross_entropy(joint(r))", "cross_entropy(logits(r.0))"], ["r.0"]),
+        (["joint_cross_entropy(joint(r))", "cross_entropy(logits(a))"], ["a"]),
+        (["similarity(h(r.0), h(r.1))", "joint_cross_entropy(joint(r))"], ["r.0", "r.1"]),
+        (["joint_cross_entropy(joint(r))"], ["r"]),
+    ],
+)
+def test_two_views_are_watched_together_where_both_have_a_row_an_image(lines, watched):
+    step = custom(*lines, views=ORBIT, heads=JOINT).eval()  # BatchNorm, too, looks at each row by itself
+    z = step(photos(), LABELS, **BATCH)["z"]
+    assert [len(rows) for rows in z] == [B * (4 if view == "r" else 1) for view in watched]
+    h = step.main(step.views(photos(), LABELS, **BATCH), [("h", view) for view in watched])
+    for found, view in zip(z, watched, strict=True):
+        torch.testing.assert_close(found, h["h", view].detach(), rtol=1e-4, atol=1e-5)
+    assert math.isfinite(health(z)["effective_rank"])
 
 
 # ------------------------------------------------------------------------------------------------ gradients

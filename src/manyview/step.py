@@ -309,8 +309,9 @@ class Step(nn.Module):
         wanted = [(read.name, read.view) for read in self._reads() if read.branch == self.main.spec.name]
         views = {view for found, view in self.main.with_inputs(wanted) if found == name or name == FEATURES}
         order = [view for made in self.plan for view in (made, *(f"{made}.{t}" for t in range(self._members(made))))]
-        found = sorted(views, key=lambda view: (self._members(view) > 1, order.index(view)))
-        return [(name, view) for view in found[: 1 if self._members(found[0]) > 1 else 2]]
+        found = sorted(views, key=order.index)
+        single = [view for view in found if self._members(view) == 1]  # a family's rows are not those of a view
+        return [(name, view) for view in single[:2] or found[:1]]
 
     def _first_classified(self, relations: Sequence[RelationPlan]) -> Read | None:
         """The first readout that holds class scores: the classifier's, or a joint head's."""
