@@ -229,6 +229,8 @@ def process(rank, folder, port):
         train(parse_recipe(DIVERGING), folder / "run", quiet=True)
     except RunError as error:
         (folder / f"{rank}.txt").write_text(str(error))
+    group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+    (folder / f"{rank} waits").write_text(str(group.options._timeout.total_seconds()))
     torch.distributed.destroy_process_group()
 
 
@@ -246,6 +248,8 @@ def test_two_processes(tmp_path):
     recipe = parse_recipe(DIVERGING)
     whole = Batches(open_splits(recipe.data, recipe.seed).train, 24, 5, recipe.seed)[number - 1]
     assert [part["process"] for part in saved["parts"]] == [0, 1]
+    for rank in (0, 1):  # while the main process evaluates a large data set
+        assert float((tmp_path / f"{rank} waits").read_text()) > 86400
     assert torch.equal(torch.cat([part["index"] for part in saved["parts"]]), whole.index)
     views = Step(recipe, 10).views(whole.images, index=whole.index, epoch=saved["epoch"])
     for name, view in views.items():

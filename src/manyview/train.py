@@ -7,13 +7,14 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from manyview.data import check_labels, open_splits
 from manyview.data.loader import Batches, load, load_ahead
@@ -50,6 +51,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         gradient_accumulation_steps=config.accumulate,
         step_scheduler_with_optimizer=False,
+        # the others wait while the main process evaluates, which may take longer than NCCL's usual 10 minutes
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
         cpu=torch.backends.mps.is_available(),  # which lacks the float64 that draws and boxes are made in
     )
     world, main = accelerator.num_processes, accelerator.is_main_process
