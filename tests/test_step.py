@@ -282,6 +282,22 @@ def test_stop_stops():
     assert not torch.allclose(moved["branches.net.heads.z.0.weight"], found["branches.net.heads.z.0.weight"], rtol=0.1)
 
 
+@pytest.mark.parametrize(
+    ("line", "held"),
+    [
+        ("distill(logits(a), toward=stop(other(b)))", {"heads.other"}),  # DDP would wait for its gradients
+        ("distill(logits(a), toward=stop(logits(b)))", set()),
+        ("similarity(h(a), stop(h(b)))", set()),
+    ],
+)
+def test_what_is_only_stopped_waits_for_no_gradient(line, held):
+    step = custom(line, heads=', other: "linear(h)"')
+    step(photos(), LABELS, **BATCH)["loss"].backward()
+    for name, parameter in step.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+        assert parameter.requires_grad != any(part in name for part in held), name
+
+
 def test_both_sides_stopped_leave_no_gradient():
     step = custom("similarity(h(a), h(b), weight=0)", "similarity(stop(h(a)), stop(h(b)))")
     out = step(photos(), **BATCH)

@@ -84,6 +84,7 @@ class Step(nn.Module):
                     if spec.ema is not None:
                         self.branch(name).begin_as(self._followed(spec.ema))
             self.relations = nn.ModuleDict({plan.name: self._build(plan) for plan in relations})
+        self._hold_what_is_only_stopped()
         self.average = ModelEmaV3(self.main, decay=recipe.train.ema) if recipe.train.ema else None
         if self.average is not None:
             self.average.requires_grad_(False)  # timm leaves it on, and DDP would wait for gradients that never come
@@ -122,6 +123,15 @@ class Step(nn.Module):
         if ema.of.text not in self.branches:
             raise RecipeError(f"branches: an EMA follows '{ema.of}', but no relation reads that branch")
         return self.branch(ema.of.text)
+
+    def _hold_what_is_only_stopped(self) -> None:
+        """Branches and heads that are read through `stop` alone need no gradients, for which DDP would wait in vain."""
+        for name in self.branches:
+            branch = self.branch(name)
+            moved = [(r.name, r.view) for r in self._reads() if r.branch == name and "stop" not in r.functions]
+            trained = {readout for readout, _ in branch.with_inputs(moved)}
+            for module in [branch.heads[head] for head in branch.heads if head not in trained] if moved else [branch]:
+                module.requires_grad_(False)
 
     def _build(self, plan: RelationPlan) -> nn.Module:
         where = f"relations.{self.recipe.relation_plan.index(plan)}: {plan.text}"
