@@ -1,0 +1,255 @@
+"""Few-shot classification of frozen features: many small tasks, each a few classes with a few labelled images.
+
+A task draws `ways` classes, and of each `shots` images to learn from and `queries` others to judge by. AugSelf (Lee et
+al., NeurIPS 2021) reports 2,000 tasks of 5 ways, 1 or 5 shots and 16 queries, as mean and 95 % interval. Its official
+code, which the defaults follow, takes features as they are and scikit-learn's liblinear with C = 1: each class against
+the rest, with weights and biases penalised alike. Others scale features to unit length and fit all classes at once
+(Tian et al., ECCV 2020), or take the nearest centroid (Snell et al., NeurIPS 2017; of unit features, SimpleShot, Wang
+et al., 2019).
+
+A logistic regression's weights are sums of its support rows, so that a task of n rows has n unknowns a class, however
+wide the features are. In those, Newton's step is that of Laplace's approximation of Gaussian processes (Rasmussen and
+Williams, 2006, algorithms 3.1 and 3.3): a Cholesky factorisation of n x n a class, never an inverse of the rows'
+products, which may well be singular. All tasks take their steps together, in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from manyview.draws import Draws
+
+CLASSIFIERS = ("one_vs_rest", "softmax", "centroid")
+NUMBERS_AT_ONCE = 2**22
+"""Bounds the tasks that are solved together, by the size of what one of them needs."""
+STEPS, HALVINGS, TOLERANCE = 200, 30, 1e-12
+FLOOR, ROUNDING = 1e-16, 1e-12
+"""Of the curvature, which only steers the step; and of the objective, as a fraction."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Which rows each task is about. Row k of the first two is of the task's k-th class.
+
+    support: int64 [tasks, ways, shots]. query: int64 [tasks, ways, queries]. classes: labels, int64 [tasks, ways].
+    left_out: the labels of which there were too few rows.
+    """
+
+    support: Tensor
+    query: Tensor
+    classes: Tensor
+    left_out: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """What `few_shot` found. accuracies: percent, float64 [tasks]. left_out: labels of which there were too few rows.
+
+    The interval is about the mean over all tasks that these rows allow, not about other images or classes.
+    """
+
+    accuracies: Tensor
+    left_out: tuple[int, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """The mean, in percent."""
+        return float(self.accuracies.mean())
+
+    @property
+    def half_width(self) -> float:
+        """Half of the 95 % interval of the mean, in percent: 1.96 sd / sqrt(tasks)."""
+        return 1.96 * float(self.accuracies.std()) / math.sqrt(len(self.accuracies))
+
+
+def episodes(labels: Tensor, ways: int, shots: int, queries: int, tasks: int, seed: int) -> Episodes:
+    """Draws tasks: classes, and rows of each, all different. A pure function of its arguments.
+
+    labels: integers [N], none negative. A class with fewer than shots + queries rows is in no task (AugSelf's code
+    keeps those with more than `shots` rows and repeats their queries, which concerns none of its data sets).
+    Tasks nest: the first are the same however many there are; fewer ways are the first of more; and as long as no
+    class is too small for it, more shots are fewer and others, judged by the same queries. So what differs between
+    two results is never the tasks.
+
+    Raises ValueError for labels that are not [N] or negative, ways < 2, shots, queries or tasks < 1, and fewer than
+    `ways` classes with enough rows.
+    """
+    for name, number, least in (("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1), ("tasks", tasks, 1)):
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
+    if labels.ndim != 1:
+        raise ValueError(f"expected labels [N], got {tuple(labels.shape)}")
+    labels = labels.cpu().long()
+    if len(labels) and int(labels.min()) < 0:
+        raise ValueError(f"label {int(labels.min())} is negative; leave out rows without a label")
+    found, sizes = labels.unique(return_counts=True)
+    needed = shots + queries
+    enough = sizes >= needed
+    if int(enough.sum()) < ways:
+        raise ValueError(
+            f"{ways} ways need as many classes with {needed} rows ({shots} shots and {queries} queries); "
+            f"of {len(found)} classes {int(enough.sum())} have as many"
+        )
+    by_class, first = labels.argsort(stable=True), sizes.cumsum(0) - sizes
+    usable = enough.nonzero()[:, 0]
+
+    chosen = usable[Draws(seed, 0, range(tasks), "fewshot").permutation("classes", len(usable))[:, :ways]]
+    places = torch.arange(tasks)[:, None] * len(usable) + torch.arange(ways)
+    unit = Draws(seed, 0, places.flatten().numpy(), "fewshot").uniform("rows", needed)
+    drawn = _without_replacement(unit, sizes[chosen].flatten()).view(tasks, ways, needed)
+    rows = by_class[first[chosen][:, :, None] + drawn]
+    return Episodes(rows[:, :, queries:], rows[:, :, :queries], found[chosen], tuple(found[~enough].tolist()))
+
+
+def few_shot(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 16,
+    tasks: int = 2000,
+    seed: int = 0,
+    classifier: str = "one_vs_rest",
+    weight: float = 0.5,
+    unit: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> FewShot:
+    """The accuracy of a classifier that learns each task of `episodes` from its support rows alone.
+
+    features: [N, D]. labels: integers [N]. unit: whether features are first scaled to length 1. progress: told how
+    many tasks are done, of how many. classifier:
+
+    - `one_vs_rest`: logistic regression of each class against the rest, the largest score wins (AugSelf's code).
+    - `softmax`: multinomial logistic regression.
+    - `centroid`: the nearest mean of a class's support rows.
+
+    Both regressions minimise the *sum* over rows of the cross-entropy plus weight * (|W|^2 + |b|^2), as `fit_linear`
+    does; weight = 1 / 2C, so that 0.5 is scikit-learn's C = 1. A step costs some ways * (ways * shots)^3 operations
+    a task, and as much memory as ways * (ways * shots)^2 numbers: few shots.
+
+    Raises ValueError as `episodes` does, and for features and labels of unlike length, features that are not finite,
+    one task alone (no interval), an unknown classifier, a weight that is not positive, and, rather than be wrong, if
+    a regression does not converge.
+    """
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(
+            f"expected features [N, D] and labels [N], got {tuple(features.shape)} and {tuple(labels.shape)}"
+        )
+    if not bool(features.isfinite().all()):
+        raise ValueError("features hold values that are not finite")
+    if classifier not in CLASSIFIERS:
+        raise ValueError(f"classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
+    if not 0 < weight < math.inf:
+        raise ValueError(f"weight must be positive, got {weight!r}")
+    if tasks < 2:
+        raise ValueError(f"tasks must be at least 2 for an interval, got {tasks}")
+    drawn = episodes(labels, ways, shots, queries, tasks, seed)
+    if unit:
+        features = F.normalize(features.double(), dim=1)
+    n = ways * shots
+    size = n * max(features.shape[1], ways * n) + ways * queries * (features.shape[1] + n)
+    accuracies = []
+    parts = [rows.to(features.device).split(max(1, NUMBERS_AT_ONCE // size)) for rows in (drawn.support, drawn.query)]
+    for support, query in zip(*parts, strict=True):
+        learnt, asked = features[support.flatten(1)].double(), features[query.flatten(1)].double()
+        if classifier == "centroid":
+            scores = _by_centroid(learnt, asked, ways)
+        else:
+            scores = _by_regression(learnt, asked, ways, weight, classifier == "softmax")
+        truth = torch.arange(ways, device=scores.device).repeat_interleave(queries)
+        accuracies.append(100 * (scores.argmax(dim=2) == truth).double().mean(dim=1).cpu())
+        if progress is not None:
+            progress(sum(map(len, accuracies)), tasks)
+    return FewShot(torch.cat(accuracies), drawn.left_out)
+
+
+def _without_replacement(unit: Tensor, sizes: Tensor) -> Tensor:
+    """Different numbers below each row's size, in random order: int64 [R, count] of uniform [R, count], sizes [R]."""
+    drawn = torch.empty(unit.shape, dtype=torch.int64)
+    for at in range(unit.shape[1]):
+        # a place among those not yet taken; each that is taken at or before it moves it on by one
+        place = (unit[:, at] * (sizes - at)).long()
+        for taken in drawn[:, :at].sort(dim=1).values.unbind(dim=1):
+            place += place >= taken
+        drawn[:, at] = place
+    return drawn
+
+
+def _by_centroid(support: Tensor, query: Tensor, ways: int) -> Tensor:
+    """Scores [T, Q, ways] that fall with the distance; support [T, ways * shots, D] in order of class, query [T, Q, D].
+
+    |q - c|^2 without |q|^2, which all classes share.
+    """
+    centroids = support.unflatten(1, (ways, -1)).mean(dim=2)
+    return 2 * query @ centroids.mT - centroids.square().sum(dim=2)[:, None]
+
+
+def _by_regression(support: Tensor, query: Tensor, ways: int, weight: float, joint: bool) -> Tensor:
+    """Scores [T, Q, ways] of the penalised logistic regression; arguments as of `_by_centroid`."""
+    kernel = (support @ support.mT + 1) / (2 * weight)
+    duals = _solve(kernel, support.shape[1] // ways, joint)
+    return (query @ support.mT + 1) @ duals.mT / (2 * weight)
+
+
+def _solve(kernel: Tensor, shots: int, joint: bool) -> Tensor:
+    """What each row adds to each class's weights: a [T, ways, n] with theta_c = sum_i a_ci (x_i, 1) / 2w.
+
+    kernel: K, the rows' products over 2w, [T, n, n], rows in order of class. Scores are f_c = K a_c, the objective
+    CE(f) + sum_c a_c' K a_c / 2. With r = a + p - y its gradient in theta is sum_i r_ci (x_i, 1), so it is above its
+    minimum by at most r' K r / 2; when that is within TOLERANCE of it for all tasks, steps end. Newton's step is
+    -(I + W K)^-1 r, where W is how p changes with f. Each class by itself, W is a diagonal D and this
+    D^1/2 (I + D^1/2 K D^1/2)^-1 D^-1/2 r = u. With softmax, D = p and W is less by the outer product of p: then u loses
+    E_c (sum E)^-1 sum u, E_c = D^1/2 (I + D^1/2 K D^1/2)^-1 D^1/2, which leaves no part that all classes share.
+    """
+    tasks, n = kernel.shape[:2]
+    y = torch.eye(n // shots, dtype=kernel.dtype, device=kernel.device).repeat_interleave(shots, dim=1)
+    sign, identity = 1 - 2 * y, torch.eye(n, dtype=kernel.dtype, device=kernel.device)
+
+    def value(a: Tensor, f: Tensor) -> Tensor:
+        # log(1 + e^x) with x below 0 where a row is right: a small loss is not a difference of large numbers
+        x = (f - (y * f).sum(dim=1, keepdim=True)).masked_fill(y > 0, -math.inf).logsumexp(1) if joint else sign * f
+        return (a * f).flatten(1).sum(dim=1) / 2 - F.logsigmoid(-x).flatten(1).sum(dim=1)
+
+    a = f = kernel.new_zeros(tasks, n // shots, n)
+    loss = value(a, f)
+    for number in range(STEPS):
+        # `off` is p - y, likewise
+        if joint:
+            p = f.softmax(dim=1)
+            off = (1 - y) * p
+            off = off - y * off.sum(dim=1, keepdim=True)
+        else:
+            p = (sign * f).sigmoid()  # of being wrong, which changes as fast as that of being right
+            off = sign * p
+        r = a + off
+        bent = r @ kernel
+        # were all of 0's loss within tolerance, as where features are tiny, 0 would still tell no class from another
+        if number and bool(((r * bent).sum(dim=(1, 2)) / 2 <= TOLERANCE * loss).all()):
+            return a
+        root = (p if joint else p * (1 - p)).clamp(min=FLOOR).sqrt()
+        factor, failed = torch.linalg.cholesky_ex(identity + root[..., None] * kernel[:, None] * root[..., None, :])
+        if bool(failed.any()):
+            break
+        step = -root * torch.cholesky_solve((r / root)[..., None], factor)[..., 0]
+        if joint:
+            by_class = root[..., None] * torch.cholesky_inverse(factor) * root[..., None, :]
+            shared = torch.linalg.solve(by_class.sum(dim=1), step.sum(dim=1))
+            step = step - (by_class @ shared[:, None, :, None])[..., 0]
+        slope, along = (step * bent).sum(dim=(1, 2)), step @ kernel
+        length = torch.ones_like(loss)
+        for _ in range(HALVINGS):
+            moved = a + length[:, None, None] * step, f + length[:, None, None] * along
+            lower = value(*moved)
+            wrong = lower > loss + 1e-4 * length * slope + ROUNDING * loss
+            if not bool(wrong.any()):
+                break
+            length = torch.where(wrong, length / 2, length)
+        (a, f), loss = moved, lower
+    raise ValueError("a few-shot regression does not converge; features this large want unit=True or more weight")
