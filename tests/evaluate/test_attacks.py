@@ -1,0 +1,221 @@
+"""FGSM and PGD: their definitions, closed forms on linear models, and what they leave alone."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from manyview.evaluate.attacks import fgsm, pgd
+
+SHAPE = (3, 5, 4)
+
+
+class Linear(nn.Module):
+    """Logits W x + b after a normalisation inside, in float64."""
+
+    def __init__(self, classes, seed=0, spread=1.0):
+        super().__init__()
+        drawn = np.random.default_rng(seed)
+        self.weight = nn.Parameter(torch.tensor(spread * drawn.normal(size=(classes, 60))))
+        self.bias = nn.Parameter(torch.tensor(drawn.normal(size=classes)))
+        self.eval()
+
+    def forward(self, pixels):
+        return F.linear(((pixels - 0.5) / 0.25).flatten(1), self.weight, self.bias)
+
+
+def batch(count=6, classes=2, seed=0):
+    drawn = np.random.default_rng(seed)
+    images = torch.tensor(drawn.uniform(size=(count, *SHAPE)))
+    return images, torch.tensor(drawn.integers(classes, size=count))
+
+
+def losses(model, images, labels):
+    with torch.no_grad():
+        return F.cross_entropy(model(images), labels, reduction="none")
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Tanh(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, 4)]
+    return nn.Sequential(*layers).double().eval()
+
+
+def slow_gradient(model, image, label):
+    """Central differences, pixel by pixel."""
+    gradient = np.zeros(image.shape)
+    for at in np.ndindex(*image.shape):
+        ends = []
+        for side in (1e-5, -1e-5):
+            moved = image.clone()
+            moved[at] += side
+            ends.append(losses(model, moved[None], label[None]).item())
+        gradient[at] = (ends[0] - ends[1]) / 2e-5
+    return gradient
+
+
+def test_fgsm_is_its_definition():
+    model = network()
+    images, labels = batch(3, 4)
+    adversarial = fgsm(model, images, labels, 0.07)
+    for image, label, moved in zip(images, labels, adversarial, strict=True):
+        gradient = slow_gradient(model, image, label)
+        assert np.abs(gradient).min() > 1e-9
+        expected = np.clip(image.numpy() + 0.07 * np.sign(gradient), 0, 1)
+        np.testing.assert_allclose(moved.numpy(), expected, atol=1e-12)
+
+
+def test_pgd_is_its_definition():
+    model = network(1)
+    images, labels = batch(2, 4, seed=3)
+    adversarial = pgd(model, images, labels, 0.05, 0.02, 4)
+    for image, label, moved in zip(images, labels, adversarial, strict=True):
+        at = image.clone()
+        for _ in range(4):
+            stepped = at.numpy() + 0.02 * np.sign(slow_gradient(model, at, label))
+            ball = np.clip(stepped, image.numpy() - 0.05, image.numpy() + 0.05)
+            at = torch.tensor(np.clip(ball, 0, 1))
+        np.testing.assert_allclose(moved.numpy(), at.numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.03, 0.5, 1.0])
+@pytest.mark.parametrize("seed", [None, 7])
+def test_two_classes_and_a_linear_model_have_their_optimum_in_closed_form(epsilon, seed):
+    """The loss falls with the margin (w_y - w_other) x alone, which is least at a corner of the box."""
+    model = Linear(2)
+    images, labels = batch()
+    away = (model.weight[1 - labels] - model.weight[labels]).sign().view(images.shape)
+    best = torch.where(away > 0, (images + epsilon).clamp(max=1), (images - epsilon).clamp(min=0))
+    if seed is None:
+        torch.testing.assert_close(fgsm(model, images, labels, epsilon), best)
+    found = pgd(model, images, labels, epsilon, epsilon / 4, 9, seed=seed)
+    torch.testing.assert_close(found, best)
+    corners = images + epsilon * (2 * torch.randint(0, 2, (50, *images.shape)) - 1)
+    for other in corners.clamp(0, 1):
+        assert (losses(model, other, labels) <= losses(model, found, labels) + 1e-12).all()
+
+
+def test_where_the_loss_is_convex_pgd_is_no_weaker_than_fgsm():
+    """A step of two epsilons maximises the tangent plane over the box, and a convex loss lies above its tangents."""
+    model = Linear(7, spread=0.1)
+    images, labels = batch(40, 7)
+    single = losses(model, fgsm(model, images, labels, 0.2), labels)
+    several = losses(model, pgd(model, images, labels, 0.2, 0.4, 6), labels)
+    assert (single > losses(model, images, labels)).all()
+    assert (several >= single - 1e-12).all()
+    assert (several > single + 1e-6).any()
+
+
+def test_one_step_of_epsilon_from_the_image_is_fgsm():
+    model = network()
+    images, labels = batch(4, 4)
+    assert torch.equal(pgd(model, images, labels, 0.1, 0.1, 1), fgsm(model, images, labels, 0.1))
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_images_stay_in_the_ball_and_in_range(seed):
+    images, labels = batch(8, 4)
+    images = images.float()
+    images[0] = 0
+    images[1] = 1
+    moved = pgd(network().float(), images, labels, 0.3, 0.2, 5, seed=seed)
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    assert (moved - images).abs().max() <= 0.3 + 1e-6
+    assert (moved - images).abs().max() > 0.29
+
+
+def test_the_start_is_uniform_and_belongs_to_seed_and_image():
+    """A step of zero shows it."""
+    images = torch.full((50, *SHAPE), 0.5, dtype=torch.float64)
+    labels = torch.zeros(50, dtype=torch.long)
+    model = Linear(2)
+
+    def start(rows, seed=1):
+        return pgd(model, images[rows], labels[rows], 0.2, 0, 1, seed=seed, index=rows) - 0.5
+
+    every = torch.arange(50)
+    drawn = start(every)
+    assert drawn.abs().max() <= 0.2
+    assert drawn.mean().abs() < 0.01
+    assert drawn.std().item() == pytest.approx(0.4 / 12**0.5, rel=0.03)
+    assert torch.equal(drawn, start(every))
+    assert torch.equal(drawn[[9, 2]], start(torch.tensor([9, 2])))
+    assert not torch.equal(drawn, start(every, seed=2))
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_batched_is_one_by_one():
+    model = network()
+    images, labels = batch(5, 4)
+    together = pgd(model, images, labels, 0.1, 0.03, 5, seed=4)
+    for row in range(5):
+        alone = pgd(model, images[row : row + 1], labels[row : row + 1], 0.1, 0.03, 5, seed=4, index=[row])
+        torch.testing.assert_close(alone[0], together[row])
+
+
+@pytest.mark.parametrize("attack", [lambda *a: fgsm(*a, 0.1), lambda *a: pgd(*a, 0.1, 0.05, 3, seed=0)])
+def test_model_and_inputs_are_left_alone(attack):
+    model = network()
+    model[0].weight.requires_grad_(False)
+    images, labels = batch(4, 4)
+    losses_before = F.cross_entropy(model(images), labels)
+    losses_before.backward()
+    before, pixels = copy.deepcopy(model), images.clone()
+    gradients = [None if one.grad is None else one.grad.clone() for one in model.parameters()]
+    moved = attack(model, images, labels)
+    assert not moved.requires_grad
+    assert not images.requires_grad
+    assert torch.equal(images, pixels)
+    for ours, theirs, gradient in zip(model.parameters(), before.parameters(), gradients, strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.requires_grad == theirs.requires_grad
+        assert ours.grad is None if gradient is None else torch.equal(ours.grad, gradient)
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), before.buffers(), strict=True))
+    assert not any(module.training for module in model.modules())
+
+
+def test_gradients_are_taken_where_none_are_kept():
+    model = network()
+    images, labels = batch(4, 4)
+    expected = fgsm(model, images, labels, 0.1)
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            assert torch.equal(fgsm(model, images * 1, labels * 1, 0.1), expected)
+
+
+def test_grey_levels_are_taken_as_pixels():
+    model = network().float()
+    levels = torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 2, 3])
+    assert torch.equal(fgsm(model, levels, labels, 0.1), fgsm(model, levels.float() / 255, labels, 0.1))
+
+
+def no_gradient(pixels):
+    return torch.zeros(len(pixels), 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": network().train()}, "training mode.*model.eval"),
+        ({"model": no_gradient}, "no gradient to its pixels"),
+        ({"model": lambda pixels: pixels}, "must give logits"),
+        ({"images": batch(3)[0] * 2 - 1}, "normalisation belongs inside"),
+        ({"images": batch(3)[0] * float("nan")}, r"must lie in \[0, 1\]"),
+        ({"labels": torch.tensor([0, 1])}, r"got \[3, 3, 5, 4\] and \[2\]"),
+        ({"labels": torch.tensor([0, 4, 1])}, "label 4 is outside"),
+        ({"epsilon": 8}, r"epsilon must be a number in \[0, 1\], got 8"),
+        ({"step": -0.1}, "step must be"),
+        ({"steps": 0}, "steps must be a whole number"),
+        ({"seed": 0, "index": [1]}, "3 images have 1 indices"),
+    ],
+)
+def test_mistakes_are_named(change, message):
+    images, labels = batch(3, 4)
+    settings = {"model": network(), "images": images, "labels": labels, "epsilon": 0.1, "step": 0.1, "steps": 1}
+    with pytest.raises(ValueError, match=message):
+        pgd(**(settings | change))
