@@ -52,8 +52,9 @@ def reference() -> str:
         "`h` is the pooled feature; `logits` is "
         "`linear(h)` unless declared; `pool('layer')` reads a layer inside the backbone. "
         "`init_std` draws all weights from N(0, init_std). "
-        "`teacher: ema(online, momentum=0.996, schedule='constant')` is a branch whose weights follow those of `online` after every update, without gradients; its readouts are named "
-        "with it, as in `teacher.z(b)`. With `schedule='cosine'` the momentum rises to 1 by the end of the run.\n",
+        "`teacher: ema(online, momentum=0.996, schedule='constant')` is a branch whose weights follow those of "
+        "`online` after every update, without gradients; its readouts are named with it, as in `teacher.z(b)`. With "
+        "`schedule='cosine'` the momentum rises to 1 by the end of the run.\n",
         "### Heads\n",
         *entries(HEADS, first="h"),
         "## Relations\n",
@@ -61,8 +62,8 @@ def reference() -> str:
         + "; ".join(f"`{name}` ({what})" for name, what in FUNCTIONS.items())
         + ". Weights: a number, or a schedule of the run: "
         + "; ".join(f"`{name}(w)` {what}" for name, what in WEIGHTS_ARE.items())
-        + ". `swapped=True` adds the same line once more with its two views exchanged. Logged terms carry their weight "
-        "and sum to the loss.\n",
+        + ". `swapped=True` adds the same line once more with its two views exchanged, where one asks something of the "
+        "other. Logged terms carry their weight and sum to the loss.\n",
         *entries(RELATIONS),
         "## Data\n",
         fields(Data),
@@ -78,7 +79,7 @@ def reference() -> str:
         "### Schedules\n",
         *entries(SCHEDULES),
         "## Evaluate\n",
-        *entries(PROTOCOLS),
+        *entries({name: protocol for name, protocol in PROTOCOLS.items() if name != "linear_probe"}),
     ]
     return "\n".join(parts).rstrip() + "\n"
 

@@ -110,6 +110,20 @@ def test_recipes_are_listed_with_their_titles():
         assert f"{name} {' '.join(words[:4])}" in printed
 
 
+def test_one_recipe_is_printed_as_it_is_written(refused, tmp_path):
+    text = done("recipes", "simclr_digits")
+    (tmp_path / "copy.yaml").write_text(text)
+    assert text.startswith("# SimCLR")
+    assert load_recipe(tmp_path / "copy.yaml") == load_recipe("simclr_digits")
+    assert refused("recipes", "simclr_digit").startswith("unknown recipe 'simclr_digit'; did you mean 'simclr_digits'?")
+
+
+def test_plan_knows_the_parts_of_the_optimiser(refused):
+    message = refused("plan", "simclr_digits", "train.optimizer.constant=pred")
+    assert message.startswith("train.optimizer: sgd(lr=")
+    assert "constant='pred'): unknown part 'pred'; parts: backbone, online.backbone, " in message
+
+
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_plans_are_printed_and_drawn(tmp_path, name):
     figure = tmp_path / "plan.svg"
@@ -320,12 +334,20 @@ def test_out_is_a_folder(refused, tmp_path):
         ),
         (
             ["train.steps=3", "train.schedule.warmup=3 steps"],
-            "train.schedule: cosine(warmup='3 steps'): a warm-up of 3 steps leaves nothing of a run of 3",
+            "train.schedule: cosine(warmup='3 steps'): a warm-up of 3 steps leaves nothing of a run of 3; "
+            "shorten it, as in warmup=0.1",
+        ),
+        (
+            ["branches.net.logits=predictor(h, 8, 10)", "train.batch_size=4", "train.accumulate=4"],
+            "train.batch_size: a head with BatchNorm needs at least two images a part and process",
         ),
         (["data.limit=5"], "data.limit is 5, fewer than the 10 classes; give each at least one image"),
         (["data.limit=5000"], "data.limit is 5,000, but only "),
         (["data.labels_per_class=1000"], "data.labels_per_class is 1,000, but class "),
-        (["data.limit=15"], "evaluate: knn(k=20) needs as many training images, there are 15; lower k"),
+        (
+            ["data.limit=15"],
+            "evaluate: knn(k=20) needs as many training images, there are 15; lower k, as in evaluate.knn.k=15",
+        ),
         (["data.source=digit"], "recipe quickstart: data.source: unknown source 'digit'; did you mean 'digits'? "),
         (["branches.net.backbone=cresnet21"], "branches.net.backbone: unknown backbone 'cresnet21'; did you mean "),
         (
@@ -454,7 +476,7 @@ def test_eval_probes(trained):
         (["knnn"], "protocol.0: unknown protocol 'knnn'; did you mean 'knn'? protocols: classify, knn, linear, "
          "linear_probe"),
         (["classify", "knn(k=0)"], "protocol.1: knn(k=0): k must be a whole number of at least 1, got 0"),
-        (["knn(k=61)"], "evaluate: knn(k=61) needs as many training images, there are 60; lower k"),
+        (["knn(k=61)"], "evaluate: knn(k=61) needs as many training images, there are 60; lower k, as in evaluate.knn.k=60"),
         (["--split", "dev"], "no split 'dev'; this run has 60 train (limit 60, seed 0), 144 val (10 % of train, seed "
          "0), 359 test"),
     ],

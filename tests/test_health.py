@@ -246,7 +246,8 @@ def test_stop_saves_and_ends_the_run(tmp_path, warned):
     code, _, err = manyview("train", tmp_path / "recipe.yaml", "train.on_collapse=stop", far, "--out", folder)
     (due,) = told_at([line["z_std_sqrt_d"] for line in logged(warned[0])])
     assert code == 2
-    assert err == f"manyview: {collapse_message(logged(warned[0])[due - 1], due)}\n"
+    told = collapse_message(logged(warned[0])[due - 1], due)
+    assert err == f"manyview: {told}; stopped, as train.on_collapse says\n"
     saved = read_state(folder / "checkpoints" / "last.pt")["run"]
     assert (saved["number"], saved["low"]) == (due, PATIENCE)
     assert not (folder / "result.json").exists()

@@ -340,6 +340,10 @@ def test_not_swapped(text):
             "cosine(p(b), toward=stop(mix(z(cut), like=a)), swapped=True)",
             "cosine: swapped=True exchanges two views; this line reads b, cut, a",
         ),
+        (
+            "nt_xent(z(a), z(b), swapped=True)",
+            "nt_xent: with its views exchanged this line is the same; drop swapped=True, or double the weight",
+        ),
         ("cosine(p(a), toward=stop(z(b)), swapped=1)", "cosine: swapped is True or False, got 1"),
         ("cosine(p(a), toward=stop(z(b)), swapped='yes')", "cosine: swapped is True or False, got 'yes'"),
         ("cosine(p(a), toward=stop(z(b)), swapped=None)", "cosine: swapped is True or False, got None"),

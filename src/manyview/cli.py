@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError
+from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError, unknown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,10 +46,17 @@ def main() -> None:
 
 
 @app.command()
-def recipes() -> None:
-    """Lists the packaged recipes."""
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Print this one, to read or to copy.")] = None,
+) -> None:
+    """Lists the packaged recipes, or prints one of them."""
     from manyview.recipe import packaged_recipes, parse_recipe
 
+    if name is not None:
+        if name not in packaged_recipes():
+            raise RecipeError(unknown("recipe", name, packaged_recipes()))
+        typer.echo(packaged_recipes()[name], nl=False)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("recipe", no_wrap=True)
     table.add_column("what it is")

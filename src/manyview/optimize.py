@@ -67,7 +67,9 @@ def cosine(
     _check_rate("floor", floor)
     prefix = steps_of(warmup, clock, "warmup")
     if prefix >= clock.steps:
-        raise ValueError(f"a warm-up of {prefix} steps leaves nothing of a run of {clock.steps}")
+        raise ValueError(
+            f"a warm-up of {prefix} steps leaves nothing of a run of {clock.steps}; shorten it, as in warmup=0.1"
+        )
     return CosineLRScheduler(optimizer, max(1, clock.steps - prefix), lr_min=floor, **_warmup(prefix, optimizer))
 
 

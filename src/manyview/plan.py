@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from manyview.augment import OPS
+from manyview.optimize import make_optimizer
 from manyview.readouts import RelationPlan
 from manyview.recipe import Recipe
 from manyview.step import Step
@@ -52,7 +53,9 @@ class Plan:
             relations.add_row(
                 plan.name, ", ".join(reads), options, str(plan.weight), _count(self.step.relations[plan.name])
             )
-        return Group(self.recipe.title, "", views, branches, relations, self.summary())
+        train = self.recipe.train
+        tuned = f"{train.optimizer}, {train.schedule}, {train.precision}"
+        return Group(self.recipe.title, "", views, branches, relations, self.summary(), tuned)
 
     def summary(self) -> str:
         """One line on cost."""
@@ -73,8 +76,10 @@ class Plan:
 
 
 def plan(recipe: Recipe, num_classes: int = 10) -> Plan:
-    """Builds the step, so that everything a training run would refuse is refused here. Raises RecipeError."""
-    return Plan(recipe, Step(recipe, num_classes))
+    """Builds the step and its optimiser, so that what training refuses is refused here. Raises RecipeError."""
+    step = Step(recipe, num_classes)
+    make_optimizer(recipe.train, step)
+    return Plan(recipe, step)
 
 
 def _table(*columns: str) -> Table:

@@ -131,7 +131,7 @@ class Display:
 
     def summary(self, folder: Path, result: Mapping[str, Any]) -> None:
         """The end: a table of what was measured, and where it lies."""
-        table = Table(title=result["recipe"] or None, title_justify="left")
+        table = Table()
         table.add_column("measure")
         splits = {
             split: result[key] for split, key in (("val", "val"), (result["eval_split"], "eval")) if result.get(key)
@@ -140,7 +140,10 @@ class Display:
             table.add_column(str(split), justify="right")
         for name in dict.fromkeys(name for measures in splits.values() for name in measures):
             table.add_row(*table_row(name, *(measures.get(name) for measures in splits.values())))
-        self._console.print(table)
+        if splits:
+            self._console.print(table)
+        else:
+            self.say("nothing was measured: no labelled image was held out, or `evaluate` is empty")
         self.say(
             f"{result['seconds']:.0f} s, {result['images_per_second']:,.0f} images/s, {result['waiting']:.1f} % of it "
             f"waiting for data; weights chosen by {result['selected_by']}; results in {folder / 'result.json'}"

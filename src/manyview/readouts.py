@@ -17,7 +17,7 @@ from manyview.augment.mix import MIXING
 from manyview.branches import BranchSpec
 from manyview.errors import RecipeError, unknown
 from manyview.grammar import Call, Name, bind, check_arguments, parse_call
-from manyview.relations import RELATIONS, Port
+from manyview.relations import RELATIONS, SYMMETRIC, Port
 from manyview.relations.weight import SCHEDULES, Weight
 from manyview.views import TEST, PlannedView, check_member
 
@@ -127,7 +127,7 @@ def plan_relations(
                 raise RecipeError(f"{where}: {call.name}: put quotes round {key}='{value}'")
         check_arguments(RELATIONS[call.name], Call(call.name, call.args, options), where)
         _check_kinds(RELATIONS[call.name], call.name, options, where)
-        if two := _swapped_views(calls[0], swapped, f"{where}: {call.name}"):
+        if two := _swapped_views(RELATIONS[call.name], calls[0], swapped, f"{where}: {call.name}"):
             reads = tuple(_parse_read(_exchanged(value, two), where, branches, views) for value in call.args)
             named = {key: _parse_read(_exchanged(options[key], two), where, branches, views) for key in named}
             calls.append(Arguments(reads, named))
@@ -138,7 +138,7 @@ def plan_relations(
     return plans
 
 
-def _swapped_views(arguments: Arguments, swapped: Any, where: str) -> dict[str, str]:
+def _swapped_views(factory: type[nn.Module], arguments: Arguments, swapped: Any, where: str) -> dict[str, str]:
     """With `swapped=True` the line's two views, each with the one that takes its place; without it nothing."""
     if not isinstance(swapped, bool):
         shown = swapped if isinstance(swapped, (Call, Name)) else repr(swapped)
@@ -148,6 +148,10 @@ def _swapped_views(arguments: Arguments, swapped: Any, where: str) -> dict[str, 
     views = list(dict.fromkeys(view for read in arguments.all_reads for view in read.views))
     if len(views) != 2:
         raise RecipeError(f"{where}: swapped=True exchanges two views; this line reads {', '.join(views)}")
+    if factory in SYMMETRIC:
+        raise RecipeError(
+            f"{where}: with its views exchanged this line is the same; drop swapped=True, or double the weight"
+        )
     return {views[0]: views[1], views[1]: views[0]}
 
 

@@ -75,18 +75,21 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         raise RecipeError(
             f"train.batch_size: {config.batch_size} is not divisible by {world} processes x {config.accumulate} parts"
         )
+    part = config.batch_size // (world * config.accumulate)
     clock = clock_of(config, len(splits.train))
 
     # ---------------------------------------------------------------------------------------------- step
     step = Step(recipe, len(splits.classes), clock.steps)
     if step.classifier:
         check_labels(splits, (), ["classify"])
+    if part == 1 and any(isinstance(module, torch.nn.BatchNorm1d) for module in step.modules()):
+        raise RecipeError("train.batch_size: a head with BatchNorm needs at least two images a part and process")
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
     optimizer = make_optimizer(config, step)
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
-        rehearse(step, splits, config.batch_size // (world * config.accumulate))
+        rehearse(step, splits, part)
     checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
     splits = in_memory(splits, recipe.data, display)
     rendering = choose_rendering(recipe.data.render, splits.train, accelerator.device.type)
@@ -212,7 +215,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 if step.classifier is None and config.on_collapse != "ignore":
                     state["low"] = steps_low(state["low"], spread)
                     if state["low"] >= PATIENCE and config.on_collapse == "stop":
-                        keeps, ending = True, collapse_message(spread, done)
+                        keeps, ending = True, f"{collapse_message(spread, done)}; stopped, as train.on_collapse says"
                     elif state["low"] == PATIENCE and main:
                         warnings.warn(collapse_message(spread, done), ManyviewWarning, stacklevel=2)
             else:
@@ -222,7 +225,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 paused, val = time.perf_counter(), {}
                 if splits.val is not None and metrics is not None:
                     val = measure(features(), "val", chooses)
-                    metrics.write(done, done / clock.steps_per_epoch, val=val)
+                    if val:
+                        metrics.write(done, done / clock.steps_per_epoch, val=val)
                     score = [val.get(choice, -math.inf), -val.get("loss", 0.0)]  # of equals, the surer one
                     if val and score > state["best"]:
                         state["best"] = score
@@ -263,7 +267,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             "rendering": rendering.place,
             "views_per_image": step.rows_per_image,
             "data": splits.note,
-            "selected_by": f"validation {choice}" if run.best.is_file() else "last step",
+            "selected_by": f"validation {choice}" if run.best.is_file() else "the last step",
         }
         frozen = features()
         if splits.val is not None:

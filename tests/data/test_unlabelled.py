@@ -204,7 +204,7 @@ def test_loose_images_beside_class_folders_are_left_out(tmp_path):
     splits = open_("folder", root=tmp_path, val_fraction=0)
     assert splits.classes == ("cat", "dog")
     assert splits.train.labels.tolist() == [0, 1, 1]
-    assert splits.note == "3 train, no val, no test"
+    assert splits.note == "3 train, no val, no test; 1 beside class folders left out"
 
 
 def test_all_images_below_the_root_on_request(tmp_path):
@@ -378,7 +378,9 @@ def test_an_unlabelled_run_trains_is_read_again_and_has_no_classes(tmp_path):
         photo(tmp_path / f"photos/{number:02}.png", 10 * number)
     (tmp_path / "r.yaml").write_text(recipe(tmp_path / "photos"))
     run = tmp_path / "run"
-    done("train", tmp_path / "r.yaml", "--out", run, "--quiet")
+    printed = done("train", tmp_path / "r.yaml", "--out", run)
+    assert "nothing was measured: no labelled image was held out" in printed
+    assert not [line for line in (run / "metrics.jsonl").read_text().splitlines() if '"val"' in line]
     assert Run(run).classes() == []
     result = Run(run).finished()
     assert result["data"] == "20 train without labels, no val, no test; no class folders"

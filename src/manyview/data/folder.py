@@ -60,19 +60,25 @@ def folder(
     if "test" not in given and "val" in given:
         given["test"] = given.pop("val")
     remark = "no class folders" if labels and not own["train"] else ""
+    if beside := sum(len(_loose(parents[split], extensions)) for split in parents if own[split]):
+        remark = f"{beside:,} beside class folders left out"
     return RawSplits(given["train"], given.get("val"), given.get("test"), classes, not divided, remark)
 
 
 def _classes(parent: Path, extensions: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the class folders; none if images lie in `parent` itself, and in none of its folders."""
-    entries = [entry for entry in os.scandir(parent) if entry.name[0] != "."]
-    found = sorted(entry.name for entry in entries if entry.is_dir())
-    loose = any(entry.name.lower().endswith(extensions) and entry.is_file() for entry in entries)
-    if loose and not any(_files(parent, name, extensions) for name in found):
+    found = sorted(entry.name for entry in os.scandir(parent) if entry.name[0] != "." and entry.is_dir())
+    if _loose(parent, extensions) and not any(_files(parent, name, extensions) for name in found):
         return ()
     if not found:
         raise DataError(f"no class folders in {parent}; {LAYOUT}")
     return tuple(found)
+
+
+def _loose(parent: Path, extensions: tuple[str, ...]) -> list[str]:
+    """Image files in `parent` itself."""
+    entries = [entry for entry in os.scandir(parent) if entry.name[0] != "."]
+    return [entry.name for entry in entries if entry.name.lower().endswith(extensions) and entry.is_file()]
 
 
 def _images(parent: Path, classes: tuple[str, ...], extensions: tuple[str, ...], stored: Stored | None) -> FolderImages:

@@ -107,9 +107,12 @@ def check_protocols(protocols: Sequence[Protocol], splits: Splits) -> None:
     if splits.val is None and splits.test is None:
         return  # nothing will be measured
     for protocol in protocols:
+        if not len(labels) and not isinstance(protocol, Classify):
+            raise DataError(f"evaluate: no training image has a label to compare with; this run has {splits.note}")
         if isinstance(protocol, Knn) and protocol.k > len(labels):
             raise DataError(
-                f"evaluate: knn(k={protocol.k}) needs as many training images, there are {len(labels)}; lower k"
+                f"evaluate: knn(k={protocol.k}) needs as many training images, there are {len(labels)}; lower k, as in "
+                f"evaluate.knn.k={len(labels)}"
             )
         holds_out = isinstance(protocol, Linear) and (splits.val is None or splits.test is None)
         if holds_out and len(labels) <= len(set(labels.tolist())):

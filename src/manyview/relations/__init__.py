@@ -35,6 +35,17 @@ RELATIONS: dict[str, type[nn.Module]] = {
     "vicreg": VicReg,
 }
 
+SYMMETRIC = (  # the same with their views exchanged
+    AugSelf,
+    BarlowTwins,
+    CrossEntropy,
+    JensenShannon,
+    NtXent,
+    Similarity,
+    SupervisedContrastive,
+    SwAV,
+    VicReg,
+)
 LEARN_FROM_LABELS = (CrossEntropy, JointCrossEntropy, SupervisedContrastive)
 
-__all__ = ["LEARN_FROM_LABELS", "RELATIONS", "HasState", "Port", "Reading"]
+__all__ = ["LEARN_FROM_LABELS", "RELATIONS", "SYMMETRIC", "HasState", "Port", "Reading"]
