@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from manyview.relations.reading import check_labels
@@ -128,6 +127,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     Raises ValueError for shapes that disagree, no rows, labels outside [0, C), logits that are not finite.
     """
+    from scipy.optimize import brentq  # half a second that no other measure needs to wait for
+
     _check_shapes(logits, labels, "logits")
     if not bool(logits.isfinite().all()):
         raise ValueError("logits hold values that are not finite")
