@@ -476,7 +476,8 @@ def test_eval_probes(trained):
         (["knnn"], "protocol.0: unknown protocol 'knnn'; did you mean 'knn'? protocols: classify, knn, linear, "
          "linear_probe"),
         (["classify", "knn(k=0)"], "protocol.1: knn(k=0): k must be a whole number of at least 1, got 0"),
-        (["knn(k=61)"], "evaluate: knn(k=61) needs as many training images, there are 60; lower k, as in evaluate.knn.k=60"),
+        (["knn(k=61)"], "evaluate: knn(k=61) needs as many training images, there are 60; lower k, as in "
+         "evaluate.knn.k=60"),
         (["--split", "dev"], "no split 'dev'; this run has 60 train (limit 60, seed 0), 144 val (10 % of train, seed "
          "0), 359 test"),
     ],
