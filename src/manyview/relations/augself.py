@@ -95,7 +95,8 @@ class AugSelf(nn.Module):
     one view is, say, solarized, the other says `solarize(0.5, p=0)`. Ranges of jitter and blur must be the same in all
     views, their p may differ. Flips and turns come after the crop; quarter turns leave the crop's frame as it is.
     Families pair member by member. The loss is a mean over rows and needs no gather; BatchNorm's statistics are each
-    process's own unless it is synchronised. The nets run in float32 whatever `train.precision`. Raises RecipeError for all that does not fit.
+    process's own unless it is synchronised. The nets run in float32 whatever `train.precision`. Raises RecipeError for
+    all that does not fit.
     """
 
     def __init__(
