@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from manyview.errors import RecipeError
-from manyview.integrations.timm import ViewsTask
 from manyview.recipe import parse_recipe
 from manyview.relations import Port, Reading
 from manyview.relations.augself import KINDS, AugSelf
 from manyview.step import Step
-from manyview.views import sample_views
+from manyview.views import View, sample_views
 from op_cases import photos
 from references import log_softmax
 
@@ -434,10 +433,11 @@ def test_ports_without_ops():
 
 
 def test_views_that_come_without_parameters():
-    """timm's loader gives pixels alone."""
-    task = ViewsTask(parse_recipe(RECIPE), 10)
+    """Pixels alone, as somebody else's loader gives them."""
+    step = Step(parse_recipe(RECIPE), 10)
+    views = {name: View(torch.rand(4, 3, 24, 24)) for name in step.rendered_views}
     with pytest.raises(RecipeError, match=r"augself: h\(a\) comes without what 'crop' drew \(as from timm's loader\)"):
-        task(torch.rand(8, 3, 24, 24), torch.arange(8) % 10)
+        step(views, torch.arange(4) % 10)
 
 
 def test_rows_that_are_no_longer_a_views(drawn):

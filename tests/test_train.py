@@ -404,7 +404,7 @@ def test_validation_images_choose_and_do_not_train(tmp_path, image_folder):
 def test_without_validation_the_last_weights_are_used(tmp_path):
     result, _ = run(tmp_path / "run", "data.val_fraction=0")
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
-    assert result["selected_by"] == "last step"
+    assert result["selected_by"] == "the last step"
     assert "val" not in result
     assert not [line for line in lines(tmp_path / "run") if "val" in line]
     recipe = parse_recipe(DIGITS, "data.val_fraction=0")
@@ -505,7 +505,7 @@ def test_where_nothing_is_measured_the_last_weights_are_used(tmp_path):
     text = DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", "").replace("evaluate: [knn(k=5)]", "")
     result = train(parse_recipe(text), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
-    assert result["selected_by"] == "last step"
+    assert result["selected_by"] == "the last step"
     assert result["val"] == result["eval"] == {}
 
 
