@@ -16,6 +16,7 @@ from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
+from manyview.augment.op import check_not_negative
 from manyview.errors import RecipeError, RunError, unknown
 from manyview.grammar import Call, bind, check_arguments, parse_call
 
@@ -64,7 +65,7 @@ def cosine(
     """Half a cosine from the optimiser's lr to `floor`, after a linear warm-up (Loshchilov & Hutter, ICLR 2017)."""
     if per not in ("step", "epoch"):
         raise ValueError(f"per must be 'step' or 'epoch', got {per!r}")
-    _check_rate("floor", floor)
+    check_not_negative("floor", floor)
     prefix = steps_of(warmup, clock, "warmup")
     if prefix >= clock.steps:
         raise ValueError(
@@ -77,7 +78,7 @@ def multistep(
     at: Sequence[str | float], gamma: float = 0.1, warmup: str | float = 0, *, optimizer: Any, clock: Clock
 ) -> Scheduler:
     """lr times `gamma` at each moment of `at`: durations, or fractions of the run."""
-    _check_rate("gamma", gamma)
+    check_not_negative("gamma", gamma)
     # timm counts milestones one step early, by its own long-standing convention
     milestones = sorted(steps_of(moment, clock, "at") + 1 for moment in at)
     return MultiStepLRScheduler(
@@ -108,11 +109,6 @@ SCHEDULES: dict[str, Callable[..., Scheduler]] = {
 }
 
 
-def _check_rate(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-
-
 def _warmup(steps: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     # timm counts from zero, where a warm-up from 0 would waste the first step
     first = optimizer.param_groups[0]["lr"] / steps if steps else 0.0
@@ -140,7 +136,7 @@ class Rules:
         if not isinstance(self.scale, dict) or not all(isinstance(part, str) for part in self.scale):
             raise ValueError(f"scale gives a factor to each part, as in {{'backbone': 0.1}}, got {self.scale!r}")
         for part, factor in self.scale.items():
-            _check_rate(f"scale of '{part}'", factor)
+            check_not_negative(f"scale of '{part}'", factor)
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -280,7 +276,7 @@ def check_training(train: Train) -> None:
     try:
         optimizer = get_optimizer_class(call.name, bind_defaults=False)
         for key in ("lr", "weight_decay"):
-            _check_rate(key, options.get(key, 0.0))
+            check_not_negative(key, options.get(key, 0.0))
         Rules(**ours)
     except (AssertionError, ImportError) as error:  # timm's way to say what an optimiser lacks here
         raise RecipeError(f"train.optimizer: {call.name}: {error}") from None

@@ -92,6 +92,9 @@ class Step(nn.Module):
         self._renderer = render_views
         self._classified = self._first_classified(relations)
         self._watched = self._to_watch()
+        asked = [(read.branch, (read.name, read.view)) for read in self._reads()]
+        asked += [(self.main.spec.name, pair) for pair in self._watched]
+        self._wanted = {name: sorted({pair for branch, pair in asked if branch == name}) for name in self.branches}
         self._with_state = [name for name, relation in self.relations.items() if isinstance(relation, HasState)]
 
     @property
@@ -248,11 +251,8 @@ class Step(nn.Module):
         values: dict[tuple[str, str, str], Tensor] = {}
         for name in self.branches:
             branch = self.branch(name)
-            wanted = {(read.name, read.view) for read in self._reads() if read.branch == name}
-            if branch is self.main:
-                wanted |= set(self._watched)
             with torch.set_grad_enabled(torch.is_grad_enabled() and branch.spec.ema is None):
-                read = branch(views, sorted(wanted))
+                read = branch(views, self._wanted[name])
             values.update({(name, *pair): value for pair, value in read.items()})
 
         terms: dict[str, Tensor] = {}

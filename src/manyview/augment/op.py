@@ -125,6 +125,12 @@ def check_share(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
 
 
+def check_not_negative(name: str, value: float) -> None:
+    """Raises ValueError unless value is a number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+
+
 def check_whole(name: str, value: int, least: int = 1) -> None:
     """Raises ValueError unless value is a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:

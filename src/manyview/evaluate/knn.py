@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from manyview.relations.precision import check_temperature
 from manyview.relations.reading import check_labels
 
 QUERIES_AT_ONCE = 1024
@@ -32,8 +33,7 @@ def knn_predict(
     if not 1 <= k <= len(bank):
         raise ValueError(f"k must be between 1 and the bank's {len(bank)} rows, got {k}")
     check_labels(bank_labels, classes)
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    check_temperature(temperature)
     bank = F.normalize(bank, dim=1)
     predictions = []
     for queries in F.normalize(features, dim=1).split(QUERIES_AT_ONCE):

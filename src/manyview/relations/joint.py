@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyview.relations.cross_entropy import targets_of
+from manyview.relations.precision import check_temperature
 from manyview.relations.reading import Port, Reading, check_alike, check_classifies, check_labels, same_shape
 
 
@@ -62,8 +63,7 @@ def distill(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tenso
     student, teacher: logits [B, C]. Returns a scalar. Raises ValueError for unlike shapes or temperature <= 0.
     """
     same_shape(student, teacher)
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    check_temperature(temperature)
     log_student = (student / temperature).log_softmax(dim=1)
     log_teacher = (teacher.detach() / temperature).log_softmax(dim=1)
     return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
@@ -107,8 +107,7 @@ class Distill(nn.Module):
     def __init__(self, student: Port, *, toward: Port, temperature: float = 1.0) -> None:
         super().__init__()
         check_alike(student, toward)
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        check_temperature(temperature)
         self.temperature = temperature
 
     def forward(self, student: Reading, *, toward: Reading) -> Tensor:

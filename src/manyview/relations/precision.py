@@ -36,5 +36,9 @@ def _raise(value: Any) -> Any:
 
 def check_temperature(temperature: float) -> None:
     """Raises ValueError unless the temperature is positive."""
-    if type(temperature) not in (int, float) or not temperature > 0:
+    try:
+        positive = bool(temperature > 0)  # of any number, a tensor's too
+    except TypeError:
+        positive = False
+    if not positive:
         raise ValueError(f"temperature must be positive, got {temperature!r}")

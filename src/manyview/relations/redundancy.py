@@ -24,6 +24,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manyview.augment.op import check_not_negative
 from manyview.distributed import gather
 from manyview.relations.precision import in_float32
 from manyview.relations.reading import Port, Reading, check_alike, same_shape
@@ -94,7 +95,7 @@ class VicReg(nn.Module):
         check_alike(a, b)
         self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
         for name, weight in self.weights.items():
-            check_weight(name, weight)
+            check_not_negative(name, weight)
 
     def forward(self, a: Reading, b: Reading) -> Tensor:
         return vicreg(gather(a.value), gather(b.value), **self.weights)
@@ -106,14 +107,8 @@ class BarlowTwins(nn.Module):
     def __init__(self, a: Port, b: Port, *, lambd: float = 0.0051) -> None:
         super().__init__()
         check_alike(a, b)
-        check_weight("lambd", lambd)
+        check_not_negative("lambd", lambd)
         self.lambd = lambd
 
     def forward(self, a: Reading, b: Reading) -> Tensor:
         return barlow_twins(gather(a.value), gather(b.value), self.lambd)
-
-
-def check_weight(name: str, value: float) -> None:
-    """Raises ValueError unless value is a number of at least 0."""
-    if type(value) not in (int, float) or not value >= 0:
-        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
