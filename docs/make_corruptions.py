@@ -38,7 +38,7 @@ def corruptions() -> str:
     for title, table in (("The fifteen", MAIN), ("The four", EXTRA)):
         parts.append(f"## {title}\n")
         for name, kind in table.items():
-            text = " ".join((inspect.getdoc(kind) or "").split())
+            text = " ".join((inspect.getdoc(kind.paint) or "").split())
             parts.append(f"### `{name}`\n\n{text}\n\n{constants_of(name)}\n")
     return "\n".join(parts).rstrip() + "\n"
 

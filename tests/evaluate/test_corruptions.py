@@ -19,10 +19,10 @@ from manyview.draws import Draws
 from manyview.errors import DataError
 from manyview.evaluate.corruptions import CORRUPTIONS, EXTRA, MAIN, corrupt, corruption
 from manyview.evaluate.corruptions.blur import along_line, disk
-from manyview.evaluate.corruptions.corruption import normal_field, uniform_field
 from manyview.evaluate.corruptions.digital import sampled
 from manyview.evaluate.corruptions.frost import PHOTOGRAPHS, crystals
 from manyview.evaluate.corruptions.noise import poisson
+from manyview.evaluate.corruptions.paint import normal_field, uniform_field
 from manyview.evaluate.corruptions.severities import SEVERITIES, constants
 from manyview.evaluate.corruptions.weather import cloud, distances, edges, equalized
 
@@ -66,8 +66,7 @@ def rendered(name, severity, size, picture, params=None):
 
 def drawn(name, severity, size, picture, row=11):
     """The parameters of one picture, without the dimension of the batch."""
-    sizes = torch.tensor([picture.shape[-2:]])
-    params = corruption(name, severity, size).sample(Draws(3, 0, [row], name), sizes)
+    params = corruption(name, severity, size).sample(Draws(3, 0, [row], name))
     return {key: value[0] for key, value in params.items()}
 
 
@@ -123,7 +122,7 @@ def test_what_is_random_belongs_to_seed_index_and_severity(name):
     images = pictures(1, 32).expand(2, 3, 32, 32)
     how = corruption(name, 3, 32)
     first = corrupt(images, how, [1, 2])
-    params = how.sample(Draws(0, 0, [1, 2], "x"), torch.tensor([[32, 32]] * 2))
+    params = how.sample(Draws(0, 0, [1, 2], "x"))
     assert all(len(value) == 2 for value in params.values())
     if name in WITHOUT_DRAWS:
         assert not params
@@ -314,7 +313,7 @@ def test_motion_blur(severity, size):
 @pytest.mark.parametrize("name", ["motion_blur", "snow"])
 def test_angles_cover_their_range(name):
     low, high = (-45, 45) if name == "motion_blur" else (-135, -45)
-    angle = corruption(name, 1).sample(Draws(0, 0, range(500), "x"), torch.zeros(500, 2))["angle"]
+    angle = corruption(name, 1).sample(Draws(0, 0, range(500), "x"))["angle"]
     assert low <= angle.min() < low + 2
     assert high - 2 < angle.max() < high
 
@@ -582,8 +581,8 @@ def test_frost_takes_photographs_from_a_folder(tmp_path):
     for size, side in ((224, 40), (32, 32)):
         images = pictures(12, side, side + 4)
         how = corruption("frost", 2, size, textures=str(tmp_path))
-        params = how.sample(Draws(0, 0, range(12), "x"), torch.tensor([[side, side + 4]] * 12))
-        of_image, of_frost = constants("frost", 2, size)
+        params = how.sample(Draws(0, 0, range(12), "x"))
+        of_image, of_frost, _ = constants("frost", 2, size)
         for picture, result, number, corner in zip(
             images, how.render(images, params), params["texture"].tolist(), params["corner"].numpy(), strict=True
         ):
@@ -635,6 +634,8 @@ def test_severities_and_sizes_that_do_not_exist(name, severity, size, message):
 def test_other_mistakes_are_named():
     with pytest.raises(ValueError, match="unknown corruption 'fogg'; did you mean 'fog'"):
         corruption("fogg", 1)
+    with pytest.raises(ValueError, match="textures are for frost; fog has none"):
+        corruption("fog", 1, textures="photographs")
     how = corruption("contrast", 1)
     with pytest.raises(ValueError, match="needs RGB images with 3 channels, got 1"):
         corrupt(pictures(2, 8)[:, :1], how, [0, 1])

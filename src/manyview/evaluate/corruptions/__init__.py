@@ -1,59 +1,121 @@
 """Common corruptions (Hendrycks & Dietterich, ICLR 2019), made on the fly: 15, and 4 that are held back for tuning.
 
-One family a file, each corruption `sample -> params -> render`; their constants stand in `severities.py`. ImageNet-C
-was stored as JPEG of quality 85 after each corruption, CIFAR-10-C was not; nothing is compressed here.
+Each is a function that draws parameters and one that paints a picture, one family a file; their constants stand in
+`severities.py`. ImageNet-C was stored as JPEG of quality 85 after each corruption, CIFAR-10-C was not; nothing is
+compressed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, final
 
-import torch
 from torch import Tensor
 
+from manyview.augment.op import Params
 from manyview.draws import Draws
 from manyview.errors import unknown
-from manyview.evaluate.corruptions.blur import DefocusBlur, GaussianBlur, GlassBlur, MotionBlur, ZoomBlur
-from manyview.evaluate.corruptions.corruption import Corruption
-from manyview.evaluate.corruptions.digital import Contrast, ElasticTransform, JpegCompression, Pixelate, Saturate
-from manyview.evaluate.corruptions.noise import GaussianNoise, ImpulseNoise, ShotNoise, SpeckleNoise
-from manyview.evaluate.corruptions.weather import Brightness, Fog, Frost, Snow, Spatter
+from manyview.evaluate.corruptions.blur import (
+    defocus_blur,
+    draw_motion,
+    gaussian_blur,
+    glass_blur,
+    motion_blur,
+    zoom_blur,
+)
+from manyview.evaluate.corruptions.digital import (
+    contrast,
+    draw_elastic,
+    elastic_transform,
+    jpeg_compression,
+    pixelate,
+    saturate,
+)
+from manyview.evaluate.corruptions.frost import draw_frost, frost
+from manyview.evaluate.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
+from manyview.evaluate.corruptions.paint import Levels, draw_key, draw_nothing, paint_each
+from manyview.evaluate.corruptions.severities import SEVERITIES, Row, constants
+from manyview.evaluate.corruptions.weather import brightness, draw_snow, fog, snow, spatter
 
-MAIN: dict[str, type] = {
-    "gaussian_noise": GaussianNoise,
-    "shot_noise": ShotNoise,
-    "impulse_noise": ImpulseNoise,
-    "defocus_blur": DefocusBlur,
-    "glass_blur": GlassBlur,
-    "motion_blur": MotionBlur,
-    "zoom_blur": ZoomBlur,
-    "snow": Snow,
-    "frost": Frost,
-    "fog": Fog,
-    "brightness": Brightness,
-    "contrast": Contrast,
-    "elastic_transform": ElasticTransform,
-    "pixelate": Pixelate,
-    "jpeg_compression": JpegCompression,
+
+class Kind(NamedTuple):
+    """`paint(picture, **parameters, **constants)`, and what draws the parameters of a batch."""
+
+    paint: Callable[..., Levels]
+    draw: Callable[[Draws, Row], Params] = draw_nothing
+
+
+MAIN: dict[str, Kind] = {
+    "gaussian_noise": Kind(gaussian_noise, draw_key),
+    "shot_noise": Kind(shot_noise, draw_key),
+    "impulse_noise": Kind(impulse_noise, draw_key),
+    "defocus_blur": Kind(defocus_blur),
+    "glass_blur": Kind(glass_blur, draw_key),
+    "motion_blur": Kind(motion_blur, draw_motion),
+    "zoom_blur": Kind(zoom_blur),
+    "snow": Kind(snow, draw_snow),
+    "frost": Kind(frost, draw_frost),
+    "fog": Kind(fog, draw_key),
+    "brightness": Kind(brightness),
+    "contrast": Kind(contrast),
+    "elastic_transform": Kind(elastic_transform, draw_elastic),
+    "pixelate": Kind(pixelate),
+    "jpeg_compression": Kind(jpeg_compression),
 }
-EXTRA: dict[str, type] = {
-    "speckle_noise": SpeckleNoise,
-    "gaussian_blur": GaussianBlur,
-    "spatter": Spatter,
-    "saturate": Saturate,
+EXTRA: dict[str, Kind] = {
+    "speckle_noise": Kind(speckle_noise, draw_key),
+    "gaussian_blur": Kind(gaussian_blur),
+    "spatter": Kind(spatter, draw_key),
+    "saturate": Kind(saturate),
 }
-CORRUPTIONS: dict[str, type] = {**MAIN, **EXTRA}
+CORRUPTIONS: dict[str, Kind] = {**MAIN, **EXTRA}
 
 
-def corruption(name: str, severity: int, size: int = 224, **settings: Any) -> Corruption:
-    """A corruption by its name. settings: what one of them takes beyond, such as frost's `textures`.
+@final
+@dataclass(frozen=True)
+class Corruption:
+    """What is done to an image, how strongly, and with which of the two published sets of constants.
 
-    Raises ValueError for a name, a severity or a size that does not exist.
+    severity: 1 to 5. size: 224 for ImageNet-C's constants, 32 for those of CIFAR-10-C; images of any height and width
+    can be given. textures: a folder of photographs, for `frost` alone. All that is random is drawn by `sample` and
+    stands in the params: an angle, a corner, or the `key` from which a field of noise, too large to keep, is made
+    again. Raises ValueError for what does not exist.
     """
-    if name not in CORRUPTIONS:
-        raise ValueError(unknown("corruption", name, CORRUPTIONS))
-    return CORRUPTIONS[name](severity, size, **settings)
+
+    name: str
+    severity: int
+    size: int = 224
+    textures: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in CORRUPTIONS:
+            raise ValueError(unknown("corruption", self.name, CORRUPTIONS))
+        constants(self.name, self.severity, self.size)
+        if self.textures is not None and self.name != "frost":
+            raise ValueError(f"textures are for frost; {self.name} has none")
+
+    def sample(self, draws: Draws) -> Params:
+        """Parameters for a batch; deterministic corruptions have none."""
+        return CORRUPTIONS[self.name].draw(draws, constants(self.name, self.severity, self.size))
+
+    def render(self, images: Tensor, params: Params) -> Tensor:
+        """Corrupts a batch. images: RGB [B, 3, H, W], uint8, or float in [0, 1], which is rounded to 256 levels.
+
+        Returns the same dtype, on the same device; floats are whole levels over 255. Every image is worked on alone
+        and on the CPU, so that its result has the same bits in any batch.
+        """
+        given = dict(
+            zip(SEVERITIES[self.name].names, constants(self.name, self.severity, self.size), strict=True),
+            **({} if self.textures is None else {"textures": self.textures}),
+        )
+        return paint_each(images, partial(CORRUPTIONS[self.name].paint, **given), params)
+
+
+def corruption(name: str, severity: int, size: int = 224, *, textures: str | None = None) -> Corruption:
+    """A corruption by its name, see `Corruption`."""
+    return Corruption(name, severity, size, textures)
 
 
 def corrupt(images: Tensor, how: Corruption, index: Sequence[int] | Tensor, seed: int = 0) -> Tensor:
@@ -62,9 +124,8 @@ def corrupt(images: Tensor, how: Corruption, index: Sequence[int] | Tensor, seed
     index: what number each has in its data set [B]; with it, the seed, the corruption and its severity, all that is
     random is given, whatever the batch. Severities and both sets of constants draw independently of one another.
     """
-    draws = Draws(seed, 0, index, "corruption", type(how).__name__, str(how.size), str(how.severity))
-    sizes = torch.tensor(images.shape[-2:]).expand(len(images), 2)
-    return how.render(images, how.sample(draws, sizes))
+    owner = how.name.title().replace("_", "")  # GaussianNoise: as the stored figures were drawn
+    return how.render(images, how.sample(Draws(seed, 0, index, "corruption", owner, str(how.size), str(how.severity))))
 
 
 __all__ = ["CORRUPTIONS", "EXTRA", "MAIN", "Corruption", "corrupt", "corruption"]

@@ -3,147 +3,66 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
 from manyview.augment.op import Params
 from manyview.draws import Draws
 from manyview.engine.compiler import compiled
-from manyview.evaluate.corruptions.corruption import (
-    Field,
-    Levels,
-    as_levels,
-    as_unit,
-    draw_keys,
-    paint_each,
-    uniform_field,
-)
-from manyview.evaluate.corruptions.severities import constants
+from manyview.evaluate.corruptions.paint import Field, Levels, as_levels, as_unit, uniform_field
+from manyview.evaluate.corruptions.severities import Row
 
 
-@dataclass(frozen=True)
-class DefocusBlur:
+def defocus_blur(picture: Levels, radius: float, alias: float) -> Levels:
     """Averages over a disk of `radius`, its edge softened by a gaussian of deviation `alias`. No parameters.
 
     The published code filters with OpenCV in float32, we in float64: a level apart where a value lies on the cut.
     """
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("defocus_blur", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        kernel = disk(*constants("defocus_blur", self.severity, self.size))[:, :, None]
-        return paint_each(images, lambda picture: as_levels(ndimage.correlate(as_unit(picture), kernel, mode="mirror")))
+    return as_levels(ndimage.correlate(as_unit(picture), disk(radius, alias)[:, :, None], mode="mirror"))
 
 
-@dataclass(frozen=True)
-class GlassBlur:
+def glass_blur(picture: Levels, key: int, sigma: float, reach: float, rounds: float) -> Levels:
     """Blurs, copies each pixel from one within `reach` of it, `rounds` times over, and blurs again.
 
     The paper speaks of exchanging pixels. The published code means to, but the pixel that gives keeps its colour, and
     ImageNet-C was made so; we follow the code. Parameter: `key` int64 [B].
     """
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("glass_blur", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {"key": draw_keys(draws)}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        sigma, reach, rounds = constants("glass_blur", self.severity, self.size)
-
-        def paint(picture: Levels, key: int) -> Levels:
-            shifts = np.floor(uniform_field(key, "shift", int(rounds), *picture.shape[:2], 2) * 2 * reach - reach)
-            shaken = as_levels(smooth(as_unit(picture), sigma))
-            _shake(shaken, shifts.astype(np.int64), int(reach))
-            return as_levels(smooth(as_unit(shaken), sigma))
-
-        return paint_each(images, paint, params["key"])
+    shifts = np.floor(uniform_field(key, "shift", int(rounds), *picture.shape[:2], 2) * 2 * reach - reach)
+    shaken = as_levels(smooth(as_unit(picture), sigma))
+    _shake(shaken, shifts.astype(np.int64), int(reach))
+    return as_levels(smooth(as_unit(shaken), sigma))
 
 
-@dataclass(frozen=True)
-class MotionBlur:
+def motion_blur(picture: Levels, angle: float, radius: float, sigma: float) -> Levels:
     """One-sided gaussian of deviation `sigma` along a line, 2 `radius` + 1 px long, at -45 to 45 degrees.
 
     ImageMagick's filter by its definition, without ImageMagick: that one adds in 16 bits, we in float64, a level apart
     at most. Parameter: `angle` [B], in degrees.
     """
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("motion_blur", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {"angle": draws.uniform("angle", 1, -45, 45)[:, 0]}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        radius, sigma = constants("motion_blur", self.severity, self.size)
-
-        def paint(picture: Levels, angle: float) -> Levels:
-            return np.rint(along_line(picture.astype(np.float64), radius, sigma, angle)).astype(np.uint8)
-
-        return paint_each(images, paint, params["angle"])
+    return np.rint(along_line(picture.astype(np.float64), radius, sigma, angle)).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class ZoomBlur:
+def draw_motion(draws: Draws, constants: Row) -> Params:
+    """The angle."""
+    return {"angle": draws.uniform("angle", 1, -45, 45)[:, 0]}
+
+
+def zoom_blur(picture: Levels, stop: float, step: float) -> Levels:
     """The mean of the image and its zooms by 1 to `stop`, `step` apart. No parameters.
 
     Images that are not square, which the published sets do not have, are zoomed about their middle.
     """
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("zoom_blur", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        stop, step = constants("zoom_blur", self.severity, self.size)
-        factors = np.arange(1, stop, step)  # rounding decides whether stop is in it, as in the published code
-
-        def paint(picture: Levels) -> Levels:
-            values = as_unit(picture)
-            return as_levels((values + sum(zoomed(values, factor) for factor in factors)) / (len(factors) + 1))
-
-        return paint_each(images, paint)
+    factors = np.arange(1, stop, step)  # rounding decides whether stop is in it, as in the published code
+    values = as_unit(picture)
+    return as_levels((values + sum(zoomed(values, factor) for factor in factors)) / (len(factors) + 1))
 
 
-@dataclass(frozen=True)
-class GaussianBlur:
+def gaussian_blur(picture: Levels, sigma: float) -> Levels:
     """Gaussian blur of deviation `sigma`, cut at four of it, the border repeated. No parameters."""
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("gaussian_blur", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        (sigma,) = constants("gaussian_blur", self.severity, self.size)
-        return paint_each(images, lambda picture: as_levels(smooth(as_unit(picture), sigma)))
+    return as_levels(smooth(as_unit(picture), sigma))
 
 
 def smooth(values: Field, sigma: float, mode: str = "nearest", truncate: float = 4.0) -> Field:
@@ -151,6 +70,7 @@ def smooth(values: Field, sigma: float, mode: str = "nearest", truncate: float =
     return ndimage.gaussian_filter(values, (sigma, sigma, 0)[: values.ndim], mode=mode, truncate=truncate)
 
 
+@lru_cache(maxsize=16)
 def disk(radius: float, alias: float) -> Field:
     """Weights [k, k] of a disk: the whole-numbered points within it, smoothed by a small gaussian.
 

@@ -3,161 +3,72 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-from torch import Tensor
 
 from manyview.augment.op import Params
 from manyview.draws import Draws
 from manyview.evaluate.corruptions.blur import smooth
-from manyview.evaluate.corruptions.corruption import (
-    Field,
-    Levels,
-    as_levels,
-    as_unit,
-    draw_keys,
-    paint_each,
-    uniform_field,
-)
-from manyview.evaluate.corruptions.severities import constants
+from manyview.evaluate.corruptions.paint import Field, Levels, as_levels, as_unit, draw_key, uniform_field
+from manyview.evaluate.corruptions.severities import Row
 
 
-@dataclass(frozen=True)
-class Contrast:
+def contrast(picture: Levels, factor: float) -> Levels:
     """Leads each channel towards its mean over the image: `factor` of the distance is left. No parameters."""
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("contrast", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        (factor,) = constants("contrast", self.severity, self.size)
-
-        def paint(picture: Levels) -> Levels:
-            values = as_unit(picture)
-            means = values.mean(axis=(0, 1), keepdims=True)
-            return as_levels((values - means) * factor + means)
-
-        return paint_each(images, paint)
+    values = as_unit(picture)
+    means = values.mean(axis=(0, 1), keepdims=True)
+    return as_levels((values - means) * factor + means)
 
 
-@dataclass(frozen=True)
-class ElasticTransform:
+def elastic_transform(
+    picture: Levels, corners: Field, key: int, amplitude: float, sigma: float, corner: float
+) -> Levels:
     """Moves three corners by up to `corner` px each way, then every pixel by a smoothed random field.
 
     The field is uniform noise in (-1, 1), blurred with deviation `sigma`, times `amplitude` px. The constants for 224
     come from 244, a slip of the published code that made the set. That code warps with OpenCV, whose coordinates are
     rounded to 1/32 px; ours are not. Parameters: `corners` [B, 3, 2] (how far x and y move, in px), `key` int64 [B].
     """
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("elastic_transform", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        _, _, corner = constants("elastic_transform", self.severity, self.size)
-        return {"corners": draws.uniform("corners", 6, -corner, corner).view(-1, 3, 2), "key": draw_keys(draws)}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        amplitude, sigma, _ = constants("elastic_transform", self.severity, self.size)
-
-        def paint(picture: Levels, corners: Field, key: int) -> Levels:
-            height, width = picture.shape[:2]
-            noise = 2 * uniform_field(key, "shift", 2, height, width) - 1
-            across, down = (amplitude * smooth(layer, sigma, mode="reflect", truncate=3) for layer in noise)
-            y, x = np.mgrid[:height, :width]
-            warped = sampled(as_unit(picture), *_before(corners, x, y), mode="mirror")
-            return as_levels(sampled(warped, x + across, y + down, mode="reflect"))
-
-        return paint_each(images, paint, params["corners"], params["key"])
+    height, width = picture.shape[:2]
+    noise = 2 * uniform_field(key, "shift", 2, height, width) - 1
+    across, down = (amplitude * smooth(layer, sigma, mode="reflect", truncate=3) for layer in noise)
+    y, x = np.mgrid[:height, :width]
+    warped = sampled(as_unit(picture), *_before(corners, x, y), mode="mirror")
+    return as_levels(sampled(warped, x + across, y + down, mode="reflect"))
 
 
-@dataclass(frozen=True)
-class Pixelate:
+def draw_elastic(draws: Draws, constants: Row) -> Params:
+    """How far the corners move, and the field's key."""
+    corner = constants[2]
+    return {"corners": draws.uniform("corners", 6, -corner, corner).view(-1, 3, 2), **draw_key(draws, constants)}
+
+
+def pixelate(picture: Levels, scale: float) -> Levels:
     """Shrinks both sides to `scale` by averaging boxes, and enlarges again by repeating pixels. No parameters."""
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("pixelate", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        (scale,) = constants("pixelate", self.severity, self.size)
-
-        def paint(picture: Levels) -> Levels:
-            height, width = picture.shape[:2]
-            small = (max(1, int(width * scale)), max(1, int(height * scale)))
-            boxes = Image.fromarray(picture).resize(small, Image.Resampling.BOX)
-            return np.asarray(boxes.resize((width, height), Image.Resampling.BOX))
-
-        return paint_each(images, paint)
+    height, width = picture.shape[:2]
+    small = (max(1, int(width * scale)), max(1, int(height * scale)))
+    boxes = Image.fromarray(picture).resize(small, Image.Resampling.BOX)
+    return np.asarray(boxes.resize((width, height), Image.Resampling.BOX))
 
 
-@dataclass(frozen=True)
-class JpegCompression:
+def jpeg_compression(picture: Levels, quality: float) -> Levels:
     """JPEG of `quality`, written and read by Pillow with its usual halved colour resolution. No parameters."""
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("jpeg_compression", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        (quality,) = constants("jpeg_compression", self.severity, self.size)
-
-        def paint(picture: Levels) -> Levels:
-            held = io.BytesIO()
-            Image.fromarray(picture).save(held, "JPEG", quality=int(quality))
-            return np.asarray(Image.open(held))
-
-        return paint_each(images, paint)
+    held = io.BytesIO()
+    Image.fromarray(picture).save(held, "JPEG", quality=int(quality))
+    return np.asarray(Image.open(held))
 
 
-@dataclass(frozen=True)
-class Saturate:
+def saturate(picture: Levels, factor: float, amount: float) -> Levels:
     """HSV saturation times `factor` plus `amount`, clipped; hue and value stay. No parameters.
 
     Grey has hue 0, so that an amount above 0 turns it reddish, as in the published code.
     """
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("saturate", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        factor, amount = constants("saturate", self.severity, self.size)
-
-        def paint(picture: Levels) -> Levels:
-            values = as_unit(picture)
-            value, fallen = hsv_parts(values)
-            saturation = fallen.max(axis=2, keepdims=True)
-            pure = np.where(saturation > 0, fallen / np.where(saturation > 0, saturation, 1), [0.0, 1.0, 1.0])
-            return as_levels(value * (1 - np.clip(saturation * factor + amount, 0, 1) * pure))
-
-        return paint_each(images, paint)
+    value, fallen = hsv_parts(as_unit(picture))
+    saturation = fallen.max(axis=2, keepdims=True)
+    pure = np.where(saturation > 0, fallen / np.where(saturation > 0, saturation, 1), [0.0, 1.0, 1.0])
+    return as_levels(value * (1 - np.clip(saturation * factor + amount, 0, 1) * pure))
 
 
 def hsv_parts(values: Field) -> tuple[Field, Field]:

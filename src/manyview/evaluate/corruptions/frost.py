@@ -1,4 +1,4 @@
-"""Textures of frost: the published photographs from a folder, or crystals that are computed here."""
+"""Frost, and its textures: the published photographs from a folder, or crystals that are computed here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,46 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from manyview.augment.op import Params
+from manyview.draws import Draws
 from manyview.errors import DataError
-from manyview.evaluate.corruptions.corruption import Field, Levels, as_levels, normal_field
+from manyview.evaluate.corruptions.paint import Field, Levels, as_levels, normal_field
+from manyview.evaluate.corruptions.severities import Row
 
 TEXTURES = 5
 PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 SIDE = 512
+
+
+def frost(
+    picture: Levels,
+    texture: int,
+    corner: Field,
+    image: float,
+    frost: float,
+    every: float,
+    textures: str | None = None,
+) -> Levels:
+    """`image` times the image plus `frost` times a part of one of five textures of frost.
+
+    The published code takes photographs that cannot be shipped. Without them the textures are computed here, so that
+    figures for frost are manyview's own and not to be set beside ImageNet-C's. textures: a folder that holds the
+    photographs of the published code, `frost1.png` to `frost3.png`, `frost4.jpg` and `frost5.jpg` (it never takes
+    its sixth); with it the definition is the published one. One pixel in `every` of a texture is taken, each way.
+    Parameters: `texture` int64 [B], `corner` [B, 2] (top and left, as parts of the way they can go).
+
+    Raises DataError for a folder without the textures, or images larger than a texture.
+    """
+    height, width = picture.shape[:2]
+    layer = textures_of(textures, int(every), height, width)[texture]
+    top, left = (corner * (layer.shape[0] - height, layer.shape[1] - width)).astype(int)
+    mixed = image * picture + frost * layer[top : top + height, left : left + width]
+    return np.clip(mixed, 0, 255).astype(np.uint8)
+
+
+def draw_frost(draws: Draws, constants: Row) -> Params:
+    """Which texture, and which part of it."""
+    return {"texture": draws.integers("texture", TEXTURES)[:, 0], "corner": draws.uniform("corner", 2)}
 
 
 def textures_of(folder: str | None, every: int, height: int, width: int) -> tuple[Levels, ...]:

@@ -2,116 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy.special import pdtr
-from torch import Tensor
 
-from manyview.augment.op import Params
-from manyview.draws import Draws
-from manyview.evaluate.corruptions.corruption import (
-    Field,
-    Levels,
-    as_levels,
-    as_unit,
-    draw_keys,
-    normal_field,
-    paint_each,
-    uniform_field,
-)
-from manyview.evaluate.corruptions.severities import constants
+from manyview.evaluate.corruptions.paint import Field, Levels, as_levels, as_unit, normal_field, uniform_field
 
 
-@dataclass(frozen=True)
-class GaussianNoise:
+def gaussian_noise(picture: Levels, key: int, sd: float) -> Levels:
     """Adds normal noise of deviation `sd`. Parameter: `key` int64 [B]."""
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("gaussian_noise", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {"key": draw_keys(draws)}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        (sd,) = constants("gaussian_noise", self.severity, self.size)
-
-        def paint(picture: Levels, key: int) -> Levels:
-            return as_levels(as_unit(picture) + sd * normal_field(key, "noise", *picture.shape))
-
-        return paint_each(images, paint, params["key"])
+    return as_levels(as_unit(picture) + sd * normal_field(key, "noise", *picture.shape))
 
 
-@dataclass(frozen=True)
-class ShotNoise:
+def shot_noise(picture: Levels, key: int, photons: float) -> Levels:
     """Counts of a Poisson distribution with mean `photons` times the value, over `photons`. Parameter: `key` [B]."""
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("shot_noise", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {"key": draw_keys(draws)}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        (photons,) = constants("shot_noise", self.severity, self.size)
-
-        def paint(picture: Levels, key: int) -> Levels:
-            return as_levels(poisson(picture, photons, uniform_field(key, "noise", *picture.shape)) / photons)
-
-        return paint_each(images, paint, params["key"])
+    return as_levels(poisson(picture, photons, uniform_field(key, "noise", *picture.shape)) / photons)
 
 
-@dataclass(frozen=True)
-class ImpulseNoise:
+def impulse_noise(picture: Levels, key: int, amount: float) -> Levels:
     """Salt and pepper: a share `amount` of all values becomes 0 or 1, each as likely. Parameter: `key` int64 [B]."""
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("impulse_noise", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {"key": draw_keys(draws)}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        (amount,) = constants("impulse_noise", self.severity, self.size)
-
-        def paint(picture: Levels, key: int) -> Levels:
-            where = uniform_field(key, "noise", *picture.shape)
-            return np.where(where < amount / 2, 255, np.where(where < amount, 0, picture)).astype(np.uint8)
-
-        return paint_each(images, paint, params["key"])
+    where = uniform_field(key, "noise", *picture.shape)
+    return np.where(where < amount / 2, 255, np.where(where < amount, 0, picture)).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class SpeckleNoise:
+def speckle_noise(picture: Levels, key: int, sd: float) -> Levels:
     """Adds normal noise of deviation `sd` times the value. Parameter: `key` int64 [B]."""
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("speckle_noise", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {"key": draw_keys(draws)}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        (sd,) = constants("speckle_noise", self.severity, self.size)
-
-        def paint(picture: Levels, key: int) -> Levels:
-            values = as_unit(picture)
-            return as_levels(values + values * sd * normal_field(key, "noise", *picture.shape))
-
-        return paint_each(images, paint, params["key"])
+    values = as_unit(picture)
+    return as_levels(values + values * sd * normal_field(key, "noise", *picture.shape))
 
 
 def poisson(picture: Levels, photons: float, uniform: Field) -> Field:

@@ -1,31 +1,26 @@
-"""Weather: snow, frost, fog, brightness, and spatter."""
+"""Weather: snow, fog, brightness, and spatter; frost has a file of its own."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
 from manyview.augment.op import Params
 from manyview.draws import Draws
 from manyview.engine.compiler import compiled
 from manyview.evaluate.corruptions.blur import along_line, smooth, zoomed
-from manyview.evaluate.corruptions.corruption import (
+from manyview.evaluate.corruptions.digital import hsv_parts
+from manyview.evaluate.corruptions.paint import (
     Field,
     Levels,
     as_levels,
     as_unit,
-    draw_keys,
+    draw_key,
     normal_field,
-    paint_each,
     uniform_field,
 )
-from manyview.evaluate.corruptions.digital import hsv_parts
-from manyview.evaluate.corruptions.frost import TEXTURES, textures_of
-from manyview.evaluate.corruptions.severities import constants
+from manyview.evaluate.corruptions.severities import Row
 
 WATER = np.array([175, 238, 238]) / 255
 MUD = np.array([63, 42, 20]) / 255
@@ -36,157 +31,78 @@ _STEPS = (
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
-@dataclass(frozen=True)
-class Snow:
+def snow(
+    picture: Levels,
+    key: int,
+    angle: float,
+    mean: float,
+    sd: float,
+    zoom: float,
+    threshold: float,
+    radius: float,
+    sigma: float,
+    share: float,
+) -> Levels:
     """Flakes, blurred along the wind, and the same upside down, on an image that is whitened by 1 - `share`.
 
-    Flakes are normal noise (`mean`, `sd`), zoomed, set to 0 under `threshold`, with the motion blur of `MotionBlur` at
+    Flakes are normal noise (`mean`, `sd`), zoomed, set to 0 under `threshold`, with the filter of `motion_blur` at
     -135 to -45 degrees. Parameters: `key` int64 [B], `angle` [B] in degrees.
     """
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("snow", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {"key": draw_keys(draws), "angle": draws.uniform("angle", 1, -135, -45)[:, 0]}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        mean, sd, zoom, threshold, radius, sigma, share = constants("snow", self.severity, self.size)
-
-        def paint(picture: Levels, key: int, angle: float) -> Levels:
-            flakes = zoomed(mean + sd * normal_field(key, "flakes", *picture.shape[:2]), zoom)
-            flakes = as_levels(np.where(flakes < threshold, 0, flakes)).astype(np.float64)
-            layer = np.rint(along_line(flakes, radius, sigma, angle))[:, :, None] / 255
-            values = as_unit(picture)
-            white = np.maximum(values, (values @ LUMA)[:, :, None] * 1.5 + 0.5)
-            return as_levels(share * values + (1 - share) * white + layer + layer[::-1, ::-1])
-
-        return paint_each(images, paint, params["key"], params["angle"])
+    flakes = zoomed(mean + sd * normal_field(key, "flakes", *picture.shape[:2]), zoom)
+    flakes = as_levels(np.where(flakes < threshold, 0, flakes)).astype(np.float64)
+    layer = np.rint(along_line(flakes, radius, sigma, angle))[:, :, None] / 255
+    values = as_unit(picture)
+    white = np.maximum(values, (values @ LUMA)[:, :, None] * 1.5 + 0.5)
+    return as_levels(share * values + (1 - share) * white + layer + layer[::-1, ::-1])
 
 
-@dataclass(frozen=True)
-class Frost:
-    """`image` times the image plus `frost` times a part of one of five textures of frost.
-
-    The published code takes photographs that cannot be shipped. Without them the textures are computed here, so that
-    figures for frost are manyview's own and not to be set beside ImageNet-C's. textures: a folder that holds the
-    photographs of the published code, `frost1.png` to `frost3.png`, `frost4.jpg` and `frost5.jpg` (it never takes
-    its sixth); with it the definition is the published one. For 32 px every fifth pixel of a texture is taken.
-    Parameters: `texture` int64 [B], `corner` [B, 2] (top and left, as parts of the way they can go).
-    """
-
-    severity: int
-    size: int = 224
-    textures: str | None = None
-
-    def __post_init__(self) -> None:
-        constants("frost", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {"texture": draws.integers("texture", TEXTURES)[:, 0], "corner": draws.uniform("corner", 2)}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        """As for all. Raises DataError for a folder without the textures, or images larger than a texture."""
-        of_image, of_frost = constants("frost", self.severity, self.size)
-        textures = textures_of(self.textures, 1 if self.size == 224 else 5, images.shape[-2], images.shape[-1])
-
-        def paint(picture: Levels, texture: int, corner: Field) -> Levels:
-            frost = textures[texture]
-            height, width = picture.shape[:2]
-            top, left = (corner * (frost.shape[0] - height, frost.shape[1] - width)).astype(int)
-            mixed = of_image * picture + of_frost * frost[top : top + height, left : left + width]
-            return np.clip(mixed, 0, 255).astype(np.uint8)
-
-        return paint_each(images, paint, params["texture"], params["corner"])
+def draw_snow(draws: Draws, constants: Row) -> Params:
+    """The flakes' key, and the wind."""
+    return {**draw_key(draws, constants), "angle": draws.uniform("angle", 1, -135, -45)[:, 0]}
 
 
-@dataclass(frozen=True)
-class Fog:
+def fog(picture: Levels, key: int, amount: float, decay: float) -> Levels:
     """Adds `amount` of a cloud in [0, 1] and scales back to the image's brightest value. Parameter: `key` int64 [B].
 
     The cloud is a fractal by the diamond-square method whose steps shrink by `decay` from one grid to the next.
     """
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("fog", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {"key": draw_keys(draws)}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        amount, decay = constants("fog", self.severity, self.size)
-
-        def paint(picture: Levels, key: int) -> Levels:
-            height, width = picture.shape[:2]
-            values = as_unit(picture)
-            brightest = values.max()
-            fog = cloud(key, 1 << (max(height, width) - 1).bit_length(), decay)[:height, :width, None]
-            return as_levels((values + amount * fog) * brightest / (brightest + amount))
-
-        return paint_each(images, paint, params["key"])
+    height, width = picture.shape[:2]
+    values = as_unit(picture)
+    brightest = values.max()
+    mist = cloud(key, 1 << (max(height, width) - 1).bit_length(), decay)[:height, :width, None]
+    return as_levels((values + amount * mist) * brightest / (brightest + amount))
 
 
-@dataclass(frozen=True)
-class Brightness:
+def brightness(picture: Levels, amount: float) -> Levels:
     """Adds `amount` to the HSV value, clipped; hue and saturation stay. No parameters."""
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("brightness", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        (amount,) = constants("brightness", self.severity, self.size)
-
-        def paint(picture: Levels) -> Levels:
-            value, fallen = hsv_parts(as_unit(picture))
-            return as_levels(np.minimum(value + amount, 1) * (1 - fallen))
-
-        return paint_each(images, paint)
+    value, fallen = hsv_parts(as_unit(picture))
+    return as_levels(np.minimum(value + amount, 1) * (1 - fallen))
 
 
-@dataclass(frozen=True)
-class Spatter:
+def spatter(
+    picture: Levels,
+    key: int,
+    mean: float,
+    sd: float,
+    sigma: float,
+    threshold: float,
+    strength: float,
+    mud: float,
+) -> Levels:
     """Drops of water, or of mud, where blurred normal noise (`mean`, `sd`, `sigma`) exceeds `threshold`.
 
     Water is added with up to `strength`; mud, blurred by `strength` and kept where that leaves 0.8, covers.
     Water's shading follows the published code (edges, distance from them, equalised and embossed), with OpenCV's
     filters written anew. Where no noise exceeds the threshold, nothing changes. Parameter: `key` int64 [B].
     """
-
-    severity: int
-    size: int = 224
-
-    def __post_init__(self) -> None:
-        constants("spatter", self.severity, self.size)
-
-    def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        return {"key": draw_keys(draws)}
-
-    def render(self, images: Tensor, params: Params) -> Tensor:
-        mean, sd, sigma, threshold, strength, mud = constants("spatter", self.severity, self.size)
-
-        def paint(picture: Levels, key: int) -> Levels:
-            values = as_unit(picture)
-            liquid = smooth(mean + sd * normal_field(key, "liquid", *picture.shape[:2]), sigma)
-            if mud:
-                cover = smooth((liquid > threshold).astype(np.float64), strength)[:, :, None]
-                cover = np.where(cover < 0.8, 0, cover)
-                return as_levels(values * (1 - cover) + MUD * cover)
-            shade = _shaded(as_levels(np.where(liquid < threshold, 0, liquid)))
-            return as_levels(values + strength * shade[:, :, None] / max(shade.max(), 1) * WATER)
-
-        return paint_each(images, paint, params["key"])
+    values = as_unit(picture)
+    liquid = smooth(mean + sd * normal_field(key, "liquid", *picture.shape[:2]), sigma)
+    if mud:
+        cover = smooth((liquid > threshold).astype(np.float64), strength)[:, :, None]
+        cover = np.where(cover < 0.8, 0, cover)
+        return as_levels(values * (1 - cover) + MUD * cover)
+    shade = _shaded(as_levels(np.where(liquid < threshold, 0, liquid)))
+    return as_levels(values + strength * shade[:, :, None] / max(shade.max(), 1) * WATER)
 
 
 def cloud(key: int, side: int, decay: float) -> Field:
