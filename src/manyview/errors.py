@@ -29,6 +29,10 @@ class RunError(ManyviewError):
     """A run folder that cannot be used: not empty, not finished, or made by another recipe."""
 
 
+class Interrupted(RunError):
+    """A run that was asked to stop, by Ctrl-C or a scheduler, and did so after saving where it stood."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None) -> str:
     """One line for a name that does not exist: the nearest that does, then all of them.
 

@@ -22,7 +22,7 @@ from manyview.data.render import choose_rendering
 from manyview.distributed import anywhere, mean_of
 from manyview.draws import key_of
 from manyview.environment import git_commit, versions
-from manyview.errors import ManyviewWarning, RecipeError, RunError
+from manyview.errors import Interrupted, ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.evaluate import check_protocols, evaluate, while_training, with_accuracy
 from manyview.evaluate.features import Features
 from manyview.evaluate.protocols import Protocol, parse_protocols
@@ -244,8 +244,10 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         if main:
             ending = report_failure(run, step, batches, failed, state["number"], terms, accelerator.device)
     accelerator.wait_for_everyone()  # a launcher ends the others with the first that leaves
-    if ending or stopped:
-        raise RunError(ending or f"stopped at step {state['number']}; continue with the same command and --resume")
+    if ending:
+        raise RunError(ending)
+    if stopped:
+        raise Interrupted(f"stopped at step {state['number']}; continue with the same command and --resume")
 
     # ------------------------------------------------------------------------------------------- result
     seconds = state["seconds"] + time.perf_counter() - began
