@@ -245,6 +245,48 @@ def replay(
 
 
 @app.command()
+def compare(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE… [KEY=VALUE]…", help="The first is the reference. NAME:KEY=VALUE: one's."),
+    ],
+    out: Annotated[Path, typer.Option(help="The comparison's folder; the same command continues it.")],
+    seeds: Annotated[int, typer.Option(help="How many seeds each recipe is trained with.")] = 3,
+    first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
+    budget: Annotated[
+        str | None, typer.Option(help="What all are given alike: images, forwards (default), seconds; or own lengths.")
+    ] = None,
+    measure: Annotated[str | None, typer.Option(help="The main measure; by default top1, else knn.")] = None,
+    split: Annotated[
+        str, typer.Option(help="Read results on test, or on val to choose by.")
+    ] = "test",
+    only: Annotated[list[str] | None, typer.Option(help="Train only this recipe now; may be repeated.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show each run's own lines, too.")] = False,
+) -> None:
+    """Trains recipes with the same seeds at the same cost, and tells how they differ, with intervals."""
+    from manyview.compare.compare import compare as run_comparison
+
+    overrides = [text for text in recipes if "=" in text and not Path(text).exists()]
+    budgets = [text.partition("=")[2] for text in overrides if text.startswith("budget=")]
+    if len({*budgets, *filter(None, [budget])}) > 1:
+        raise RecipeError(f"the budget is given twice: {', '.join([*budgets, *filter(None, [budget])])}")
+    run_comparison(
+        [text for text in recipes if text not in overrides],
+        out,
+        seeds=seeds,
+        first_seed=first_seed,
+        overrides=[text for text in overrides if not text.startswith("budget=")],
+        budget=next(iter(budgets), budget or "forwards"),
+        measure=measure,
+        split=split,
+        only=only or (),
+        quiet=quiet,
+        verbose=verbose,
+    )
+
+
+@app.command()
 def export(
     run: RunFolder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],

@@ -1,0 +1,58 @@
+"""A comparison of recipes: plan, train, tabulate, write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from manyview.compare.plan import plan_comparison
+from manyview.compare.runs import train_runs
+
+
+def compare(
+    recipes: Sequence[str],
+    out: str | Path,
+    *,
+    seeds: int = 3,
+    first_seed: int = 0,
+    overrides: Sequence[str] = (),
+    budget: str = "forwards",
+    measure: str | None = None,
+    split: str = "test",
+    only: Sequence[str] = (),
+    quiet: bool = False,
+    verbose: bool = False,
+) -> dict[str, Any] | None:
+    """Trains recipes with the same seeds on the same data at the same cost, and tells how they differ.
+
+    recipes: names of packaged ones, or YAML files; the first is the reference, at its own length. budget: what all are
+    given of, see `BUDGETS`. overrides: `key=value` for all recipes, `NAME:key=value` for one. measure: the main one;
+    by default top1 where all have it, else knn. split: where results are read, `val` for a setting that is still to be
+    chosen. only: names of the recipes to train now, where other processes train the others into the same folder.
+    verbose: shows each run's own lines too.
+
+    Runs lie in out/runs/NAME/seed-S. What is finished is not trained again, so the same call continues a comparison.
+    Returns what out/compare.json holds, or None while runs are missing. Raises ManyviewError, for mistakes before
+    anything is trained, and in the end if a run failed.
+    """
+    console = Console(quiet=quiet, highlight=False, markup=False)
+    comparison = plan_comparison(
+        recipes,
+        Path(out),
+        seeds=seeds,
+        first_seed=first_seed,
+        overrides=overrides,
+        budget=budget,
+        measure=measure,
+        split=split,
+        only=only,
+    )
+    outcomes = train_runs(comparison, console, verbose)
+    missing = [f"{entry.name} seed {seed}" for entry, seed in comparison.runs if (entry.name, seed) not in outcomes]
+    if missing:
+        console.print(f"no table yet; missing: {', '.join(missing)}", soft_wrap=True)
+        return None
+    return {}

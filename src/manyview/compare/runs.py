@@ -1,0 +1,103 @@
+"""Training the runs of a comparison, one after another; what is finished is kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from manyview.compare.plan import Comparison, Entry
+from manyview.errors import Interrupted, RunError
+from manyview.progress import table_row
+from manyview.run import Run
+from manyview.train import train
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: with a result, or with the line that says why there is none."""
+
+    result: dict[str, Any] | None
+    failure: str | None = None
+
+
+Outcomes = dict[tuple[str, int], Outcome]
+
+
+def ended(run: Run) -> Outcome | None:
+    """How a run ended before; None while it is not finished.
+
+    A run whose numbers stopped being numbers would do so again, to the bit: it is not tried twice.
+    """
+    if (result := run.finished()) is not None:
+        return Outcome(result)
+    report = run.folder / "failure" / "failure.json"
+    if report.is_file():
+        return Outcome(None, f"{json.loads(report.read_text(encoding='utf-8'))['message']}; see {report.parent}")
+    return None
+
+
+def train_runs(comparison: Comparison, console: Console, verbose: bool = False) -> Outcomes:
+    """Trains what is not finished, a line for each run; returns how all runs ended, without those still to come.
+
+    A run that fails is told of, and the next is trained. Raises RunError when it is asked to stop, and DataError or
+    RecipeError, which would end all other runs alike.
+    """
+    outcomes: Outcomes = {}
+    for entry, seed in comparison.runs:
+        if (outcome := ended(comparison.run(entry, seed))) is not None:
+            outcomes[entry.name, seed] = outcome
+    mine = [(entry, seed) for entry, seed in comparison.runs if not comparison.only or entry.name in comparison.only]
+    waiting = [(entry, seed) for entry, seed in mine if (entry.name, seed) not in outcomes]
+    if len(waiting) < len(mine):
+        console.print(f"{len(mine) - len(waiting)} of {len(mine)} runs have ended before")
+    spent: dict[str, list[float]] = {}
+    for number, (entry, seed) in enumerate(waiting):
+        began = time.perf_counter()
+        with console.status(f"{entry.name}, seed {seed}: run {number + 1} of {len(waiting)}"):
+            outcome = _train(comparison, entry, seed, verbose)
+        outcomes[entry.name, seed] = outcome
+        if outcome.result is not None:
+            spent.setdefault(entry.name, []).append(time.perf_counter() - began)
+        left = _time_left([entry for entry, _ in waiting[number + 1 :]], {e.name: e for e in comparison.entries}, spent)
+        took = _clock(time.perf_counter() - began)
+        counted = f"{number + 1} of {len(waiting)}" + (f", about {_clock(left)} left" if left else "")
+        console.print(f"{entry.name}, seed {seed}: {_told(outcome)} ({took}); {counted}", soft_wrap=True)
+    return outcomes
+
+
+def _train(comparison: Comparison, entry: Entry, seed: int, verbose: bool) -> Outcome:
+    run = comparison.run(entry, seed)
+    try:
+        return Outcome(train(comparison.recipe(entry, seed), run.folder, resume=True, quiet=not verbose))
+    except (Interrupted, KeyboardInterrupt):
+        raise RunError(f"stopped in {entry.name}, seed {seed}; the same command continues") from None
+    except RunError as error:
+        return Outcome(None, str(error))
+
+
+def _told(outcome: Outcome) -> str:
+    if outcome.result is None:
+        return f"failed: {outcome.failure}"
+    measures = outcome.result["eval"]
+    shown = [name for name in ("top1", "aggregated_top1", "knn", "linear") if name in measures] or list(measures)[:1]
+    return ", ".join(" ".join(table_row(name, measures[name])) for name in shown) or "finished"
+
+
+def _time_left(waiting: list[Entry], entries: dict[str, Entry], spent: dict[str, list[float]]) -> float:
+    """Seconds that the waiting runs will take: as those of their recipe took, else by forward passes; 0 if unknown."""
+    if not spent:
+        return 0.0
+    means = {name: sum(times) / len(times) for name, times in spent.items()}
+    pace = sum(means.values()) / sum(entries[name].length.forwards for name in means)
+    return sum(means.get(entry.name, pace * entry.length.forwards) for entry in waiting)
+
+
+def _clock(seconds: float) -> str:
+    """A duration as a person says it: 42 s, 12 min, 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
