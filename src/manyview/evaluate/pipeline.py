@@ -1,0 +1,57 @@
+"""Ops that protocols are asked to try, drawn for some images of a split, at the size that a model looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyview.augment import OPS
+from manyview.augment.mix import MIXING
+from manyview.data.images import Images, Ints
+from manyview.draws import order_of
+from manyview.engine.render import Source, sizes_of
+from manyview.errors import ManyviewError, RecipeError, unknown
+from manyview.grammar import bind, parse_pipeline
+from manyview.views import PlannedOp, PlannedView, View, render_views, sample_views, to_device
+
+
+def plan_ops(text: str, size: tuple[int, int], owner: str, where: str) -> tuple[PlannedOp, ...]:
+    """The ops of `crop(scale=0.5) | flip(1)`, in order, which draw as `owner`; a `crop` without a size gives `size`.
+
+    Raises RecipeError naming `where`, also for ops that mix the images of a batch: what is measured would depend on
+    which images stand together.
+    """
+    ops: list[PlannedOp] = []
+    for call in parse_pipeline(text, where):
+        if call.name not in OPS:
+            raise RecipeError(f"{where}: {unknown('op', call.name, OPS)}")
+        if issubclass(OPS[call.name], MIXING):
+            raise RecipeError(f"{where}: {call.name} mixes images with one another; name ops of one image")
+        if any(op.name == call.name for op in ops):
+            raise RecipeError(f"{where}: {call.name} stands twice in {text!r}; once is enough")
+        given = call.args or "size" in call.kwargs
+        filled = {"size": size} if call.name == "crop" and not given else {}
+        ops.append(PlannedOp(call.name, bind(OPS[call.name], call, where, **filled), (owner, call.name)))
+    return tuple(ops)
+
+
+def draw(plan: Mapping[str, PlannedView], images: Source, index: Ints, seed: int, where: str) -> dict[str, View]:
+    """The views of images, whose draws depend on the seed and each image's index [B] alone, so not on the batch.
+
+    Raises RecipeError naming `where` for ops that do not fit the images.
+    """
+    try:
+        params = sample_views(plan, sizes_of(images), torch.from_numpy(index), 0, seed)
+        if isinstance(images, Tensor):
+            params = to_device(params, images.device)
+        return render_views(plan, images, params)
+    except (ValueError, ManyviewError) as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def some_of(images: Images, count: int, seed: int) -> Ints:
+    """Positions of at most so many images, a choice that the seed fixes, in ascending order."""
+    return np.sort(order_of(seed, 0, len(images))[:count])
