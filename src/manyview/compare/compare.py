@@ -10,6 +10,9 @@ from rich.console import Console
 
 from manyview.compare.plan import plan_comparison
 from manyview.compare.runs import train_runs
+from manyview.compare.table import tabulate
+from manyview.compare.write import show, write_all
+from manyview.errors import RunError
 
 
 def compare(
@@ -55,4 +58,12 @@ def compare(
     if missing:
         console.print(f"no table yet; missing: {', '.join(missing)}", soft_wrap=True)
         return None
-    return {}
+    results = tabulate(comparison, outcomes)
+    written = write_all(results)
+    show(results, console)
+    if results.failed:
+        told = ", ".join(f"{name} seed {seed}" for name, seed, _ in results.failed)
+        raise RunError(
+            f"{len(results.failed)} of {len(comparison.runs)} runs failed: {told}; {out}/compare.md has the rest"
+        )
+    return written

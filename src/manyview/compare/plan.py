@@ -42,10 +42,13 @@ class Entry:
 class Comparison:
     """Recipes, the first of which is the reference, and the seeds that each is trained with.
 
-    note: what the data are, for the first seed. split: where results are read. only: names of those to train now.
+    texts, overrides: as they were given. note: what the data are, for the first seed. split: where results are read.
+    only: names of those to train now.
     """
 
     folder: Path
+    texts: tuple[str, ...]
+    overrides: tuple[str, ...]
     entries: tuple[Entry, ...]
     seeds: range
     budget: str
@@ -119,7 +122,16 @@ def plan_comparison(
     _check_measure(drafts, measure)
     entries = tuple(_at_length(drafts, _lengths(drafts, splits, budget, folder), splits))
     made = Comparison(
-        folder, entries, range(first_seed, first_seed + seeds), budget, split, measure, splits.note, tuple(only)
+        folder=folder,
+        texts=tuple(recipes),
+        overrides=tuple(overrides),
+        entries=entries,
+        seeds=range(first_seed, first_seed + seeds),
+        budget=budget,
+        split=split,
+        measure=measure,
+        note=splits.note,
+        only=tuple(only),
     )
     for entry, seed in made.runs:
         if (made.run(entry, seed).folder / "recipe.yaml").is_file():

@@ -1,0 +1,56 @@
+"""A comparison as a figure: every seed's value, and the paired differences with their intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manyview.compare.table import Results
+from manyview.progress import LABELS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, POINT, MEAN = "#1b1f24", "#8a94a0", "#0b62a8"
+
+
+def draw(results: Results) -> Figure:
+    """A row a recipe. Left: a point a seed and the mean. Right: differences, thick bootstrap and thin t interval."""
+    from matplotlib.figure import Figure
+
+    entries, main = results.comparison.entries, results.main
+    figure = Figure(figsize=(10, 1.5 + 0.42 * len(entries)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for row, entry in enumerate(entries):
+        score = results.scores.get(main, {}).get(entry.name)
+        if score is None:
+            left.text(0.02, row, "failed", color=INK, va="center", transform=left.get_yaxis_transform())
+            continue
+        left.plot(list(score.values.values()), [row] * len(score.values), "o", color=POINT, ms=4, alpha=0.8)
+        left.plot([score.mean], [row], "|", color=MEAN, ms=16, mew=2.5)
+        found = score.difference
+        if found is None:
+            continue
+        if found.t is not None and found.bootstrap is not None:
+            right.plot(found.t, [row, row], "-", color=MEAN, lw=1)
+            right.plot(found.bootstrap, [row, row], "-", color=MEAN, lw=4, alpha=0.5, solid_capstyle="butt")
+        right.plot([found.mean], [row], "o", color=MEAN, ms=6)
+    right.axvline(0, color=INK, lw=0.8)
+    left.set_yticks(range(len(entries)), [entry.name for entry in entries])
+    left.set_ylim(len(entries) - 0.5, -0.5)
+    label = LABELS.get(main, main)
+    left.set_title(f"{label} on {results.comparison.split}: seeds and mean", fontsize=10)
+    right.set_title(f"paired difference to {results.reference.name}: bootstrap (thick), t (thin), 95 %", fontsize=10)
+    for axes in (left, right):
+        axes.grid(axis="x", alpha=0.3)
+        axes.tick_params(axis="y", length=0)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """The same figure gives the same file."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "manyview"}):
+        figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,0 +1,146 @@
+"""What a comparison leaves behind: compare.json with everything, compare.md to paste, compare.svg to look at."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from manyview.compare.figure import draw, save_svg
+from manyview.compare.plan import Comparison
+from manyview.compare.table import Results, cost_table, main_table, measures_table, remarks
+from manyview.environment import git_commit, versions
+from manyview.evaluate.report import Table, cell
+from manyview.files import write_atomically, write_json, write_text
+from manyview.recipe import read_yaml
+
+BRIEF = ("recipe", "images", "forward passes", "epochs", "seconds", "time, relative")  # what a terminal has room for
+
+
+def write_all(results: Results) -> dict[str, Any]:
+    """Writes the three files, the one that others read last; returns what it holds. Raises RunError."""
+    folder = results.comparison.folder
+    figure = draw(results)
+    write_atomically(folder / "compare.svg", lambda path: save_svg(figure, path))
+    write_text(folder / "compare.md", markdown(results))
+    written = as_json(results)
+    write_json(folder / "compare.json", written)
+    return written
+
+
+def markdown(results: Results) -> str:
+    """Tables and remarks."""
+    further = measures_table(results)
+    parts = [
+        f"`{command(results.comparison)}`",
+        main_table(results).markdown(),
+        "\n".join(f"- {line}" for line in remarks(results)),
+        "What each recipe was given, and what a run took:",
+        cost_table(results).markdown(),
+    ]
+    if further is not None:
+        parts += ["All other measures:", further.markdown()]
+    return "\n\n".join(parts) + "\n"
+
+
+def command(comparison: Comparison) -> str:
+    """The command that makes this comparison; folders are left for the reader to fill in."""
+    seeds = [f"--seeds {len(comparison.seeds)}"]
+    seeds += [f"--first-seed {comparison.seeds[0]}"] if comparison.seeds[0] else []
+    overrides = ["data.root=DIR" if text.startswith("data.root=") else text for text in comparison.overrides]
+    words = [*comparison.texts, *overrides]
+    return " ".join(["manyview compare", *map(shlex.quote, words), *seeds, f"--budget {comparison.budget} --out OUT"])
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """Everything, as plain values; what is not a finite number is null."""
+    comparison = results.comparison
+    recipes = []
+    for entry in comparison.entries:
+        runs: dict[str, Any] = {}
+        for seed in comparison.seeds:
+            end = results.outcomes[entry.name, seed]
+            folder = str(comparison.run(entry, seed).folder.relative_to(comparison.folder))
+            runs[str(seed)] = {"folder": folder, **(end.result or {"failed": end.failure})}
+        length = {**asdict(entry.length), "images": entry.length.images, "forwards": entry.length.forwards}
+        cost = results.costs.get(entry.name)
+        recipes.append(
+            {
+                "name": entry.name,
+                "overrides": list(entry.overrides),
+                "recipe": read_yaml(entry.recipe.to_yaml()),
+                "length": {**length, "epochs": entry.length.epochs},
+                "backbone": entry.backbone,
+                "parameters": entry.parameters,
+                "cost": None if cost is None else asdict(cost),
+                "runs": runs,
+            }
+        )
+    scores = {
+        measure: {
+            name: {
+                "n": len(score.values),
+                "mean": score.mean,
+                "sd": score.sd,
+                "values": {str(seed): value for seed, value in score.values.items()},
+                "difference": None if score.difference is None else asdict(score.difference),
+            }
+            for name, score in of.items()
+        }
+        for measure, of in results.scores.items()
+    }
+    return _finite(
+        {
+            "command": command(comparison),
+            "reference": results.reference.name,
+            "seeds": list(comparison.seeds),
+            "budget": comparison.budget,
+            "data": comparison.note,
+            "split": comparison.split,
+            "measure": results.main,
+            "git": git_commit(),
+            "versions": versions(),
+            "table": scores,
+            "failed": [{"recipe": name, "seed": seed, "why": why} for name, seed, why in results.failed],
+            "remarks": remarks(results),
+            "recipes": recipes,
+        }
+    )
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for nan and infinity, which JSON does not know, and lists for tuples."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show(results: Results, console: Console) -> None:
+    """Prints the main table, the cost and the remarks."""
+    for table in (main_table(results), _only(cost_table(results), BRIEF)):
+        console.print(_rich(table))
+        console.print()
+    for line in remarks(results):
+        console.print(line, soft_wrap=True)
+    console.print(f"written: {results.comparison.folder}/compare.md, compare.json, compare.svg", soft_wrap=True)
+
+
+def _only(table: Table, columns: Sequence[str]) -> Table:
+    at = [table.columns.index(column) for column in columns]
+    return Table(tuple(columns), tuple(tuple(row[place] for place in at) for row in table.rows))
+
+
+def _rich(table: Table) -> RichTable:
+    shown = RichTable(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(table.columns):
+        shown.add_column(column, justify="right" if number else "left")
+    for row in table.rows:
+        shown.add_row(*map(cell, row))
+    return shown
