@@ -8,6 +8,9 @@ stay as they are. A module in training mode is refused: its batch statistics wou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +18,16 @@ from torch import Tensor, nn
 
 from manyview.augment.op import as_float, check_share, check_whole
 from manyview.draws import Draws
+from manyview.errors import DataError
+from manyview.evaluate.linear import check_held_out
+from manyview.evaluate.report import Report, Table
+from manyview.evaluate.robustness import bars, chosen
+from manyview.evaluate.scores import check_by, scores_of
 from manyview.relations.reading import check_labels
+
+if TYPE_CHECKING:
+    from manyview.data import Splits
+    from manyview.evaluate.features import Features
 
 Model = Callable[[Tensor], Tensor]
 
@@ -91,3 +103,94 @@ def _gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
         loss = F.cross_entropy(logits.float(), labels.long().clone(), reduction="sum")
         (gradient,) = torch.autograd.grad(loss, pixels)
     return gradient
+
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Accuracy on images that are moved against the model itself, each pixel by at most epsilon: by FGSM, and by PGD.
+
+    fgsm, pgd: epsilons of each attack in parts of the range of pixels, as numbers or as fractions such as `8/255`;
+    AgMax reports fgsm at 0.1, 0.3 and 0.5. pgd starts at random within epsilon and takes so many `steps`, each an
+    epsilon / 4 unless `step` says (2/255 for 8/255, as Madry et al., ICLR 2018). images: at most so many of the split,
+    drawn by the seed; None takes all. The main figure is that of the first pgd, or without one of the first fgsm.
+
+    Pixels are those that the model looks at, before normalisation, and what is moved is not rounded to levels.
+    by: what is attacked: `classifier`, or a `linear` probe and the backbone beneath; `auto` is the classifier, or the
+    probe where there is none.
+    """
+
+    fgsm: tuple[float | str, ...] = (0.1, 0.3, 0.5)
+    pgd: tuple[float | str, ...] = ("8/255",)
+    steps: int = 10
+    step: float | str | None = None
+    images: int | None = 1000
+    by: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("fgsm", "pgd"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, tuple(given) if isinstance(given, list | tuple) else (given,))
+            for epsilon in getattr(self, name):
+                _share(name, epsilon)
+        if not self.fgsm and not self.pgd:
+            raise ValueError("neither fgsm nor pgd has an epsilon; nothing is attacked")
+        if len(set(self.fgsm)) < len(self.fgsm) or len(set(self.pgd)) < len(self.pgd):
+            raise ValueError(f"an epsilon is named twice: fgsm={self.fgsm}, pgd={self.pgd}")
+        check_whole("steps", self.steps)
+        if self.step is not None:
+            _share("step", self.step)
+        if self.images is not None:
+            check_whole("images", self.images)
+        if self.by == "knn":
+            raise ValueError("an attack follows gradients, and the neighbours of knn have none; take by='linear'")
+        check_by(self.by)
+
+    def check(self, splits: Splits) -> None:
+        """Raises DataError where a linear probe is asked for and cannot be fitted."""
+        if self.by == "linear":
+            check_held_out(splits, "adversarial")
+
+    def measure(self, features: Features, split: str) -> Report:
+        """The accuracies, in percent: `clean`, and of each attack by its name and epsilon."""
+        images, model = features.images(split), features.model
+        scores = scores_of(features, split, self.by).read
+        right: dict[str, int] = {}
+        seen = 0
+        positions = chosen(features, split, images, self.images)
+        for batch, kept in features.batches(images, positions, BATCH, "adversarial"):
+            pixels, labels = model.prepare(batch), torch.from_numpy(images.labels[kept]).to(model.device)
+            looked = {"clean": pixels}
+            for epsilon in self.fgsm:
+                looked[f"fgsm({epsilon})"] = fgsm(scores, pixels, labels, _share("fgsm", epsilon))
+            for epsilon in self.pgd:
+                size = _share("pgd", epsilon)
+                step = size / 4 if self.step is None else _share("step", self.step)
+                index = torch.from_numpy(images.index[kept])
+                looked[f"pgd({epsilon})"] = pgd(scores, pixels, labels, size, step, self.steps, features.seed, index)
+            for name, moved in looked.items():
+                with torch.no_grad():
+                    right[name] = right.get(name, 0) + int((scores(moved).argmax(dim=1) == labels).sum())
+            seen += len(kept)
+        if not seen:
+            raise DataError(f"no image of '{split}' could be read")
+        found = {name: 100 * count / seen for name, count in right.items()}
+        attacked = {name: value for name, value in found.items() if name != "clean"}
+        main = f"pgd({self.pgd[0]})" if self.pgd else f"fgsm({self.fgsm[0]})"
+        return Report(
+            {"": found[main], **found},
+            {"accuracy": Table(("attack", "accuracy"), tuple(found.items()))},
+            lambda: bars("Accuracy under attack", found["clean"], attacked),
+        )
+
+
+def _share(name: str, value: float | str) -> float:
+    """A number in [0, 1], also as the text of a fraction."""
+    try:
+        number = float(Fraction(value)) if isinstance(value, str) else value
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{name} must be a number in [0, 1], or a fraction such as '8/255', got {value!r}") from None
+    check_share(name, number)
+    return number
