@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from manyview.evaluate.attacks import fgsm, pgd
+from manyview.data import ArrayImages, Splits
+from manyview.errors import DataError, RecipeError
+from manyview.evaluate.attacks import Adversarial, fgsm, pgd
+from manyview.evaluate.features import Features
+from manyview.evaluate.linear import probe_of
+from manyview.grammar import bind, parse_call
+from op_cases import photos
+from seen import Looks
 
 SHAPE = (3, 5, 4)
 
@@ -219,3 +226,93 @@ def test_mistakes_are_named(change, message):
     settings = {"model": network(), "images": images, "labels": labels, "epsilon": 0.1, "step": 0.1, "steps": 1}
     with pytest.raises(ValueError, match=message):
         pgd(**(settings | change))
+
+
+# The protocol
+
+
+torch.manual_seed(2)
+BODY = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Tanh(), nn.AvgPool2d(5), nn.Flatten())
+HEAD = nn.Linear(24, 3)
+USUAL = HEAD(BODY(photos(64, (12, 12), torch.float32))).median(dim=0).values.detach()
+
+
+def scores_of_head(pixels):
+    return 20 * (HEAD(BODY(pixels)) - USUAL)
+
+
+def split_of(count, seed):
+    """Labelled as the network sees them: what is lost is lost by the attack."""
+    images = photos(count, (12, 12), seed=seed)
+    labels = scores_of_head(images / 255).argmax(dim=1).numpy()
+    return ArrayImages(images, labels, np.arange(count) * 2 + 50, "test")
+
+
+def attacked(classifies=True):
+    model = Looks(BODY, scores_of_head if classifies else None, ("a", "b", "c") if classifies else None)
+    return Features(model, Splits(split_of(90, 1), None, split_of(20, 2), ("a", "b", "c"), "a test"), seed=4)
+
+
+@pytest.mark.parametrize("classifies", [True, False])
+def test_the_protocol_is_attacks_one_by_one(classifies):
+    features = attacked(classifies)
+    model, images = features.model, features.splits.test
+    if classifies:
+        scores = model.scores
+    else:
+        fit = probe_of(features, "test").fit
+
+        def scores(pixels):
+            return model.features(pixels).double() @ fit.coefficients.T + fit.bias
+
+    report = Adversarial(fgsm=(0.02, "1/10"), pgd="8/255", steps=3).measure(features, "test")
+    right = {name: [] for name in ("clean", "fgsm(0.02)", "fgsm(1/10)", "pgd(8/255)")}
+    for position, label in enumerate(images.labels.tolist()):
+        pixels, target = images.pixels[[position]] / 255, torch.tensor([label])
+        looked = [pixels, *(fgsm(scores, pixels, target, epsilon) for epsilon in (0.02, 0.1))]
+        looked.append(pgd(scores, pixels, target, 8 / 255, 2 / 255, 3, 4, [int(images.index[position])]))
+        for name, moved in zip(right, looked, strict=True):
+            right[name].append(int(scores(moved).argmax()) == label)
+    expected = {name: 100 * sum(each) / 20 for name, each in right.items()}
+    assert report.measures == pytest.approx({"": expected["pgd(8/255)"], **expected})
+    assert expected["clean"] > expected["fgsm(1/10)"]
+    assert report.tables["accuracy"].rows == tuple((name, pytest.approx(value)) for name, value in expected.items())
+    (axes,) = report.draw().axes
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx(list(expected.values())[1:])
+
+
+def test_the_protocol_takes_so_many_images_and_either_attack():
+    features = attacked()
+    report = Adversarial(fgsm=0.1, pgd=(), images=7).measure(features, "test")
+    assert report.measures[""] == report.measures["fgsm(0.1)"]
+    assert features.model.rows == 7 * 3  # clean, the gradient, and the image moved
+    stepped = Adversarial(fgsm=(), pgd=(0.1, 0.2), steps=1, step="1/255").measure(features, "test")
+    assert list(stepped.measures) == ["", "clean", "pgd(0.1)", "pgd(0.2)"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("adversarial(by='knn')", "follows gradients, and the neighbours of knn have none; take by='linear'"),
+        ("adversarial(by='probe')", "unknown by 'probe'"),
+        ("adversarial(fgsm=(), pgd=())", "nothing is attacked"),
+        ("adversarial(fgsm=8)", r"fgsm must be a number in \[0, 1\], got 8"),
+        ("adversarial(pgd='8/0')", r"a fraction such as '8/255', got '8/0'"),
+        ("adversarial(pgd='eight')", r"a fraction such as '8/255', got 'eight'"),
+        ("adversarial(pgd=(0.1, 0.1))", "named twice"),
+        ("adversarial(step=None, steps=0)", "steps must be a whole number of at least 1"),
+        ("adversarial(step='9/8')", r"step must be a number in \[0, 1\], got 1.125"),
+        ("adversarial(images=0)", "images must be a whole number of at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_meant(call, message):
+    with pytest.raises(RecipeError, match=message):
+        bind(Adversarial, parse_call(call, "evaluate.0"), "evaluate.0")
+
+
+def test_a_probe_needs_images_to_choose_by():
+    three = ArrayImages(photos(3, (12, 12)), np.arange(3), np.arange(3), "train")
+    single = Splits(three, None, split_of(9, 2), ("a", "b", "c"), "a test")
+    with pytest.raises(DataError, match="adversarial holds out training images"):
+        Adversarial(by="linear").check(single)
+    Adversarial().check(single)

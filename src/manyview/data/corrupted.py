@@ -75,7 +75,13 @@ class Corrupted:
 
     def _rows(self, place: Path, severity: int, classes: Sequence[str]) -> ArrayImages:
         pixels, labels = _array(place), _array(self.root / "labels.npy")
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or len(pixels) % SEVERITIES:
+        if (
+            pixels.dtype != np.uint8
+            or pixels.ndim != 4
+            or pixels.shape[3] != 3
+            or len(pixels) % SEVERITIES
+            or not pixels.size
+        ):
             raise DataError(
                 f"{place} holds {pixels.dtype} {[*pixels.shape]}, not uint8 [{SEVERITIES} N, H, W, 3] of {SEVERITIES} "
                 "severities"
@@ -85,16 +91,17 @@ class Corrupted:
                 f"{self.root / 'labels.npy'} holds {labels.dtype} {[*labels.shape]} for {len(pixels)} images in "
                 f"{place.name}"
             )
-        if labels.min(initial=0) < 0 or labels.max(initial=-1) + 1 != len(classes):
+        labels = labels.astype(np.int64)
+        if labels.min() < 0 or labels.max() + 1 != len(classes):
             raise DataError(
-                f"{self.root / 'labels.npy'} numbers classes {labels.min(initial=0)} to {labels.max(initial=-1)}; the "
-                f"data have {len(classes)}, so these are not theirs"
+                f"{self.root / 'labels.npy'} numbers classes {labels.min()} to {labels.max()}; the data have "
+                f"{len(classes)}, so these are not theirs"
             )
         count = len(pixels) // SEVERITIES
         rows = slice((severity - 1) * count, severity * count)
         return ArrayImages(
             torch.from_numpy(pixels[rows].transpose(0, 3, 1, 2).copy()),
-            labels[rows].astype(np.int64),
+            labels[rows],
             np.arange(count),
             f"{place} severity {severity}",
         )
