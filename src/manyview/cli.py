@@ -102,45 +102,66 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    run: RunFolder,
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, an export, or a timm model's name.")],
     protocols: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PROTOCOL]… [KEY=VALUE]…", help="knn(k=20), linear, data.root=DIR, …"),
     ] = None,
     split: Annotated[str, typer.Option(help="val or test.")] = "val",
+    checkpoint: Annotated[Path | None, typer.Option(help="A timm model's weights.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="The side of the images that an export or timm model sees.", min=1)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for results, tables and figures; by default the run's own.")
+    ] = None,
+    cache: Annotated[bool, typer.Option(help="Keep features on disk for the next time.")] = True,
 ) -> None:
-    """Evaluates a run's model again, on the validation split unless told otherwise."""
+    """Evaluates a model by named protocols, on the validation split unless told otherwise."""
     from manyview.environment import best_device
-    from manyview.evaluate.evaluate import check_protocols, with_accuracy
-    from manyview.evaluate.evaluate import evaluate as measure
-    from manyview.evaluate.features import Features
+    from manyview.evaluate.evaluate import check_protocols, flat
     from manyview.evaluate.protocols import parse_protocols, with_own_settings
-    from manyview.progress import Display, table_row
-    from manyview.run import Run
+    from manyview.evaluate.record import publish, record
+    from manyview.evaluate.subject import open_subject
+    from manyview.progress import Display, rich_table, table_row
 
-    folder = Run(run)
-    overrides = [
-        text for text in protocols or () if text.partition("=")[0].replace(".", "_").isidentifier() and "=" in text
-    ]
-    recipe = folder.recipe(*overrides)
-    named = [text for text in protocols or () if text not in overrides]
-    asked = parse_protocols(with_own_settings(named, recipe.evaluate), "protocol")
-    step = folder.step(recipe, best_device())
-    chosen = asked or with_accuracy(parse_protocols(recipe.evaluate), step)
-    splits = folder.splits(recipe)
-    if split not in ("val", "test") or getattr(splits, split) is None:
-        raise DataError(f"no split '{split}'; this run has {splits.note}")
-    check_protocols(chosen, splits)
-    skipped: list[str] | None = [] if recipe.data.on_bad_image == "skip" else None
-    measures = measure(Features(step, splits, skipped=skipped, watch=Display().evaluating), split, chosen)
+    given = protocols or []
+    overrides = [text for text in given if text.partition("=")[0].replace(".", "_").isidentifier() and "=" in text]
+    asked = parse_protocols([text for text in given if text not in overrides], "protocol")
+    subject = open_subject(model, overrides, checkpoint, size, best_device())
+    named = with_own_settings([text for text in given if text not in overrides], subject.own)
+    chosen = parse_protocols(named, "protocol") if asked else list(subject.usual)
+    if split not in ("val", "test") or getattr(subject.splits, split) is None:
+        raise DataError(f"no split '{split}'; {'this run has' if subject.run else 'there are'} {subject.splits.note}")
+    check_protocols(chosen, subject.splits)
+    folder, finished = out, True
+    if folder is None and subject.run is not None:
+        folder, finished = subject.run.folder, subject.run.finished() is not None
+    features = subject.features(Display().evaluating, cache)
+
+    reports = {}
+    for protocol in dict.fromkeys(chosen):
+        reports[protocol] = protocol.measure(features, split)
+        if folder is not None and finished:  # a result.json would say that the run is
+            record(folder / "result.json", split, {protocol: reports[protocol]}, subject.data)
+    files = [] if folder is None else publish(folder if out else folder / "reports", split, reports, subject.data)
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("measure")
-    table.add_column(split, justify="right")
-    for name, value in measures.items():
+    table.add_column(f"{split} of {subject.data}" if subject.data else split, justify="right")
+    for name, value in flat(reports).items():
         table.add_row(*table_row(name, value))
     console.print(table)
-    for line in dict.fromkeys(skipped or ()):
+    for report in reports.values():
+        for title, each in report.tables.items():
+            console.print()
+            console.print(rich_table(title, each))
+    for line in dict.fromkeys(features.skipped or ()):
         console.print(f"skipped: {line}", soft_wrap=True, markup=False)
+    if folder is not None and not finished:
+        console.print(f"{folder} is not finished, so nothing was added to its result.json", soft_wrap=True)
+    for path in files:
+        console.print(f"wrote {path}", soft_wrap=True)
 
 
 @app.command()
@@ -257,9 +278,7 @@ def compare(
         str | None, typer.Option(help="What all are given alike: images, forwards (default), seconds; or own lengths.")
     ] = None,
     measure: Annotated[str | None, typer.Option(help="The main measure; by default top1, else knn.")] = None,
-    split: Annotated[
-        str, typer.Option(help="Read results on test, or on val to choose by.")
-    ] = "test",
+    split: Annotated[str, typer.Option(help="Read results on test, or on val to choose by.")] = "test",
     only: Annotated[list[str] | None, typer.Option(help="Train only this recipe now; may be repeated.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show each run's own lines, too.")] = False,

@@ -35,7 +35,7 @@ def export_timm(run: Run, out: Path) -> list[str]:
         raise RunError(f"{out} is not empty; choose another folder")
     recipe = run.recipe()
     step = run.step(recipe)
-    branch: Branch = step.main if step.average is None else step.average.module
+    branch = step.evaluated
     weights, classes = timm_state(step, branch)
     spec = branch.spec.backbone
     small = bool(spec.kwargs.get("small"))

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from manyview.data.render import Rendering
+from manyview.evaluate.report import Table as Tabular
+from manyview.evaluate.report import cell
 from manyview.optimize import Clock
 from manyview.recipe import Recipe
 from manyview.step import Step
@@ -29,13 +31,30 @@ LABELS = {
     "linear": "linear probe",
     "linear_weight": "linear probe's penalty",
 }
+UNITS = {
+    **dict.fromkeys(("_weight", "_lr", "temperature"), "{:.3g}"),
+    **dict.fromkeys(("loss", "calibration", "ece10", "ece15", "brier", "nll"), "{:.3f}"),
+    **dict.fromkeys(("invariance", "cosine", "score", "awareness"), "{:.3f}"),
+    **dict.fromkeys(("_forwards", "_left_out"), "{:.0f}"),
+}
+"""By how a measure's name ends; all others are in percent."""
 
 
 def table_row(name: str, *values: float | None) -> list[str]:
     """A measure's name and values as a table shows them."""
-    unit = "{:.3f}" if name.endswith("loss") else "{:.3g}" if name.endswith("_weight") else "{:.2f} %"
+    unit = next((text for suffix, text in UNITS.items() if name.endswith(suffix)), "{:.2f} %")
     label = LABELS.get(name, name.replace("_", " ").replace("knn", "kNN"))
     return [label, *("" if value is None else unit.format(value) for value in values)]
+
+
+def rich_table(title: str, table: Tabular) -> Table:
+    """A report's table for the console."""
+    shown = Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for number, column in enumerate(table.columns):
+        shown.add_column(column, justify="right" if number else "left")
+    for row in table.rows:
+        shown.add_row(*map(cell, row))
+    return shown
 
 
 class Display:

@@ -157,6 +157,11 @@ class Recipe(_Frozen):
         return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
 
 
+class _DataAlone(_Frozen):
+    data: Data
+    seed: int = Field(0, ge=0)
+
+
 def load_recipe(name: str | Path, *overrides: str) -> Recipe:
     """A packaged recipe by name, or a YAML file by path, with `key=value` overrides.
 
@@ -203,6 +208,21 @@ def parse_recipe(text: str, *overrides: str) -> Recipe:
         raise RecipeError(_first_line(error)) from None
     _check(recipe)
     return recipe
+
+
+def data_of(overrides: Sequence[str]) -> tuple[Data, int]:
+    """Data, and the seed, from `data.…=` and `seed=` alone, where there is no recipe. Raises RecipeError."""
+    raw: dict[str, Any] = {"data": {}}
+    for override in overrides:
+        if override.partition("=")[0].partition(".")[0] not in ("data", "seed"):
+            raise RecipeError(f"override {override!r}: what may be said here begins with data., or is seed")
+        apply_override(raw, override)
+    try:
+        found = _DataAlone.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(_first_line(error)) from None
+    bind_source(found.data.call)
+    return found.data, found.seed
 
 
 def _drop_replaced_length(raw: dict[str, Any], overrides: Sequence[str]) -> None:

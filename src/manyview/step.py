@@ -342,6 +342,11 @@ class Step(nn.Module):
     # ---------------------------------------------------------------------------------------------------- evaluate
 
     @property
+    def evaluated(self) -> Branch:
+        """The branch that answers: the main one, with averaged weights where `train.ema` keeps them."""
+        return self.main if self.average is None else self.average.module
+
+    @property
     def classifier(self) -> str | None:
         """The head that gives class scores: `logits`, else a joint head (SLA+SI); None if nothing classifies."""
         heads = [LOGITS, *self.main.orbits]
@@ -353,9 +358,11 @@ class Step(nn.Module):
 
         images: as for `views`; put the step in evaluation mode first. With `train.ema` the averaged weights answer.
         """
-        branch: Branch = self.main if self.average is None else self.average.module
-        pixels = self.test_pixels(images).to(branch.mean.device)
-        classifier = self.classifier
+        return self.read(self.test_pixels(images).to(self.main.mean.device), aggregated=aggregated)
+
+    def read(self, pixels: Tensor, *, aggregated: bool = False) -> dict[str, Tensor]:
+        """What `predict` gives for what `test_pixels` made; gradients reach the pixels."""
+        branch, classifier = self.evaluated, self.classifier
         read = branch.read(pixels, [FEATURES] if classifier is None else [FEATURES, classifier])
         result = {FEATURES: read[FEATURES].float()}
         if classifier is not None:

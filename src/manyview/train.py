@@ -25,7 +25,8 @@ from manyview.environment import git_commit, versions
 from manyview.errors import Interrupted, ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.evaluate import check_protocols, evaluate, while_training, with_accuracy
 from manyview.evaluate.features import Features
-from manyview.evaluate.protocols import Protocol, parse_protocols
+from manyview.evaluate.model import StepModel
+from manyview.evaluate.protocols import Measure, parse_protocols
 from manyview.failure import earliest, largest_weight, note_failure, report_failure
 from manyview.files import read_state, write_json, write_state
 from manyview.health import PATIENCE, collapse_message, health, steps_low
@@ -146,9 +147,11 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
 
     def features() -> Features:
         """With the weights of now."""
-        return Features(step, splits, skipped=[] if batches.skip else None, watch=display.evaluating)
+        model = StepModel(step, splits.classes)
+        skipped: list[str] | None = [] if batches.skip else None
+        return Features(model, splits, seed=recipe.seed, skipped=skipped, watch=display.evaluating)
 
-    def measure(frozen: Features, split: str, chosen: Sequence[Protocol]) -> dict[str, float]:
+    def measure(frozen: Features, split: str, chosen: Sequence[Measure]) -> dict[str, float]:
         measures = evaluate(frozen, split, chosen)
         state["skipped"] = sorted({*state["skipped"], *(frozen.skipped or ())})
         return measures

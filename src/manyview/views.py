@@ -250,10 +250,10 @@ def _chain(plan: Mapping[str, PlannedView], name: str) -> list[PlannedView]:
     return [view] if view.source == IMAGE else [*_chain(plan, view.source), view]
 
 
-def usual_test_view(size: tuple[int, int]) -> PlannedView:
-    """The shorter side resized and the centre cut out; for sizes that are not square, resized as it is."""
+def usual_test_view(size: tuple[int, int], share: float = 1.0) -> PlannedView:
+    """The shorter side resized and the centre, `share` of it, cut out; sizes that are not square are resized to."""
     height, width = size
-    ops: list[Op] = [Resize(height), CenterCrop(height)] if height == width else [Resize(size)]
+    ops: list[Op] = [Resize(round(height / share)), CenterCrop(height)] if height == width else [Resize(size)]
     return PlannedView(TEST, IMAGE, tuple(PlannedOp(f"test_{n}", op, (TEST, f"{n}")) for n, op in enumerate(ops)))
 
 

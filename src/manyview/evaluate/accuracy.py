@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from manyview.evaluate.report import Report
+
+if TYPE_CHECKING:
+    from manyview.data import Splits
+    from manyview.evaluate.features import Features
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
@@ -21,3 +30,21 @@ def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
         "class_mean": 100 * float(torch.stack(per_class).mean()),
         "loss": float(F.cross_entropy(scores, labels)),
     }
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Accuracy of the classifier the recipe trained: top-1, top-5, class mean, loss; for SLA also aggregated."""
+
+    def check(self, splits: Splits) -> None:
+        """Nothing is asked of the data: without a classifier nothing is measured."""
+
+    def measure(self, features: Features, split: str) -> Report:
+        """Measures by their own names."""
+        outputs = features.of(split, aggregated=features.model.orbit is not None)
+        measures: dict[str, float] = {}
+        if outputs.logits is not None:
+            measures |= accuracy(outputs.logits, outputs.labels)
+        if outputs.aggregated is not None:
+            measures |= {f"aggregated_{k}": v for k, v in accuracy(outputs.aggregated, outputs.labels).items()}
+        return Report(measures)

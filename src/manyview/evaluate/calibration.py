@@ -6,12 +6,23 @@ All measures are of probabilities [N, C]; `fit_temperature` mends logits before 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from manyview.augment.op import check_whole
+from manyview.evaluate.report import Report, Table
+from manyview.evaluate.scores import check_by, scores_of
 from manyview.relations.reading import check_labels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from manyview.data import Splits
+    from manyview.evaluate.features import Features
 
 TEMPERATURES = (0.01, 100.0)
 """Where a temperature is looked for."""
@@ -150,6 +161,69 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     if slope(high) >= 0:
         return TEMPERATURES[1]
     return math.exp(brentq(slope, low, high, xtol=1e-12, rtol=1e-12))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far confidence is from accuracy: expected calibration error of the predicted class, as a share (0 is best).
+
+    ece10, ece15: bins of equal width; adaptive_ece15: of equal mass; brier; nll in nats. The same measures once more,
+    `scaled_…`, after `temperature` was fitted on validation, where there is one besides the split that is judged; a
+    temperature at a bound of 0.01 or 100 says that validation cannot tell. by: whose scores, as in `robustness`. bins:
+    of the diagram.
+    """
+
+    by: str = "auto"
+    bins: int = 15
+
+    def __post_init__(self) -> None:
+        check_by(self.by)
+        check_whole("bins", self.bins)
+
+    def check(self, splits: Splits) -> None:
+        """Nothing is asked of the data beforehand."""
+
+    def measure(self, features: Features, split: str) -> Report:
+        """The error with 15 bins is the main measure."""
+        scores = scores_of(features, split, self.by)
+        logits, labels = scores.of(split).double(), features.of(split).labels
+        chances = logits.softmax(dim=1)
+        measures = {"": float(expected_calibration_error(chances, labels, 15)), **calibration(chances, labels)}
+        shown = {"as it is": reliability(chances, labels, self.bins)}
+        if split == "test" and features.splits.val is not None and not scores.saw_val:
+            measures["temperature"] = fit_temperature(scores.of("val"), features.of("val").labels)
+            chances = (logits / measures["temperature"]).softmax(dim=1)
+            measures |= {f"scaled_{name}": value for name, value in calibration(chances, labels).items()}
+            shown["after temperature scaling"] = reliability(chances, labels, self.bins)
+        return Report(measures, {name: _bins(each) for name, each in shown.items()}, lambda: _diagram(shown))
+
+
+def _bins(found: Reliability) -> Table:
+    edges = torch.linspace(0, 1, len(found.counts) + 1)
+    rows = []
+    for place, count in enumerate(found.counts.tolist()):
+        means = (float(found.confidence[place]), float(found.accuracy[place])) if count else (None, None)
+        rows.append((f"{edges[place]:.3f} to {edges[place + 1]:.3f}", count, *means))
+    return Table(("confidence between", "images", "mean confidence", "accuracy"), tuple(rows))
+
+
+def _diagram(shown: Mapping[str, Reliability]) -> Figure:
+    """Accuracy over confidence, a panel each; what is missing from the diagonal is the error."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4 * len(shown), 4.4), layout="constrained")
+    for place, (name, found) in enumerate(shown.items()):
+        axes = figure.add_subplot(1, len(shown), place + 1)
+        bins = len(found.counts)
+        middles = (torch.arange(bins) + 0.5) / bins
+        some = found.counts > 0
+        axes.bar(middles[some], found.accuracy[some], 0.9 / bins, color="tab:blue", label="accuracy")
+        share = found.counts / found.counts.sum()
+        axes.step(middles, share, where="mid", color="tab:gray", label="share of images")
+        axes.plot([0, 1], [0, 1], "--", color="black", linewidth=1)
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", title=f"{name}: ECE {float(found.error):.3f}")
+        axes.legend(loc="upper left", frameon=False)
+    return figure
 
 
 def _of_label(values: Tensor, labels: Tensor) -> Tensor:

@@ -1,11 +1,17 @@
-"""What a step makes of its splits: each goes through the network once, whatever is then measured."""
+"""What a model makes of its data: each split goes through the network once, whatever is then measured.
+
+Features are held as float16 where that is exact enough: where no row moves by more than a thousandth of its length,
+which is so for all but very large or very small ones. They are rounded before the first use, so that what is measured
+does not depend on whether they came from the network or from the cache.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, final
 
 import numpy as np
@@ -14,11 +20,14 @@ from torch import Tensor
 
 from manyview.branches import FEATURES, LOGITS
 from manyview.data import Images, Splits
+from manyview.data.images import Ints
 from manyview.data.loader import read_images
 from manyview.errors import DataError
-from manyview.step import Step
+from manyview.evaluate import cache
+from manyview.evaluate.model import Model
 
 Progress = Callable[[int, int], None]
+ROUNDING = 1e-3
 
 
 class Watch(Protocol):
@@ -35,7 +44,7 @@ def unwatched(what: str, count: int, unit: str = "images") -> Iterator[Progress]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a step gives for the labelled images of a split, on the CPU.
+    """What a model gives for the labelled images of a split, on the CPU.
 
     features: float32 [N, dim]. labels: int64 [N]. logits, aggregated: scores [N, classes] where it classifies.
     """
@@ -47,7 +56,7 @@ class Outputs:
 
 
 def collect(
-    step: Step,
+    model: Model,
     images: Images,
     *,
     aggregated: bool = False,
@@ -55,7 +64,7 @@ def collect(
     skipped: list[str] | None = None,
     progress: Progress | None = None,
 ) -> Outputs:
-    """Runs every labelled image through the step in evaluation mode, none dropped; leaves the mode as it was.
+    """Runs every labelled image through the model, none dropped.
 
     skipped: receives a line on each image that cannot be read; without it, such an image raises BadImage.
     Raises DataError if no image has a label, or none can be read.
@@ -63,8 +72,6 @@ def collect(
     labelled = np.flatnonzero(images.labels >= 0)
     if not len(labelled):
         raise DataError(f"none of {len(images)} images has a label")
-    training = step.training
-    step.eval()
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(labelled), batch_size):
         positions = labelled[start : start + batch_size]
@@ -72,44 +79,117 @@ def collect(
         if skipped is not None:
             skipped += bad
         if len(kept):
-            for name, value in step.predict(batch, aggregated=aggregated).items():
+            with torch.no_grad():
+                read = model.read(model.prepare(batch), aggregated=aggregated)
+            for name, value in read.items():
                 parts.setdefault(name, []).append(value.cpu())
             parts.setdefault("labels", []).append(torch.from_numpy(images.labels[kept]))
         if progress is not None:
             progress(start + len(positions), len(labelled))
-    step.train(training)
     if not parts:
         raise DataError(f"none of {len(labelled)} images could be read; the first: {images.name(int(labelled[0]))}")
     whole = {name: torch.cat(values) for name, values in parts.items()}
     return Outputs(whole[FEATURES], whole["labels"], whole.get(LOGITS), whole.get("aggregated"))
 
 
+def halved(features: Tensor) -> Tensor:
+    """Features [N, dim] as float16 where that is exact enough, else as they are."""
+    half = features.half()
+    moved = (half.float() - features).norm(dim=1)
+    return half if bool((moved <= ROUNDING * features.norm(dim=1)).all()) else features
+
+
 @final
 class Features:
-    """A step's outputs on its splits, with the weights that it has now: make a new one when they have changed.
+    """A model's outputs on its splits, with the weights that it has now: make a new one when they have changed.
 
-    skipped: receives a line on each image that cannot be read, see `collect`. watch: shows how far a split is.
+    seed: of all that protocols draw. skipped: receives a line on each image that cannot be read, see `collect`. watch:
+    shows how far long work is. folder: where outputs are kept for the next time; None keeps them in memory alone.
     """
 
     def __init__(
-        self, step: Step, splits: Splits, *, skipped: list[str] | None = None, watch: Watch = unwatched
+        self,
+        model: Model,
+        splits: Splits,
+        *,
+        seed: int = 0,
+        skipped: list[str] | None = None,
+        watch: Watch = unwatched,
+        folder: Path | None = None,
     ) -> None:
-        self.step, self.splits, self.skipped, self.watch = step, splits, skipped, watch
+        self.model, self.splits, self.seed = model, splits, seed
+        self.skipped, self.watch, self.folder = skipped, watch, folder
         self._known: dict[str, Outputs] = {}
 
-    def of(self, split: str, *, aggregated: bool = False) -> Outputs:
-        """The outputs on `train`, `val` or `test`; the first call passes it through the network.
+    @property
+    def classes(self) -> int:
+        """How many classes the data have."""
+        return len(self.splits.classes)
 
-        aggregated: with scores averaged over an orbit. Raises DataError for a split that is not there or has no labels.
-        """
+    @property
+    def classifies(self) -> bool:
+        """Whether the model's scores are of the data's classes: by their names, or if it knows none, their number."""
+        labels = self.model.labels
+        unnamed = labels is not None and labels == tuple(map(str, range(self.classes)))
+        return labels is not None and (labels == self.splits.classes or unnamed)
+
+    def images(self, split: str) -> Images:
+        """The images of `train`, `val` or `test`. Raises DataError for a split that is not there."""
         images = {"train": self.splits.train, "val": self.splits.val, "test": self.splits.test}.get(split)
         if images is None:
             raise DataError(f"no split '{split}'; this run has {self.splits.note}")
+        return images
+
+    def batches(
+        self, images: Images, positions: Ints | None = None, batch_size: int = 256, watch: str = ""
+    ) -> Iterator[tuple[Tensor | list[Tensor], Ints]]:
+        """Images as they are read, and their positions; those that cannot be read are left out where a run says so.
+
+        positions: which, by default all, labelled or not. watch: what to call this in the progress bar.
+        """
+        wanted = np.arange(len(images)) if positions is None else positions
+        with self.watch(watch, len(wanted)) as tick:
+            for start in range(0, len(wanted), batch_size):
+                batch, kept, bad = read_images(
+                    images, wanted[start : start + batch_size], skip=self.skipped is not None
+                )
+                if self.skipped is not None:
+                    self.skipped += bad
+                if len(kept):
+                    yield batch, kept
+                tick(min(start + batch_size, len(wanted)), len(wanted))
+
+    def of(self, split: str, *, aggregated: bool = False) -> Outputs:
+        """The outputs on `train`, `val` or `test`; the first call passes it through the network, or finds it kept.
+
+        Scores are left out where they are not of the data's classes. aggregated: with scores averaged over the model's
+        orbit. Raises DataError for a split that is not there or has no labels.
+        """
+        images = self.images(split)
         known = self._known.get(split)
         if known is None or (aggregated and known.aggregated is None):
             if not (images.labels >= 0).any():
                 raise DataError(f"split '{split}' has no labelled images to evaluate; this run has {self.splits.note}")
-            with self.watch(split, len(images)) as tick:
-                known = collect(self.step, images, aggregated=aggregated, skipped=self.skipped, progress=tick)
-            self._known[split] = known
-        return known
+            known = self._known[split] = self._collected(split, images, aggregated)
+        if not self.classifies:
+            known = replace(known, logits=None, aggregated=None)
+        return replace(known, features=known.features.float())
+
+    def _collected(self, split: str, images: Images, aggregated: bool) -> Outputs:
+        kept = None
+        if self.folder is not None:
+            kept = cache.Entry(self.folder, cache.key_of(self.model, images, aggregated))
+            if (found := kept.load()) is not None:
+                tensors, lines = found
+                if self.skipped is not None:
+                    self.skipped += lines
+                return Outputs(**tensors)
+        skipped: list[str] | None = None if self.skipped is None else []
+        with self.watch(split, len(images)) as tick:
+            outputs = collect(self.model, images, aggregated=aggregated, skipped=skipped, progress=tick)
+        outputs = replace(outputs, features=halved(outputs.features))
+        if self.skipped is not None:
+            self.skipped += skipped or []
+        if kept is not None:
+            kept.store({name: value for name, value in vars(outputs).items() if value is not None}, skipped or [])
+        return outputs

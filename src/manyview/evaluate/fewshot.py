@@ -18,12 +18,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from manyview.augment.op import check_whole
 from manyview.draws import Draws
+from manyview.errors import DataError, unknown
+from manyview.evaluate.report import Report
+
+if TYPE_CHECKING:
+    from manyview.data import Splits
+    from manyview.evaluate.features import Features
 
 CLASSIFIERS = ("one_vs_rest", "softmax", "centroid")
 NUMBERS_AT_ONCE = 2**22
@@ -253,3 +261,41 @@ def _solve(kernel: Tensor, shots: int, joint: bool) -> Tensor:
             length = torch.where(wrong, length / 2, length)
         (a, f), loss = moved, lower
     raise ValueError("a few-shot regression does not converge; features this large want unit=True or more weight")
+
+
+@dataclass(frozen=True)
+class FewShotTasks:
+    """Mean accuracy over few-shot tasks drawn from the split alone, with half its 95 % interval, `half_width`.
+
+    Each task has `ways` classes, `shots` images of each to learn from, `queries` to judge by; tasks are a function of
+    the run's seed. classifier: one_vs_rest (AugSelf's), softmax or centroid. unit: features scaled to length 1.
+    """
+
+    ways: int = 5
+    shots: int = 5
+    queries: int = 16
+    tasks: int = 2000
+    classifier: str = "one_vs_rest"
+    unit: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("ways", "shots", "queries", "tasks"):
+            check_whole(name, getattr(self, name), 2 if name in ("ways", "tasks") else 1)
+        if self.classifier not in CLASSIFIERS:
+            raise ValueError(unknown("classifier", str(self.classifier), CLASSIFIERS))
+
+    def check(self, splits: Splits) -> None:
+        """Raises DataError where no held-out split has enough classes."""
+        held = [images for images in (splits.val, splits.test) if images is not None]
+        if held and all(len(set(images.labels[images.labels >= 0].tolist())) < self.ways for images in held):
+            raise DataError(f"evaluate: fewshot(ways={self.ways}) needs as many classes, there are fewer")
+
+    def measure(self, features: Features, split: str) -> Report:
+        """The mean, its interval, and how many classes had too few images."""
+        outputs = features.of(split)
+        with features.watch("fewshot", self.tasks, "tasks") as tick:
+            try:
+                found = few_shot(outputs.features, outputs.labels, **vars(self), seed=features.seed, progress=tick)
+            except ValueError as error:
+                raise DataError(f"fewshot on {split}: {error}") from None
+        return Report({"": found.accuracy, "half_width": found.half_width, "classes_left_out": len(found.left_out)})

@@ -6,12 +6,22 @@ are the usual settings at CIFAR scale.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from manyview.augment.op import check_whole
+from manyview.errors import DataError
+from manyview.evaluate.report import Report
 from manyview.relations.precision import check_temperature
 from manyview.relations.reading import check_labels
+
+if TYPE_CHECKING:
+    from manyview.data import Splits
+    from manyview.evaluate.features import Features
 
 QUERIES_AT_ONCE = 1024
 
@@ -42,3 +52,32 @@ def knn_predict(
         votes.scatter_add_(1, bank_labels.long()[nearest], ((cosines - cosines[:, :1]) / temperature).exp())
         predictions.append(votes.argmax(dim=1))
     return torch.cat(predictions) if predictions else torch.empty(0, dtype=torch.long)
+
+
+@dataclass(frozen=True)
+class Knn:
+    """Weighted k-nearest-neighbour accuracy of the backbone's features, with the training images as the bank."""
+
+    k: int = 200
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_whole("k", self.k)
+        check_temperature(self.temperature)
+
+    def check(self, splits: Splits) -> None:
+        """Raises DataError for more neighbours than there are training images with labels."""
+        known = int((splits.train.labels >= 0).sum())
+        if self.k > known:
+            raise DataError(
+                f"evaluate: knn(k={self.k}) needs as many training images, there are {known}; lower k, as in "
+                f"evaluate.knn.k={known}"
+            )
+
+    def measure(self, features: Features, split: str) -> Report:
+        """The accuracy."""
+        queries, bank = features.of(split), features.of("train")
+        predicted = knn_predict(
+            queries.features, bank.features, bank.labels, features.classes, self.k, self.temperature
+        )
+        return Report({"": 100 * float((predicted == queries.labels).float().mean())})

@@ -18,13 +18,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from manyview.errors import DataError, unknown
 from manyview.evaluate.accuracy import accuracy
+from manyview.evaluate.report import Report, Table
 from manyview.relations.reading import check_labels
+
+if TYPE_CHECKING:
+    from manyview.data import Splits
+    from manyview.evaluate.features import Features, Outputs
 
 WEIGHTS: tuple[float, ...] = tuple(float(weight) for weight in np.logspace(-6, 5, 45))
 METRICS = ("top1", "class_mean")
@@ -33,6 +40,8 @@ STEPS, PRODUCTS = 100, 250
 REFRESH = 30
 """Products that a Newton step may need before the preconditioner, worth about as many, is made anew."""
 FORCING = 0.1
+HELD_OUT = 0.1
+"""Of the training images, where no validation split is left to choose by."""
 
 
 @dataclass(frozen=True)
@@ -279,3 +288,80 @@ class _Problem:
                 break
         gap = float(gradient.square().sum()) / (4 * weight * loss)
         return Fit(theta[:, :-1], theta[:, -1], weight, loss, gap), theta
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Accuracy of logistic regression on the backbone's features; `linear_probe` is the same.
+
+    One of 45 penalties is chosen by the metric, `top1` or `class_mean`: for test on val, then all of train and val is
+    fitted; for val, or without a val, on a tenth of train that is held out, then all of train is fitted. Measured when
+    a run has ended.
+    """
+
+    metric: str = "top1"
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(unknown("metric", str(self.metric), METRICS))
+
+    def check(self, splits: Splits) -> None:
+        """Raises DataError where no training image can be held out to choose by."""
+        check_held_out(splits, "linear")
+
+    def measure(self, features: Features, split: str) -> Report:
+        """The accuracy, and the penalty that was chosen."""
+        measured, probe = features.of(split), probe_of(features, split, self.metric)
+        rows = tuple((weight, value) for weight, value in probe.accuracies.items())
+        table = Table(("penalty", f"{self.metric} on the rows held out"), rows)
+        reached = accuracy(probe.fit.scores(measured.features), measured.labels)[self.metric]
+        return Report({"": reached, "weight": probe.weight}, {"penalties": table})
+
+
+def probe_of(features: Features, split: str, metric: str = "top1") -> Probe:
+    """The linear probe that may be judged on a split, its penalty chosen on other rows (see `Linear`)."""
+    fitted, held = held_out(features, split, "linear")
+    with features.watch("linear", len(WEIGHTS), "penalties") as tick:
+        try:
+            return linear_probe(*fitted, *held, features.classes, metric=metric, progress=tick)
+        except ValueError as error:
+            raise DataError(f"linear: {error}") from None
+
+
+Rows = tuple[Tensor, Tensor]
+
+
+def held_out(features: Features, split: str, name: str) -> tuple[Rows, Rows]:
+    """Features and labels to fit, and others to choose settings by, before anything is judged on `split`.
+
+    Those of train and val for test; else train's, of which a tenth is held out. name: the protocol, for messages.
+    """
+    train = features.of("train")
+    if split == "test" and features.splits.val is not None:
+        return _rows(train), _rows(features.of("val"))
+    rest, out = _held_out(train, features.seed)
+    if not len(out):
+        raise DataError(NONE_TO_HOLD.format(name))
+    return (train.features[rest], train.labels[rest]), (train.features[out], train.labels[out])
+
+
+def check_held_out(splits: Splits, name: str) -> None:
+    """Raises DataError where `held_out` would."""
+    labels = splits.train.labels[splits.train.labels >= 0]
+    if (splits.val is None or splits.test is None) and len(labels) <= len(set(labels.tolist())):
+        raise DataError(NONE_TO_HOLD.format(name))
+
+
+NONE_TO_HOLD = "evaluate: {} holds out training images to choose its penalty on, and every class has only one"
+
+
+def _rows(outputs: Outputs) -> Rows:
+    return outputs.features, outputs.labels
+
+
+def _held_out(train: Outputs, seed: int) -> tuple[Tensor, Tensor]:
+    from manyview.data import hold_out
+
+    count = max(1, round(HELD_OUT * len(train.labels)))
+    rest, out = hold_out(train.labels.numpy(), count, seed, "linear")
+    return torch.from_numpy(rest), torch.from_numpy(out)

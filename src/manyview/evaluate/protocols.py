@@ -3,79 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Protocol
 
-from manyview.augment.op import check_whole
 from manyview.errors import RecipeError, unknown
-from manyview.evaluate.linear import METRICS
+from manyview.evaluate.accuracy import Classify
+from manyview.evaluate.aggregate import Aggregate
+from manyview.evaluate.calibration import Calibration
+from manyview.evaluate.fewshot import FewShotTasks
+from manyview.evaluate.knn import Knn
+from manyview.evaluate.linear import Linear
+from manyview.evaluate.report import Report
+from manyview.evaluate.transfer import Transfer
 from manyview.grammar import bind, parse_call
 
-
-@dataclass(frozen=True)
-class Classify:
-    """Accuracy of the classifier the recipe trained: top-1, top-5, class mean, loss; for SLA also aggregated."""
-
-
-@dataclass(frozen=True)
-class Knn:
-    """Weighted k-nearest-neighbour accuracy of the backbone's features, with the training images as the bank."""
-
-    k: int = 200
-    temperature: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_whole("k", self.k)
-        if not isinstance(self.temperature, (int, float)) or not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature!r}")
+if TYPE_CHECKING:
+    from manyview.data import Splits
+    from manyview.evaluate.features import Features
 
 
-@dataclass(frozen=True)
-class Linear:
-    """Accuracy of logistic regression on the backbone's features; `linear_probe` is the same.
+class Measure(Protocol):
+    """A protocol of evaluation: a frozen dataclass of settings."""
 
-    One of 45 penalties is chosen by the metric, `top1` or `class_mean`: for test on val, then all of train and val is
-    fitted; for val, or without a val, on a tenth of train that is held out, then all of train is fitted. Measured when
-    a run has ended.
-    """
+    def check(self, splits: Splits) -> None:
+        """Raises DataError for data that it cannot work on, before anything is computed."""
 
-    metric: str = "top1"
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(unknown("metric", str(self.metric), METRICS))
+    def measure(self, features: Features, split: str) -> Report:
+        """What it finds on `val` or `test`; only training images are learnt from, and none of that split chosen by."""
 
 
-Protocol = Classify | Knn | Linear
-PROTOCOLS: dict[str, Callable[..., Protocol]] = {
+PROTOCOLS: dict[str, Callable[..., Measure]] = {
     "classify": Classify,
     "knn": Knn,
     "linear": Linear,
     "linear_probe": Linear,
+    "fewshot": FewShotTasks,
+    "calibration": Calibration,
+    "aggregate": Aggregate,
+    "transfer": Transfer,
 }
 
 
-def parse_protocols(texts: Sequence[str], where: str = "evaluate") -> list[Protocol]:
+def parse_protocols(texts: Sequence[str], where: str = "evaluate") -> list[Measure]:
     """Protocols from their calls. Raises RecipeError for unknown names and arguments."""
-    protocols: list[Protocol] = []
-    for number, text in enumerate(texts):
-        call = parse_call(text, f"{where}.{number}")
-        if call.name not in PROTOCOLS:
-            raise RecipeError(f"{where}.{number}: {unknown('protocol', call.name, PROTOCOLS)}")
-        protocols.append(bind(PROTOCOLS[call.name], call, f"{where}.{number}"))
-    return protocols
+    return [parse_protocol(text, f"{where}.{number}") for number, text in enumerate(texts)]
 
 
-def measure_names(protocols: Sequence[Protocol]) -> dict[Protocol, str]:
+def parse_protocol(text: str, where: str) -> Measure:
+    """A protocol from its call. Raises RecipeError for an unknown name or argument."""
+    call = parse_call(text, where)
+    if call.name not in PROTOCOLS:
+        raise RecipeError(f"{where}: {unknown('protocol', call.name, PROTOCOLS)}")
+    return bind(PROTOCOLS[call.name], call, where)
+
+
+def measure_names(protocols: Sequence[Measure]) -> dict[Measure, str]:
     """Each protocol once, with the name of its measure: `knn`, or of several `knn(k=1)`, by what sets them apart."""
     once = list(dict.fromkeys(protocols))
-    names: dict[Protocol, str] = {}
+    names: dict[Measure, str] = {}
     for protocol in once:
         alike = [other for other in once if type(other) is type(protocol)]
-        apart = [f.name for f in fields(protocol) if len({getattr(other, f.name) for other in alike}) > 1]
-        settings = ", ".join(f"{name}={getattr(protocol, name)}" for name in apart)
-        kind = next(name for name, factory in PROTOCOLS.items() if factory is type(protocol))
-        names[protocol] = f"{kind}({settings})" if settings else kind
+        apart = [key for key in settings_of(protocol) if len({getattr(other, key) for other in alike}) > 1]
+        names[protocol] = call_of(protocol, apart)
     return names
+
+
+def call_of(protocol: Measure, keys: Sequence[str] | None = None) -> str:
+    """The call that makes a protocol, with all its settings, or those named: `knn(k=200, temperature=0.1)`."""
+    kind = next(name for name, factory in PROTOCOLS.items() if factory is type(protocol))
+    told = [f"{key}={value!r}" for key, value in settings_of(protocol).items() if keys is None or key in keys]
+    return f"{kind}({', '.join(told)})" if told else kind
+
+
+def settings_of(protocol: Measure) -> dict[str, Any]:
+    """A protocol's settings by name."""
+    return {field.name: getattr(protocol, field.name) for field in fields(protocol)}  # type: ignore[arg-type]
 
 
 def with_own_settings(texts: Sequence[str], own: Sequence[str]) -> list[str]:

@@ -1,0 +1,53 @@
+"""What a protocol found: measures by name, tables, and how to draw them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows beneath named columns; the first column says what a row is about. None is an empty cell."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"each row needs {len(self.columns)} cells, one for each of {', '.join(self.columns)}")
+
+    def markdown(self) -> str:
+        """The table in Markdown, floats with three decimals."""
+        lines = [self.columns, ("---",) * len(self.columns), *(tuple(map(cell, row)) for row in self.rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(value: Cell) -> str:
+    """How a table shows a value."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a protocol found on a split.
+
+    measures: name -> value; accuracies are in percent. The name "" is the protocol's main measure, which is shown under
+    the protocol's own name. tables: what is behind them, by name. draw: makes the figure that shows them, if any.
+    """
+
+    measures: Mapping[str, float]
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    draw: Callable[[], Figure] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is stored of it: plain values."""
+        return {"measures": dict(self.measures), "tables": {name: asdict(each) for name, each in self.tables.items()}}

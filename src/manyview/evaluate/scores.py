@@ -1,0 +1,62 @@
+"""Class scores of any model: its own classifier's, or those of a linear probe on its features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from manyview.errors import DataError, unknown
+from manyview.evaluate.linear import probe_of
+
+if TYPE_CHECKING:
+    from manyview.evaluate.features import Features
+
+WAYS = ("auto", "classifier", "linear")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How to get scores. of: split -> [N, classes] of its labelled images. read: pixels -> scores, differentiable.
+
+    saw_val: whether validation images were among those fitted to, so that nothing may be chosen by them any more.
+    """
+
+    of: Callable[[str], Tensor]
+    read: Callable[[Tensor], Tensor]
+    saw_val: bool
+
+
+def check_by(by: object) -> None:
+    """Raises ValueError for what is none of WAYS."""
+    if by not in WAYS:
+        raise ValueError(unknown("by", str(by), WAYS))
+
+
+def scores_of(features: Features, split: str, by: str = "auto") -> Scores:
+    """Scores by the model's `classifier`, by a `linear` probe, or `auto`: the classifier where it is of these classes.
+
+    split: the one to be judged, which the probe must not have seen. Raises DataError where nothing classifies.
+    """
+    model = features.model
+    if by == "auto":
+        by = "classifier" if features.classifies else "linear"
+    if by == "classifier":
+        if not features.classifies:
+            raise DataError(f"{model.name} has no classifier of these classes; ask for by='linear'")
+        return Scores(lambda name: _logits(features, name), lambda pixels: model.read(pixels)["logits"], False)
+    fit = probe_of(features, split).fit
+    coefficients, bias = fit.coefficients.to(model.device), fit.bias.to(model.device)
+    return Scores(
+        lambda name: fit.scores(features.of(name).features),
+        lambda pixels: model.read(pixels)["h"].double() @ coefficients.T + bias,
+        split == "test",
+    )
+
+
+def _logits(features: Features, split: str) -> Tensor:
+    logits = features.of(split).logits
+    assert logits is not None
+    return logits
