@@ -1,4 +1,4 @@
-"""Scores averaged over an orbit of each image: SLA+AG with a joint head that was trained for it, else augmentation at test.
+"""Scores averaged over an orbit: SLA+AG with a joint head that was trained for it, else augmentation at test time.
 
 SLA+AG (Lee, Hwang, Shin, ICML 2020): the mean over members t of the joint logits of (class, t) for member t. Test-time
 augmentation takes the same mean of a plain classifier's logits, which never were told the members apart.

@@ -57,6 +57,7 @@ DEFAULT = "crop(scale=(0.2, 1)) | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1, p=0.8) 
 AT_ONCE = 64
 FIFTH = 5
 STRENGTHS = torch.logspace(-5, 2, 15, dtype=torch.float64)  # as shares of a feature's variance
+ROUNDING = 1e-6
 FACTORS = torch.cat([torch.zeros(1), torch.logspace(-1, 4, 51)]).double()  # 0: whatever the features, no difference
 
 NUMBERS: dict[type, tuple[str, ...]] = {  # what the columns of an op's `difference` are
@@ -192,9 +193,11 @@ def cases_of(op: Op) -> tuple[Tensor, Tensor] | None:
 def ridge(x: Tensor, y: Tensor, new: Tensor, strengths: Tensor = STRENGTHS) -> Tensor:
     """What ridge regressions of each strength, fitted to x [R, d] and y [R, k], say of new rows [N, d]: [S, N, k].
 
-    Columns of x are standardised; a strength s adds s * R times the squared weights to the squared error.
+    Columns of x are standardised; those that vary by no more than float32 rounds tell nothing. A strength s adds
+    s * R times the squared weights to the squared error.
     """
-    mean, scale = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-6)
+    mean, spread = x.mean(dim=0), x.std(dim=0, correction=0)
+    scale = torch.where(spread > ROUNDING * x.abs().amax(dim=0), spread, torch.inf)
     x, new, centre = (x - mean) / scale, (new - mean) / scale, y.mean(dim=0)
     values, vectors = torch.linalg.eigh(x.T @ x / len(x))
     image = vectors.T @ (x.T @ (y - centre)) / len(x)

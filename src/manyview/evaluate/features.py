@@ -8,11 +8,11 @@ does not depend on whether they came from the network or from the cache.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, final
+from typing import Any, Protocol, TypeVar, final
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from manyview.evaluate import cache
 from manyview.evaluate.model import Model
 
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 ROUNDING = 1e-3
 
 
@@ -120,6 +121,7 @@ class Features:
         self.model, self.splits, self.seed = model, splits, seed
         self.skipped, self.watch, self.folder = skipped, watch, folder
         self._known: dict[str, Outputs] = {}
+        self._made: dict[Any, Any] = {}
 
     @property
     def classes(self) -> int:
@@ -158,6 +160,12 @@ class Features:
                 if len(kept):
                     yield batch, kept
                 tick(min(start + batch_size, len(wanted)), len(wanted))
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made at the first call with this key: a probe that several protocols use, say."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def of(self, split: str, *, aggregated: bool = False) -> Outputs:
         """The outputs on `train`, `val` or `test`; the first call passes it through the network, or finds it kept.

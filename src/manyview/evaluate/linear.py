@@ -320,12 +320,16 @@ class Linear:
 
 def probe_of(features: Features, split: str, metric: str = "top1") -> Probe:
     """The linear probe that may be judged on a split, its penalty chosen on other rows (see `Linear`)."""
-    fitted, held = held_out(features, split, "linear")
-    with features.watch("linear", len(WEIGHTS), "penalties") as tick:
-        try:
-            return linear_probe(*fitted, *held, features.classes, metric=metric, progress=tick)
-        except ValueError as error:
-            raise DataError(f"linear: {error}") from None
+
+    def fit() -> Probe:
+        fitted, held = held_out(features, split, "linear")
+        with features.watch("linear", len(WEIGHTS), "penalties") as tick:
+            try:
+                return linear_probe(*fitted, *held, features.classes, metric=metric, progress=tick)
+            except ValueError as error:
+                raise DataError(f"linear: {error}") from None
+
+    return features.once(("linear", split, metric), fit)
 
 
 Rows = tuple[Tensor, Tensor]

@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from manyview.errors import RecipeError, unknown
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.aggregate import Aggregate
+from manyview.evaluate.attacks import Adversarial
+from manyview.evaluate.awareness import Awareness
 from manyview.evaluate.calibration import Calibration
 from manyview.evaluate.fewshot import FewShotTasks
+from manyview.evaluate.finetune import Finetune
+from manyview.evaluate.invariance import Invariance
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import Linear
 from manyview.evaluate.report import Report
+from manyview.evaluate.robustness import Robustness
+from manyview.evaluate.sgd import LinearSgd
 from manyview.evaluate.transfer import Transfer
 from manyview.grammar import bind, parse_call
 
@@ -37,10 +43,16 @@ PROTOCOLS: dict[str, Callable[..., Measure]] = {
     "knn": Knn,
     "linear": Linear,
     "linear_probe": Linear,
+    "linear_sgd": LinearSgd,
+    "finetune": Finetune,
     "fewshot": FewShotTasks,
-    "calibration": Calibration,
-    "aggregate": Aggregate,
     "transfer": Transfer,
+    "robustness": Robustness,
+    "adversarial": Adversarial,
+    "calibration": Calibration,
+    "invariance": Invariance,
+    "awareness": Awareness,
+    "aggregate": Aggregate,
 }
 
 

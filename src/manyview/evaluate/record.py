@@ -1,4 +1,4 @@
-"""Where results of `manyview eval` are written: beside others, under the protocol, its settings, the split, the data."""
+"""Where results of `manyview eval` are written: beside others, by protocol, its settings, split and data."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from manyview.data import Splits
     from manyview.evaluate.features import Features
 
-LRS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+LRS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 ROWS_AT_ONCE = 4096
 
 
