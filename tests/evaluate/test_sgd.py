@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from manyview import parse_recipe
+from manyview.data import ArrayImages, Splits
 from manyview.draws import order_of
+from manyview.errors import DataError
 from manyview.evaluate.accuracy import accuracy
-from manyview.evaluate.linear import METRICS, fit_linear
+from manyview.evaluate.features import Features
+from manyview.evaluate.linear import METRICS, fit_linear, held_out
+from manyview.evaluate.model import StepModel
 from manyview.evaluate.sgd import LRS, LinearSgd, sgd_probe
+from manyview.step import Step
 
 
 def blobs(rows, dim=6, classes=3, apart=1.0, seed=0, present=None):
@@ -207,3 +213,45 @@ def test_settings_of_the_protocol():
     for wrong in ({"epochs": 0}, {"batch_size": 2.5}, {"weight_decay": -1}, {"metric": "top3"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             LinearSgd(**wrong)
+
+
+RECIPE = """
+views: {a: {from: image, make: flip(0.5)}, b: {like: a}}
+branches: {net: {backbone: cresnet20, normalize: half}}
+relations: ["similarity(h(a), h(b))"]
+train: {epochs: 1}
+"""
+
+
+def split(name, count, seed):
+    """Noise whose brightness tells the class."""
+    drawn = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    pixels = (torch.rand(count, 3, 8, 8, generator=drawn) * 100 + 50 * labels[:, None, None, None]).to(torch.uint8)
+    return ArrayImages(pixels, labels.numpy(), np.arange(count), split=name)
+
+
+@pytest.mark.parametrize("judged", ["val", "test"])
+def test_the_protocol_is_the_function_on_frozen_features(judged):
+    splits = Splits(split("train", 60, 1), split("val", 30, 2), split("test", 30, 3), tuple("abc"), "60 train")
+    features = Features(StepModel(Step(parse_recipe(RECIPE), 3), "abc"), splits, seed=4)
+    protocol = LinearSgd(lr=(0.01, 1), epochs=10, batch_size=16, metric="class_mean")
+    protocol.check(splits)
+    report = protocol.measure(features, judged)
+    fitted, held = held_out(features, judged, "linear_sgd")
+    assert len(fitted[1]) == (60 if judged == "test" else 54)  # val is what is judged: a tenth of train is held out
+    options = {"lrs": (0.01, 1), "epochs": 10, "batch_size": 16, "milestones": (6, 8), "metric": "class_mean"}
+    probe = sgd_probe(*fitted, *held, 3, seed=4, **options)
+    outputs = features.of(judged)
+    assert report.measures == {
+        "": accuracy(probe.scores(outputs.features), outputs.labels)["class_mean"],
+        "lr": probe.lr,
+    }
+    assert report.tables["rates"].rows == tuple(probe.accuracies.items())
+    assert report.measures[""] > 50
+
+
+def test_data_that_none_can_be_held_out_of():
+    one = split("train", 3, 1)
+    with pytest.raises(DataError, match=r"^evaluate: linear_sgd holds out training images"):
+        LinearSgd().check(Splits(one, None, one, tuple("abc"), "3 train"))
