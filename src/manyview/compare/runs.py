@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +59,8 @@ def train_runs(comparison: Comparison, console: Console, verbose: bool = False) 
     spent: dict[str, list[float]] = {}
     for number, (entry, seed) in enumerate(waiting):
         began = time.perf_counter()
-        with console.status(f"{entry.name}, seed {seed}: run {number + 1} of {len(waiting)}"):
+        status = f"{entry.name}, seed {seed}: run {number + 1} of {len(waiting)}"
+        with contextlib.nullcontext() if verbose else console.status(status):
             outcome = _train(comparison, entry, seed, verbose)
         outcomes[entry.name, seed] = outcome
         if outcome.result is not None:
@@ -65,7 +68,9 @@ def train_runs(comparison: Comparison, console: Console, verbose: bool = False) 
         left = _time_left([entry for entry, _ in waiting[number + 1 :]], {e.name: e for e in comparison.entries}, spent)
         took = _clock(time.perf_counter() - began)
         counted = f"{number + 1} of {len(waiting)}" + (f", about {_clock(left)} left" if left else "")
-        console.print(f"{entry.name}, seed {seed}: {_told(outcome)} ({took}); {counted}", soft_wrap=True)
+        console.print(
+            f"{entry.name}, seed {seed}: {_told(outcome, comparison.split)} ({took}); {counted}", soft_wrap=True
+        )
     return outcomes
 
 
@@ -79,10 +84,15 @@ def _train(comparison: Comparison, entry: Entry, seed: int, verbose: bool) -> Ou
         return Outcome(None, str(error))
 
 
-def _told(outcome: Outcome) -> str:
+def measures_of(result: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """What a run's result.json says of a split; what it was only watched by, of val where there was a test split."""
+    return result["eval"] if result["eval_split"] == split else result.get("val", {})
+
+
+def _told(outcome: Outcome, split: str) -> str:
     if outcome.result is None:
         return f"failed: {outcome.failure}"
-    measures = outcome.result["eval"]
+    measures = measures_of(outcome.result, split)
     shown = [name for name in ("top1", "aggregated_top1", "knn", "linear") if name in measures] or list(measures)[:1]
     return ", ".join(" ".join(table_row(name, measures[name])) for name in shown) or "finished"
 
