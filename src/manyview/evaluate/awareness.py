@@ -297,7 +297,9 @@ def _figure(rows: list[tuple[str, float, float | None, float | None]]) -> Figure
     values = [max(0.0, value) for _, value, _, _ in rows]
     axes.barh(range(len(rows)), values, height=0.7, color="#4477aa")
     for at, (_, value, right, usual) in enumerate(rows):
-        told = f"{value:.2f}" if right is None else f"{value:.2f}   {right:.0f} % right, a constant {usual:.0f} %"
+        told = f"{value:.2f}".replace("-0.00", "0.00")
+        if right is not None:
+            told += f"   {right:.0f} % right, a constant {usual:.0f} %"
         axes.text(values[at] + 0.01, at, told, va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=9)
     axes.set_ylim(len(rows) - 0.4, -0.6)
