@@ -196,6 +196,9 @@ def test_crops_are_known_to_whoever_sees_where_they_are():
     known, _ = numbers(Awareness("crop(scale=(0.2, 1))"), features)
     assert list(known) == ["crop centre y", "crop centre x", "crop height", "crop width"]
     assert all(value > 0.98 for value, *_ in known.values())
+    flipped, _ = numbers(Awareness("crop(scale=(0.2, 1)) | flip(0.5)"), features)
+    assert flipped["crop centre y"][0] > 0.98
+    assert abs(flipped["crop centre x"][0]) < 0.1  # its sign goes by a's flip: nothing linear tells it
     shape = features_of(Looks(lambda p: extent(p)[:, 2:], side=24), places(300), places(150, seed=1))
     known, _ = numbers(Awareness("crop(scale=(0.2, 1))"), shape)
     assert known["crop height"][0] > 0.98

@@ -16,7 +16,8 @@ and the other ops of `NUMBERS`. R² is 1 - (squared error / variance): 0 for who
 
 AugSelf asks whether flips are *alike*. No linear function of [h_a, h_b] can say that, even if h holds the coin itself;
 it can say flipped in a minus flipped in b, which is 0 where they are alike. So that is regressed, and the answer is the
-possible difference nearest to what is said, times a factor, since regressions are cautious. Turns likewise.
+possible difference nearest to what is said, times a factor, since regressions are cautious. Turns likewise. For the
+same reason centre x is hard to tell wherever views are flipped: in a's frame its sign goes by a's flip.
 
 Regressions are fitted on views of training images. Their strength and the factor are chosen on a fifth of those images,
 and nothing on those that are measured.
