@@ -9,14 +9,14 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as RichTable
 
 from manyview.compare.figure import draw, save_svg
 from manyview.compare.plan import Comparison
 from manyview.compare.table import Results, cost_table, main_table, measures_table, remarks
 from manyview.environment import git_commit, versions
-from manyview.evaluate.report import Table, cell
+from manyview.evaluate.report import Table
 from manyview.files import write_atomically, write_json, write_text
+from manyview.progress import rich_table
 from manyview.recipe import read_yaml
 
 BRIEF = ("recipe", "images", "forward passes", "epochs", "seconds", "time, relative")  # what a terminal has room for
@@ -124,9 +124,10 @@ def _finite(value: Any) -> Any:
 
 def show(results: Results, console: Console) -> None:
     """Prints the main table, the cost and the remarks."""
-    for table in (main_table(results), _only(cost_table(results), BRIEF)):
-        console.print(_rich(table))
-        console.print()
+    console.print(rich_table("", main_table(results)))
+    console.print()
+    console.print(rich_table("", _only(cost_table(results), BRIEF)))
+    console.print()
     for line in remarks(results):
         console.print(line, soft_wrap=True)
     console.print(f"written: {results.comparison.folder}/compare.md, compare.json, compare.svg", soft_wrap=True)
@@ -135,12 +136,3 @@ def show(results: Results, console: Console) -> None:
 def _only(table: Table, columns: Sequence[str]) -> Table:
     at = [table.columns.index(column) for column in columns]
     return Table(tuple(columns), tuple(tuple(row[place] for place in at) for row in table.rows))
-
-
-def _rich(table: Table) -> RichTable:
-    shown = RichTable(box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(table.columns):
-        shown.add_column(column, justify="right" if number else "left")
-    for row in table.rows:
-        shown.add_row(*map(cell, row))
-    return shown
