@@ -26,8 +26,8 @@ from manyview.draws import key_of
 from manyview.errors import DataError, unknown
 from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.linear import HELD_OUT, METRICS
-from manyview.evaluate.report import Report, Table
-from manyview.evaluate.sgd import check_rates
+from manyview.evaluate.report import Report
+from manyview.evaluate.sgd import check_rates, table_of_rates
 
 if TYPE_CHECKING:
     from manyview.data import Images, Splits
@@ -121,9 +121,9 @@ class Finetune:
         if best is None:
             raise DataError(f"finetune: the weights do not stay finite at lr={self.lr}; lower it")
         reached = found[best[0]] if held is None else self._accuracy(features, best[1], judged)
-        table = Table(("lr", f"{self.metric} on the images held out"), tuple(found.items()))
+        tables = {} if held is None else {"rates": table_of_rates(found, f"{self.metric} on the images held out")}
         measures = {"": reached, "labels": float(len(images)), "lr": best[0]}
-        return Report(measures, {} if held is None else {"rates": table})
+        return Report(measures, tables)
 
     def _held_out(self, features: Features, images: Images, split: str) -> tuple[Images, Images]:
         """Images to train on, and others to choose a rate by."""

@@ -175,7 +175,7 @@ class LinearSgd:
             except ValueError as error:
                 raise DataError(f"linear_sgd: {error}") from None
         found = accuracy(probe.scores(measured.features), measured.labels)[self.metric]
-        rates = Table(("lr", f"{self.metric} on the rows held out"), tuple(probe.accuracies.items()))
+        rates = table_of_rates(probe.accuracies, f"{self.metric} on the rows held out")
         return Report({"": found, "lr": probe.lr}, {"rates": rates})
 
 
@@ -188,6 +188,11 @@ def check_rates(lrs: float | Sequence[float]) -> tuple[float, ...]:
         if type(lr) not in (int, float) or not 0 < lr < math.inf:
             raise ValueError(f"lr must be positive, one number or several as in (1, 10), got {lr!r}")
     return several
+
+
+def table_of_rates(accuracies: Mapping[float, float], what: str) -> Table:
+    """Rates and what each reached, in percent; empty where the weights did not stay finite."""
+    return Table(("lr", what), tuple((lr, None if math.isnan(value) else value) for lr, value in accuracies.items()))
 
 
 def _check_settings(weight_decay: float, batch_size: int, epochs: int, metric: str) -> None:
