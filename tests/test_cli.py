@@ -22,7 +22,8 @@ from manyview.data import open_splits
 from manyview.data.loader import Batches
 from manyview.evaluate.evaluate import evaluate
 from manyview.evaluate.features import Features
-from manyview.evaluate.protocols import parse_protocols
+from manyview.evaluate.model import StepModel
+from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.plan import plan
 from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
 from manyview.run import Run
@@ -51,6 +52,12 @@ def trained(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     done("train", "quickstart", *TINY, "--out", out)
     return out
+
+
+@pytest.fixture(scope="module")
+def judged(trained) -> Path:
+    """A copy of that run for eval, which adds to it."""
+    return Path(shutil.copytree(trained, trained.parent / "judged"))
 
 
 @pytest.fixture
@@ -432,49 +439,80 @@ def table(printed: str) -> dict[str, float]:
     return {row[1]: float(row[2]) for row in rows if row}
 
 
-def test_eval_finds_the_numbers_of_the_result_again(trained):
-    result = json.loads((trained / "result.json").read_text())
-    before = contents(trained)
+def test_eval_finds_the_numbers_of_the_result_again(judged):
+    result = json.loads((judged / "result.json").read_text())
+    before, kept = contents(judged), without_evaluations(judged)
     names = {"top-1": "top1", "top-5": "top5", "class mean": "class_mean", "loss": "loss", "kNN": "knn"}
-    test = table(done("eval", trained, "--split", "test"))
+    test = table(done("eval", judged, "--split", "test"))
     assert test == {name: pytest.approx(result["eval"][key], abs=0.0051) for name, key in names.items()}
-    val = table(done("eval", trained))
+    val = table(done("eval", judged))
     assert set(val) == set(names)
     assert {name: val[name] for name in names if name != "kNN"} == {
         name: pytest.approx(result["val"][key], abs=0.0051) for name, key in names.items() if name != "kNN"
     }
-    assert contents(trained) == before
+    assert without_evaluations(judged) == kept
+    only_added(judged, before)
 
 
-def test_eval_takes_protocols(trained):
-    assert set(table(done("eval", trained, "classify"))) == {"top-1", "top-5", "class mean", "loss"}
-    assert set(table(done("eval", trained, "knn(k=3)"))) == {"kNN"}
-    own = Run(trained).recipe().evaluate[0]
+def test_eval_takes_protocols(judged):
+    assert set(table(done("eval", judged, "classify"))) == {"top-1", "top-5", "class mean", "loss"}
+    assert set(table(done("eval", judged, "knn(k=3)"))) == {"kNN"}
+    own = Run(judged).recipe().evaluate[0]
     assert own.startswith("knn(k=")
-    assert table(done("eval", trained, "knn")) == table(done("eval", trained, own))
-    one, all_ = table(done("eval", trained, "knn(k=1)")), table(done("eval", trained, "knn(k=60, temperature=1e9)"))
+    assert table(done("eval", judged, "knn")) == table(done("eval", judged, own))
+    one, all_ = table(done("eval", judged, "knn(k=1)")), table(done("eval", judged, "knn(k=60, temperature=1e9)"))
     assert one != all_
 
 
-def test_eval_probes(trained):
-    """What the table shows is what the functions give; several of a kind are told apart."""
-    before = contents(trained)
-    measured = table(done("eval", trained, "linear", "knn(k=9)", "knn(k=1)", "--split", "test"))
+def test_eval_probes(judged):
+    """What the table shows is what the functions give; several of a kind are told apart; where all of it is written."""
+    before = contents(judged)
+    printed = done("eval", judged, "linear", "knn(k=9)", "knn(k=1)", "--split", "test")
+    measured = {name: value for name, value in table(printed).items() if not re.match(r"[\d,.]+$", name)}
     assert list(measured) == ["linear probe", "linear probe's penalty", "kNN(k=9)", "kNN(k=1)"]
-    run = Run(trained)
+    run = Run(judged)
     recipe = run.recipe()
-    features = Features(run.step(recipe), run.splits(recipe))
+    features = Features(StepModel(run.step(recipe), run.classes()), run.splits(recipe))
     expected = evaluate(features, "test", parse_protocols(["linear_probe()"]))
     assert measured["linear probe"] == pytest.approx(expected["linear"], abs=0.0051)
     assert measured["linear probe's penalty"] == pytest.approx(expected["linear_weight"], rel=5e-3)
-    assert contents(trained) == before
+    added = only_added(judged, before)
+    report = judged / "reports" / "linear_test.md"
+    assert f"wrote {report}\n" in printed
+    text = report.read_text()
+    assert text.startswith(
+        "# linear on test\n\n## penalties\n\n| penalty | top1 on the rows held out |\n| --- | --- |\n"
+    )
+    assert str(report.relative_to(judged)) in added
+    stored = json.loads((judged / "result.json").read_text())["evaluations"]
+    assert {"linear(metric='top1') on test", "knn(k=9, temperature=0.1) on test"} <= set(stored)
+    entry = stored["linear(metric='top1') on test"]
+    assert entry["measures"] == {"": expected["linear"], "weight": expected["linear_weight"]}
+    assert entry["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert len(entry["tables"]["penalties"]["rows"]) == text.count("\n| ") - 2
+
+
+def without_evaluations(run: Path) -> dict:
+    result = json.loads((run / "result.json").read_text())
+    return {name: value for name, value in result.items() if name != "evaluations"}
+
+
+def only_added(run: Path, before: dict[str, bytes | None]) -> set[str]:
+    """What eval added to a run: features and reports; all else but result.json is byte for byte as it was."""
+    after = contents(run)
+    assert {name: after.get(name) for name in before if name != "result.json"} == {
+        name: data for name, data in before.items() if name != "result.json"
+    }
+    added = set(after) - set(before)
+    assert all(name.partition("/")[0] in ("features", "reports") for name in added)
+    return added
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["knnn"], "protocol.0: unknown protocol 'knnn'; did you mean 'knn'? protocols: classify, knn, linear, "
-         "linear_probe"),
+        (["knnn"], "protocol.0: unknown protocol 'knnn'; did you mean 'knn'? protocols: "
+         + ", ".join(sorted(PROTOCOLS))),
         (["classify", "knn(k=0)"], "protocol.1: knn(k=0): k must be a whole number of at least 1, got 0"),
         (["knn(k=61)"], "evaluate: knn(k=61) needs as many training images, there are 60; lower k, as in "
          "evaluate.knn.k=60"),
@@ -506,7 +544,8 @@ def test_commands_on_what_is_no_run(refused, tmp_path, command):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "missing", tmp_path / "empty", tmp_path / "image.png"):
         message = refused(*COMMANDS[command](folder, tmp_path))
-        assert message == f"{folder} is no run: it has no recipe.yaml"
+        neither = f"{folder} is neither a run (it has no recipe.yaml) nor an export (it has no config.json)"
+        assert message == (neither if command == "eval" else f"{folder} is no run: it has no recipe.yaml")
 
 
 @pytest.mark.parametrize("command", ["eval", "predict", "export"])

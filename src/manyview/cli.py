@@ -119,9 +119,10 @@ def evaluate(
 ) -> None:
     """Evaluates a model by named protocols, on the validation split unless told otherwise."""
     from manyview.environment import best_device
+    from manyview.evaluate.accuracy import Classify
     from manyview.evaluate.evaluate import check_protocols, flat
     from manyview.evaluate.protocols import parse_protocols, with_own_settings
-    from manyview.evaluate.record import publish, record
+    from manyview.evaluate.record import check_place, publish, record
     from manyview.evaluate.subject import open_subject
     from manyview.progress import Display, rich_table, table_row
 
@@ -132,25 +133,36 @@ def evaluate(
     named = with_own_settings([text for text in given if text not in overrides], subject.own)
     chosen = parse_protocols(named, "protocol") if asked else list(subject.usual)
     if split not in ("val", "test") or getattr(subject.splits, split) is None:
-        raise DataError(f"no split '{split}'; {'this run has' if subject.run else 'there are'} {subject.splits.note}")
+        whose = "there are" if subject.data else "this run has"
+        raise DataError(f"no split '{split}'; {whose} {subject.splits.note}")
     check_protocols(chosen, subject.splits)
-    folder, finished = out, True
-    if folder is None and subject.run is not None:
-        folder, finished = subject.run.folder, subject.run.finished() is not None
     features = subject.features(Display().evaluating, cache)
+    if asked and any(isinstance(protocol, Classify) for protocol in chosen) and not features.classifies:
+        raise DataError(f"{model} has no classifier of these classes; ask for knn or linear")
+    run = subject.run
+    folder = out if run is None or out is not None else run.folder
+    own = run is not None and folder is not None and folder.resolve() == run.folder.resolve()
+    finished = run is None or not own or run.finished() is not None
+    if folder is not None and not own:
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder} is a file; --out names a folder")
+        check_place(folder / "result.json", subject.model)
 
     reports = {}
     for protocol in dict.fromkeys(chosen):
         reports[protocol] = protocol.measure(features, split)
         if folder is not None and finished:  # a result.json would say that the run is
-            record(folder / "result.json", split, {protocol: reports[protocol]}, subject.data)
-    files = [] if folder is None else publish(folder if out else folder / "reports", split, reports, subject.data)
+            found = {protocol: reports[protocol]}
+            record(folder / "result.json", split, found, subject.data, None if own else subject.model)
+    files = [] if folder is None else publish(folder / "reports" if own else folder, split, reports, subject.data)
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("measure")
-    table.add_column(f"{split} of {subject.data}" if subject.data else split, justify="right")
+    table.add_column(split, justify="right")
     for name, value in flat(reports).items():
         table.add_row(*table_row(name, value))
+    if subject.data is not None:
+        console.print(f"{split} of {subject.data}", soft_wrap=True)
     console.print(table)
     for report in reports.values():
         for title, each in report.tables.items():

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from manyview.errors import DataError
 from manyview.evaluate.report import Report
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
         "class_mean": 100 * float(torch.stack(per_class).mean()),
         "loss": float(F.cross_entropy(scores, labels)),
     }
+
+
+def check_labelled(splits: Splits) -> None:
+    """Raises DataError where nothing can be learnt from labels."""
+    if not (splits.train.labels >= 0).any():
+        raise DataError(f"evaluate: no training image has a label to compare with; there are {splits.note}")
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,13 @@ class Aggregate:
     def measure(self, features: Features, split: str) -> Report:
         """Top-1 accuracy of the averaged scores, `single` of the image alone, and what averaging `gains`."""
         if self.orbit == "own":
-            if features.model.orbit is None or not features.classifies:
-                raise DataError(f"{features.model.name} tells no members of an orbit apart; name one: orbit='rotation'")
+            name = features.model.name
+            if features.model.orbit is None:
+                raise DataError(f"{name} tells no members of an orbit apart; name one: aggregate(orbit='rotation')")
+            if not features.classifies:
+                raise DataError(
+                    f"{name} has no classifier of these classes; name an orbit: aggregate(orbit='rotation')"
+                )
             outputs = features.of(split, aggregated=True)
             assert outputs.logits is not None
             assert outputs.aggregated is not None

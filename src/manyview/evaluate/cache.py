@@ -30,9 +30,9 @@ def usual_folder() -> Path:
     return Path(os.environ.get("MANYVIEW_CACHE") or Path.home() / ".cache" / "manyview").expanduser() / "features"
 
 
-def key_of(model: Model, images: Images, aggregated: bool) -> str:
+def key_of(model: Model, images: Images) -> str:
     """A digest of the model's weights and preparation, and of the images: their names, labels, and some pixels."""
-    digest = hashlib.blake2b(f"{model.key} {mark_of(images)} {aggregated}".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{model.key} {mark_of(images)}".encode(), digest_size=16)
     for position in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)):
         try:
             digest.update(images.read(int(position)).numpy().tobytes())
@@ -65,7 +65,7 @@ class Entry:
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             self._say_rebuilt(str(error))
             return None
-        if told.get("digest") != _digest(tensors):
+        if told.get("digest") != self._digest(tensors, told["skipped"]):
             self._say_rebuilt("its digest is another")
             return None
         return tensors, skipped
@@ -73,24 +73,25 @@ class Entry:
     def store(self, tensors: dict[str, Tensor], skipped: list[str]) -> None:
         """Keeps tensors; where nothing can be written, says so and goes on."""
         whole = {name: value.contiguous() for name, value in tensors.items()}
-        data = save(whole, {"skipped": json.dumps(skipped), "digest": _digest(whole)})
+        lines = json.dumps(skipped)
+        data = save(whole, {"skipped": lines, "digest": self._digest(whole, lines)})
         try:
             write_bytes(self.path, data)
         except RunError as error:
             warnings.warn(f"features are not kept: {error}", ManyviewWarning, stacklevel=2)
 
+    def _digest(self, tensors: Mapping[str, Tensor], lines: str) -> str:
+        """Of the name, too: another entry's file under this one's name is not it."""
+        digest = hashlib.blake2b(f"{self.key} {lines}".encode(), digest_size=16)
+        for name in sorted(tensors):
+            digest.update(f"{name} {tensors[name].dtype} {[*tensors[name].shape]}".encode())
+            digest.update(tensors[name].numpy().tobytes())
+        return digest.hexdigest()
+
     def _say_rebuilt(self, reason: str) -> None:
         warnings.warn(
             f"the kept features {self.path} are damaged ({reason}); they are computed again", ManyviewWarning, 3
         )
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {[*tensors[name].shape]}".encode())
-        digest.update(tensors[name].numpy().tobytes())
-    return digest.hexdigest()
 
 
 __all__ = ["Entry", "key_of", "usual_folder"]

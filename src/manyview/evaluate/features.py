@@ -186,9 +186,10 @@ class Features:
     def _collected(self, split: str, images: Images, aggregated: bool) -> Outputs:
         kept = None
         if self.folder is not None:
-            kept = cache.Entry(self.folder, cache.key_of(self.model, images, aggregated))
-            if (found := kept.load()) is not None:
-                tensors, lines = found
+            kept = cache.Entry(self.folder, cache.key_of(self.model, images))
+            tensors, lines = kept.load() or ({}, [])
+            enough = bool(tensors) and not (aggregated and "aggregated" not in tensors)
+            if enough and (self.skipped is not None or not lines):
                 if self.skipped is not None:
                     self.skipped += lines
                 return Outputs(**tensors)

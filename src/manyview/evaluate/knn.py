@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manyview.augment.op import check_whole
 from manyview.errors import DataError
+from manyview.evaluate.accuracy import check_labelled
 from manyview.evaluate.report import Report
 from manyview.relations.precision import check_temperature
 from manyview.relations.reading import check_labels
@@ -67,6 +68,7 @@ class Knn:
 
     def check(self, splits: Splits) -> None:
         """Raises DataError for more neighbours than there are training images with labels."""
+        check_labelled(splits)
         known = int((splits.train.labels >= 0).sum())
         if self.k > known:
             raise DataError(

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from manyview.errors import DataError, unknown
-from manyview.evaluate.accuracy import accuracy
+from manyview.evaluate.accuracy import accuracy, check_labelled
 from manyview.evaluate.report import Report, Table
 from manyview.relations.reading import check_labels
 
@@ -351,6 +351,7 @@ def held_out(features: Features, split: str, name: str) -> tuple[Rows, Rows]:
 
 def check_held_out(splits: Splits, name: str) -> None:
     """Raises DataError where `held_out` would."""
+    check_labelled(splits)
     labels = splits.train.labels[splits.train.labels >= 0]
     if (splits.val is None or splits.test is None) and len(labels) <= len(set(labels.tolist())):
         raise DataError(NONE_TO_HOLD.format(name))

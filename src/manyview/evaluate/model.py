@@ -94,7 +94,9 @@ class StepModel:
         """A digest of weights and preparation."""
         step = self.step
         looks = [str(view) for view in step.test_plan.values()] or [str(step.trained_size)]
-        return _digest(step.evaluated.state_dict(), str(step.evaluated.spec), self.step.classifier, *looks)
+        branch = step.evaluated
+        normalized = branch.mean.tolist(), branch.std.tolist()
+        return _digest(branch.state_dict(), str(branch.spec.backbone), step.classifier, normalized, *looks)
 
     @property
     def device(self) -> torch.device:
@@ -141,7 +143,8 @@ class TimmModel:
     @property
     def key(self) -> str:
         """A digest of weights and preparation."""
-        return _digest(self.network.state_dict(), self.name, self._mean.tolist(), self._std.tolist(), str(self.test))
+        said = str(self.network), self._mean.tolist(), self._std.tolist(), str(self.test)
+        return _digest(self.network.state_dict(), *said)
 
     @property
     def device(self) -> torch.device:
@@ -210,7 +213,7 @@ def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None 
             f"'{call.name}' is neither the folder of a run or an export, nor a model of timm (timm.list_models() has "
             "them all)"
         )
-    state = _unwrapped(_weights(checkpoint))
+    state = _unwrapped(_weights(checkpoint), checkpoint)
     spec = Call(call.name, (), options)
     bare = _network(spec, small, 0, checkpoint)
     head = bare.pretrained_cfg.get("classifier")
@@ -234,6 +237,9 @@ def _timm_model(
 
 
 def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
+    refused = {"num_classes", "pretrained", "checkpoint_path"} & set(spec.kwargs)
+    if refused:
+        raise RunError(f"{spec}: {min(refused)} cannot be given; weights and classes are those of {where}")
     try:
         network = timm.create_model(spec.name, num_classes=classes, **spec.kwargs)
         return small_stem(network) if small else network
@@ -241,7 +247,7 @@ def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
         raise RunError(f"{where}: {spec}: {str(error).splitlines()[0]}") from None
 
 
-def _weights(path: Path) -> dict[str, Any]:
+def _weights(path: Path) -> Any:
     if not path.is_file():
         raise RunError(f"no checkpoint {path}")
     if path.suffix != ".safetensors":
@@ -252,15 +258,17 @@ def _weights(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged: {error}") from None
 
 
-def _unwrapped(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def _unwrapped(state: Any, where: Path) -> dict[str, Tensor]:
     """Weights without what trainers put around them."""
-    inner: Any = next((state[key] for key in ("state_dict", "model", "model_state_dict") if key in state), state)
-    if not isinstance(inner, Mapping):
-        raise RunError("the checkpoint holds no weights by name")
-    tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
-    for prefix in ("module.", "_orig_mod."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    found = state if isinstance(state, Mapping) else {}
+    inner: Any = next((found[key] for key in ("state_dict", "model", "model_state_dict") if key in found), found)
+    tensors: dict[str, Tensor] = {}
+    if isinstance(inner, Mapping):
+        tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise RunError(f"{where} holds no weights by name")
+    while prefix := next((p for p in ("module.", "_orig_mod.") if all(n.startswith(p) for n in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from io import BytesIO
@@ -12,32 +12,51 @@ from pathlib import Path
 from typing import Any
 
 from manyview.environment import git_commit, versions
-from manyview.errors import ManyviewWarning, RunError
+from manyview.errors import RunError
+from manyview.evaluate.model import Model
 from manyview.evaluate.protocols import Measure, call_of
 from manyview.evaluate.report import Report
 from manyview.files import write_bytes, write_json, write_text
 
 EVALUATIONS = "evaluations"
+LONGEST = 120  # characters of a file's name that tell what it is
 
 
-def record(path: Path, split: str, reports: Mapping[Measure, Report], data: str | None = None) -> None:
+def record(
+    path: Path, split: str, reports: Mapping[Measure, Report], data: str | None = None, model: Model | None = None
+) -> None:
     """Adds reports to a result.json, made if it is not there; what stands in it under other names stays as it is.
 
-    data: the source that was judged on, where it is not the run's own. Raises RunError for a file that is damaged.
+    data: what was judged on, where it is not the run's own. model: whose results these are, where the file is not that
+    of its run. Raises RunError for a file that is damaged.
     """
-    known: dict[str, Any] = {}
-    if path.is_file():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            kept = known.setdefault(EVALUATIONS, {})
-        except (json.JSONDecodeError, AttributeError) as error:
-            raise RunError(f"{path} is damaged: {error}") from None
-    else:
-        kept = known[EVALUATIONS] = {}
+    known = _known(path)
+    if model is not None:
+        known["model"] = {"name": model.name, "key": model.key}
+    kept = known.setdefault(EVALUATIONS, {})
     made = {"git": git_commit(), "versions": versions()}
     for protocol, report in reports.items():
         kept[f"{call_of(protocol)} on {split}{f' of {data}' if data else ''}"] = {**report.to_dict(), **made}
     write_json(path, known)
+
+
+def check_place(path: Path, model: Model) -> None:
+    """Raises RunError where the results of another model stand, or a damaged file."""
+    known = _known(path)
+    if known and (not isinstance(known.get("model"), dict) or known["model"].get("key") != model.key):
+        raise RunError(f"{path} holds the results of another model; choose another --out")
+
+
+def _known(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+    if not isinstance(known, dict) or not isinstance(known.get(EVALUATIONS, {}), dict):
+        raise RunError(f"{path} is damaged: it holds no results by name")
+    return known
 
 
 def publish(folder: Path, split: str, reports: Mapping[Measure, Report], data: str | None = None) -> list[Path]:
@@ -51,13 +70,8 @@ def publish(folder: Path, split: str, reports: Mapping[Measure, Report], data: s
             write_text(folder / f"{name}.md", "\n\n".join(parts) + "\n")
             written.append(folder / f"{name}.md")
         if report.draw is not None:
-            try:
-                figure = report.draw()
-            except ImportError:
-                warnings.warn("no figures: matplotlib is not installed", ManyviewWarning, stacklevel=2)
-                continue
             drawn = BytesIO()
-            figure.savefig(drawn, format="svg", metadata={"Date": None})
+            report.draw().savefig(drawn, format="svg", metadata={"Date": None})
             write_bytes(folder / f"{name}.svg", drawn.getvalue())
             written.append(folder / f"{name}.svg")
     return written
@@ -70,6 +84,13 @@ def changed(protocol: Measure) -> list[str]:
 
 
 def file_name(protocol: Measure, split: str, data: str | None = None) -> str:
-    """A name that tells protocol, unusual settings, split and data: `knn_k=1_test`."""
-    words = re.findall(r"[\w.=+-]+", f"{call_of(protocol, changed(protocol))} {split} {data or ''}")
-    return "_".join(words)[:150]
+    """A name that tells protocol, unusual settings, split and data: `knn_k=1_test`.
+
+    Where that leaves out a character of a text, or is long, a digest of the whole is part of it.
+    """
+    whole = f"{call_of(protocol, changed(protocol))} {split} {data or ''}".rstrip()
+    name = "_".join(re.findall(r"[\w.=+-]+", re.sub(r"'(\w+)'", r"\1", whole)))
+    texts = [data or "", *re.findall(r"""'[^']*'|"[^"]*\"""", whole)]
+    if len(name) > LONGEST or not all(re.fullmatch(r"'?\w*'?", text) for text in texts):
+        name = f"{name[:LONGEST]}_{hashlib.blake2b(whole.encode(), digest_size=4).hexdigest()}"
+    return name

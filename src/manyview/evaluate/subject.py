@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import timm
+
 from manyview.data import Splits, open_splits
-from manyview.errors import DataError, RunError
+from manyview.errors import DataError, RecipeError, RunError
 from manyview.evaluate import cache
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.evaluate import with_accuracy
@@ -15,8 +17,8 @@ from manyview.evaluate.features import Features, Watch
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.model import Model, StepModel, exported, of_timm
 from manyview.evaluate.protocols import Measure, parse_protocols
-from manyview.grammar import parse_call
-from manyview.recipe import data_of
+from manyview.grammar import Call, parse_call
+from manyview.recipe import Data, data_of
 from manyview.run import Run
 
 
@@ -24,7 +26,8 @@ from manyview.run import Run
 class Subject:
     """A model and its data.
 
-    run: the run it is, if any. data: what its results are of, where that is not the run's own data. own: the calls that
+    run: the run it is, if any. data: what its results are of, where that is not the run's own data: source, folder, and
+    what else tells it apart, so that no result takes the place of another's. own: the calls that
     stand in its recipe. usual: what is measured if nothing is asked for. folder: where its features are kept. skips:
     whether images that cannot be read are left out.
     """
@@ -70,26 +73,52 @@ def open_subject(
         return _of_run(Run(folder), overrides, device)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise RunError(f"{target} is neither a run (it has no recipe.yaml) nor an export (no config.json)")
+            raise _nothing(target)
         if checkpoint is not None:
             raise RunError(f"{target} is an export, which has its own weights; drop --checkpoint")
         model: Model = exported(folder, device, size)
     else:
-        call = parse_call(target, "eval")
+        call = _timm_call(target)
         if checkpoint is None:
-            raise RunError(
-                f"{target}: no such run or export; for a model of timm, its weights come with --checkpoint FILE"
-            )
+            raise RunError(f"{target} is a model of timm; its weights come with --checkpoint FILE")
         model = of_timm(call, checkpoint, device, size)
     if not any(override.startswith("data.source=") for override in overrides):
         raise DataError(f"{target} comes without data; say which, as in data.source=cifar10 data.root=DIR")
     data, seed = data_of(overrides)
     splits = open_splits(data, seed)
-    features = Features(model, splits)
-    known = int((splits.train.labels >= 0).sum())
-    usual: Measure = Classify() if features.classifies else Knn(k=max(1, min(Knn().k, known)))
     skips = data.on_bad_image == "skip"
-    return Subject(model, splits, seed, cache.usual_folder(), (), (usual,), data=data.source, skips=skips)
+    usual = _usual(model, splits)
+    return Subject(model, splits, seed, cache.usual_folder(), (), usual, data=told_apart(data, seed), skips=skips)
+
+
+def told_apart(data: Data, seed: int = 0) -> str:
+    """Data in a line: source, folder, and each choice of images that is not the usual one."""
+    usual, root = Data(), None if data.root is None else Path(data.root).expanduser().resolve()
+    chosen = ("val_fraction", "labels_per_class", "imbalance", "limit", "channels")
+    told = {"root": root, **{name: getattr(data, name) for name in chosen}, "seed": seed or None}
+    return ", ".join([data.source, *(f"{k}={v}" for k, v in told.items() if v != getattr(usual, k, None))])
+
+
+def _usual(model: Model, splits: Splits) -> tuple[Measure, ...]:
+    known = int((splits.train.labels >= 0).sum())
+    return (Classify() if Features(model, splits).classifies else Knn(k=max(1, min(Knn().k, known))),)
+
+
+def _timm_call(target: str) -> Call:
+    """A model of timm, whose name may have a tag: `resnet18.a1_in1k`."""
+    if timm.is_model(target):
+        return Call(target)
+    try:
+        call = parse_call(target, "eval")
+    except RecipeError:
+        raise _nothing(target) from None
+    if not timm.is_model(call.name):
+        raise _nothing(target)
+    return call
+
+
+def _nothing(target: str) -> RunError:
+    return RunError(f"{target} is neither a run (it has no recipe.yaml) nor an export (it has no config.json)")
 
 
 def _of_run(run: Run, overrides: Sequence[str], device: str) -> Subject:
@@ -98,20 +127,25 @@ def _of_run(run: Run, overrides: Sequence[str], device: str) -> Subject:
     step = run.step(recipe, device)
     model = StepModel(step, run.classes(), str(run.folder))
     if other:
-        data, _ = data_of([each for each in overrides if each.startswith("data.")])
+        own = [] if recipe.data.channels is None else [f"data.channels={recipe.data.channels}"]
+        data, _ = data_of([*own, *(each for each in overrides if each.startswith("data."))])
+        if (data.channels or 3) != (recipe.data.channels or 3):
+            raise DataError(f"{run.folder} was trained on images of {recipe.data.channels or 3} channels; "
+                            f"leave data.channels out")  # fmt: skip
         splits = open_splits(data, recipe.seed)
+        usual = _usual(model, splits)
     else:
         data, splits = recipe.data, run.splits(recipe)
-    usual = with_accuracy(parse_protocols(recipe.evaluate), step)
+        usual = tuple(with_accuracy(parse_protocols(recipe.evaluate), step)) or _usual(model, splits)
     return Subject(
         model,
         splits,
         recipe.seed,
         run.folder / "features",
         recipe.evaluate,
-        tuple(usual),
+        usual,
         run,
-        data.source if other else None,
+        told_apart(data) if other else None,
         data.on_bad_image == "skip",
     )
 

@@ -88,11 +88,11 @@ class Transfer:
                     watch=features.watch,
                     folder=features.folder,
                 )
-                value = protocol.measure(there, judged).measures[""]
+                value = protocol.measure(there, judged).measures.get("")
             except ManyviewError as error:
                 raise type(error)(f"transfer to {name}: {error}") from None
-            except KeyError:
-                raise DataError(f"transfer: {self.by} has no main measure to compare sets by") from None
+            if value is None:
+                raise DataError(f"transfer: {self.by} has no main measure to compare sets by")
             measures[name] = value
             rows.append((name, judged, len(splits.train), getattr(protocol, "metric", self.by), value))
         measures[""] = sum(measures.values()) / len(self.sets)
@@ -104,8 +104,8 @@ class Transfer:
         from manyview.evaluate.protocols import parse_protocol
 
         protocol = parse_protocol(self.by, "transfer: by")
-        metric = SETS[name][1] if name in SETS else "top1"
-        return replace(protocol, metric=metric) if isinstance(protocol, Linear) else protocol
+        own = isinstance(protocol, Linear) and name in SETS
+        return replace(protocol, metric=SETS[name][1]) if own else protocol  # type: ignore[type-var]
 
     def _opened(self, name: str, seed: int) -> Splits:
         from manyview.data import open_splits
