@@ -175,16 +175,16 @@ def test_the_same_seed_gives_the_same_bits():
 
 @pytest.mark.parametrize("val", [0, 100])
 def test_a_rate_is_chosen_on_what_is_held_out(val):
-    protocol = Finetune(epochs=2, lr=(0.05, 1e-9), batch_size=32)
-    features = frozen(val=val)
+    protocol = Finetune(epochs=3, lr=(0.05, 1e-9), batch_size=16)
+    features = frozen(train=160, val=val, test=100)
     report = protocol.measure(features, "test")
     (low, at_low), (high, at_high) = report.tables["rates"].rows
     assert (low, high, report.measures["lr"]) == (1e-9, 0.05, 0.05)
     assert at_high > at_low
     # without a val, a tenth of what was to be trained on
-    assert report.measures["labels"] == (300 if val else 270)
+    assert report.measures["labels"] == (160 if val else 144)
     # the split that is judged has no say
-    wrong = frozen(val=val, relabel={"test": lambda labels: (labels + 1) % 10})
+    wrong = frozen(train=160, val=val, test=100, relabel={"test": lambda labels: (labels + 1) % 10})
     again = protocol.measure(wrong, "test")
     assert again.tables["rates"].rows == report.tables["rates"].rows
     assert again.measures["lr"] == 0.05
