@@ -27,6 +27,7 @@ from torch import Tensor
 from manyview.augment.op import check_whole
 from manyview.draws import Draws
 from manyview.errors import DataError, unknown
+from manyview.evaluate.linear import check_rows
 from manyview.evaluate.report import Report
 
 if TYPE_CHECKING:
@@ -146,12 +147,7 @@ def few_shot(
     one task alone (no interval), an unknown classifier, a weight that is not positive, and, rather than be wrong, if
     a regression does not converge.
     """
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"expected features [N, D] and labels [N], got {tuple(features.shape)} and {tuple(labels.shape)}"
-        )
-    if not bool(features.isfinite().all()):
-        raise ValueError("features hold values that are not finite")
+    check_rows(features, labels)
     if classifier not in CLASSIFIERS:
         raise ValueError(f"classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
     if not 0 < weight < math.inf:

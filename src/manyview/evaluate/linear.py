@@ -97,7 +97,7 @@ def linear_probe(
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    _check(held_features, held_labels, classes)
+    check_rows(held_features, held_labels, classes)
     if not len(held_labels):
         raise ValueError("no rows are held out to choose the penalty on")
     if held_features.shape[1:] != features.shape[1:]:
@@ -116,7 +116,7 @@ def linear_probe(
 
 
 def fit_path(
-    features: Tensor, labels: Tensor, classes: int, weights: Sequence[float] = WEIGHTS, tolerance: float = 1e-3
+    features: Tensor, labels: Tensor, classes: int, weights: Sequence[float] = WEIGHTS, tolerance: float = 1e-5
 ) -> Iterator[Fit]:
     """Fits for all penalties, from the strongest to the weakest, each of which begins where those before it point to.
 
@@ -169,14 +169,16 @@ def _positive(weight: float) -> float:
     return float(weight)
 
 
-def _check(features: Tensor, labels: Tensor, classes: int) -> None:
+def check_rows(features: Tensor, labels: Tensor, classes: int | None = None) -> None:
+    """Raises ValueError unless features [N, D] are finite, with labels [N], below `classes` where they are told."""
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
             f"expected features [N, D] and labels [N], got {tuple(features.shape)} and {tuple(labels.shape)}"
         )
     if not bool(features.isfinite().all()):
         raise ValueError("features hold values that are not finite")
-    check_labels(labels, classes)
+    if classes is not None:
+        check_labels(labels, classes)
 
 
 def _centred(theta: Tensor) -> Tensor:
@@ -191,7 +193,7 @@ class _Problem:
     """Rows, and the objective on them. theta: float64 [classes, D + 1], the bias last; theta's classes sum to zero."""
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
-        _check(features, labels, classes)
+        check_rows(features, labels, classes)
         if len(labels.unique()) < 2:
             raise ValueError("labels are of fewer than two classes; there is nothing to tell apart")
         self.rows = torch.cat([features.float(), features.new_ones(len(features), 1, dtype=torch.float32)], dim=1)
@@ -357,7 +359,7 @@ def check_held_out(splits: Splits, name: str) -> None:
         raise DataError(NONE_TO_HOLD.format(name))
 
 
-NONE_TO_HOLD = "evaluate: {} holds out training images to choose its penalty on, and every class has only one"
+NONE_TO_HOLD = "evaluate: {} holds out training images to choose its settings on, and every class has only one"
 
 
 def _rows(outputs: Outputs) -> Rows:

@@ -25,6 +25,8 @@ from manyview.grammar import Call
 from manyview.step import Step
 from manyview.views import TEST, PlannedView, draw_views, together, usual_test_view
 
+COUNTER = "num_batches_tracked"  # BatchNorm's, which has no part in what it gives
+
 
 class Model(Protocol):
     """A network in evaluation mode, with what has to be done to an image before it sees it."""
@@ -275,7 +277,7 @@ def _unwrapped(state: Any, where: Path) -> dict[str, Tensor]:
 def _load(network: nn.Module, state: Mapping[str, Tensor], where: str, spec: str) -> None:
     own = network.state_dict()
     differs = {
-        "missing": [name for name in own if name not in state and not name.endswith("num_batches_tracked")],
+        "missing": [name for name in own if name not in state and not name.endswith(COUNTER)],
         "unknown": [name for name in state if name not in own],
         "of another shape": [
             f"{name} {[*state[name].shape]}, not {[*value.shape]}"
@@ -310,7 +312,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 def _digest(state: Mapping[str, Any], *said: object) -> str:
     digest = hashlib.blake2b(repr(said).encode(), digest_size=16)
     for name, value in state.items():
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and not name.endswith(COUNTER):
             whole = value.detach().cpu().contiguous()
             digest.update(f"{name} {whole.dtype} {[*whole.shape]}".encode())
             digest.update(whole.flatten().view(torch.uint8).numpy().tobytes() if whole.numel() else b"")

@@ -28,9 +28,8 @@ from manyview.augment.op import check_not_negative, check_whole
 from manyview.draws import Draws, order_of
 from manyview.errors import DataError, unknown
 from manyview.evaluate.accuracy import accuracy
-from manyview.evaluate.linear import METRICS, check_held_out, held_out
+from manyview.evaluate.linear import METRICS, check_held_out, check_rows, held_out
 from manyview.evaluate.report import Report, Table
-from manyview.relations.reading import check_labels
 
 if TYPE_CHECKING:
     from manyview.data import Splits
@@ -91,7 +90,7 @@ def sgd_probe(
     for milestone in milestones:
         check_whole("a milestone", milestone)
     for each, which in ((features, labels), (held_features, held_labels)):
-        _check_rows(each, which, classes)
+        check_rows(each, which, classes)
     if len(labels.unique()) < 2:
         raise ValueError("labels are of fewer than two classes; there is nothing to tell apart")
     if not len(held_labels):
@@ -201,16 +200,6 @@ def _check_settings(weight_decay: float, batch_size: int, epochs: int, metric: s
     check_whole("epochs", epochs)
     if metric not in METRICS:
         raise ValueError(unknown("metric", str(metric), METRICS))
-
-
-def _check_rows(features: Tensor, labels: Tensor, classes: int) -> None:
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"expected features [N, D] and labels [N], got {tuple(features.shape)} and {tuple(labels.shape)}"
-        )
-    if not bool(features.isfinite().all()):
-        raise ValueError("features hold values that are not finite")
-    check_labels(labels, classes)
 
 
 def _begin(rates: int, classes: int, width: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
