@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """top1, top5, class_mean (of the classes that occur) in percent, and the cross-entropy `loss`.
 
-    scores: [N, classes]; labels: integers [N].
+    scores: [N, classes]; labels: integers [N]. Raises ValueError for shapes that disagree, and for no rows.
     """
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
+        raise ValueError(
+            f"expected scores [N, classes] and labels [N], N > 0, got {tuple(scores.shape)} and {tuple(labels.shape)}"
+        )
     ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
     right = ranked[:, 0].float()
     per_class = [right[labels == label].mean() for label in labels.unique()]

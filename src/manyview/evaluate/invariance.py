@@ -149,7 +149,12 @@ class Invariance:
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """The cosine of each row of a [B, D] with that of b, float64 [B]; 0 where one of them is 0."""
+    """The cosine of each row of a [B, D] with that of b, float64 [B]; 0 where one of them is 0.
+
+    Raises ValueError for shapes that disagree.
+    """
+    if a.ndim != 2 or a.shape != b.shape:
+        raise ValueError(f"expected two tensors [B, D] alike, got {tuple(a.shape)} and {tuple(b.shape)}")
     return (F.normalize(a.double(), dim=1) * F.normalize(b.double(), dim=1)).sum(dim=1)
 
 

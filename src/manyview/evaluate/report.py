@@ -26,7 +26,7 @@ class Table:
     def markdown(self) -> str:
         """The table in Markdown, floats with three decimals."""
         lines = [self.columns, ("---",) * len(self.columns), *(tuple(map(cell, row)) for row in self.rows)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return "\n".join("| " + " | ".join(each.replace("|", "\\|") for each in line) + " |" for line in lines)
 
 
 def cell(value: Cell) -> str:
