@@ -30,10 +30,12 @@ class Table:
 
 
 def cell(value: Cell) -> str:
-    """How a table shows a value."""
+    """How a table shows a value: floats with three decimals, very small ones with three digits."""
     if value is None:
         return "–"
-    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+    if isinstance(value, float):
+        return f"{value:.3g}" if 0 < abs(value) < 1e-3 else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 @dataclass(frozen=True)
