@@ -6,7 +6,7 @@ A test holds the file to what this prints, so the reference cannot fall behind t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def reference() -> str:
         "### Schedules\n",
         *entries(SCHEDULES),
         "## Evaluate\n",
-        *entries({name: protocol for name, protocol in PROTOCOLS.items() if name != "linear_probe"}),
+        *entries({name: protocol for name, protocol in PROTOCOLS.items() if name != "linear_probe"}, hidden=()),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -94,13 +94,15 @@ WEIGHTS_ARE = {
 HIDDEN = ("self", "inputs", "classes", "members", "optimizer", "clock", "download", "root", "stored", "params")
 
 
-def entries(table: Mapping[str, Callable[..., Any]], first: str | None = None) -> list[str]:
-    """One item a name: its call with defaults, and its docstring."""
+def entries(
+    table: Mapping[str, Callable[..., Any]], first: str | None = None, hidden: Sequence[str] = HIDDEN
+) -> list[str]:
+    """One item a name: its call with defaults, and its docstring. hidden: arguments that no user gives."""
     lines = []
     for name, factory in table.items():
         shown = [first] if first else []
         for key, parameter in inspect.signature(factory).parameters.items():
-            if key in HIDDEN:
+            if key in hidden:
                 continue
             star = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
             default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"

@@ -187,6 +187,17 @@ def test_arrays_like_cifar_c_give_what_is_made_on_the_fly(tmp_path):
         assert read.measure(features, "test").to_dict() == made.to_dict()
 
 
+def test_published_images_of_test_are_no_result_on_val(tmp_path):
+    images = images_of(9)
+    write_arrays(tmp_path, images, SOME["corruptions"])
+    splits = Splits(images, images, None, CLASSES, "a note")
+    read = Robustness(**SOME, root=str(tmp_path))
+    with pytest.raises(DataError, match="root holds corrupted test images, and there is no test; a note"):
+        read.check(splits)
+    with pytest.raises(DataError, match="not those of val; ask for --split test"):
+        read.measure(Features(model_of(), splits), "val")
+
+
 class Zooms:
     """Looks at the middle 32 pixels of what is enlarged to 40, as an ImageNet model does at 224 of 256."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import UnionType
 from typing import Protocol
 
 import torch
@@ -129,6 +130,12 @@ def check_not_negative(name: str, value: float) -> None:
     """Raises ValueError unless value is a number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+
+
+def check_kind(name: str, value: object, kind: type | UnionType, what: str) -> None:
+    """Raises ValueError unless value is of that kind, which users call `what`."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {what}, got {value!r}")
 
 
 def check_whole(name: str, value: int, least: int = 1) -> None:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyview.augment.op import check_whole
+from manyview.augment.op import check_kind, check_whole
 from manyview.draws import Draws
 from manyview.errors import DataError, unknown
 from manyview.evaluate.linear import check_rows
@@ -279,6 +279,7 @@ class FewShotTasks:
             check_whole(name, getattr(self, name), 2 if name in ("ways", "tasks") else 1)
         if self.classifier not in CLASSIFIERS:
             raise ValueError(unknown("classifier", str(self.classifier), CLASSIFIERS))
+        check_kind("unit", self.unit, bool, "True or False")
 
     def check(self, splits: Splits) -> None:
         """Raises DataError where no held-out split has enough classes."""

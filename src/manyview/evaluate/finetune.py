@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from manyview.augment.op import check_not_negative, check_whole
+from manyview.augment.op import check_kind, check_not_negative, check_whole
 from manyview.draws import key_of
 from manyview.errors import DataError, unknown
 from manyview.evaluate.accuracy import accuracy
@@ -82,6 +82,7 @@ class Finetune:
             raise ValueError(unknown("optimizer", str(self.optimizer), OPTIMIZERS))
         if self.metric not in METRICS:
             raise ValueError(unknown("metric", str(self.metric), METRICS))
+        check_kind("augment", self.augment, str | None, "ops in quotes")
         if self.augment is not None:
             _plan(self.augment)
 

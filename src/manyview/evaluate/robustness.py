@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.augment.op import as_float, as_uint8, check_whole
+from manyview.augment.op import as_float, as_uint8, check_kind, check_whole
 from manyview.data.corrupted import Corrupted
 from manyview.draws import order_of
 from manyview.errors import DataError, unknown
@@ -58,9 +58,9 @@ class Robustness:
     nearer to the side of what the model looks at. textures: a folder of the published photographs for `frost`, else
     ours are taken. Nothing is compressed, so figures are near ImageNet-C's but not its own.
 
-    root: the published images instead: a folder like CIFAR-10-C (`.npy`) or ImageNet-C (a tree, whole or its parts);
-    those of the size that the model looks at are taken as they are. `relative` is the mean in percent of `clean`. On
-    all of ImageNet-C's 15, `mce` is its mean corruption error, relative to AlexNet's.
+    root: the published images instead, which are of test: a folder like CIFAR-10-C (`.npy`) or ImageNet-C (a tree,
+    whole or its parts); those of the size that the model looks at are taken as they are. `relative` is the mean in
+    percent of `clean`. On all of ImageNet-C's 15, `mce` is its mean corruption error, relative to AlexNet's.
 
     by: what classifies, `classifier`, a `linear` probe or `knn` on clean training images (200 neighbours, temperature
     0.1); `auto` is the classifier, or the probe where there is none. (Hendrycks & Dietterich, ICLR 2019.)
@@ -93,6 +93,8 @@ class Robustness:
                 raise ValueError(f"corruptions and severities are each named once, at least one, got {given!r}")
         if self.images is not None:
             check_whole("images", self.images)
+        for name in ("root", "textures"):
+            check_kind(name, getattr(self, name), str | None, "a folder, in quotes")
         if self.root is not None and (self.size, self.textures) != (None, None):
             raise ValueError("size and textures are for corruptions made here, not for those that lie in root")
         if self.textures is not None and "frost" not in self.names:
@@ -110,6 +112,8 @@ class Robustness:
     def check(self, splits: Splits) -> None:
         """Raises DataError for a folder that lacks what is asked for, and for images that are not RGB."""
         if self.root is not None:
+            if splits.test is None:
+                raise DataError(f"robustness: root holds corrupted test images, and there is no test; {splits.note}")
             Corrupted(Path(self.root).expanduser()).check(self.names, self.severities)
         if self.textures is not None:
             textures_of(self.textures, 1, 1, 1)
@@ -120,6 +124,8 @@ class Robustness:
 
     def measure(self, features: Features, split: str) -> Report:
         """The accuracies, in percent, and a table of them."""
+        if self.root is not None and split != "test":
+            raise DataError(f"robustness: root holds corrupted test images, not those of {split}; ask for --split test")
         predict = predictor(features, split, self.by)
         right: Counter[Key] = Counter()
         seen: Counter[Key] = Counter()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from manyview.augment.op import check_kind
 from manyview.errors import DataError, ManyviewError
 from manyview.evaluate.report import Cell, Report, Table
 
@@ -51,6 +52,8 @@ class Transfer:
     def __post_init__(self) -> None:
         from manyview.evaluate.protocols import parse_protocol
 
+        check_kind("root", self.root, str, "a folder, in quotes")
+        check_kind("download", self.download, bool, "True or False")
         object.__setattr__(self, "sets", (self.sets,) if isinstance(self.sets, str) else tuple(self.sets))
         if not self.sets or not all(isinstance(name, str) and name for name in self.sets):
             raise ValueError(f"sets must be names, as in sets=('pets', 'dtd'), got {self.sets!r}")
