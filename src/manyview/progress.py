@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,17 +33,17 @@ LABELS = {
     "linear_weight": "linear probe's penalty",
 }
 UNITS = {
-    **dict.fromkeys(("_weight", "_lr", "temperature"), "{:.3g}"),
-    **dict.fromkeys(("loss", "calibration", "ece10", "ece15", "brier", "nll"), "{:.3f}"),
-    **dict.fromkeys(("invariance", "cosine", "score", "awareness"), "{:.3f}"),
-    **dict.fromkeys(("_forwards", "_left_out"), "{:.0f}"),
+    r"(_weight|_lr|temperature)$": "{:.3g}",
+    r"loss$|^calibration|^awareness(?!.*_right$)|^invariance(?!.*_agreement$)": "{:.3f}",
+    r"_(forwards|left_out|labels)$": "{:.0f}",
 }
-"""By how a measure's name ends; all others are in percent."""
+"""By what is found in a measure's name, settings left out; all others are in percent."""
 
 
 def table_row(name: str, *values: float | None) -> list[str]:
     """A measure's name and values as a table shows them."""
-    unit = next((text for suffix, text in UNITS.items() if name.endswith(suffix)), "{:.2f} %")
+    bare = re.sub(r"\(.*\)", "", name)
+    unit = next((text for pattern, text in UNITS.items() if re.search(pattern, bare)), "{:.2f} %")
     label = LABELS.get(name, name.replace("_", " ").replace("knn", "kNN"))
     return [label, *("" if value is None else unit.format(value) for value in values)]
 

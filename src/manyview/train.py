@@ -23,7 +23,7 @@ from manyview.distributed import anywhere, mean_of
 from manyview.draws import key_of
 from manyview.environment import git_commit, versions
 from manyview.errors import Interrupted, ManyviewWarning, RecipeError, RunError
-from manyview.evaluate.evaluate import check_protocols, evaluate, while_training, with_accuracy
+from manyview.evaluate.evaluate import check_model, check_protocols, evaluate, while_training, with_accuracy
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import Measure, parse_protocols
@@ -83,6 +83,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     step = Step(recipe, len(splits.classes), clock.steps)
     if step.classifier:
         check_labels(splits, (), ["classify"])
+    check_model(protocols, StepModel(step, splits.classes), splits)
     if part == 1 and any(isinstance(module, torch.nn.BatchNorm1d) for module in step.modules()):
         raise RecipeError("train.batch_size: a head with BatchNorm needs at least two images a part and process")
     if config.sync_batchnorm:

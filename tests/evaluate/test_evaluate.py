@@ -11,13 +11,14 @@ from manyview import parse_recipe
 from manyview.data import ArrayImages, BadImage, Splits, hold_out
 from manyview.errors import DataError, RecipeError
 from manyview.evaluate.accuracy import Classify, accuracy
-from manyview.evaluate.evaluate import check_protocols, evaluate, while_training
+from manyview.evaluate.evaluate import check_model, check_protocols, evaluate, while_training
 from manyview.evaluate.features import Features, collect
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import WEIGHTS, Linear, fit_linear, linear_probe
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import measure_names, parse_protocols
 from manyview.functional import aggregate, orbit
+from manyview.progress import table_row
 from manyview.step import Step
 
 TIED = """
@@ -57,6 +58,9 @@ class Broken:
 
     def name(self, position):
         return f"picture {position}"
+
+
+NAMES = tuple("abcdefghij")
 
 
 def pictures(count, classes=10, seed=0):
@@ -443,3 +447,81 @@ def test_a_probe_of_features_that_are_not_finite():
     next(step.main.backbone.parameters()).data.fill_(math.nan)
     with pytest.raises(DataError, match=r"^linear: features hold values that are not finite$"):
         evaluate(frozen(step, sunny(20, 1), sunny(30, 2)), "test", [Linear()])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("robustness(root=3)", "root must be a folder, in quotes, got 3"),
+        ("robustness(root=somewhere)", "root must be a folder, in quotes, got somewhere"),
+        ("robustness(textures=['a'])", "textures must be a folder, in quotes"),
+        ("transfer(root=None)", "root must be a folder, in quotes, got None"),
+        ("transfer(root='x', download='yes')", "download must be True or False, got 'yes'"),
+        ("fewshot(unit=[1])", "unit must be True or False"),
+        ("finetune(augment=['flip'])", "augment must be ops in quotes"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_in_one_line(call, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        parse_protocols([call])
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_model_will_never_tell_is_known_before_it_is_trained():
+    splits = Splits(pictures(30), pictures(20, seed=1), pictures(20, seed=2), NAMES, "a note")
+
+    def check(text, *calls):
+        check_model(parse_protocols(calls), StepModel(Step(parse_recipe(text), 10), NAMES), splits)
+
+    bare = TIED.replace("cross_entropy(logits(a), logits(b))", "similarity(h(a), h(b))")
+    check(TIED, "calibration(by='classifier')", "aggregate(orbit='rotation')")
+    check(bare, "calibration", "robustness(by='linear')", "aggregate(orbit='rotation')")
+    for call in ("calibration(by='classifier')", "adversarial(by='classifier')"):
+        with pytest.raises(DataError, match="has no classifier of these classes"):
+            check(bare, call)
+    with pytest.raises(DataError, match="tells no members of an orbit apart"):
+        check(TIED, "aggregate")
+
+
+def test_a_bank_that_lost_images_says_how_many_are_left():
+    class Lossy:
+        """One picture cannot be read."""
+
+        def __init__(self, whole):
+            self.whole, self.labels, self.index = whole, whole.labels, whole.index
+            self.size, self.channels = None, 3
+
+        def __len__(self):
+            return len(self.whole)
+
+        def read(self, position):
+            if position == 3:
+                raise BadImage("picture 3: broken")
+            return self.whole.read(position)
+
+    splits = Splits(Lossy(pictures(30)), None, pictures(20, seed=2), NAMES, "a note")
+    model = StepModel(Step(parse_recipe(TIED), 10).eval(), NAMES)
+    Knn(k=30).check(splits)
+    with pytest.raises(DataError, match="knn: k must be between 1 and the bank's 29 rows, got 30"):
+        Knn(k=30).measure(Features(model, splits, skipped=[]), "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("awareness_jitter_hue", 0.531, "0.531"),
+        ("awareness_flip_right", 53.1, "53.10 %"),
+        ("invariance_others", 0.4, "0.400"),
+        ("invariance_agreement", 88.0, "88.00 %"),
+        ("calibration(by='linear')", 0.05, "0.050"),
+        ("calibration_scaled_ece15", 0.05, "0.050"),
+        ("calibration_temperature", 1.234, "1.23"),
+        ("finetune(fraction=0.1)_labels", 500.0, "500"),
+        ("finetune(fraction=0.1)_lr", 0.01, "0.01"),
+        ("fewshot_classes_left_out", 2.0, "2"),
+        ("adversarial_pgd(8/255)", 12.0, "12.00 %"),
+        ("aggregate_gain", 1.0, "1.00 %"),
+    ],
+)
+def test_tables_show_percent_of_percents_alone(name, value, shown):
+    assert table_row(name, value)[1] == shown

@@ -26,6 +26,15 @@ MIRROR = "mirror"
 """Besides the orbits: the image and its mirror image."""
 
 
+def check_joint(features: Features) -> None:
+    """Raises DataError for a model that has no joint head for these data."""
+    name = features.model.name
+    if features.model.orbit is None:
+        raise DataError(f"{name} tells no members of an orbit apart; name one: aggregate(orbit='rotation')")
+    if not features.classifies:
+        raise DataError(f"{name} has no classifier of these classes; name an orbit: aggregate(orbit='rotation')")
+
+
 @dataclass(frozen=True)
 class Aggregate:
     """Accuracy of scores averaged over an orbit, beside that of the single image, and what it costs.
@@ -49,13 +58,8 @@ class Aggregate:
     def measure(self, features: Features, split: str) -> Report:
         """Top-1 accuracy of the averaged scores, `single` of the image alone, and what averaging `gains`."""
         if self.orbit == "own":
-            name = features.model.name
-            if features.model.orbit is None:
-                raise DataError(f"{name} tells no members of an orbit apart; name one: aggregate(orbit='rotation')")
-            if not features.classifies:
-                raise DataError(
-                    f"{name} has no classifier of these classes; name an orbit: aggregate(orbit='rotation')"
-                )
+            check_joint(features)
+            assert features.model.orbit is not None
             outputs = features.of(split, aggregated=True)
             assert outputs.logits is not None
             assert outputs.aggregated is not None

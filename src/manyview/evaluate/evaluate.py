@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from manyview.data import Splits
 from manyview.evaluate.accuracy import Classify
+from manyview.evaluate.aggregate import Aggregate, check_joint
 from manyview.evaluate.features import Features
 from manyview.evaluate.knn import Knn
+from manyview.evaluate.model import Model
 from manyview.evaluate.protocols import Measure, measure_names
 from manyview.evaluate.report import Report
+from manyview.evaluate.scores import check_classifier
 from manyview.step import Step
 
 
@@ -62,3 +65,13 @@ def check_protocols(protocols: Sequence[Measure], splits: Splits) -> None:
         return  # nothing will be measured
     for protocol in protocols:
         protocol.check(splits)
+
+
+def check_model(protocols: Sequence[Measure], model: Model, splits: Splits) -> None:
+    """Raises DataError for what this model will never tell; before it is trained, weights do not matter."""
+    features = Features(model, splits)
+    for protocol in protocols:
+        if getattr(protocol, "by", None) == "classifier":
+            check_classifier(features)
+        if isinstance(protocol, Aggregate) and protocol.orbit == "own":
+            check_joint(features)

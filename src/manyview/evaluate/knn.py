@@ -79,7 +79,10 @@ class Knn:
     def measure(self, features: Features, split: str) -> Report:
         """The accuracy."""
         queries, bank = features.of(split), features.of("train")
-        predicted = knn_predict(
-            queries.features, bank.features, bank.labels, features.classes, self.k, self.temperature
-        )
+        try:
+            predicted = knn_predict(
+                queries.features, bank.features, bank.labels, features.classes, self.k, self.temperature
+            )
+        except ValueError as error:  # images that cannot be read are missing in the bank
+            raise DataError(f"knn: {error}") from None
         return Report({"": 100 * float((predicted == queries.labels).float().mean())})

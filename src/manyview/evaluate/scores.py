@@ -35,6 +35,12 @@ def check_by(by: object) -> None:
         raise ValueError(unknown("by", str(by), WAYS))
 
 
+def check_classifier(features: Features) -> None:
+    """Raises DataError for a model that does not classify these data."""
+    if not features.classifies:
+        raise DataError(f"{features.model.name} has no classifier of these classes; ask for by='linear'")
+
+
 def scores_of(features: Features, split: str, by: str = "auto") -> Scores:
     """Scores by the model's `classifier`, by a `linear` probe, or `auto`: the classifier where it is of these classes.
 
@@ -44,8 +50,7 @@ def scores_of(features: Features, split: str, by: str = "auto") -> Scores:
     if by == "auto":
         by = "classifier" if features.classifies else "linear"
     if by == "classifier":
-        if not features.classifies:
-            raise DataError(f"{model.name} has no classifier of these classes; ask for by='linear'")
+        check_classifier(features)
         return Scores(lambda name: _logits(features, name), lambda pixels: model.read(pixels)["logits"], False)
     fit = probe_of(features, split).fit
     coefficients, bias = fit.coefficients.to(model.device), fit.bias.to(model.device)
