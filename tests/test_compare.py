@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from manyview.compare.intervals import bootstrap_interval, paired, t_interval
 from manyview.compare.plan import plan_comparison
 from manyview.data import open_splits
 from manyview.data.loader import Batches
-from manyview.errors import RunError
+from manyview.errors import ManyviewWarning, RunError
 from manyview.recipe import load_recipe
 from manyview.run import Run
 from manyview.step import Step
@@ -122,6 +123,23 @@ def test_every_budget_gives_the_steps_that_its_definition_says(recipes):
     }  # fmt: skip
     longer = steps("forwards", "two:train.epochs=3", "one:train.batch_size=32")
     assert longer == {"two": (15, 360, 720), "one": (23, 736, 736), "sla": (8, 192, 768), "teacher": (8, 192, 768)}
+
+
+def test_moments_that_do_not_follow_a_new_length_are_told(recipes):
+    """sla has a warm-up of two steps and is given half of its own; what is said in parts of the run follows."""
+
+    def warned(schedule):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            plan_comparison(
+                [recipes["two"], recipes["sla"]], Path("nowhere"), seeds=1, overrides=[f"sla:train.schedule={schedule}"]
+            )
+        return [str(each.message) for each in caught if each.category is ManyviewWarning]
+
+    told = warned("cosine(warmup='2 steps')")
+    assert len(told) == 1
+    assert told[0].startswith("recipe sla: the budget gives it 5 steps, not its own, and cosine(warmup='2 steps')")
+    assert warned("cosine(warmup=0.2)") == []
 
 
 def test_steps_are_rounded_to_the_nearest_and_at_least_one():

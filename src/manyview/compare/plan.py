@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,10 @@ import torch
 
 from manyview.compare.budget import BUDGETS, Length, equal_steps, own_length, step_seconds
 from manyview.data import Splits, check_labels, open_splits
-from manyview.errors import DataError, ManyviewError, RecipeError, RunError, unknown
+from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError, unknown
 from manyview.evaluate.accuracy import accuracy
-from manyview.evaluate.evaluate import check_protocols, with_accuracy
+from manyview.evaluate.evaluate import check_model, check_protocols, with_accuracy
+from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import Classify, measure_names, parse_protocols
 from manyview.optimize import clock_of, make_optimizer, make_schedule
 from manyview.prepare import in_memory, rehearse
@@ -202,6 +205,7 @@ def _build(name: str, recipe: Recipe, splits: Splits) -> Step:
         step = Step(recipe, len(splits.classes), clock_of(recipe.train, len(splits.train)).steps, pretrained=False)
         if step.classifier:
             check_labels(splits, (), ["classify"])
+        check_model(parse_protocols(recipe.evaluate), StepModel(step, splits.classes), splits)
         rehearse(step, splits, recipe.train.batch_size // recipe.train.accumulate)
     except ManyviewError as error:
         raise type(error)(f"recipe {name}: {error}") from None
@@ -259,11 +263,18 @@ def _lengths(drafts: Sequence[_Draft], splits: Splits, budget: str, folder: Path
 
 
 def _at_length(drafts: Sequence[_Draft], lengths: Sequence[Length], splits: Splits) -> list[Entry]:
-    """The entries; raises RecipeError for a schedule that does not fit its length."""
+    """The entries; warns of schedules that do not follow a new length, raises RecipeError where one does not fit."""
     entries = []
     for draft, length in zip(drafts, lengths, strict=True):
         recipe, step = draft.recipe, draft.step
         if clock_of(recipe.train, len(splits.train)).steps != length.steps:
+            if re.search(r"\d ?(epoch|step)", recipe.train.schedule):
+                warnings.warn(
+                    f"recipe {draft.name}: the budget gives it {length.steps:,} steps, not its own, and "
+                    f"{recipe.train.schedule} does not follow; name parts of the run, as in warmup=0.1",
+                    ManyviewWarning,
+                    stacklevel=2,
+                )
             train = recipe.train.model_copy(update={"epochs": None, "steps": length.steps})
             recipe = recipe.model_copy(update={"train": train})
         try:
