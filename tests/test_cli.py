@@ -516,8 +516,7 @@ def only_added(run: Path, before: dict[str, bytes | None]) -> set[str]:
         (["classify", "knn(k=0)"], "protocol.1: knn(k=0): k must be a whole number of at least 1, got 0"),
         (["knn(k=61)"], "evaluate: knn(k=61) needs as many training images, there are 60; lower k, as in "
          "evaluate.knn.k=60"),
-        (["--split", "dev"], "no split 'dev'; this run has 60 train (limit 60, seed 0), 144 val (10 % of train, seed "
-         "0), 359 test"),
+        (["--split", "dev"], "--split: unknown split 'dev'; splits: test, val"),
     ],
 )  # fmt: skip
 def test_eval_refuses(refused, run, arguments, message):
@@ -544,8 +543,10 @@ def test_commands_on_what_is_no_run(refused, tmp_path, command):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "missing", tmp_path / "empty", tmp_path / "image.png"):
         message = refused(*COMMANDS[command](folder, tmp_path))
-        neither = f"{folder} is neither a run (it has no recipe.yaml) nor an export (it has no config.json)"
-        assert message == (neither if command == "eval" else f"{folder} is no run: it has no recipe.yaml")
+        kinds = "neither a run (it has no recipe.yaml) nor an export (it has no config.json) nor a model of timm"
+        assert message == (
+            f"{folder} is {kinds}" if command == "eval" else f"{folder} is no run: it has no recipe.yaml"
+        )
 
 
 @pytest.mark.parametrize("command", ["eval", "predict", "export"])

@@ -132,7 +132,9 @@ def evaluate(
     subject = open_subject(model, overrides, checkpoint, size, best_device())
     named = with_own_settings([text for text in given if text not in overrides], subject.own)
     chosen = parse_protocols(named, "protocol") if asked else list(subject.usual)
-    if split not in ("val", "test") or getattr(subject.splits, split) is None:
+    if split not in ("val", "test"):
+        raise RunError(f"--split: {unknown('split', split, ['val', 'test'])}")
+    if getattr(subject.splits, split) is None:
         whose = "there are" if subject.data else "this run has"
         raise DataError(f"no split '{split}'; {whose} {subject.splits.note}")
     check_protocols(chosen, subject.splits)

@@ -175,7 +175,7 @@ def test_a_timm_model(shared, tmp_path):
 # ------------------------------------------------------------------------------------------------------- refusals
 
 
-NEITHER = "is neither a run (it has no recipe.yaml) nor an export (it has no config.json)"
+NEITHER = "is neither a run (it has no recipe.yaml) nor an export (it has no config.json) nor a model of timm"
 TIMM = ["test_resnet", "--checkpoint", "{shared}/weights.pt"]
 DATA = ["data.source=folder", "data.root={shared}/data"]
 
@@ -195,7 +195,7 @@ DATA = ["data.source=folder", "data.root={shared}/data"]
         ([*TIMM, "data.source=cifar10", "data.root={tmp}/gone"], ".*{tmp}/gone.*download.*"),
         ([*TIMM, *DATA, "train.epochs=3"], "override 'train.epochs=3': what may be said here begins with data., or is "
          "seed"),
-        ([*TIMM, *DATA, "--split", "dev"], "no split 'dev'; there are 27 train, 3 val .*"),
+        ([*TIMM, *DATA, "--split", "dev"], "--split: unknown split 'dev'; splits: test, val"),
         ([*TIMM, *DATA, "data.val_fraction=0"], "no split 'val'; there are 30 train, no val, 30 test"),
         ([*TIMM, *DATA, "classify"], "test_resnet has no classifier of these classes; ask for knn or linear"),
         ([*TIMM, *DATA, "knn(k=28)"], "evaluate: knn(k=28) needs as many training images, there are 27; .*"),

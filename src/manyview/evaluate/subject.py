@@ -118,7 +118,9 @@ def _timm_call(target: str) -> Call:
 
 
 def _nothing(target: str) -> RunError:
-    return RunError(f"{target} is neither a run (it has no recipe.yaml) nor an export (it has no config.json)")
+    return RunError(
+        f"{target} is neither a run (it has no recipe.yaml) nor an export (it has no config.json) nor a model of timm"
+    )
 
 
 def _of_run(run: Run, overrides: Sequence[str], device: str) -> Subject:
