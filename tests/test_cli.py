@@ -353,7 +353,7 @@ def test_out_is_a_folder(refused, tmp_path):
         (["data.labels_per_class=1000"], "data.labels_per_class is 1,000, but class "),
         (
             ["data.limit=15"],
-            "evaluate: knn(k=20) needs as many training images, there are 15; lower k, as in evaluate.knn.k=15",
+            "evaluate: knn(k=20) needs as many training images, there are 15; lower k, as in knn(k=15)",
         ),
         (["data.source=digit"], "recipe quickstart: data.source: unknown source 'digit'; did you mean 'digits'? "),
         (["branches.net.backbone=cresnet21"], "branches.net.backbone: unknown backbone 'cresnet21'; did you mean "),
@@ -515,7 +515,7 @@ def only_added(run: Path, before: dict[str, bytes | None]) -> set[str]:
          + ", ".join(sorted(PROTOCOLS))),
         (["classify", "knn(k=0)"], "protocol.1: knn(k=0): k must be a whole number of at least 1, got 0"),
         (["knn(k=61)"], "evaluate: knn(k=61) needs as many training images, there are 60; lower k, as in "
-         "evaluate.knn.k=60"),
+         "knn(k=60)"),
         (["--split", "dev"], "--split: unknown split 'dev'; splits: test, val"),
     ],
 )  # fmt: skip

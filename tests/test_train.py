@@ -21,9 +21,10 @@ import manyview
 from manyview import ManyviewError, parse_recipe, train
 from manyview.data import open_splits
 from manyview.data.loader import Batches
-from manyview.errors import RecipeError, RunError
+from manyview.errors import ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.evaluate import evaluate
 from manyview.evaluate.features import Features
+from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import Knn, Linear
 from manyview.files import read_state
 from manyview.run import Run
@@ -375,6 +376,14 @@ def test_result_file(learned):
     assert Run(folder).recipe() == recipe
 
 
+def test_a_protocol_that_fails_does_not_cost_the_run_its_end(tmp_path):
+    with pytest.warns(ManyviewWarning, match=r"not measured: .*crop\(5\) makes 5x5 of the 8x8"):
+        result, _ = run(tmp_path / "run", "train.steps=2", "evaluate=[invariance(ops='crop(5)'), knn(k=5)]")
+    assert set(result["eval"]) == {"top1", "top5", "class_mean", "loss", "knn"}
+    assert list(result["not_measured"]) == ["invariance(ops=('crop(5)',), images=2000)"]
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+
+
 def test_test_images_have_no_say(tmp_path, image_folder):
     """With other test images, all but the final figures stays as it was, bit for bit."""
     recipe = parse_recipe(on_folder(image_folder))
@@ -473,7 +482,7 @@ def test_a_probe_is_measured_once_the_run_has_ended(tmp_path):
     assert set(result["val"]) == {"knn"}
     run = Run(tmp_path / "run")
     recipe = run.recipe()
-    features = Features(run.step(recipe), run.splits(recipe))
+    features = Features(StepModel(run.step(recipe), run.classes()), run.splits(recipe), seed=recipe.seed)
     assert result["val"] == pytest.approx(evaluate(features, "val", [Knn(k=120)]))
     assert result["eval"] == pytest.approx(evaluate(features, "test", [Linear()]))
     assert set(json.loads((tmp_path / "run" / "result.json").read_text())["eval"]) == {"linear", "linear_weight"}

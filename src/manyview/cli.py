@@ -119,63 +119,17 @@ def evaluate(
 ) -> None:
     """Evaluates a model by named protocols, on the validation split unless told otherwise."""
     from manyview.environment import best_device
-    from manyview.evaluate.accuracy import Classify
-    from manyview.evaluate.evaluate import check_protocols, flat
+    from manyview.evaluate.judge import judge
     from manyview.evaluate.protocols import parse_protocols, with_own_settings
-    from manyview.evaluate.record import check_place, publish, record
     from manyview.evaluate.subject import open_subject
-    from manyview.progress import Display, rich_table, table_row
 
     given = protocols or []
     overrides = [text for text in given if text.partition("=")[0].replace(".", "_").isidentifier() and "=" in text]
-    asked = parse_protocols([text for text in given if text not in overrides], "protocol")
+    named = [text for text in given if text not in overrides]
+    parse_protocols(named, "protocol")
     subject = open_subject(model, overrides, checkpoint, size, best_device())
-    named = with_own_settings([text for text in given if text not in overrides], subject.own)
-    chosen = parse_protocols(named, "protocol") if asked else list(subject.usual)
-    if split not in ("val", "test"):
-        raise RunError(f"--split: {unknown('split', split, ['val', 'test'])}")
-    if getattr(subject.splits, split) is None:
-        whose = "there are" if subject.data else "this run has"
-        raise DataError(f"no split '{split}'; {whose} {subject.splits.note}")
-    check_protocols(chosen, subject.splits)
-    features = subject.features(Display().evaluating, cache)
-    if asked and any(isinstance(protocol, Classify) for protocol in chosen) and not features.classifies:
-        raise DataError(f"{model} has no classifier of these classes; ask for knn or linear")
-    run = subject.run
-    folder = out if run is None or out is not None else run.folder
-    own = run is not None and folder is not None and folder.resolve() == run.folder.resolve()
-    finished = run is None or not own or run.finished() is not None
-    if folder is not None and not own:
-        if folder.exists() and not folder.is_dir():
-            raise RunError(f"{folder} is a file; --out names a folder")
-        check_place(folder / "result.json", subject.model)
-
-    reports = {}
-    for protocol in dict.fromkeys(chosen):
-        reports[protocol] = protocol.measure(features, split)
-        if folder is not None and finished:  # a result.json would say that the run is
-            found = {protocol: reports[protocol]}
-            record(folder / "result.json", split, found, subject.data, None if own else subject.model)
-    files = [] if folder is None else publish(folder / "reports" if own else folder, split, reports, subject.data)
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("measure")
-    table.add_column(split, justify="right")
-    for name, value in flat(reports).items():
-        table.add_row(*table_row(name, value))
-    if subject.data is not None:
-        console.print(f"{split} of {subject.data}", soft_wrap=True)
-    console.print(table)
-    for report in reports.values():
-        for title, each in report.tables.items():
-            console.print()
-            console.print(rich_table(title, each))
-    for line in dict.fromkeys(features.skipped or ()):
-        console.print(f"skipped: {line}", soft_wrap=True, markup=False)
-    if folder is not None and not finished:
-        console.print(f"{folder} is not finished, so nothing was added to its result.json", soft_wrap=True)
-    for path in files:
-        console.print(f"wrote {path}", soft_wrap=True)
+    chosen = parse_protocols(with_own_settings(named, subject.own), "protocol") or list(subject.usual)
+    judge(subject, chosen, split, console, out=out, cache=cache)
 
 
 @app.command()

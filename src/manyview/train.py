@@ -152,8 +152,10 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         skipped: list[str] | None = [] if batches.skip else None
         return Features(model, splits, seed=recipe.seed, skipped=skipped, watch=display.evaluating)
 
-    def measure(frozen: Features, split: str, chosen: Sequence[Measure]) -> dict[str, float]:
-        measures = evaluate(frozen, split, chosen)
+    def measure(
+        frozen: Features, split: str, chosen: Sequence[Measure], failed: dict[str, str] | None = None
+    ) -> dict[str, float]:
+        measures = evaluate(frozen, split, chosen, failed)
         state["skipped"] = sorted({*state["skipped"], *(frozen.skipped or ())})
         return measures
 
@@ -276,11 +278,17 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             "selected_by": f"validation {choice}" if run.best.is_file() else "the last step",
         }
         frozen = features()
+        unmeasured: dict[str, str] = {}  # a protocol that fails must not cost the run its end
         if splits.val is not None:
-            result["val"] = measure(frozen, "val", protocols if splits.test is None else chooses)
-        result["eval"] = measure(frozen, "test", protocols) if splits.test is not None else result.get("val", {})
+            result["val"] = measure(frozen, "val", protocols if splits.test is None else chooses, unmeasured)
+        result["eval"] = (
+            measure(frozen, "test", protocols, unmeasured) if splits.test is not None else result.get("val", {})
+        )
         result["eval_split"] = "test" if splits.test is not None else "val" if splits.val is not None else None
         result["skipped_images"] = state["skipped"]
+        if unmeasured:
+            result["not_measured"] = unmeasured
+            warnings.warn(f"not measured: {'; '.join(unmeasured.values())}", ManyviewWarning, stacklevel=2)
         write_json(run.result, result)
         display.summary(run.folder, result)
     accelerator.wait_for_everyone()

@@ -307,7 +307,7 @@ def test_more_neighbours_than_images():
     check_protocols([Classify(), Knn(k=50)], splits_of(bank, val=bank))
     with pytest.raises(
         DataError,
-        match=r"^evaluate: knn\(k=51\) needs as many training images, there are 50; lower k, as in evaluate.knn.k=50$",
+        match=r"^evaluate: knn\(k=51\) needs as many training images, there are 50; lower k, as in knn\(k=50\)$",
     ):
         check_protocols([Classify(), Knn(k=51)], splits_of(bank, val=bank))
     check_protocols([Knn(k=51)], splits_of(bank))  # nothing will be measured

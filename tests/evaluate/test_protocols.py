@@ -352,12 +352,13 @@ def test_results_stand_side_by_side(tmp_path):
     path = tmp_path / "result.json"
     before = {"recipe": "a title", "eval": {"top1": 5.0}, "val": {"top1": 4.0}, "list": [1, None]}
     path.write_text(json.dumps(before))
-    record(path, "test", {Knn(k=1): REPORT})
-    record(path, "test", {Knn(k=5): REPORT, Linear(): Report({"": 1.0})})
-    record(path, "val", {Knn(k=1): REPORT})
-    record(path, "val", {Knn(k=1): REPORT}, "folder, root=/a")
-    record(path, "val", {Knn(k=1): REPORT}, "folder, root=/b")
-    record(path, "test", {Aggregate("rotation", by="linear"): REPORT})
+    record(path, "test", Knn(k=1), REPORT)
+    record(path, "test", Knn(k=5), REPORT)
+    record(path, "test", Linear(), Report({"": 1.0}))
+    record(path, "val", Knn(k=1), REPORT)
+    record(path, "val", Knn(k=1), REPORT, "folder, root=/a")
+    record(path, "val", Knn(k=1), REPORT, "folder, root=/b")
+    record(path, "test", Aggregate("rotation", by="linear"), REPORT)
     found = json.loads(path.read_text())
     assert {name: found[name] for name in before} == before
     assert list(found["evaluations"]) == [
@@ -370,11 +371,11 @@ def test_results_stand_side_by_side(tmp_path):
         "aggregate(orbit='rotation', by='linear') on test",
     ]
     first = found["evaluations"]["knn(k=1, temperature=0.1) on test"]
-    assert set(first) == {"measures", "tables", "git", "versions"}
+    assert set(first) == {"measures", "note", "tables", "git", "versions"}
     assert first["measures"] == {"": 61.5, "weight": 1e-3}
     assert first["tables"] == {"rows": {"columns": ["what", "value"], "rows": [["a", 1.0], ["b", None]]}}
 
-    record(path, "test", {Knn(k=5): Report({"": 7.0})})  # its own alone is replaced
+    record(path, "test", Knn(k=5), Report({"": 7.0}))  # its own alone is replaced
     again = json.loads(path.read_text())
     changed = [key for key, entry in again["evaluations"].items() if entry != found["evaluations"][key]]
     assert changed == ["knn(k=5, temperature=0.1) on test"]
@@ -391,7 +392,7 @@ def test_keys_say_all_settings():
 def test_a_damaged_result(tmp_path, text, known):
     path = tmp_path / "result.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    for write in (lambda: record(path, "test", {Knn(): REPORT}), lambda: check_place(path, known.model)):
+    for write in (lambda: record(path, "test", Knn(), REPORT), lambda: check_place(path, known.model)):
         with pytest.raises(RunError, match=rf"^{path} is damaged: ") as caught:
             write()
         assert "\n" not in str(caught.value)
@@ -401,8 +402,8 @@ def test_a_damaged_result(tmp_path, text, known):
 def test_results_of_another_model_are_left_alone(tmp_path, known):
     path, other = tmp_path / "result.json", StepModel(trained(UNLABELED, 3))
     check_place(path, known.model)
-    record(path, "test", {Knn(k=1): REPORT}, "digits", known.model)
-    record(path, "test", {Knn(k=2): REPORT}, "digits", known.model)
+    record(path, "test", Knn(k=1), REPORT, "digits", known.model)
+    record(path, "test", Knn(k=2), REPORT, "digits", known.model)
     check_place(path, known.model)
     assert json.loads(path.read_text())["model"] == {"name": "cresnet20()", "key": known.model.key}
     assert len(entries(path)) == 2
@@ -419,16 +420,26 @@ def test_results_of_another_model_are_left_alone(tmp_path, known):
 def test_reports_are_published(tmp_path, known):
     drawn = Calibration(bins=5).measure(known, "test")
     reports = {Calibration(bins=5): drawn, Knn(k=1): REPORT, Knn(k=2): Report({"": 1.0})}
-    written = publish(tmp_path / "reports", "test", reports)
+
+    def written_down():
+        each = [publish(tmp_path / "reports", "test", *pair, known.model) for pair in reports.items()]
+        return [path for paths in each for path in paths]
+
+    written = written_down()
     assert [path.name for path in written] == ["calibration_bins=5_test.md", "calibration_bins=5_test.svg",
-                                               "knn_k=1_test.md"]  # fmt: skip
+                                               "knn_k=1_test.md", "knn_k=2_test.md"]  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == sorted(path.name for path in written)
     text = written[2].read_text()
-    assert text == "# knn(k=1) on test\n\n## rows\n\n| what | value |\n| --- | --- |\n| a | 1.000 |\n| b | – |\n"
+    assert text == (
+        "# knn(k=1) on test\n\nModel: cresnet20()\n\n## measures\n\n| measure | value |\n| --- | --- |\n"
+        "| kNN | 61.50 % |\n| kNN weight | 0.001 |\n\n"
+        "## rows\n\n| what | value |\n| --- | --- |\n| a | 1.000 |\n| b | – |\n"
+    )
+    assert "Model: cresnet20(); scores of the model's own classifier" in written[0].read_text()
     assert ElementTree.fromstring(written[1].read_text()).tag.endswith("svg")
     assert "## as it is\n" in written[0].read_text()
     first = written[1].read_bytes()
-    publish(tmp_path / "reports", "test", reports)
+    written_down()
     assert re.sub(rb'id="\w+"|#\w+', b"", written[1].read_bytes()) == re.sub(rb'id="\w+"|#\w+', b"", first)
 
 

@@ -104,6 +104,8 @@ def plan_comparison(
         raise RunError("compare trains one run after another in one process; start it without a launcher")
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; --out names a folder")
+    if (folder / "recipe.yaml").exists():
+        raise RunError(f"{folder} is a run; choose another --out for a comparison")
     if seeds < 1 or first_seed < 0:
         raise RunError(f"--seeds is at least 1 and --first-seed at least 0, got {seeds} and {first_seed}")
     if budget not in BUDGETS:

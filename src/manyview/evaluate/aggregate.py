@@ -16,7 +16,7 @@ from manyview.augment.orbit import ORBITS, orbit, orbit_size
 from manyview.errors import DataError, unknown
 from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.report import Cell, Report, Table
-from manyview.evaluate.scores import check_by, scores_of
+from manyview.evaluate.scores import Scores, check_by, scores_of
 
 if TYPE_CHECKING:
     from manyview.data import Splits
@@ -64,9 +64,12 @@ class Aggregate:
             assert outputs.logits is not None
             assert outputs.aggregated is not None
             labels, single, averaged = outputs.labels, outputs.logits, outputs.aggregated
+            note = "scores of the model's joint head"
             forwards = orbit_size(features.model.orbit)
         else:
-            labels, single, averaged = self._augmented(features, split)
+            scores = scores_of(features, split, self.by)
+            labels, single, averaged = self._augmented(features, split, scores)
+            note = scores.note
             forwards = 2 if self.orbit == MIRROR else orbit_size(self.orbit)
         found = {"one image": accuracy(single, labels), "averaged": accuracy(averaged, labels)}
         names = ("top1", "top5", "class_mean", "loss")
@@ -77,12 +80,11 @@ class Aggregate:
         top1 = {what: measures["top1"] for what, measures in found.items()}
         gain = top1["averaged"] - top1["one image"]
         measures = {"": top1["averaged"], "single": top1["one image"], "gain": gain, "forwards": float(forwards)}
-        return Report(measures, {"aggregate": Table(("scores of", "forward passes", *names), tuple(rows))})
+        return Report(measures, {"aggregate": Table(("scores of", "forward passes", *names), tuple(rows))}, note=note)
 
     @torch.no_grad()
-    def _augmented(self, features: Features, split: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _augmented(self, features: Features, split: str, scores: Scores) -> tuple[Tensor, Tensor, Tensor]:
         """Labels, scores of the image, and scores averaged, in the order of the split."""
-        scores = scores_of(features, split, self.by)
         images = features.images(split)
         labels, single, averaged = [], [], []
         positions = (images.labels >= 0).nonzero()[0]

@@ -156,7 +156,8 @@ class Adversarial:
     def measure(self, features: Features, split: str) -> Report:
         """The accuracies, in percent: `clean`, and of each attack by its name and epsilon."""
         images, model = features.images(split), features.model
-        scores = scores_of(features, split, self.by).read
+        found_by = scores_of(features, split, self.by)
+        scores = found_by.read
         right: dict[str, int] = {}
         seen = 0
         positions = chosen(features, split, images, self.images)
@@ -181,8 +182,9 @@ class Adversarial:
         main = f"pgd({self.pgd[0]})" if self.pgd else f"fgsm({self.fgsm[0]})"
         return Report(
             {"": found[main], **found},
-            {"accuracy": Table(("attack", "accuracy"), tuple(found.items()))},
+            {"accuracy": Table(("attack", "accuracy, %"), tuple(found.items()))},
             lambda: bars("Accuracy under attack", found["clean"], attacked),
+            f"{seen:,} images; {found_by.note}",
         )
 
 

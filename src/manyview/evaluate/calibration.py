@@ -195,7 +195,9 @@ class Calibration:
             chances = (logits / measures["temperature"]).softmax(dim=1)
             measures |= {f"scaled_{name}": value for name, value in calibration(chances, labels).items()}
             shown["after temperature scaling"] = reliability(chances, labels, self.bins)
-        return Report(measures, {name: _bins(each) for name, each in shown.items()}, lambda: _diagram(shown))
+        return Report(
+            measures, {name: _bins(each) for name, each in shown.items()}, lambda: _diagram(shown), scores.note
+        )
 
 
 def _bins(found: Reliability) -> Table:

@@ -5,24 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from manyview.data import Splits
+from manyview.errors import ManyviewError
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.aggregate import Aggregate, check_joint
 from manyview.evaluate.features import Features
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.model import Model
-from manyview.evaluate.protocols import Measure, measure_names
+from manyview.evaluate.protocols import Measure, call_of, measure_names
 from manyview.evaluate.report import Report
 from manyview.evaluate.scores import check_classifier
 from manyview.step import Step
 
 
-def evaluate(features: Features, split: str, protocols: Sequence[Measure]) -> dict[str, float]:
+def evaluate(
+    features: Features, split: str, protocols: Sequence[Measure], failed: dict[str, str] | None = None
+) -> dict[str, float]:
     """All protocols on one split: measure -> value, accuracies in percent (see `flat`).
 
     Only labelled images count, and of train only they are learnt from. Raises DataError for a split that is not there
-    or has none.
+    or has none. failed: receives, by its call, why a protocol could not be measured, and the others are; without it,
+    and for `classify`, that is raised.
     """
-    return flat({protocol: protocol.measure(features, split) for protocol in dict.fromkeys(protocols)})
+    reports = {}
+    for protocol in dict.fromkeys(protocols):
+        try:
+            reports[protocol] = protocol.measure(features, split)
+        except ManyviewError as error:
+            if failed is None or isinstance(protocol, Classify):
+                raise
+            failed[call_of(protocol)] = str(error)
+    return flat(reports)
 
 
 def flat(reports: Mapping[Measure, Report]) -> dict[str, float]:

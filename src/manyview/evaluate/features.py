@@ -132,8 +132,9 @@ class Features:
     def classifies(self) -> bool:
         """Whether the model's scores are of the data's classes: by their names, or if it knows none, their number."""
         labels = self.model.labels
-        unnamed = labels is not None and labels == tuple(map(str, range(self.classes)))
-        return labels is not None and (labels == self.splits.classes or unnamed)
+        if labels is None:
+            return False
+        return labels == self.splits.classes if any(labels) else len(labels) == self.classes
 
     def images(self, split: str) -> Images:
         """The images of `train`, `val` or `test`. Raises DataError for a split that is not there."""

@@ -73,7 +73,7 @@ class Knn:
         if self.k > known:
             raise DataError(
                 f"evaluate: knn(k={self.k}) needs as many training images, there are {known}; lower k, as in "
-                f"evaluate.knn.k={known}"
+                f"knn(k={known})"
             )
 
     def measure(self, features: Features, split: str) -> Report:

@@ -14,6 +14,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from manyview.augment.op import as_float
@@ -41,7 +42,7 @@ class Model(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Names of the classes that its scores are of, or their numbers; None where nothing classifies."""
+        """Names of the classes that its scores are of, empty where they are not known; None if nothing classifies."""
 
     @property
     def orbit(self) -> str | None:
@@ -86,7 +87,7 @@ class StepModel:
 
     def __init__(self, step: Step, labels: Sequence[str] = (), name: str = "") -> None:
         self.step, self.name = step, name or str(step.main.spec.backbone)
-        known = tuple(labels) or tuple(map(str, range(step.num_classes)))
+        known = tuple(labels) or ("",) * step.num_classes
         self.labels: tuple[str, ...] | None = known if step.classifier is not None else None
         families = [view.orbit for view in step.main.orbits.values() if view.orbit]
         self.orbit: str | None = families[0] if families else None
@@ -140,7 +141,7 @@ class TimmModel:
         self.orbit: str | None = None
         self._mean, self._std = (torch.tensor(each).view(1, -1, 1, 1) for each in (mean, std))
         classes = int(network.num_classes)  # type: ignore[arg-type]
-        self.labels = (tuple(labels) or tuple(map(str, range(classes)))) if classes else None
+        self.labels = (tuple(labels) or ("",) * classes) if classes else None
 
     @property
     def key(self) -> str:
@@ -296,7 +297,12 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], where: str, spec: str
 
 
 def _trunk(backbone: nn.Module, mean: Tensor, std: Tensor) -> Trunk:
-    return Trunk(copy.deepcopy(backbone), mean, std).requires_grad_(True).train()
+    alone = copy.deepcopy(backbone)
+    for module in alone.modules():
+        if isinstance(module, nn.SyncBatchNorm):  # which would wait for processes that do not train this copy
+            alike: Any = BatchNormAct2d if hasattr(module, "act") else nn.BatchNorm2d
+            module.__class__ = alike
+    return Trunk(alone, mean, std).requires_grad_(True).train()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from io import BytesIO
 from pathlib import Path
@@ -13,19 +12,21 @@ from typing import Any
 
 from manyview.environment import git_commit, versions
 from manyview.errors import RunError
+from manyview.evaluate.evaluate import flat
 from manyview.evaluate.model import Model
 from manyview.evaluate.protocols import Measure, call_of
-from manyview.evaluate.report import Report
+from manyview.evaluate.report import Report, Table
 from manyview.files import write_bytes, write_json, write_text
+from manyview.progress import table_row
 
 EVALUATIONS = "evaluations"
 LONGEST = 120  # characters of a file's name that tell what it is
 
 
 def record(
-    path: Path, split: str, reports: Mapping[Measure, Report], data: str | None = None, model: Model | None = None
+    path: Path, split: str, protocol: Measure, report: Report, data: str | None = None, model: Model | None = None
 ) -> None:
-    """Adds reports to a result.json, made if it is not there; what stands in it under other names stays as it is.
+    """Adds a report to a result.json, made if it is not there; what stands in it under other names stays as it is.
 
     data: what was judged on, where it is not the run's own. model: whose results these are, where the file is not that
     of its run. Raises RunError for a file that is damaged.
@@ -34,9 +35,8 @@ def record(
     if model is not None:
         known["model"] = {"name": model.name, "key": model.key}
     kept = known.setdefault(EVALUATIONS, {})
-    made = {"git": git_commit(), "versions": versions()}
-    for protocol, report in reports.items():
-        kept[f"{call_of(protocol)} on {split}{f' of {data}' if data else ''}"] = {**report.to_dict(), **made}
+    name = f"{call_of(protocol)} on {split}{f' of {data}' if data else ''}"
+    kept[name] = {**report.to_dict(), "git": git_commit(), "versions": versions()}
     write_json(path, known)
 
 
@@ -59,21 +59,23 @@ def _known(path: Path) -> dict[str, Any]:
     return known
 
 
-def publish(folder: Path, split: str, reports: Mapping[Measure, Report], data: str | None = None) -> list[Path]:
-    """Writes the tables of reports as Markdown, and their figures as SVG, into a folder; returns the files."""
-    written = []
-    for protocol, report in reports.items():
-        name = file_name(protocol, split, data)
-        if report.tables:
-            title = f"# {call_of(protocol, changed(protocol))} on {split}{f' of {data}' if data else ''}"
-            parts = [title, *(f"## {table}\n\n{each.markdown()}" for table, each in report.tables.items())]
-            write_text(folder / f"{name}.md", "\n\n".join(parts) + "\n")
-            written.append(folder / f"{name}.md")
-        if report.draw is not None:
-            drawn = BytesIO()
-            report.draw().savefig(drawn, format="svg", metadata={"Date": None})
-            write_bytes(folder / f"{name}.svg", drawn.getvalue())
-            written.append(folder / f"{name}.svg")
+def publish(
+    folder: Path, split: str, protocol: Measure, report: Report, model: Model, data: str | None = None
+) -> list[Path]:
+    """Writes a report as Markdown, and its figure as SVG, into a folder; returns the files."""
+    name = file_name(protocol, split, data)
+    title = f"# {call_of(protocol, changed(protocol))} on {split}{f' of {data}' if data else ''}"
+    about = f"Model: {model.name}{f'; {report.note}' if report.note else ''}"
+    rows = tuple(tuple(table_row(key, value)) for key, value in flat({protocol: report}).items())
+    tables = {"measures": Table(("measure", "value"), rows), **report.tables}
+    parts = [title, about, *(f"## {name}\n\n{table.markdown()}" for name, table in tables.items())]
+    written = [folder / f"{name}.md"]
+    write_text(written[0], "\n\n".join(parts) + "\n")
+    if report.draw is not None:
+        drawn = BytesIO()
+        report.draw().savefig(drawn, format="svg", metadata={"Date": None})
+        written.append(folder / f"{name}.svg")
+        write_bytes(written[1], drawn.getvalue())
     return written
 
 

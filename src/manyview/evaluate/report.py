@@ -43,13 +43,16 @@ class Report:
     """What a protocol found on a split.
 
     measures: name -> value; accuracies are in percent. The name "" is the protocol's main measure, which is shown under
-    the protocol's own name. tables: what is behind them, by name. draw: makes the figure that shows them, if any.
+    the protocol's own name. tables: what is behind them, by name. draw: makes the figure that shows them, if any. note:
+    what a reader has to know of how they came about.
     """
 
     measures: Mapping[str, float]
     tables: Mapping[str, Table] = field(default_factory=dict)
     draw: Callable[[], Figure] | None = None
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """What is stored of it: plain values."""
-        return {"measures": dict(self.measures), "tables": {name: asdict(each) for name, each in self.tables.items()}}
+        tables = {name: asdict(each) for name, each in self.tables.items()}
+        return {"measures": dict(self.measures), "note": self.note, "tables": tables}

@@ -126,7 +126,7 @@ class Robustness:
         """The accuracies, in percent, and a table of them."""
         if self.root is not None and split != "test":
             raise DataError(f"robustness: root holds corrupted test images, not those of {split}; ask for --split test")
-        predict = predictor(features, split, self.by)
+        predict, note = predictor(features, split, self.by)
         right: Counter[Key] = Counter()
         seen: Counter[Key] = Counter()
         looked = self._made(features, split) if self.root is None else self._stored(features, split, self.root)
@@ -136,12 +136,13 @@ class Robustness:
         if not seen:
             raise DataError(f"no image of '{split}' could be read")
         found = {key: 100 * right[key] / count for key, count in seen.items()}
-        report = _report(found, self.names, self.severities)
+        note = f"{seen[CLEAN]:,} images; {note}"
+        report = _report(found, self.names, self.severities, note)
         whole = set(MAIN) <= set(self.names) and len(self.severities) == 5 and features.classes == 1000
         if not (whole and self.root is not None and Corrupted(Path(self.root).expanduser()).tree):
             return report
         errors = [sum(100 - found[name, s] for s in self.severities) / (5 * ALEXNET[name]) for name in MAIN]
-        return Report({**report.measures, "mce": fmean(errors)}, report.tables, report.draw)
+        return Report({**report.measures, "mce": fmean(errors)}, report.tables, report.draw, note)
 
     def _made(self, features: Features, split: str) -> Iterator[tuple[Key, Tensor, Tensor]]:
         """(which, what the model looks at, labels): every batch as it is, then in all ways."""
@@ -173,17 +174,17 @@ class Robustness:
                 yield key, pixels, torch.from_numpy(images.labels[kept])
 
 
-def predictor(features: Features, split: str, by: str) -> Callable[[Tensor], Tensor]:
-    """Pixels -> classes int64 [B], on the CPU. by: see `Robustness`."""
+def predictor(features: Features, split: str, by: str) -> tuple[Callable[[Tensor], Tensor], str]:
+    """Pixels -> classes int64 [B], on the CPU; and what answers. by: see `Robustness`."""
     model = features.model
     if by != "knn":
-        scores = scores_of(features, split, by).read
+        scores = scores_of(features, split, by)
 
         @torch.no_grad()
         def predict(pixels: Tensor) -> Tensor:
-            return scores(pixels).argmax(dim=1).cpu()
+            return scores.read(pixels).argmax(dim=1).cpu()
 
-        return predict
+        return predict, scores.note
     known = features.of("train")
     bank, labels = known.features.to(model.device), known.labels.to(model.device)
 
@@ -192,7 +193,7 @@ def predictor(features: Features, split: str, by: str) -> Callable[[Tensor], Ten
         queries = model.read(pixels)["h"]
         return knn_predict(queries, bank, labels, features.classes, min(NEIGHBOURS, len(bank)), TEMPERATURE).cpu()
 
-    return nearest
+    return nearest, "answers of the nearest clean training images"
 
 
 def chosen(features: Features, where: str, images: Images, count: int | None) -> Ints:
@@ -203,7 +204,7 @@ def chosen(features: Features, where: str, images: Images, count: int | None) ->
     return known if count is None else known[np.sort(order_of(features.seed, 0, len(known))[:count])]
 
 
-def _report(found: Mapping[Key, float], names: Sequence[str], severities: Sequence[int]) -> Report:
+def _report(found: Mapping[Key, float], names: Sequence[str], severities: Sequence[int], note: str) -> Report:
     """found: (corruption, severity) -> accuracy in percent, and that of CLEAN."""
     means = {name: fmean(found[name, severity] for severity in severities) for name in names}
     mean, clean = fmean(means.values()), found[CLEAN]
@@ -212,7 +213,8 @@ def _report(found: Mapping[Key, float], names: Sequence[str], severities: Sequen
     table = Table(("corruption", *map(str, severities), "mean"), (*rows, ("mean", *over, mean)))
     measures = {"": mean, "clean": clean} | ({"relative": 100 * mean / clean} if clean else {})
     dots = {name: [found[name, severity] for severity in severities] for name in names}
-    return Report(measures, {"accuracy": table}, lambda: bars("Accuracy under common corruptions", clean, means, dots))
+    title = "Accuracy under common corruptions"
+    return Report(measures, {"accuracy": table}, lambda: bars(title, clean, means, dots), note)
 
 
 def bars(
@@ -234,6 +236,6 @@ def bars(
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy, %" + ("; dots: severities, the darker the stronger" if dots else ""))
     axes.set_title(title)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.6 / figure.get_figheight()), ncols=2, frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

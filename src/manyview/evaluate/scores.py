@@ -22,11 +22,13 @@ class Scores:
     """How to get scores. of: split -> [N, classes] of its labelled images. read: pixels -> scores, differentiable.
 
     saw_val: whether validation images were among those fitted to, so that nothing may be chosen by them any more.
+    note: whose scores they are.
     """
 
     of: Callable[[str], Tensor]
     read: Callable[[Tensor], Tensor]
     saw_val: bool
+    note: str
 
 
 def check_by(by: object) -> None:
@@ -51,13 +53,19 @@ def scores_of(features: Features, split: str, by: str = "auto") -> Scores:
         by = "classifier" if features.classifies else "linear"
     if by == "classifier":
         check_classifier(features)
-        return Scores(lambda name: _logits(features, name), lambda pixels: model.read(pixels)["logits"], False)
+        return Scores(
+            lambda name: _logits(features, name),
+            lambda pixels: model.read(pixels)["logits"],
+            False,
+            "scores of the model's own classifier",
+        )
     fit = probe_of(features, split).fit
     coefficients, bias = fit.coefficients.to(model.device), fit.bias.to(model.device)
     return Scores(
         lambda name: fit.scores(features.of(name).features),
         lambda pixels: model.read(pixels)["h"].double() @ coefficients.T + bias,
-        split == "test",
+        split == "test" and features.splits.val is not None,
+        "scores of a linear probe on the model's features",
     )
 
 
