@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from manyview.compare.figure import draw, save_svg
+from manyview.compare.intervals import FEW
 from manyview.compare.plan import Comparison
 from manyview.compare.table import Results, cost_table, main_table, measures_table, remarks
 from manyview.environment import git_commit, versions
@@ -123,8 +124,10 @@ def _finite(value: Any) -> Any:
 
 
 def show(results: Results, console: Console) -> None:
-    """Prints the main table, the cost and the remarks."""
-    console.print(rich_table("", main_table(results)))
+    """Prints the main table, with the interval to go by, the cost and the remarks."""
+    main, few = main_table(results), len(results.comparison.seeds) < FEW
+    left_out = "95 % bootstrap" if few else "95 % t"
+    console.print(rich_table("", _only(main, [column for column in main.columns if column != left_out])))
     console.print()
     console.print(rich_table("", _only(cost_table(results), BRIEF)))
     console.print()
