@@ -481,15 +481,17 @@ def test_eval_probes(judged):
     assert f"  {report}\n" in printed
     text = report.read_text()
     assert text.startswith(
-        "# linear on test\n\n## penalties\n\n| penalty | top1 on the rows held out |\n| --- | --- |\n"
+        f"# linear on test\n\nModel: {judged}\n\n## measures\n\n| measure | value |\n| --- | --- |\n"
     )
+    _, _, penalties = text.partition("\n\n## penalties\n\n")
+    assert penalties.startswith("| penalty | top1 on the rows held out |\n| --- | --- |\n")
     assert str(report.relative_to(judged)) in added
     stored = json.loads((judged / "result.json").read_text())["evaluations"]
     assert {"linear(metric='top1') on test", "knn(k=9, temperature=0.1) on test"} <= set(stored)
     entry = stored["linear(metric='top1') on test"]
     assert entry["measures"] == {"": expected["linear"], "weight": expected["linear_weight"]}
     assert entry["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert len(entry["tables"]["penalties"]["rows"]) == text.count("\n| ") - 2
+    assert len(entry["tables"]["penalties"]["rows"]) == penalties.count("\n| ") - 1
 
 
 def without_evaluations(run: Path) -> dict:
