@@ -126,7 +126,7 @@ def test_every_budget_gives_the_steps_that_its_definition_says(recipes):
 
 
 def test_moments_that_do_not_follow_a_new_length_are_told(recipes):
-    """sla has a warm-up of two steps and is given half of its own; what is said in parts of the run follows."""
+    """sla is given half of its own steps; what is said in parts of the run follows, and a warm-up is meant as it is."""
 
     def warned(schedule):
         with warnings.catch_warnings(record=True) as caught:
@@ -136,10 +136,11 @@ def test_moments_that_do_not_follow_a_new_length_are_told(recipes):
             )
         return [str(each.message) for each in caught if each.category is ManyviewWarning]
 
-    told = warned("cosine(warmup='2 steps')")
+    told = warned("multistep(at=('4 steps',))")
     assert len(told) == 1
-    assert told[0].startswith("recipe sla: the budget gives it 5 steps, not its own, and cosine(warmup='2 steps')")
-    assert warned("cosine(warmup=0.2)") == []
+    assert told[0].startswith("recipe sla: the budget gives it 5 steps, not its own, and multistep(at=('4 steps',))")
+    assert warned("multistep(at=(0.5,), warmup='2 steps')") == []
+    assert warned("cosine(warmup='2 steps')") == []
 
 
 def test_steps_are_rounded_to_the_nearest_and_at_least_one():

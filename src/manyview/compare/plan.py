@@ -270,10 +270,11 @@ def _at_length(drafts: Sequence[_Draft], lengths: Sequence[Length], splits: Spli
     for draft, length in zip(drafts, lengths, strict=True):
         recipe, step = draft.recipe, draft.step
         if clock_of(recipe.train, len(splits.train)).steps != length.steps:
-            if re.search(r"\d ?(epoch|step)", recipe.train.schedule):
+            # a warm-up of some steps is meant as it is; milestones belong to a length
+            if re.search(r"at=[^=]*\d ?(epoch|step)", recipe.train.schedule.partition("warmup")[0]):
                 warnings.warn(
                     f"recipe {draft.name}: the budget gives it {length.steps:,} steps, not its own, and "
-                    f"{recipe.train.schedule} does not follow; name parts of the run, as in warmup=0.1",
+                    f"{recipe.train.schedule} does not follow; name parts of the run, as in at=(0.3, 0.6)",
                     ManyviewWarning,
                     stacklevel=2,
                 )
