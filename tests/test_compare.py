@@ -175,9 +175,10 @@ def test_step_times_are_kept_and_a_new_recipe_is_timed_beside_the_reference(reci
     both = step_seconds(path, load("two", "sla"), splits)
     assert both["two"] == 1000 * first["two"]
     assert both["sla"] > 30 * first["two"]  # scaled by the reference, so that the ratio is that of one machine
-    path.write_text("{")
-    with pytest.raises(RunError, match="damaged"):
-        step_seconds(path, load("two", "one"), splits)
+    for damaged in ("{", "[1]", '{"two": 3}', '{"two": {"recipe": "x", "seconds_per_step": null}}'):
+        path.write_text(damaged)
+        with pytest.raises(RunError, match="damaged"):
+            step_seconds(path, load("two", "one"), splits)
 
 
 @pytest.mark.usefixtures("_few_steps")

@@ -94,11 +94,7 @@ def step_seconds(path: Path, recipes: Mapping[str, tuple[Recipe, Step]], splits:
     has changed, is timed beside the reference, and only the ratio of the two is taken. Raises RunError.
     """
     marks = {name: _mark(recipe) for name, (recipe, _) in recipes.items()}
-    known = {
-        name: float(entry["seconds_per_step"])
-        for name, entry in _read(path).items()
-        if marks.get(name) == entry["recipe"]
-    }
+    known = {name: seconds for name, (mark, seconds) in _read(path).items() if marks.get(name) == mark}
     reference = next(iter(recipes))
     if reference not in known:
         known = {}  # timed beside another
@@ -115,10 +111,12 @@ def _mark(recipe: Recipe) -> str:
     return hashlib.blake2b(recipe.to_yaml().encode(), digest_size=16).hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, tuple[str, float]]:
+    """Recipe -> its mark and its seconds a step, as they were written."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except json.JSONDecodeError as error:
+        kept: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {name: (entry["recipe"], float(entry["seconds_per_step"])) for name, entry in kept.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error}; remove it, and the recipes are timed anew") from None
 
 

@@ -38,7 +38,11 @@ def ended(run: Run) -> Outcome | None:
         return Outcome(result)
     report = run.folder / "failure" / "failure.json"
     if report.is_file():
-        return Outcome(None, f"{json.loads(report.read_text(encoding='utf-8'))['message']}; see {report.parent}")
+        try:
+            why = str(json.loads(report.read_text(encoding="utf-8"))["message"])
+        except (ValueError, KeyError, TypeError):
+            why = "it failed, and its report is damaged"
+        return Outcome(None, f"{why}; see {report.parent}")
     return None
 
 
