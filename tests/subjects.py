@@ -86,7 +86,7 @@ def features_of(step: Step, test=None, train=None, val=None, **options) -> Featu
     """Features of a step on these images; train is noise unless given."""
     classes = tuple(LETTERS[: step.num_classes])
     train = pictures(30, step.num_classes, seed=1) if train is None else train
-    return Features(StepModel(step, classes), Splits(train, val, test, classes, "a note"), **options)
+    return Features(StepModel(step, classes), Splits(train, val, test, classes, "30 train, no val"), **options)
 
 
 def run_of(step: Step, folder: Path) -> Run:

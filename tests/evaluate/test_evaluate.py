@@ -20,70 +20,9 @@ from manyview.evaluate.protocols import measure_names, parse_protocols
 from manyview.functional import aggregate, orbit
 from manyview.progress import table_row
 from manyview.step import Step
-
-TIED = """
-views:
-  a: {from: image, make: "pad_crop(8, padding=1)"}
-  b: {like: a}
-  test: {from: image, make: resize(12)}
-branches: {net: {backbone: cresnet20, normalize: half}}
-relations: ["cross_entropy(logits(a), logits(b))"]
-train: {epochs: 1}
-"""
-SLA = """
-views:
-  a: {from: image, make: flip(0.5)}
-  r: {from: a, orbit: rotation}
-branches: {net: {backbone: cresnet20, normalize: half, joint: "linear(h, orbit=r)"}}
-relations: ["joint_cross_entropy(joint(r))"]
-train: {epochs: 1}
-"""
-UNLABELED = TIED.replace("cross_entropy(logits(a), logits(b))", "similarity(h(a), h(b))")
-
-
-class Broken:
-    """Images of which some cannot be read."""
-
-    def __init__(self, images, bad):
-        self.whole, self.bad = images, bad
-        self.labels, self.index, self.size = images.labels, images.index, None
-
-    def __len__(self):
-        return len(self.whole)
-
-    def read(self, position):
-        if position in self.bad:
-            raise BadImage(f"{self.name(position)}: broken")
-        return self.whole.read(position)
-
-    def name(self, position):
-        return f"picture {position}"
-
+from subjects import SLA, TIED, UNLABELED, Broken, features_of, pictures, trained
 
 NAMES = tuple("abcdefghij")
-
-
-def pictures(count, classes=10, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(classes, (count,), generator=generator).numpy()
-    return ArrayImages(pixels, labels, np.arange(count), split="train")
-
-
-def frozen(step, test, train=None, val=None, **options):
-    train = pictures(30, step.num_classes, seed=1) if train is None else train
-    classes = tuple("abcdefghijklmnopqrst"[: step.num_classes])
-    return Features(StepModel(step), Splits(train, val, test, classes, "30 train, no val"), **options)
-
-
-def trained(text, classes=10):
-    """A step whose BatchNorm has seen images, so that its scores differ from image to image."""
-    step = Step(parse_recipe(text), classes)
-    images = pictures(64, classes, seed=9)
-    step.train()
-    for epoch in range(3):
-        step(images.pixels, torch.from_numpy(images.labels), index=images.index, epoch=epoch)
-    return step.eval()
 
 
 def slow_accuracy(scores, labels):
@@ -148,11 +87,11 @@ def test_evaluation_changes_nothing():
     torch.manual_seed(5)
     drawn = torch.rand(2)
     torch.manual_seed(5)
-    first = evaluate(frozen(step, images), "test", [Classify(), Knn(k=3)])
+    first = evaluate(features_of(step, images), "test", [Classify(), Knn(k=3)])
     assert torch.equal(torch.rand(2), drawn)
     assert step.training
     assert all(torch.equal(value, before[key]) for key, value in step.state_dict().items())
-    assert evaluate(frozen(step, images), "test", [Classify(), Knn(k=3)]) == first
+    assert evaluate(features_of(step, images), "test", [Classify(), Knn(k=3)]) == first
 
 
 def test_the_test_view_is_what_evaluation_looks_at():
@@ -195,11 +134,11 @@ def test_images_that_cannot_be_read():
 def test_evaluate_is_accuracy_of_all_scores():
     step, images = trained(TIED), pictures(300)
     outputs = collect(StepModel(step), images)
-    assert evaluate(frozen(step, images), "test", [Classify()]) == accuracy(outputs.logits, outputs.labels)
+    assert evaluate(features_of(step, images), "test", [Classify()]) == accuracy(outputs.logits, outputs.labels)
 
 
 def test_fewer_than_five_classes():
-    measures = evaluate(frozen(trained(TIED, classes=3), pictures(20, classes=3)), "test", [Classify()])
+    measures = evaluate(features_of(trained(TIED, classes=3), pictures(20, classes=3)), "test", [Classify()])
     assert measures["top5"] == 100
     assert measures["top1"] < 100
 
@@ -209,8 +148,8 @@ def test_knn_bank_is_the_training_images():
     step = trained(TIED)
     test = pictures(20, seed=3)
     mirrored = ArrayImages(test.pixels, (test.labels + 1) % 10, test.index, split="train")
-    assert evaluate(frozen(step, test, test), "test", [Knn(k=1)]) == {"knn": 100.0}
-    assert evaluate(frozen(step, test, mirrored), "test", [Knn(k=1)]) == {"knn": 0.0}
+    assert evaluate(features_of(step, test, test), "test", [Knn(k=1)]) == {"knn": 100.0}
+    assert evaluate(features_of(step, test, mirrored), "test", [Knn(k=1)]) == {"knn": 0.0}
 
 
 def test_knn_against_a_slow_reference():
@@ -226,7 +165,7 @@ def test_knn_against_a_slow_reference():
         for near in np.argsort(-cosines)[:7]:
             votes[bank.labels[near]] += np.exp(cosines[near] / 0.05)
         right += votes.argmax() == label
-    assert evaluate(frozen(step, test, bank), "test", [Knn(k=7, temperature=0.05)])["knn"] == pytest.approx(
+    assert evaluate(features_of(step, test, bank), "test", [Knn(k=7, temperature=0.05)])["knn"] == pytest.approx(
         100 * right / 25
     )
 
@@ -234,12 +173,12 @@ def test_knn_against_a_slow_reference():
 def test_without_a_classifier_only_features_are_measured():
     step, images = trained(UNLABELED), pictures(12)
     assert collect(StepModel(step), images).logits is None
-    assert set(evaluate(frozen(step, images, images), "test", [Classify(), Knn(k=2)])) == {"knn"}
+    assert set(evaluate(features_of(step, images, images), "test", [Classify(), Knn(k=2)])) == {"knn"}
 
 
 def test_aggregated_measures_of_sla():
     step, images = trained(SLA), pictures(30)
-    measures = evaluate(frozen(step, images), "test", [Classify()])
+    measures = evaluate(features_of(step, images), "test", [Classify()])
     names = ("top1", "top5", "class_mean", "loss")
     assert list(measures) == [*names, *(f"aggregated_{name}" for name in names)]
 
@@ -358,7 +297,7 @@ def counted(seen):
 
 def test_each_split_passes_the_network_once():
     seen = []
-    features = frozen(trained(TIED), pictures(12), pictures(30), pictures(20, seed=2), watch=counted(seen))
+    features = features_of(trained(TIED), pictures(12), pictures(30), pictures(20, seed=2), watch=counted(seen))
     evaluate(features, "val", [Knn(k=2)])
     evaluate(features, "test", [Linear(), Classify(), Knn(k=1), Knn(k=3)])
     assert seen == [
@@ -374,12 +313,12 @@ def test_each_split_passes_the_network_once():
 
 def test_aggregated_scores_come_when_asked_for():
     step, images = trained(SLA), pictures(12)
-    features = frozen(step, images)
+    features = features_of(step, images)
     assert features.of("test").aggregated is None
     plain = features.of("test")
     assert features.of("test", aggregated=True).aggregated is not None
     assert torch.equal(features.of("test").features, plain.features)
-    assert evaluate(features, "test", [Classify()]) == evaluate(frozen(step, images), "test", [Classify()])
+    assert evaluate(features, "test", [Classify()]) == evaluate(features_of(step, images), "test", [Classify()])
 
 
 def test_only_labelled_images_count():
@@ -390,18 +329,20 @@ def test_only_labelled_images_count():
     less = ArrayImages(images.pixels[kept], images.labels[kept], images.index[kept], split="test")
     bare = ArrayImages(bank.pixels[stayed], bank.labels[stayed], bank.index[stayed], split="train")
     asked = [Classify(), Knn(k=3), Linear()]
-    assert evaluate(frozen(step, few, thin), "test", asked) == evaluate(frozen(step, less, bare), "test", asked)
+    assert evaluate(features_of(step, few, thin), "test", asked) == evaluate(
+        features_of(step, less, bare), "test", asked
+    )
     few.labels[:] = -1
     with pytest.raises(DataError, match=r"^split 'test' has no labelled images to evaluate; this run has 30 train"):
-        evaluate(frozen(step, few, thin), "test", [Classify()])
+        evaluate(features_of(step, few, thin), "test", [Classify()])
     with pytest.raises(DataError, match=r"^split 'train' has no labelled images"):
-        evaluate(frozen(step, images, few), "test", [Knn(k=1)])
+        evaluate(features_of(step, images, few), "test", [Knn(k=1)])
 
 
 @pytest.mark.parametrize("protocol", [Classify(), Knn(k=1), Linear()])
 def test_a_split_that_is_not_there(protocol):
     with pytest.raises(DataError, match=r"^no split 'val'; this run has 30 train, no val$"):
-        evaluate(frozen(trained(TIED), pictures(4)), "val", [protocol])
+        evaluate(features_of(trained(TIED), pictures(4)), "val", [protocol])
 
 
 # ------------------------------------------------------------------------------------------------- linear
@@ -423,7 +364,7 @@ def of(outputs):
 def test_where_the_penalty_is_chosen_and_what_is_refitted(evaluated, metric):
     step = trained(UNLABELED, classes=3)
     val = None if evaluated == "test without val" else sunny(40, 3)
-    features = frozen(step, sunny(50, 4), sunny(90, 2), val)
+    features = features_of(step, sunny(50, 4), sunny(90, 2), val)
     split = evaluated[:4].strip()
     measures = evaluate(features, split, [Linear(metric)])
     train = features.of("train")
@@ -446,7 +387,7 @@ def test_a_probe_of_features_that_are_not_finite():
     step = trained(UNLABELED, classes=3)
     next(step.main.backbone.parameters()).data.fill_(math.nan)
     with pytest.raises(DataError, match=r"^linear: features hold values that are not finite$"):
-        evaluate(frozen(step, sunny(20, 1), sunny(30, 2)), "test", [Linear()])
+        evaluate(features_of(step, sunny(20, 1), sunny(30, 2)), "test", [Linear()])
 
 
 @pytest.mark.parametrize(

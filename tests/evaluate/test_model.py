@@ -229,7 +229,7 @@ def test_a_timm_model_with_a_checkpoint(tmp_path, network, how):
     assert model.key == TimmModel(network, config["mean"], config["std"], model.test, "any").key
     trunk = model.trainable().eval()
     torch.testing.assert_close(trunk(model.prepare(images)), expected["h"])
-    with pytest.raises(RunError, match=r"^test_resnet\(\) tells no members of an orbit apart$"):
+    with pytest.raises(RunError, match=r"^test_resnet tells no members of an orbit apart$"):
         outputs(model, images, aggregated=True)
 
 

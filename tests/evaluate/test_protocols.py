@@ -330,7 +330,7 @@ def test_protocols_that_need_no_labels_of_train():
     check_protocols([*asked, Classify(), Calibration(), Aggregate("mirror")], known.splits)
     assert {"fewshot", "invariance"} <= set(evaluate(known, "test", asked))
     for protocol in (Calibration(), Aggregate("mirror")):  # which take a probe where nothing classifies
-        with pytest.raises(DataError, match=r"^split 'train' has no labelled images to evaluate; this run has a note$"):
+        with pytest.raises(DataError, match=r"^split 'train' has no labelled images to evaluate; this run has"):
             evaluate(known, "test", [protocol])
 
 

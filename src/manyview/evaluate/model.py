@@ -224,7 +224,12 @@ def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None 
     classes = 0 if weight is None else len(weight)
     network = _network(spec, small, classes, checkpoint) if classes else bare
     _load(network, state, str(checkpoint), str(call))
-    return _timm_model(network.to(device), timm.data.resolve_model_data_config(network), str(call), size)
+    return _timm_model(
+        network.to(device),
+        timm.data.resolve_model_data_config(network),
+        str(call) if options or small else call.name,
+        size,
+    )
 
 
 def _timm_model(
