@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 import manyview
 from manyview.errors import DataError, ManyviewError, RecipeError
+from manyview.evaluate.protocols import PROTOCOLS
 from manyview.grammar import parse_call
 from manyview.recipe import Recipe, difference, load_recipe, packaged_recipes, parse_recipe, read_yaml
 from manyview.step import Step
@@ -716,7 +717,7 @@ def test_optimizers_and_schedules_are_checked(override, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("knnn(k=3)", "unknown protocol 'knnn'; did you mean 'knn'? protocols: classify, knn, linear, linear_probe"),
+        ("knnn(k=3)", f"unknown protocol 'knnn'; did you mean 'knn'? protocols: {', '.join(sorted(PROTOCOLS))}"),
         (
             "linear(metric='top2')",
             "linear(metric='top2'): unknown metric 'top2'; did you mean 'top1'? metrics: class_mean, top1",
