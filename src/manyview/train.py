@@ -17,7 +17,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from manyview.data import check_labels, open_splits
-from manyview.data.loader import Batches, load, load_ahead
+from manyview.data.loader import Batches
+from manyview.data.loader import stream as open_stream
 from manyview.data.render import choose_rendering
 from manyview.distributed import anywhere, mean_of
 from manyview.draws import key_of
@@ -130,11 +131,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         reduced=recipe.data.reduced,
     )
     first, stop = state["number"] * config.accumulate, clock.steps * config.accumulate
-    pin = accelerator.device.type == "cuda"
-    if rendering.place == "workers":
-        stream = load(batches, first, stop, recipe.data.workers, pin)
-    else:
-        stream = load_ahead(batches, first, stop, pin)
+    stream = open_stream(
+        batches, first, stop, rendering.place, recipe.data.workers, pin=accelerator.device.type == "cuda"
+    )
     metrics = Metrics(run.metrics, state["number"]) if main else None
     protocols = with_accuracy(protocols, step)
     images_per_step = min(config.batch_size, len(splits.train))

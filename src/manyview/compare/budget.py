@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from manyview.data import Splits
-from manyview.data.loader import Batch, Batches, load, load_ahead
+from manyview.data.loader import Batch, Batches, stream
 from manyview.data.render import choose_rendering
 from manyview.environment import best_device
 from manyview.errors import RunError
@@ -163,17 +163,14 @@ class _Trial:
             reduced=recipe.data.reduced,
         )
 
-        def stream(first: int, stop: int) -> Generator[Batch, None, None]:
-            pin = device.type == "cuda"
-            if place == "workers":
-                return load(batches, first, stop, recipe.data.workers, pin)
-            return load_ahead(batches, first, stop, pin)
+        def steps(first: int, stop: int) -> Generator[Batch, None, None]:
+            return stream(batches, first, stop, place, recipe.data.workers, pin=device.type == "cuda")
 
         step.train().to(device)
         if train.compile:
             step.compile_parts()
         optimizer = make_optimizer(train, step)
-        return cls(recipe, step, optimizer, make_schedule(train, optimizer, clock), stream, device)
+        return cls(recipe, step, optimizer, make_schedule(train, optimizer, clock), steps, device)
 
     def seconds(self, first: int) -> float:
         """The mean time of TIMED steps after WARM_UP others, from step `first` on."""

@@ -186,6 +186,13 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return order_of(seed, epoch, count)
 
 
+def stream(
+    batches: Batches, start: int, stop: int, place: str, workers: int = 0, pin: bool = False
+) -> Generator[Batch, None, None]:
+    """Batches `start` to `stop` in order, made where `data.render` says: by "workers", else by a thread."""
+    return load(batches, start, stop, workers, pin) if place == "workers" else load_ahead(batches, start, stop, pin)
+
+
 def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = False) -> Generator[Batch, None, None]:
     """Batches `start` to `stop`, in order, read ahead by `workers` processes, at most one a core (0: read here).
 

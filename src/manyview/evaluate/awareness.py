@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -246,7 +247,7 @@ def _pairs(asked: Awareness, features: Features, split: str) -> Pairs:
     targets: dict[str, list[Tensor]] = {}
     kinds: dict[str, tuple[Tensor, Tensor]] = {}
     shown: list[Tensor] = []
-    positions = some_of(images, asked.images, features.seed)
+    positions = some_of(np.arange(len(images)), asked.images, features.seed)
     for batch, kept in features.batches(images, positions, AT_ONCE, f"awareness: {split}"):
         height, width = model.prepare(batch[:1]).shape[-2:]
         plan = {

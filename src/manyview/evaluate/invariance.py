@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -121,7 +122,7 @@ class Invariance:
         labels: list[Tensor] = []
         cosine: list[list[Tensor]] = [[] for _ in self.ops]
         altered: list[list[Tensor]] = [[] for _ in self.ops]  # answers for altered images [B]
-        positions = some_of(images, self.images, seed)
+        positions = some_of(np.arange(len(images)), self.images, seed)
         for batch, kept in features.batches(images, positions, AT_ONCE, "invariance"):
             pixels = model.prepare(batch)
             views = [_view(text, pixels) for text in self.ops]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manyview.augment import OPS
 from manyview.augment.mix import MIXING
-from manyview.data.images import Images, Ints
+from manyview.data.images import Ints
 from manyview.draws import order_of
 from manyview.engine.render import Source, sizes_of
 from manyview.errors import ManyviewError, RecipeError, unknown
@@ -52,6 +52,6 @@ def draw(plan: Mapping[str, PlannedView], images: Source, index: Ints, seed: int
         raise RecipeError(f"{where}: {error}") from None
 
 
-def some_of(images: Images, count: int, seed: int) -> Ints:
-    """Positions of at most so many images, a choice that the seed fixes, in ascending order."""
-    return np.sort(order_of(seed, 0, len(images))[:count])
+def some_of(positions: Ints, count: int | None, seed: int) -> Ints:
+    """At most so many of these positions, all for None: a choice that the seed fixes, in their order."""
+    return positions if count is None else positions[np.sort(order_of(seed, 0, len(positions))[:count])]

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from manyview.augment.op import as_float, as_uint8, check_kind, check_whole
 from manyview.data.corrupted import Corrupted
-from manyview.draws import order_of
 from manyview.errors import DataError, unknown
 from manyview.evaluate.corruptions import CORRUPTIONS, EXTRA, MAIN, Corruption, corrupt
 from manyview.evaluate.corruptions.frost import textures_of
 from manyview.evaluate.corruptions.severities import SIZES
 from manyview.evaluate.knn import knn_predict
 from manyview.evaluate.linear import check_held_out
+from manyview.evaluate.pipeline import some_of
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.evaluate.scores import WAYS, scores_of
 
@@ -201,7 +201,7 @@ def chosen(features: Features, where: str, images: Images, count: int | None) ->
     known = np.flatnonzero(images.labels >= 0)
     if not len(known):
         raise DataError(f"'{where}' has no labelled images to evaluate; this run has {features.splits.note}")
-    return known if count is None else known[np.sort(order_of(features.seed, 0, len(known))[:count])]
+    return some_of(known, count, features.seed)
 
 
 def _report(found: Mapping[Key, float], names: Sequence[str], severities: Sequence[int], note: str) -> Report:
