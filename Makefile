@@ -1,9 +1,12 @@
-# make quickstart: from nothing to a trained model.   make test: all checks of behaviour.   make lint: style and types.
+# make quickstart: from nothing to a trained model.   make test: all checks of behaviour, a worker on each core.
+# make check: a minute's worth of them.               make lint: style and types.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := runs/quickstart
+SPINE := $(addprefix tests/,test_draws.py test_grammar.py test_heads.py test_step.py test_train.py test_views.py \
+	engine/test_engine.py evaluate/test_evaluate.py)
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart test check lint clean
 
 install: .venv/.installed
 
@@ -20,7 +23,10 @@ quickstart: install
 	$(BIN)/manyview views quickstart --count 4 --out $(RUN)/views.png
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+check: install
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(SPINE)
 
 lint: install
 	$(BIN)/ruff check .

@@ -310,7 +310,7 @@ def test_ranges_are_drawn_uniformly(name, arguments, parameter, ranges):
     assert np.abs(np.corrcoef(values.T) - np.eye(len(ranges))).max() < 4.5 / math.sqrt(MANY)
 
 
-@pytest.mark.parametrize(("name", "arguments", "cell", "count"), CELLS, ids=str)
+@pytest.mark.parametrize(("name", "arguments", "cell", "count"), CELLS)
 def test_choices_are_equally_likely(name, arguments, cell, count):
     _, observed = np.unique(cell(draw(OPS[name](**arguments), MANY)).numpy(), return_counts=True)
     assert len(observed) == count

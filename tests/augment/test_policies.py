@@ -354,7 +354,6 @@ def assert_uniform(values, count):
         ("augmix", {"depth": 1}, AUGMIX),
         ("augmix", {"depth": 1, "all_ops": False}, {name: AUGMIX[name] for name in AUGMIX if name not in ENHANCERS}),
     ],
-    ids=str,
 )
 def test_ops_are_drawn_uniformly_and_turns_are_independent(name, arguments, space):
     codes = draw(OPS[name](**arguments), (32, 32), MANY)["op"].flatten(1)[:, :2]

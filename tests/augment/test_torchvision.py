@@ -306,7 +306,7 @@ def test_posterize_is_posterize(size, kind):
 @SIZE
 @KIND
 @pytest.mark.parametrize(("name", "theirs"), [("autocontrast", F.autocontrast), ("equalize", F.equalize),
-                                              ("invert", F.invert)], ids=str)  # fmt: skip
+                                              ("invert", F.invert)])  # fmt: skip
 def test_ops_without_magnitude_are_torchvisions_to_the_last_level(size, kind, name, theirs):
     images = photos(kind, size)
     assert torch.equal(OPS[name]().render(images, applied(4)), theirs(images))

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
@@ -195,6 +196,49 @@ def test_regression_of_features_of_any_size(classifier, scale):
         assert few_shot(x * scale, y, shots=4, queries=8, tasks=30, classifier=classifier).accuracy > 99
 
 
+def awkward():
+    """Rows of five classes, 5 shots each, that a solver may stumble over: name -> float64 [25, D]."""
+    wide = torch.randn(25, 40, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    return {
+        "told apart": wide,
+        "not told apart": wide[:, :3],
+        "on a line": wide[:, :1] * torch.linspace(-1, 1, 40, dtype=torch.float64),
+        "each row of two classes": torch.cat([wide[:13], wide[1:13]]),
+        "columns of unlike size": wide[:, :20] * torch.logspace(-4, 4, 20, dtype=torch.float64),
+    }
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("rows", awkward())
+def test_the_minimum_is_found_of_any_features(rows, joint, scale):
+    """Half of g' H^-1 g, which autograd tells, is what is left to the minimum. Weights are V u, u in units of the
+    singular values that V belongs to: without that, their gradient would be rounding times the scale."""
+    support, weight = awkward()[rows] * scale, 0.5
+    large = support.abs().amax(dim=0)
+    large = large.maximum(1 / large)  # scores of rows with one such number are near 1, whether weights are 1 / x or x
+    asked = torch.cat([torch.zeros_like(support[:1]), large.diag()])
+    bias, weights = _by_regression(support[None], asked[None], 5, weight, joint)[0].T.split([1, len(large)], dim=1)
+    theta = torch.cat([(weights - bias) / large, bias], dim=1)
+    wide, own = torch.cat([support, torch.ones(25, 1)], dim=1), torch.eye(5).bool().repeat_interleave(5, dim=0)
+    _, size, basis = torch.linalg.svd(wide, full_matrices=False)
+    unit = torch.hypot(size, torch.ones_like(size))
+
+    def objective(u):
+        scores = wide @ (basis.T / unit) @ u.view(5, -1).T
+        if joint:
+            wrong = (scores - scores[own][:, None]).masked_fill(own, -math.inf).logsumexp(dim=1)
+        else:
+            wrong = torch.where(own, -scores, scores)
+        loss = -F.logsigmoid(-wrong).sum()
+        return loss + weight * (u.view(5, -1) / unit).square().sum()
+
+    u = (theta @ basis.T * unit).flatten()
+    gradient, hessian = torch.func.grad(objective)(u), torch.func.hessian(objective)(u)
+    left = float(gradient @ torch.linalg.solve(hessian, gradient)) / 2
+    assert 0 <= left <= 1e-9 * float(objective(u))
+
+
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_what_tells_nothing_is_right_by_chance(classifier):
     noise = torch.randn(240, 10, generator=torch.Generator().manual_seed(1))
@@ -249,7 +293,7 @@ ERRORS = {
     "no label": ({"labels": LABELS - 2}, "label -1 is negative"),
     "classifier": ({"classifier": "svm"}, "one of one_vs_rest, softmax, centroid, got 'svm'"),
     "weight": ({"weight": 0}, "weight must be positive, got 0"),
-    "too large": ({"features": FEATURES * 1e9, "classifier": "softmax"}, "does not converge.*unit=True"),
+    "too large": ({"features": FEATURES.double() * 1e200, "classifier": "softmax"}, "does not converge.*unit=True"),
 }
 
 

@@ -7,10 +7,11 @@ the rest, with weights and biases penalised alike. Others scale features to unit
 (Tian et al., ECCV 2020), or take the nearest centroid (Snell et al., NeurIPS 2017; of unit features, SimpleShot, Wang
 et al., 2019).
 
-A logistic regression's weights are sums of its support rows, so that a task of n rows has n unknowns a class, however
-wide the features are. In those, Newton's step is that of Laplace's approximation of Gaussian processes (Rasmussen and
-Williams, 2006, algorithms 3.1 and 3.3): a Cholesky factorisation of n x n a class, never an inverse of the rows'
-products, which may well be singular. All tasks take their steps together, in float64.
+A logistic regression's weights are sums of its support rows, so that a task of n rows has n unknowns a class at most,
+however wide the features are: one for each singular value of the rows. Those are scaled such that neither the largest
+features nor the smallest leave the range of numbers near 1, and that no product of rows is formed, whose rounding
+would hide what few of them tell. Newton's steps are conjugate gradients', which each class's own curvature
+preconditions. All tasks take their steps together, in float64.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
 CLASSIFIERS = ("one_vs_rest", "softmax", "centroid")
 NUMBERS_AT_ONCE = 2**22
 """Bounds the tasks that are solved together, by the size of what one of them needs."""
-STEPS, HALVINGS, TOLERANCE = 200, 30, 1e-12
-FLOOR, ROUNDING = 1e-16, 1e-12
-"""Of the curvature, which only steers the step; and of the objective, as a fraction."""
+STEPS, PRODUCTS, HALVINGS = 500, 100, 30
+TOLERANCE = 1e-12
+"""Of the objective, as a fraction: what Newton's last step promised to lower it by, and what rounding may raise it by."""
+FORCING = 0.1
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,13 @@ def few_shot(
     - `centroid`: the nearest mean of a class's support rows.
 
     Both regressions minimise the *sum* over rows of the cross-entropy plus weight * (|W|^2 + |b|^2), as `fit_linear`
-    does; weight = 1 / 2C, so that 0.5 is scikit-learn's C = 1. A step costs some ways * (ways * shots)^3 operations
-    a task, and as much memory as ways * (ways * shots)^2 numbers: few shots.
+    does; weight = 1 / 2C, so that 0.5 is scikit-learn's C = 1. They find the minimum of features of any scale, also where
+    rows repeat or lie on a line, and whether or not they can be told apart. A step costs some ways * (ways * shots)^3
+    operations a task, and as much memory as ways * (ways * shots)^2 numbers: few shots.
 
     Raises ValueError as `episodes` does, and for features and labels of unlike length, features that are not finite,
     one task alone (no interval), an unknown classifier, a weight that is not positive, and, rather than be wrong, if
-    a regression does not converge.
+    a regression does not converge, as where squares of features leave the range of float64.
     """
     check_rows(features, labels)
     if classifier not in CLASSIFIERS:
@@ -196,67 +199,130 @@ def _by_centroid(support: Tensor, query: Tensor, ways: int) -> Tensor:
 
 
 def _by_regression(support: Tensor, query: Tensor, ways: int, weight: float, joint: bool) -> Tensor:
-    """Scores [T, Q, ways] of the penalised logistic regression; arguments as of `_by_centroid`."""
-    kernel = (support @ support.mT + 1) / (2 * weight)
-    duals = _solve(kernel, support.shape[1] // ways, joint)
-    return (query @ support.mT + 1) @ duals.mT / (2 * weight)
+    """Scores [T, Q, ways] of the penalised logistic regression; arguments as of `_by_centroid`.
 
-
-def _solve(kernel: Tensor, shots: int, joint: bool) -> Tensor:
-    """What each row adds to each class's weights: a [T, ways, n] with theta_c = sum_i a_ci (x_i, 1) / 2w.
-
-    kernel: K, the rows' products over 2w, [T, n, n], rows in order of class. Scores are f_c = K a_c, the objective
-    CE(f) + sum_c a_c' K a_c / 2. With r = a + p - y its gradient in theta is sum_i r_ci (x_i, 1), so it is above its
-    minimum by at most r' K r / 2; when that is within TOLERANCE of it for all tasks, steps end. Newton's step is
-    -(I + W K)^-1 r, where W is how p changes with f. Each class by itself, W is a diagonal D and this
-    D^1/2 (I + D^1/2 K D^1/2)^-1 D^-1/2 r = u. With softmax, D = p and W is less by the outer product of p: then u loses
-    E_c (sum E)^-1 sum u, E_c = D^1/2 (I + D^1/2 K D^1/2)^-1 D^1/2, which leaves no part that all classes share.
+    With U S V' the rows' singular values and t a class's unknowns, its weights are V (S^2 + 2w)^-1/2 t, its scores of
+    the rows are Z t, and the penalty is t' P t / 2 with P = 2w (S^2 + 2w)^-1: Z'Z + P is the identity.
     """
-    tasks, n = kernel.shape[:2]
-    y = torch.eye(n // shots, dtype=kernel.dtype, device=kernel.device).repeat_interleave(shots, dim=1)
-    sign, identity = 1 - 2 * y, torch.eye(n, dtype=kernel.dtype, device=kernel.device)
+    rows = torch.cat([support, support.new_ones(*support.shape[:2], 1)], dim=2)
+    basis, low = torch.linalg.qr(rows.mT)
+    left, size, right = torch.linalg.svd(low.mT, full_matrices=False)
+    scale = torch.hypot(size, size.new_tensor(math.sqrt(2 * weight)))[:, None]
+    found = _solve(left * (size[:, None] / scale), 2 * weight / scale.square(), support.shape[1] // ways, joint)
+    theta = (found / scale) @ right @ basis.mT
+    return query @ theta[..., :-1].mT + theta[:, None, :, -1]
 
-    def value(a: Tensor, f: Tensor) -> Tensor:
-        # log(1 + e^x) with x below 0 where a row is right: a small loss is not a difference of large numbers
-        x = (f - (y * f).sum(dim=1, keepdim=True)).masked_fill(y > 0, -math.inf).logsumexp(1) if joint else sign * f
-        return (a * f).flatten(1).sum(dim=1) / 2 - F.logsigmoid(-x).flatten(1).sum(dim=1)
 
-    a = f = kernel.new_zeros(tasks, n // shots, n)
-    loss = value(a, f)
-    for number in range(STEPS):
-        # `off` is p - y, likewise
-        if joint:
-            p = f.softmax(dim=1)
-            off = (1 - y) * p
-            off = off - y * off.sum(dim=1, keepdim=True)
-        else:
-            p = (sign * f).sigmoid()  # of being wrong, which changes as fast as that of being right
-            off = sign * p
-        r = a + off
-        bent = r @ kernel
-        # were all of 0's loss within tolerance, as where features are tiny, 0 would still tell no class from another
-        if number and bool(((r * bent).sum(dim=(1, 2)) / 2 <= TOLERANCE * loss).all()):
-            return a
-        root = (p if joint else p * (1 - p)).clamp(min=FLOOR).sqrt()
-        factor, failed = torch.linalg.cholesky_ex(identity + root[..., None] * kernel[:, None] * root[..., None, :])
-        if bool(failed.any()):
-            break
-        step = -root * torch.cholesky_solve((r / root)[..., None], factor)[..., 0]
-        if joint:
-            by_class = root[..., None] * torch.cholesky_inverse(factor) * root[..., None, :]
-            shared = torch.linalg.solve(by_class.sum(dim=1), step.sum(dim=1))
-            step = step - (by_class @ shared[:, None, :, None])[..., 0]
-        slope, along = (step * bent).sum(dim=(1, 2)), step @ kernel
-        length = torch.ones_like(loss)
+def _solve(rows: Tensor, penalty: Tensor, shots: int, joint: bool) -> Tensor:
+    """Each class's unknowns t [T, ways, r], of rows Z [T, n, r] in order of class, with penalty P [T, 1, r].
+
+    The objective is CE(Z t) + sum_c t_c' P t_c / 2. A task's steps end with the first that promises to lower it by less
+    than TOLERANCE of it, and what it does until then does not depend on the tasks it is solved with.
+    """
+    problem = _Tasks(rows, penalty, shots, joint)
+    t = rows.new_zeros(len(rows), problem.ways, rows.shape[2])
+    loss = problem.value(t)
+    done = torch.zeros_like(loss, dtype=torch.bool)
+    for _ in range(STEPS):
+        step, slope = problem.newton(t, ~done)
+        length = (slope < 0).to(t.dtype)
         for _ in range(HALVINGS):
-            moved = a + length[:, None, None] * step, f + length[:, None, None] * along
-            lower = value(*moved)
-            wrong = lower > loss + 1e-4 * length * slope + ROUNDING * loss
+            moved = t + length * step
+            lower = problem.value(moved)
+            wrong = lower > loss + 1e-4 * length * slope + TOLERANCE * loss
             if not bool(wrong.any()):
                 break
             length = torch.where(wrong, length / 2, length)
-        (a, f), loss = moved, lower
+        t, loss = moved, lower
+        done = done | (-slope / 2 <= TOLERANCE * loss)
+        if bool(done.all()):
+            return t
     raise ValueError("a few-shot regression does not converge; features this large want unit=True or more weight")
+
+
+@final
+class _Tasks:
+    """Rows of many tasks, and the objective on them (see `_solve`). Numbers of a task are [T, 1, 1]."""
+
+    def __init__(self, rows: Tensor, penalty: Tensor, shots: int, joint: bool) -> None:
+        self.rows, self.penalty, self.joint = rows, penalty, joint
+        self.ways = rows.shape[1] // shots
+        self.own = torch.eye(self.ways, dtype=torch.bool, device=rows.device).repeat_interleave(shots, dim=1)
+
+    def value(self, t: Tensor) -> Tensor:
+        """The objective."""
+        # log(1 + e^x) with x below 0 where a row is right: a small loss is not a difference of large numbers
+        x = t @ self.rows.mT
+        if self.joint:
+            x = (x - (x * self.own).sum(dim=1, keepdim=True)).masked_fill(self.own, -math.inf).logsumexp(1, True)
+        else:
+            x = torch.where(self.own, -x, x)
+        return _dot(t, self.penalty * t) / 2 - F.logsigmoid(-x).sum(dim=(1, 2), keepdim=True)
+
+    def newton(self, t: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """The direction -H^-1 gradient by conjugate gradients, to a tenth of the preconditioned gradient's length, and
+        the objective's slope along it; both 0 for tasks that are not wanted."""
+        chance, rest, likeliest = self._chances(t)
+        bent = chance * rest
+        gradient = torch.where(self.own, -rest, chance) @ self.rows + self.penalty * t
+        if self.joint:  # what all classes share changes no score; it is rounding
+            gradient = gradient - gradient.mean(dim=1, keepdim=True)
+
+        def curved(x: Tensor) -> Tensor:
+            """The Hessian times a direction."""
+            change = x @ self.rows.mT
+            if self.joint:
+                change = change - (change * likeliest).sum(dim=1, keepdim=True)  # chances that round to 1 do no harm
+                change = chance * (change - (chance * change).sum(dim=1, keepdim=True))
+            else:
+                change = bent * change
+            return change @ self.rows + self.penalty * x
+
+        solve = self._solver(bent)
+        direction, residual = torch.zeros_like(gradient), -gradient
+        step = ahead = solve(residual)
+        size = _dot(residual, ahead)
+        enough = FORCING**2 * size
+        for _ in range(PRODUCTS):
+            going = wanted & (size > enough)
+            if not bool(going.any()):
+                break
+            turned = curved(step)
+            length = torch.where(going, size / _dot(step, turned), 0.0)
+            direction, residual = direction + length * step, residual - length * turned
+            ahead = solve(residual)
+            last, size = size, torch.where(going, _dot(residual, ahead), size)
+            step = torch.where(going, ahead + size / last * step, step)
+        return direction, _dot(gradient, direction)
+
+    def _chances(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each row's chance of each class, 1 less that without cancellation, and which is the likeliest of a row."""
+        scores = t @ self.rows.mT
+        if not self.joint:
+            return scores.sigmoid(), (-scores).sigmoid(), self.own
+        chance = scores.softmax(dim=1)
+        likeliest = F.one_hot(chance.argmax(dim=1), self.ways).mT.bool()
+        others = chance.masked_fill(likeliest, 0.0).sum(dim=1, keepdim=True)
+        return chance, torch.where(likeliest, others, 1 - chance), likeliest
+
+    def _solver(self, bent: Tensor) -> Callable[[Tensor], Tensor]:
+        """Vector -> about the inverse Hessian times it: each class by itself. One against the rest, it is that."""
+        hessian = (self.rows.mT[:, None] * bent[:, :, None]) @ self.rows[:, None]
+        diagonal = hessian.diagonal(dim1=2, dim2=3)
+        # more than the rounding of the sums, so that it stays positive where the penalty is less than that
+        diagonal.add_(self.penalty).mul_(1 + 1e-14 * self.rows.shape[1])
+        factor = torch.linalg.cholesky(hessian)
+
+        def solve(vector: Tensor) -> Tensor:
+            solved = torch.cholesky_solve(vector[..., None], factor)[..., 0]
+            return solved - solved.mean(dim=1, keepdim=True) if self.joint else solved
+
+        return solve
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Of each task: [T, 1, 1]."""
+    return (a * b).sum(dim=(1, 2), keepdim=True)
 
 
 @dataclass(frozen=True)
