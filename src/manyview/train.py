@@ -33,7 +33,7 @@ from manyview.files import read_state, write_json, write_state
 from manyview.health import PATIENCE, collapse_message, health, steps_low
 from manyview.interrupt import interruptible
 from manyview.metrics import Metrics
-from manyview.optimize import clock_of, make_optimizer, make_schedule, steps_of, sync_batchnorm
+from manyview.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, steps_of, sync_batchnorm
 from manyview.prepare import in_memory, rehearse
 from manyview.progress import Display
 from manyview.recipe import Recipe
@@ -90,6 +90,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
     optimizer = make_optimizer(config, step)
+    step.hold(fixed_parts(config))
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
         rehearse(step, splits, part)
