@@ -71,11 +71,16 @@ def reference() -> str:
         *entries({name: SOURCES[name] for name in ("digits", "folder", "hf", "torchvision")}),
         "## Train\n",
         fields(Train),
-        "Optimisers are timm's, by name and with timm's arguments: `sgd(lr=0.1, momentum=0.9)`. `decay_norms=False` "
-        "leaves biases and norms out of weight decay, and with `lars` out of its layer-wise rates too. "
-        "`constant='p'` keeps the lr of a part of the networks as it is through warm-up and schedule (SimSiam's "
-        "predictor), and `scale={'backbone': 0.1}` multiplies a part's lr. A part is `backbone` or a head, in all "
-        "branches or, as `online.p`, in one; a relation's own modules have the relation's name.\n",
+        "Optimisers are timm's, by name and with timm's arguments: `sgd(lr=0.1, momentum=0.9)`. What is left out is as "
+        "in torch and in the optimiser's own code, not as timm's factory has it: `sgd(lr=0.1)` has no momentum and no "
+        "Nesterov's, `lars` no momentum, `rmsprop` an alpha of 0.99, `muon` a momentum of 0.95; weight decay alone is "
+        "0 for all, `adamw` too. `per=128` says what batch size lr is for: a run of another has lr * batch_size / 128, "
+        "and the schedule's floor likewise; without it lr is taken as it is. `decay_norms=False` leaves biases and "
+        "norms out of weight decay, and with `lars` out of its layer-wise rates too. `constant='p'` keeps the lr of a "
+        "part of the networks as it is through warm-up and schedule (SimSiam's predictor), and "
+        "`scale={'backbone': 0.1}` multiplies a part's lr; a part with 0 is fixed, and stays in evaluation mode. A "
+        "part is `backbone` or a head, in all branches or, as `online.p`, in one; a relation's own modules have the "
+        "relation's name.\n",
         "### Schedules\n",
         *entries(SCHEDULES),
         "## Evaluate\n",

@@ -1,20 +1,26 @@
 """Batches as a function of the step number: order, workers, ranks and parts, restarts, bad images, unlike sizes."""
 
+import io
 import multiprocessing
 import os
+import sys
 import threading
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 import manyview
-from manyview.data import ArrayImages, BadImage, open_splits, preload
+from manyview.data import ArrayImages, BadImage, loader, open_splits, preload
 from manyview.data.loader import AHEAD, Batch, Batches, load, load_ahead, read_images
 from manyview.errors import DataError
+from manyview.progress import Display
 from manyview.views import TEST, View, interleave
 
 VIEWS = """
@@ -375,21 +381,78 @@ def test_a_bad_image_is_skipped_and_named(tmp_path, workers, views):
     images = folder_images(tmp_path)
     number = [images.name(i) for i in range(12)].index(str(bad))
     batches = list(load(Batches(images, 6, 2, seed=0, skip=True, views=views), 0, 4, workers))
-    assert sorted(len(batch.labels) for batch in batches) == [5, 5, 6, 6]
     for batch in batches:
+        assert len({*batch.index.tolist()}) == 6
         assert number not in batch.index
         assert batch.labels.tolist() == [int(images.labels[i]) for i in batch.index]
-        if len(batch.labels) == 5:
-            assert len(batch.skipped) == 1
-            assert batch.skipped[0].startswith(f"{bad}: ")
-        else:
-            assert batch.skipped == []
+        assert all(line.startswith(f"{bad}: ") for line in batch.skipped)
         if views is None:
             for row, index in enumerate(batch.index.tolist()):
                 assert torch.equal(batch.images[row], images.read(index))
         else:
-            assert [len(view.images) for view in batch.images.values()] == [len(batch.labels)] * 2
+            assert [len(view.images) for view in batch.images.values()] == [6, 6]
             assert all(torch.equal(view.target, batch.labels) for view in batch.images.values())
+    assert sorted(len(batch.skipped) for batch in batches) == [0, 0, 1, 1]  # once an epoch
+
+
+def spoil(root, numbers):
+    """Makes images of `write_images` unreadable; their number is that of their file."""
+    for path in root.rglob("*.png"):
+        if int(path.stem) in numbers:
+            path.write_bytes(b"no image")
+
+
+def test_what_takes_the_place_of_a_bad_image(tmp_path):
+    """The next that can be read of those at its place in the following batches, round and round; all else stays."""
+    images = folder_images(write_images(tmp_path, [(10, 10)] * 26))
+    batches = Batches(images, 8, 3, seed=3, skip=True)
+    before = [batches[number].index.tolist() for number in range(6)]
+    order = batches.positions(0)[1].tolist() + batches.positions(1)[1].tolist() + batches.positions(2)[1].tolist()
+    left_over = [i for i in range(26) if i not in order]
+    assert list(batches.instead_of(order[9], 0))[:2] == [order[17], order[1]] or len(left_over) == 2
+    bad = {order[9], order[10], order[2]}  # two of the second batch, one of the first
+    spoil(tmp_path, {int(images.name(i)[-6:-4]) for i in bad})
+    for number in range(6):
+        epoch, places = batches.positions(number)
+        batch = batches[number]
+        for place, index, original in zip(places.tolist(), batch.index.tolist(), before[number], strict=True):
+            good = [i for i in batches.instead_of(place, epoch) if i not in bad]
+            assert index == (good[0] if place in bad else original)
+        assert len({*batch.index.tolist()}) == 8
+        assert len(batch.skipped) >= len(bad & {*places.tolist()})
+    # the third batch's image at that place, or what is left over there
+    assert batches[1].index[1] in (order[17], *left_over)
+    assert sorted(batches.instead_of(order[9], 0)) == sorted({*range(26)} - {order[9]})
+
+
+@pytest.mark.parametrize(("world", "accumulate", "workers"), [(2, 1, 0), (4, 1, 0), (2, 2, 2), (1, 4, 0)])
+def test_bad_images_leave_ranks_and_parts_the_batch_of_one_process(tmp_path, world, accumulate, workers):
+    """A whole part of bad images too; each has its size, which BatchNorm, mixing and other processes count on."""
+    images = folder_images(write_images(tmp_path, [(10, 10)] * 30))
+    whole = Batches(images, 8, 3, seed=1, skip=True)
+    spoil(tmp_path, {int(images.name(i)[-6:-4]) for i in [*whole.positions(0)[1][:4], *whole.positions(4)[1][3:6]]})
+    for step in range(6):
+        parts = [
+            list(load(replace(whole, world=world, accumulate=accumulate, rank=rank), step * accumulate,
+                      (step + 1) * accumulate, workers if step in (0, 4) else 0))
+            for rank in range(world)
+        ]  # fmt: skip
+        pieces = [parts[rank][part] for part in range(accumulate) for rank in range(world)]
+        assert {len(piece.labels) for piece in pieces} == {8 // world // accumulate}
+        assert torch.equal(torch.cat([piece.index for piece in pieces]), whole[step].index)
+        assert torch.equal(torch.cat([piece.images for piece in pieces]), whole[step].images)
+        assert sorted(line for piece in pieces for line in piece.skipped) == sorted(whole[step].skipped)
+    assert len(whole[0].skipped) >= 4
+
+
+def test_mixed_images_have_partners_in_spite_of_bad_ones(tmp_path):
+    images = folder_images(write_images(tmp_path, [(10, 10)] * 12))
+    batches = Batches(images, 4, 3, seed=0, accumulate=2, skip=True, views=plan_of(MIXED_VIEWS), classes=2)
+    spoil(tmp_path, {int(images.name(i)[-6:-4]) for i in batches.positions(0)[1]})  # all of the first part
+    first, again = batches[0], batches[0]
+    assert first.images["b"].images.shape == (2, 3, 8, 8)
+    assert sorted(first.images["a"].params["mixup"]["partner"].tolist()) == [0, 1]
+    same(first, again)
 
 
 def test_draws_of_an_image_do_not_change_when_its_neighbour_is_skipped(tmp_path):
@@ -398,18 +461,116 @@ def test_draws_of_an_image_do_not_change_when_its_neighbour_is_skipped(tmp_path)
     whole = Batches(images, 12, 1, seed=0, skip=True, views=plan_of(FOLDER_VIEWS))[0]
     broken_folder(tmp_path)
     fewer = Batches(images, 12, 1, seed=0, skip=True, views=plan_of(FOLDER_VIEWS))[0]
-    kept = [row for row, index in enumerate(whole.index.tolist()) if index in fewer.index]
-    assert len(kept) == 11
-    assert torch.equal(whole.images["a"].params["crop"]["box"][kept], fewer.images["a"].params["crop"]["box"])
+    alike = whole.index == fewer.index
+    assert int(alike.sum()) == 11
+    # the only batch of its epoch has every image already: one of them comes twice, as it was drawn
+    boxes = [batch.images["a"].params["crop"]["box"] for batch in (whole, fewer)]
+    assert torch.equal(boxes[0][alike], boxes[1][alike])
+    (twice,) = (~alike).nonzero()[0].tolist()
+    other = next(row for row, index in enumerate(fewer.index.tolist()) if index == fewer.index[twice] and row != twice)
+    assert torch.equal(boxes[1][twice], boxes[1][other])
 
 
-def test_a_batch_of_bad_images_alone_is_refused(tmp_path):
+def test_where_no_image_can_be_read_one_line_says_so(tmp_path):
     write_images(tmp_path, [(10, 10)] * 4)
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(b"no image")
-    batches = Batches(folder_images(tmp_path), 4, 1, seed=0, skip=True)
-    with pytest.raises(DataError, match=r"^no image of a batch could be read; the first: .*\.png: not an image"):
+    batches = Batches(folder_images(tmp_path), 2, 2, seed=0, skip=True)
+    message = (
+        r"^no image of a batch could be read; the first: .*\.png: not an image.* \(nor could any other of the 4 .*\)$"
+    )
+    with pytest.raises(DataError, match=message) as caught:
         batches[0]
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------- workers' warnings
+
+
+class Noisy:
+    """Images whose decoder has something to say of each."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getattr__(self, name):
+        return getattr(self.images, name)
+
+    def read(self, position):
+        warnings.warn(f"corrupt EXIF data in {position}", UserWarning, stacklevel=1)
+        return self.images.read(position)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_warnings_of_workers_are_given_by_the_main_process_once_each(workers):
+    batches = Batches(Noisy(pictures(12)), 4, 3, seed=0)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        made = list(load(batches, 0, 6, workers))
+    all_same(made, load(replace(batches, images=pictures(12)), 0, 6, 0))
+    assert sorted(str(each.message) for each in seen) == sorted(f"corrupt EXIF data in {n}" for n in range(12))
+
+
+def test_workers_forked_while_the_bar_is_drawn_can_speak(monkeypatch):
+    """Whatever lock another thread holds at that moment, such as the bar's, they never wait for it."""
+    console = Console(file=io.StringIO(), force_terminal=True)
+    display = Display(console=console)
+    display._total = 3
+    forked, held = threading.Event(), threading.Event()
+
+    def draw():
+        with display._bar._lock, console._lock:
+            held.set()
+            forked.wait(20)
+
+    batches = Batches(Noisy(pictures(12)), 4, 3, seed=0)
+    # as outside of pytest: to whatever stands in the place of stderr
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *where: sys.stderr.write(f"{message}\n"))
+    with display.training(), ThreadPoolExecutor(2) as threads:
+        drawing = threads.submit(draw)
+        assert held.wait(20)
+        loading = threads.submit(lambda: [len(batch.labels) for batch in load(batches, 0, 3, 2)])
+        while len(multiprocessing.active_children()) < 2:
+            time.sleep(0.01)
+        forked.set()
+        drawing.result(20)
+        try:
+            assert loading.result(30) == [4, 4, 4]
+        except TimeoutError:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
+
+
+def printing(worker):
+    loader._begin_worker(worker)
+    print("a library's words", file=sys.stderr)  # noqa: T201
+    print("a library's words", file=sys.__stdout__)  # noqa: T201
+
+
+def test_workers_have_streams_of_their_own(monkeypatch):
+    """C code and libraries print, too: what they print through cannot be locked by a thread that was not forked."""
+    lock = threading.Lock()
+
+    class Locked(io.StringIO):
+        def write(self, text):
+            with lock:
+                return super().write(text)
+
+    context = multiprocessing.get_context("fork")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Locked())
+        patch.setattr(sys, "__stdout__", Locked())
+        with lock:
+            child = context.Process(target=printing, args=(0,))
+            child.start()
+            child.join(20)
+    code = child.exitcode
+    child.kill()
+    assert code == 0
 
 
 # ----------------------------------------------------------------------------------------------- unlike sizes

@@ -57,9 +57,30 @@ def test_cosine_by_epoch_is_constant_within_an_epoch():
     assert rates("cosine(per='epoch')") == pytest.approx([half_cosine(n // 6 * 6) for n in range(60)])
 
 
-def test_cosine_by_epoch_after_a_warm_up():
-    expected = [warm(n // 6 * 6, 12) if n < 12 else half_cosine(n // 6 * 6, 12) for n in range(60)]
-    assert rates("cosine(warmup='2 epochs', per='epoch')") == pytest.approx(expected)
+@pytest.mark.parametrize(("warmup", "epochs"), [("'2 epochs'", 2), ("0.4", 4), ("'1 epochs'", 1), ("'7 steps'", 2)])
+def test_cosine_by_epoch_warms_up_by_epoch(warmup, epochs):
+    """Each epoch has one rate, the first its share: 1/2 and 1, not 1/12 and 7/12."""
+    expected = [
+        LR * (n // 6 + 1) / epochs if n < 6 * epochs else half_cosine(n // 6 * 6, 6 * epochs) for n in range(60)
+    ]
+    assert rates(f"cosine(warmup={warmup}, per='epoch')") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 390])
+def test_the_first_of_ten_epochs_has_a_tenth_of_the_lr(steps_per_epoch):
+    clock = Clock(800 * steps_per_epoch, steps_per_epoch)
+    found = rates("cosine(warmup='10 epochs', per='epoch')", clock, order=range(11 * steps_per_epoch))
+    assert found[0] == found[steps_per_epoch - 1] == pytest.approx(LR / 10)
+    assert found[9 * steps_per_epoch] == found[10 * steps_per_epoch] == pytest.approx(LR)
+
+
+def test_a_warm_up_may_start_elsewhere():
+    """DSSL's script: np.linspace(0, lr, warm-up epochs)[epoch], then half a cosine."""
+    expected = np.linspace(0, LR, 5).repeat(6).tolist() + [half_cosine(n // 6 * 6, 30) for n in range(30, 60)]
+    assert rates("cosine(warmup='5 epochs', per='epoch', start=0)") == pytest.approx(expected)
+    expected = np.linspace(LR / 4, LR, 10).tolist() + [half_cosine(n, 10) for n in range(10, 60)]
+    assert rates("cosine(warmup='10 steps', start=0.25)") == pytest.approx(expected)
+    assert rates("cosine(start=0.25)") == rates("cosine()")
 
 
 @pytest.mark.parametrize("at", ["(0.5, 0.75)", "('30 steps', '45 steps')", "('5 epochs', '45 steps')", "(0.75, 0.5)"])
@@ -318,6 +339,68 @@ def test_scale_holds_before_any_schedule(two_branches):
     assert rate["branches.second.heads.z.0.weight"] == LR
 
 
+# --------------------------------------------------------------------------------------- what a call leaves to others
+
+
+def group_of(text, **options):
+    return make_optimizer(Train(epochs=1, optimizer=text, **options), network()).param_groups[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "theirs"),
+    [
+        ("sgd", torch.optim.SGD),
+        ("rmsprop", torch.optim.RMSprop),
+        ("adagrad", torch.optim.Adagrad),
+        ("adam", torch.optim.Adam),
+        ("adamw", torch.optim.AdamW),
+        ("nadam", torch.optim.NAdam),
+        ("radam", torch.optim.RAdam),
+        ("adamax", torch.optim.Adamax),
+        ("adadelta", torch.optim.Adadelta),
+    ],
+)
+def test_what_is_not_said_is_torchs(text, theirs):
+    """Weight decay alone is 0 for all, as the reference says."""
+    ours = group_of(f"{text}(lr=0.1)")
+    defaults = theirs([nn.Parameter(torch.zeros(1))], lr=0.1).param_groups[0]
+    for key, value in {**defaults, "weight_decay": 0.0}.items():
+        assert key == "params" or ours[key] == value, key
+
+
+def test_defaults_of_timms_own_are_those_of_their_code():
+    assert group_of("muon(lr=0.1)")["momentum"] == 0.95  # which the factory lowers
+    assert group_of("lars(lr=0.1)")["momentum"] == group_of("sgdw(lr=0.1)")["momentum"] == 0
+    assert group_of("nesterov(lr=0.1)")["momentum"] == group_of("momentum(lr=0.1)")["momentum"] == 0.9
+    assert group_of("sgd(lr=0.1, momentum=0.8, nesterov=True)")["momentum"] == 0.8
+    assert group_of("lambc(lr=0.1)")["trust_clip"] is True
+
+
+# ---------------------------------------------------------------------------------------- an lr belongs to a batch size
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_lr_is_for_a_batch_size(name):
+    for size, lr in ((128, 0.1), (32, 0.025), (512, 0.4)):
+        assert group_of(f"{name}(lr=0.1, per=128)", batch_size=size)["lr"] == pytest.approx(lr)
+    assert group_of(f"{name}(lr=0.1)", batch_size=32)["lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "schedule", ["cosine(warmup='6 steps', floor=0.01)", "multistep((0.5,))", "cosine('6 steps', 0.01)"]
+)
+def test_the_whole_schedule_follows_the_batch_size(schedule):
+    def lrs(batch_size):
+        train = Train(steps=60, batch_size=batch_size, schedule=schedule, optimizer="sgd(lr=0.1, per=128)")
+        optimizer = make_optimizer(train, network())
+        set_lr = make_schedule(train, optimizer, CLOCK)
+        return [(set_lr(step), optimizer.param_groups[0]["lr"]) for step in range(60)]
+
+    own = lrs(128)
+    assert max(own) == pytest.approx((0.1, 0.1))
+    assert np.array(lrs(32)) == pytest.approx(np.array(own) / 4)
+
+
 def descend(module, optimizer, set_lr, steps):
     """Steps on gradients that depend on the weights and on the step."""
     for step in steps:
@@ -496,6 +579,8 @@ def test_parts_divide_the_batch():
         ("adamw(lr=0.1, momentum=0.9)", "train.optimizer: adamw: unknown argument 'momentum'; "),
         ("sgd(lr=0.1, constat='p')", "train.optimizer: sgd: unknown argument 'constat'; did you mean 'constant'? "),
         ("sgd(lr=0.1, decay_norms='no')", "train.optimizer: decay_norms must be True or False, got 'no'"),
+        ("sgd(lr=0.1, per=0)", "train.optimizer: per is the batch size that lr is for, a whole number, got 0"),
+        ("sgd(lr=0.1, per='x')", "train.optimizer: per is the batch size that lr is for, a whole number, got 'x'"),
         ("sgd(lr=0.1, constant=p)", "train.optimizer: constant names one part in quotes, 'p', or several, ('p', 'z'), "
                                     "got p"),
         ("sgd(lr=0.1, constant=('p', 2))", "train.optimizer: constant names one part in quotes, 'p', or several, "
@@ -543,15 +628,16 @@ def test_overrides_reach_the_rules():
         ("cosin()", "train.schedule: unknown schedule 'cosin'; did you mean 'cosine'? schedules: "
                     "constant, cosine, multistep, step"),
         ("cosine(warm=1)", "train.schedule: cosine: unknown argument 'warm'; did you mean 'warmup'? "
-                           "arguments: floor, per, warmup"),
+                           "arguments: floor, per, start, warmup"),
         ("cosine(0, 0.0, 'epoch')", "train.schedule: cosine(0, 0.0, 'epoch'): too many positional arguments; "
-                                    "arguments: warmup, floor, per"),
+                                    "arguments: warmup, floor, per, start"),
         ("cosine(floor=-1)", "train.schedule: cosine(floor=-1): floor must be a number of at least 0, got -1"),
         ("multistep(at=(0.5,), gamma=-1)", "train.schedule: multistep(at=(0.5,), gamma=-1): gamma must be a number of "
                                            "at least 0, got -1"),
         ("step('1 epochs', gamma='x')", "train.schedule: step('1 epochs', gamma='x'): gamma must be a number of "
                                         "at least 0, got 'x'"),
         ("cosine(per='day')", "train.schedule: cosine(per='day'): per must be 'step' or 'epoch', got 'day'"),
+        ("cosine(start=2)", "train.schedule: cosine(start=2): start is a share of lr in [0, 1], got 2"),
         ("cosine(warmup=5)", "train.schedule: cosine(warmup=5): warmup is '10 epochs', '500 steps', or a fraction of "
                              "the run in (0, 1), got 5"),
         ("cosine(warmup='5')", "train.schedule: cosine(warmup='5'): warmup is written '10 epochs' or '500 steps', "

@@ -17,6 +17,7 @@ from manyview.augment import OPS
 from manyview.draws import Draws
 from manyview.errors import ManyviewWarning, RecipeError
 from manyview.health import health
+from manyview.optimize import fixed_parts
 from manyview.recipe import load_recipe, parse_recipe
 from manyview.relations.similarity import KINDS
 from manyview.step import Step
@@ -296,6 +297,75 @@ def test_what_is_only_stopped_waits_for_no_gradient(line, held):
     for name, parameter in step.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name
         assert parameter.requires_grad != any(part in name for part in held), name
+
+
+DROPS = "cresnet20(drop_rate=0.5)"
+TEACHER = """
+views: {{a: {{from: image, make: "pad_crop(16, padding=2) | flip(0.5)"}}, b: {{like: a}}}}
+branches:
+  net: {{backbone: cresnet20, z: "projector(h, 8)", fixed: "projector(h, 8)"}}
+  teacher: {teacher}
+relations: [{lines}]
+train: {{epochs: 10}}
+"""
+FIXED = {
+    "a branch": ('"distill(net.logits(a), toward=stop(teacher.logits(a)))"', "branches.teacher."),
+    "a branch, not its neighbour": (
+        '"distill(net.logits(a), toward=stop(teacher.logits(a)))", "similarity(net.z(a), stop(teacher.z(b)))"',
+        "branches.teacher.",
+    ),
+    "a head": (
+        '"similarity(net.z(a), stop(net.fixed(b)))", "distill(net.logits(a), toward=stop(teacher.logits(a)))"',
+        "branches.net.heads.fixed.",
+    ),
+}
+
+
+def buffers(step, prefix):
+    return {name: value.clone() for name, value in step.named_buffers() if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("case", FIXED)
+def test_what_is_only_stopped_looks_at_each_image_alone_and_stays(case):
+    """A fixed teacher's answer depends on no other image of the batch, and its statistics of BatchNorm do not move."""
+    lines, held = FIXED[case]
+    text = TEACHER.format(teacher=f'{{backbone: "{DROPS}", z: "projector(h, 8)"}}', lines=lines)
+    step = Step(parse_recipe(text), C).eval().train()
+    fixed = dict(step.named_modules())[held.rstrip(".")]
+    assert not any(module.training for module in fixed.modules())
+    assert step.training
+    assert step.branch("net").backbone.bn1.training
+    before, others = buffers(step, held), buffers(step, "branches.net.backbone.")
+    assert any("running_mean" in name for name in before)
+    step(photos(), LABELS, **BATCH)
+    for name, value in buffers(step, held).items():
+        assert torch.equal(value, before[name]), name
+    assert any(not torch.equal(value, others[name]) for name, value in buffers(step, "branches.net.backbone.").items())
+    if held == "branches.teacher.":
+        whole = step.branch("teacher").read(photos(), ["logits"])["logits"]
+        two = step.branch("teacher").read(photos()[:2], ["logits"])["logits"]
+        torch.testing.assert_close(whole[:2], two)
+
+
+def test_a_follower_looks_in_training_mode_stopped_or_not():
+    """As in MoCo's and BYOL's codes: see `ema.py`."""
+    for target in ("teacher.z(b)", "stop(teacher.z(b))"):
+        step = Step(
+            parse_recipe(TEACHER.format(teacher="ema(net)", lines=f'"cosine(z(a), toward={target})"')), C
+        ).train()
+        assert all(module.training for module in step.branch("teacher").modules())
+
+
+def test_parts_that_do_not_learn_are_held():
+    text = TEACHER.format(teacher="ema(net)", lines='"cosine(z(a), toward=teacher.z(b))"')
+    train = parse_recipe(text, "train.optimizer=\"sgd(lr=0.1, scale={'backbone': 0, 'z': 0.5})\"").train
+    assert fixed_parts(train) == ["backbone"]
+    step = Step(parse_recipe(text), C)
+    step.hold(fixed_parts(train))
+    step.train()
+    assert not any(module.training for module in step.main.backbone.modules())
+    assert all(module.training for module in step.main.heads.modules())
+    assert all(module.training for module in step.branch("teacher").modules())
 
 
 def test_both_sides_stopped_leave_no_gradient():

@@ -189,6 +189,8 @@ def replay(
     out: Annotated[Path, typer.Option(help="The picture to write (PNG).")],
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
+    from dataclasses import replace
+
     from manyview.data.loader import Batches
     from manyview.optimize import clock_of
     from manyview.run import Run
@@ -214,15 +216,20 @@ def replay(
         steps_per_epoch=clock.steps_per_epoch,
         seed=recipe.seed,
         accumulate=recipe.train.accumulate,
-        world=folder.processes(),
         views=recipe.seen_views,
         skip=recipe.data.on_bad_image == "skip",
         reduced=recipe.data.reduced,
     )
+    step = batches.step_of(position, epoch)
+    if step is None:
+        raise DataError(f"image {index} was left over in epoch {epoch}: it filled no batch, and was not trained on")
+    if step >= clock.steps:
+        raise DataError(
+            f"image {index} was not reached in epoch {epoch}: the run ended before, after {clock.steps} steps"
+        )
     if mixes(recipe.view_plan):
-        beside = batches.beside(position, epoch)
-        if beside is None:
-            raise DataError(f"image {index} was left over in epoch {epoch}: it filled no batch, and was not trained on")
+        beside = replace(batches, world=folder.processes(step)).beside(position, epoch)
+        assert beside is not None
         together = beside
     images, kept, _ = batches.read(together, epoch)
     if position not in kept:

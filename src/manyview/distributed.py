@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
@@ -29,6 +30,11 @@ def gather(tensor: Tensor) -> Tensor:
 def anywhere(flag: bool, accelerator: Accelerator) -> bool:
     """Whether the flag is set on any process."""
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
+
+
+def union(lines: Iterable[str], accelerator: Accelerator) -> list[str]:
+    """The lines of all processes, sorted, each once; the same on all of them."""
+    return sorted({*(gather_object([*lines]) if accelerator.num_processes > 1 else lines)})
 
 
 def mean_of(measures: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:

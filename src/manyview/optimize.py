@@ -60,18 +60,38 @@ def steps_of(duration: str | float, clock: Clock, name: str = "duration") -> int
 
 
 def cosine(
-    warmup: str | float = 0, floor: float = 0.0, *, per: str = "step", optimizer: Any, clock: Clock
+    warmup: str | float = 0,
+    floor: float = 0.0,
+    *,
+    per: str = "step",
+    start: float | None = None,
+    optimizer: Any,
+    clock: Clock,
 ) -> Scheduler:
-    """Half a cosine from the optimiser's lr to `floor`, after a linear warm-up (Loshchilov & Hutter, ICLR 2017)."""
+    """Half a cosine from the optimiser's lr to `floor`, after a linear warm-up (Loshchilov & Hutter, ICLR 2017).
+
+    per: "epoch" keeps one rate for a whole epoch, in the warm-up too: epoch e of its n, counted from 0, has (e + 1) / n
+    of lr. start: the share of lr that the first step (or epoch) of the warm-up has instead, the last one having all of
+    it: `warmup='10 epochs', per='epoch', start=0` is DSSL's linspace(0, lr, 10)[epoch], whose first epoch learns
+    nothing.
+    """
     if per not in ("step", "epoch"):
         raise ValueError(f"per must be 'step' or 'epoch', got {per!r}")
     check_not_negative("floor", floor)
-    prefix = steps_of(warmup, clock, "warmup")
+    if start is not None and (type(start) not in (int, float) or not 0 <= start <= 1):
+        raise ValueError(f"start is a share of lr in [0, 1], got {start!r}")
+    every = clock.steps_per_epoch if per == "epoch" else 1
+    prefix = -(-steps_of(warmup, clock, "warmup") // every) * every
     if prefix >= clock.steps:
         raise ValueError(
             f"a warm-up of {prefix} steps leaves nothing of a run of {clock.steps}; shorten it, as in warmup=0.1"
         )
-    return CosineLRScheduler(optimizer, max(1, clock.steps - prefix), lr_min=floor, **_warmup(prefix, optimizer))
+    scheduler = CosineLRScheduler(optimizer, max(1, clock.steps - prefix), lr_min=floor, **_warmup(prefix, optimizer))
+    if prefix and (start is not None or per == "epoch"):  # at lr in the last moment before the cosine, not in its first
+        peak, moments = scheduler.base_values[0], prefix // every
+        first = peak * (1 / moments if start is None else start)
+        scheduler.warmup_lr_init, scheduler.warmup_steps = first, [(peak - first) / max(1, moments - 1) / every]
+    return scheduler
 
 
 def multistep(
@@ -119,16 +139,21 @@ def _warmup(steps: int, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 class Rules:
     """Arguments of `train.optimizer` that are ours and not the optimiser's.
 
-    decay_norms: False takes biases and norms out of weight decay. constant: parts of the networks whose lr stays as it
-    is through warm-up and schedule, one name or several, such as SimSiam's predictor (Chen & He, CVPR 2021, section
-    4.2). scale: part -> factor of its lr. For the names of parts see `parts_of`.
+    per: the batch size that lr is for; a run of another is given lr * batch_size / per (Goyal et al., 2017, section
+    2.1), and its schedule's floor likewise. decay_norms: False takes biases and norms out of weight decay. constant:
+    parts of the networks whose lr stays as it is through warm-up and schedule, one name or several, such as SimSiam's
+    predictor (Chen & He, CVPR 2021, section 4.2). scale: part -> factor of its lr; a part with 0 is fixed, its
+    BatchNorm and dropout too. For the names of parts see `parts_of`.
     """
 
+    per: int | None = None
     decay_norms: bool = True
     constant: str | Sequence[str] = ()
     scale: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.per is not None and (type(self.per) is not int or self.per < 1):
+            raise ValueError(f"per is the batch size that lr is for, a whole number, got {self.per!r}")
         if not isinstance(self.decay_norms, bool):
             raise ValueError(f"decay_norms must be True or False, got {self.decay_norms!r}")
         if not isinstance(self.constant, (str, tuple, list)) or not all(isinstance(part, str) for part in self.held):
@@ -157,6 +182,12 @@ def parts_of(name: str) -> list[str]:
         case ["relations", relation, *_]:
             return [relation]
     return []
+
+
+def fixed_parts(train: Train) -> list[str]:
+    """The parts whose lr is scaled to 0: they do not learn, and must not change in any other way."""
+    scale = parse_call(train.optimizer, "train.optimizer").kwargs.get("scale", {})
+    return [part for part, factor in scale.items() if factor == 0]
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, rules: Rules) -> list[dict[str, Any]]:
@@ -195,6 +226,8 @@ def parameter_groups(module: nn.Module, weight_decay: float, rules: Rules) -> li
 def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
     """timm's optimiser of that name over all parameters that need gradients, in the groups of `parameter_groups`.
 
+    What the call leaves out is as in torch and the papers, see `_left_out`: `sgd(lr=0.1)` has no momentum. Weight decay
+    alone is 0 unless given, for adamw too.
     `decay_norms=False` leaves biases and norms out of weight decay; the papers' scripts decay all, so it is True here.
     `lars` (You et al., 2017) with it also leaves them out of its layer-wise rates, as SimCLR and BYOL do, since timm's
     adapts only what decays; as in BYOL's code, and other than in SimCLR's, lr is not in the momentum.
@@ -202,9 +235,10 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
     """
     call = parse_call(train.optimizer, "train.optimizer")
     options, ours = _split(call)
-    if call.name == "sgd":
-        options.setdefault("nesterov", False)  # as in torch and the papers; timm's own "sgd" has it on
+    options = {**_left_out(call.name), **options}
     try:
+        if "lr" in options:
+            options["lr"] *= lr_factor(train)
         groups = parameter_groups(module, options.pop("weight_decay", 0.0), Rules(**ours))
         optimizer = create_optimizer_v2(groups, opt=call.name, **options)
         if optimizer.defaults["lr"] is None:
@@ -214,6 +248,25 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
     for group in optimizer.param_groups:
         group["lr"] *= group["scale"]
     return optimizer
+
+
+def lr_factor(train: Train) -> float:
+    """What lr is multiplied by: batch_size / per, where the optimiser's call says what batch size lr is for; else 1."""
+    per = parse_call(train.optimizer, "train.optimizer").kwargs.get("per")
+    return 1.0 if per is None else train.batch_size / per
+
+
+def _left_out(name: str) -> dict[str, Any]:
+    """The defaults of an optimiser's own class, where timm's factory would put others in silence.
+
+    It gives all a momentum of 0.9, sgd Nesterov's, rmsprop an alpha of 0.9, adagrad another eps, muon less momentum
+    than its authors. Names that say it (momentum, nesterov, nlars) keep what they say.
+    """
+    if name.startswith(("momentum", "n")):
+        return {}
+    parameters = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+    kept = ("alpha", "eps", "momentum", "nesterov", "wd_ratio")
+    return {setting: parameters[setting].default for setting in kept if setting in parameters}
 
 
 def _split(call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -230,14 +283,15 @@ def make_schedule(train: Train, optimizer: torch.optim.Optimizer, clock: Clock) 
     returned is the lr of the others.
     """
     call = parse_call(train.schedule, "train.schedule")
-    peak = float(optimizer.defaults["lr"])
-    plain = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)  # what the schedule is computed on
+    peak, factor = float(optimizer.defaults["lr"]), lr_factor(train)
+    # what the schedule is computed on: for the batch size that lr and floor are for
+    plain = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak / factor)
     scheduler = bind(SCHEDULES[call.name], call, "train.schedule", optimizer=plain, clock=clock)
     every = clock.steps_per_epoch if call.kwargs.get("per") == "epoch" else 1
 
     def set_lr(step: int) -> float:
         scheduler.step_update(step // every * every)
-        lr = float(plain.param_groups[0]["lr"])
+        lr = float(plain.param_groups[0]["lr"]) * factor
         for group in optimizer.param_groups:
             group["lr"] = (peak if group.get("constant") else lr) * group.get("scale", 1.0)
         return lr

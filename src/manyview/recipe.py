@@ -38,7 +38,7 @@ class Data(_Frozen, strict=True):
     folder(labels=None) or stl10(split='train+unlabeled'). root: its folder. val_fraction: the share of training images,
     of the labelled where there are any, held out to choose by, where the source has no validation set.
     labels_per_class, imbalance (largest class / smallest, exponential; both leave images without labels alone), limit:
-    which training images remain. on_bad_image: raise, or skip and list.
+    which training images remain. on_bad_image: raise, or skip and list; in training another image takes its place.
     channels: images are taken as they are stored, 8-bit or deeper, and must have this many channels; null makes them
     8-bit RGB. reduced: JPEGs are decoded at each reading, no larger than their crops need, faster but not to the same
     grey levels (see `data.decode`). memory: GiB that the decoded images of a split may take; where they fit, they stay
@@ -78,6 +78,8 @@ class Train(_Frozen, strict=True):
     accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
     weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together, on
     GPUs. on_collapse: what happens when the embeddings of a recipe without a classifier collapse: warn, stop or ignore.
+    keep: which weights are measured and taken out in the end, the best on validation images or the last. By default the
+    best; of a recipe that learns nothing from labels the last, for to choose by them is to learn from them.
     evaluate_every: epochs. checkpoint_every: "1 epochs" or "500 steps". log_every: steps.
     """
 
@@ -93,6 +95,7 @@ class Train(_Frozen, strict=True):
     ema: float | None = Field(None, gt=0, lt=1)
     sync_batchnorm: bool = False
     on_collapse: Literal["warn", "stop", "ignore"] = "warn"
+    keep: Literal["best", "last"] | None = None
     evaluate_every: int = Field(1, ge=1)
     checkpoint_every: str = "1 epochs"
     log_every: int = Field(10, ge=1)
@@ -146,6 +149,11 @@ class Recipe(_Frozen):
     def learns_from_labels(self) -> list[str]:
         """The relations that need a label for every training image, as they are written."""
         return [plan.text for plan in self.relation_plan if plan.factory in LEARN_FROM_LABELS]
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether validation images choose the weights, see `Train.keep`."""
+        return self.train.keep == "best" or (self.train.keep is None and bool(self.learns_from_labels))
 
     def to_yaml(self) -> str:
         """The recipe with every default written out; loading it gives an equal recipe."""

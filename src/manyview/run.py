@@ -37,7 +37,7 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """The checkpoint with the best validation score, if there is a validation split."""
+        """The checkpoint with the best validation score, where there is one and `Train.keep` asks for it."""
         return self.folder / "checkpoints" / "best.pt"
 
     @property
@@ -95,9 +95,23 @@ class Run:
         """Class names, in the order of labels."""
         return list(self._read("splits.json")["classes"])
 
-    def processes(self) -> int:
-        """How many processes the run began on: each mixes the images of its own part of a batch."""
-        return int(self._read("splits.json").get("processes", 1))
+    def processes(self, step: int = 0) -> int:
+        """How many processes made an update, counted from 0: each mixes the images of its own part of a batch."""
+        noted = self._read("splits.json")
+        later = [count for first, count in noted.get("continued", []) if first <= step]
+        return int([noted.get("processes", 1), *later][-1])
+
+    def continue_on(self, step: int, processes: int) -> int:
+        """Notes that from an update on the run goes on on so many processes; returns on how many it was before."""
+        noted = self._read("splits.json")
+        known = noted.get("continued", [])
+        kept = [[first, count] for first, count in known if first < step]
+        before = kept[-1][1] if kept else int(noted.get("processes", 1))
+        if processes != before:
+            kept.append([step, processes])
+        if kept != known:
+            write_json(self.folder / "splits.json", {**noted, "continued": kept})
+        return before
 
     def splits(self, recipe: Recipe) -> Splits:
         """The run's data, checked to be the same as when it began."""
@@ -106,7 +120,7 @@ class Run:
         return splits
 
     def step(self, recipe: Recipe, device: str = "cpu") -> Step:
-        """The trained step, in evaluation mode: the best checkpoint, or the last where nothing was held out."""
+        """The trained step, in evaluation mode: the checkpoint that was kept, see `Train.keep`."""
         path = self.best if self.best.is_file() else self.last
         if not path.is_file():
             raise RunError(f"{self.folder} has no checkpoint yet; train it first")

@@ -23,6 +23,7 @@ from manyview.augment.orbit import orbit
 from manyview.branches import FEATURES, LOGITS, Branch
 from manyview.ema import Ema
 from manyview.errors import RecipeError
+from manyview.optimize import parts_of
 from manyview.readouts import Mix, Read, RelationPlan
 from manyview.recipe import Recipe
 from manyview.relations import HasState, Port, Reading
@@ -72,7 +73,7 @@ class Step(nn.Module):
         relations = recipe.relation_plan
         reads = [read for relation in relations for read in relation.all_reads]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
+            torch.default_generator.manual_seed(recipe.seed)  # torch.manual_seed would seed the GPUs' generators, too
             self.branches = nn.ModuleDict()
             # an EMA comes after what it follows, which it begins as
             for name, spec in sorted(recipe.branch_plan.items(), key=lambda item: item[1].ema is not None):
@@ -127,14 +128,35 @@ class Step(nn.Module):
             raise RecipeError(f"branches: an EMA follows '{ema.of}', but no relation reads that branch")
         return self.branch(ema.of.text)
 
+    def train(self, mode: bool = True) -> Step:
+        """As for any module; but what is held (see `_hold_what_is_only_stopped`) stays in evaluation mode."""
+        super().train(mode)
+        for module in self._held:
+            module.eval()
+        return self
+
+    def hold(self, parts: Collection[str]) -> None:
+        """Keeps parts of the networks in evaluation mode, whatever follows. parts: names as `optimize.parts_of` has."""
+        followers = tuple(f"branches.{name}." for name in self.branches if self.branch(name).spec.ema is not None)
+        for name, module in self.named_modules():
+            if not name.startswith(followers) and not {*parts_of(name)}.isdisjoint(parts):
+                self._held.append(module.eval())
+
     def _hold_what_is_only_stopped(self) -> None:
-        """Branches and heads that are read through `stop` alone need no gradients, for which DDP would wait in vain."""
+        """Branches and heads that are read through `stop` alone are fixed: nothing of them moves or is drawn.
+
+        They get no gradients, for which DDP would wait in vain, and stay in evaluation mode: what they say of an image
+        depends on no other, and their statistics of BatchNorm stay. An EMA looks in training mode, see `ema.py`.
+        """
+        self._held: list[nn.Module] = []
         for name in self.branches:
             branch = self.branch(name)
             moved = [(r.name, r.view) for r in self._reads() if r.branch == name and "stop" not in r.functions]
             trained = {readout for readout, _ in branch.with_inputs(moved)}
             for module in [branch.heads[head] for head in branch.heads if head not in trained] if moved else [branch]:
                 module.requires_grad_(False)
+                if branch.spec.ema is None:
+                    self._held.append(module.eval())
 
     def _build(self, plan: RelationPlan) -> nn.Module:
         where = f"relations.{self.recipe.relation_plan.index(plan)}: {plan.text}"

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from manyview.data import check_labels, open_splits
 from manyview.data.loader import Batches
 from manyview.data.loader import stream as open_stream
 from manyview.data.render import choose_rendering
-from manyview.distributed import anywhere, mean_of
+from manyview.distributed import anywhere, mean_of, union
 from manyview.draws import key_of
 from manyview.environment import git_commit, versions
 from manyview.errors import Interrupted, ManyviewWarning, RecipeError, RunError
@@ -33,14 +32,16 @@ from manyview.files import read_state, write_json, write_state
 from manyview.health import PATIENCE, collapse_message, health, steps_low
 from manyview.interrupt import interruptible
 from manyview.metrics import Metrics
-from manyview.optimize import clock_of, make_optimizer, make_schedule, steps_of, sync_batchnorm
+from manyview.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, steps_of, sync_batchnorm
 from manyview.prepare import in_memory, rehearse
 from manyview.progress import Display
 from manyview.recipe import Recipe
 from manyview.run import Run
 from manyview.step import Step
+from manyview.surroundings import left_as_found
 
 
+@left_as_found()
 def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
     """Trains a recipe into the folder `out` and returns what its result.json holds.
 
@@ -48,7 +49,6 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     Raises ManyviewError, before anything is written, for all that can be known to be wrong beforehand.
     """
     run, config = Run(Path(out)), recipe.train
-    AcceleratorState._reset_state()  # or a second run in this process could not choose its precision
     accelerator = Accelerator(
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         gradient_accumulation_steps=config.accumulate,
@@ -61,12 +61,6 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     display = Display(quiet=quiet or not main)
     if accelerator.distributed_type == DistributedType.FSDP:
         raise RunError("manyview does not shard parameters yet; run without FSDP")
-    if world > 1 and recipe.data.on_bad_image == "skip":
-        raise RunError(
-            "data.on_bad_image=skip would give processes unlike batches; repair the images, or use one process"
-        )
-    # the fastest algorithm may be another one next time, and then a resumed run would differ
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
 
     # ---------------------------------------------------------------------------------------------- data
     splits = open_splits(recipe.data, recipe.seed)
@@ -90,6 +84,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
     optimizer = make_optimizer(config, step)
+    step.hold(fixed_parts(config))
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
         rehearse(step, splits, part)
@@ -104,13 +99,17 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         return finished
 
     state: dict[str, Any] = {"number": 0, "best": [-math.inf, -math.inf], "low": 0, "skipped": []}
-    state |= {"seconds": 0.0, "waited": 0.0}
+    state |= {"seconds": 0.0, "waited": 0.0, "untrained": {}}
     if resume and run.last.is_file():
         saved = read_state(run.last)
         step.load_state_dict(saved["step"])
         optimizer.load_state_dict(saved["optimizer"])
         state |= saved["run"]
         display.say(f"resumed at step {state['number']} of {clock.steps}")
+    if main and resume and (before := run.continue_on(state["number"], world)) != world:
+        parts = f"of {part} images, until now of {config.batch_size // (before * config.accumulate)}"
+        told = f"resumed on {world} processes, begun on {before}: BatchNorm and mixing see parts {parts}"
+        warnings.warn(told, ManyviewWarning, stacklevel=2)
     wrapped, optimizer = accelerator.prepare(step, optimizer)
     step = accelerator.unwrap_model(wrapped)
     if config.compile:
@@ -166,11 +165,14 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     first_bad = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     flushed = contextlib.nullcontext() if metrics is None else contextlib.closing(metrics)
     with interruptible() as interrupted, display.training(), flushed, contextlib.closing(stream):
-        if state["number"] == 0 and step.classifier is None and splits.val is not None and chooses:
+        if state["number"] == 0 and step.classifier is None and chooses:
             if metrics is not None:  # what training has to beat
-                val = measure(features(), "val", chooses)
-                metrics.write(0, 0.0, val=val)
-                display.epoch(0, val)
+                frozen = features()
+                held = {"val": splits.val, "test": splits.test}
+                state["untrained"] = {name: measure(frozen, name, chooses) for name in held if held[name] is not None}
+                if val := state["untrained"].get("val"):
+                    metrics.write(0, 0.0, val=val)
+                    display.epoch(0, val)
             accelerator.wait_for_everyone()
         step.train()
         began = mark = time.perf_counter()
@@ -233,7 +235,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                     if val:
                         metrics.write(done, done / clock.steps_per_epoch, val=val)
                     score = [val.get(choice, -math.inf), -val.get("loss", 0.0)]  # of equals, the surer one
-                    if val and score > state["best"]:
+                    if val and recipe.keeps_best and score > state["best"]:
                         state["best"] = score
                         save(run.best)
                 display.epoch(done // clock.steps_per_epoch, val, terms, spread)
@@ -241,6 +243,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
                 pause = time.perf_counter() - paused
                 began, mark = began + pause, mark + pause
             if keeps:
+                state["skipped"] = union(state["skipped"], accelerator)
                 save(run.last)
             if stopped or ending:
                 break
@@ -284,6 +287,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             measure(frozen, "test", protocols, unmeasured) if splits.test is not None else result.get("val", {})
         )
         result["eval_split"] = "test" if splits.test is not None else "val" if splits.val is not None else None
+        if state["untrained"]:
+            result["untrained"] = state["untrained"]
         result["skipped_images"] = state["skipped"]
         if unmeasured:
             result["not_measured"] = unmeasured

@@ -1,18 +1,23 @@
 """Batches as a function of the step number: which images, read and decoded once, and their views where asked.
 
 The order of images depends on (seed, epoch) alone and the batch on the step, so a run sees the same batches with any
-number of workers, and after a restart at any step.
+number of workers, and after a restart at any step. What takes the place of an image that cannot be read depends on
+that image's place alone (`Batches.instead_of`), so this holds with bad images too, and on any number of processes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
+import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -77,7 +82,7 @@ class Batches:
     """Batch number n of a run, for one process. Number n is part n % accumulate of update n // accumulate.
 
     views: the plan to render here; None leaves rendering to the step. classes: how many, for views that
-    mix labels. skip: leave out images that cannot be read (and say so) instead of raising. reduced: decode JPEGs no
+    mix labels. skip: put others in the place of images that cannot be read (and say so) instead of raising. reduced: decode JPEGs no
     larger than their crops need, where all views of the image begin with a crop or a resize.
     """
 
@@ -102,10 +107,34 @@ class Batches:
         first = (part * self.world + self.rank) * share
         return epoch, batch[first : first + share]
 
+    def place_of(self, position: int, epoch: int) -> tuple[int, int]:
+        """(batch, place in it) of an image in the order of an epoch, both from 0; what fills no batch is left over."""
+        order = _order(self.seed, epoch, len(self.images))
+        return divmod(int((order == position).nonzero()[0][0]), self.batch_size)
+
+    def step_of(self, position: int, epoch: int) -> int | None:
+        """The update, counted from 0, that sees an image in an epoch; None if it is left over."""
+        at, _ = self.place_of(position, epoch)
+        return None if at >= self.steps_per_epoch else epoch * self.steps_per_epoch + at
+
+    def instead_of(self, position: int, epoch: int) -> Iterator[int]:
+        """Images for the place of one that cannot be read, in the order in which they are tried.
+
+        First those at the same place in the batches that follow in the epoch, round and round, and among what is left
+        over: no two places of a batch have one in common, so none comes twice, whoever makes which part. Then, where
+        there is but one batch, or nothing at this place can be read, all others.
+        """
+        order = _order(self.seed, epoch, len(self.images))
+        at, within = self.place_of(position, epoch)
+        own = np.roll(order[within :: self.batch_size], -at)
+        yield from map(int, own[1:])
+        others = np.roll(order, -(at * self.batch_size + within))
+        yield from map(int, others[~np.isin(others, own)])
+
     def beside(self, position: int, epoch: int) -> NDArray[np.int64] | None:
         """Positions of the images that are drawn together with one, itself among them; None if it is left over."""
         order = _order(self.seed, epoch, len(self.images))
-        at, within = divmod(int((order == position).nonzero()[0][0]), self.batch_size)
+        at, within = self.place_of(position, epoch)
         if at >= self.steps_per_epoch:
             return None
         batch = order[at * self.batch_size : (at + 1) * self.batch_size]
@@ -117,8 +146,7 @@ class Batches:
         epoch, positions = self.positions(number)
         images, kept, skipped = self.read(positions, epoch)
         if not len(kept):
-            first = skipped[0] if skipped else "the batch is empty"
-            raise DataError(f"no image of a batch could be read; the first: {first}")
+            raise DataError("no image of a batch could be read; the first: the batch is empty")
         labels = torch.from_numpy(self.images.labels[kept])
         index = torch.from_numpy(self.images.index[kept])
         labelled = not bool((labels < 0).any())
@@ -136,19 +164,43 @@ class Batches:
         return Batch(views, labels, index, epoch, skipped, labelled)
 
     def read(self, positions: NDArray[np.int64], epoch: int) -> tuple[Source, NDArray[np.int64], list[str]]:
-        """`read_images` for the views of an epoch, which with `reduced` may need no more than a part of each size."""
+        """`read_images` for the views of an epoch, which with `reduced` may need no more than a part of each size.
+
+        With `skip`, others stand in the place of what cannot be read, so none is missing.
+        """
+        if isinstance(self.images, ArrayImages):
+            return self.images.read_many(positions), positions, []
         scales = self._scales(positions, epoch)
-        if not scales:
-            return read_images(self.images, positions, self.skip)
-        images, kept, skipped = _read(self.images, positions, self.skip, {p: scale for p, (scale, _) in scales.items()})
-        if not any(int(position) in scales for position in kept):
-            return together(images), kept, skipped
-        whole = [
-            scales.get(int(position), (1, tuple(image.shape[-2:])))
-            for position, image in zip(kept, images, strict=True)
-        ]
+        images, kept, skipped = [], [], []
+        for position in map(int, positions):
+            image, found = self._read_one(position, epoch, scales, skipped)
+            images.append(image)
+            kept.append(found)
+        read = np.asarray(kept, dtype=np.int64)
+        if scales.keys().isdisjoint(kept):
+            return together(images), read, skipped
+        whole = [scales.get(at, (1, tuple(image.shape[-2:]))) for at, image in zip(kept, images, strict=True)]
         sizes, factors = torch.tensor([size for _, size in whole]), torch.tensor([scale for scale, _ in whole])
-        return Reduced(images, sizes, factors), kept, skipped
+        return Reduced(images, sizes, factors), read, skipped
+
+    def _read_one(
+        self, position: int, epoch: int, scales: dict[int, tuple[int, tuple[int, int]]], skipped: list[str]
+    ) -> tuple[Tensor, int]:
+        """An image, or with `skip` the first that can be read in its place, and its position; adds to the two last."""
+        bad: list[str] = []
+        for tried in chain([position], self.instead_of(position, epoch) if self.skip else ()):
+            if bad:
+                scales |= self._scales(np.array([tried]), epoch)
+            try:
+                return _decode(self.images, tried, self.skip, scales[tried][0] if tried in scales else 1), tried
+            except BadImage as error:
+                if not self.skip:
+                    raise
+                bad.append(str(error))
+                skipped.append(str(error))
+        raise DataError(
+            f"no image of a batch could be read; the first: {bad[0]} (nor could any other of the {len(bad):,} to train on)"
+        )
 
     def _scales(self, positions: NDArray[np.int64], epoch: int) -> dict[int, tuple[int, tuple[int, int]]]:
         """Of images that may be decoded at a part of their size: position -> (scale, size of the whole)."""
@@ -168,17 +220,27 @@ class Batches:
         return {int(p): (scale, sizes[int(p)]) for p, scale in zip(places, scales, strict=True) if scale > 1}
 
 
+Told = tuple[str, type[Warning], str, int]  # a warning: text, category, file, line
+
+
 @dataclass(frozen=True)
-class _Mistakes:
-    """Batches for a worker, which hands over a user's mistake as a value: raised there, torch adds its traceback."""
+class _Values:
+    """Batches for a worker, which hands over what it has to say as values, for the main process to say.
+
+    A user's mistake that is raised there gets torch's traceback. A warning would be written where a bar of progress is
+    drawn, by a copy of streams whose locks another thread may have held when the worker was forked: it would wait for
+    ever.
+    """
 
     batches: Batches
 
-    def __getitem__(self, number: int) -> Batch | ManyviewError:
-        try:
-            return self.batches[number]
-        except ManyviewError as error:
-            return error
+    def __getitem__(self, number: int) -> tuple[Batch | ManyviewError, list[Told]]:
+        with warnings.catch_warnings(record=True) as seen:
+            try:
+                made: Batch | ManyviewError = self.batches[number]
+            except ManyviewError as error:
+                made = error
+        return made, [(str(each.message), each.category, each.filename, each.lineno) for each in seen]
 
 
 @lru_cache(maxsize=2)
@@ -199,16 +261,21 @@ def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = Fals
     Closing the generator ends the workers.
     """
     # batch_size=None: the data set gives whole batches. The sampler is the range of step numbers.
-    loader: DataLoader[Batch | ManyviewError] = DataLoader(
-        _Mistakes(batches),  # type: ignore[arg-type]
+    loader: DataLoader[tuple[Batch | ManyviewError, list[Told]]] = DataLoader(
+        _Values(batches),  # type: ignore[arg-type]
         batch_size=None,
         sampler=range(start, stop),
         num_workers=min(workers, os.cpu_count() or 1),
         pin_memory=pin,
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # or it would take its workers' seed from the generator that dropout draws from
     )
-    for batch in loader:
+    told: set[str] = set()  # each text once, whichever worker it came from
+    for batch, seen in loader:
+        for text, category, file, line in seen:
+            if text not in told:
+                told.add(text)
+                warnings.warn_explicit(text, category, file, line)
         if isinstance(batch, ManyviewError):
             raise batch
         yield batch
@@ -233,7 +300,17 @@ def load_ahead(batches: Batches, start: int, stop: int, pin: bool = False) -> Ge
             yield batch
 
 
-def _outlive_signals(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    """What a worker must not share with the process that it was forked from: its streams, and its way to end."""
+    for name, number in (("stdout", 1), ("stderr", 2)):  # new ones, whose locks nobody can have held
+        with contextlib.suppress(OSError):  # a service may have closed them
+            plain = open(number, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+            setattr(sys, name, plain)
+            setattr(sys, f"__{name}__", plain)
+    _outlive_signals()
+
+
+def _outlive_signals() -> None:
     """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one finishes its step, for which it needs us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
@@ -248,21 +325,23 @@ def read_images(
     """
     if isinstance(images, ArrayImages):
         return images.read_many(positions), positions, []
-    read, kept, skipped = _read(images, positions, skip, {})
-    return together(read), kept, skipped
-
-
-def _read(
-    images: Images, positions: NDArray[np.int64], skip: bool, scales: Mapping[int, int]
-) -> tuple[list[Tensor], NDArray[np.int64], list[str]]:
-    """`read_images` before images are put together; scales: position -> scale, of those to be read at a part."""
     read, kept, skipped = [], [], []
     for position in map(int, positions):
         try:
-            read.append(images.read(position, scales[position]) if position in scales else images.read(position))
+            read.append(_decode(images, position, skip))
             kept.append(position)
         except BadImage as error:
             if not skip:
-                raise BadImage(f"{error}; repair it, or leave such images out with data.on_bad_image=skip") from None
+                raise
             skipped.append(str(error))
-    return read, np.asarray(kept, dtype=np.int64), skipped
+    return together(read), np.asarray(kept, dtype=np.int64), skipped
+
+
+def _decode(images: Images, position: int, skip: bool, scale: int = 1) -> Tensor:
+    """One image, at a part of its size. Raises BadImage, which tells what may be done where nothing is skipped."""
+    try:
+        return images.read(position, scale) if scale > 1 else images.read(position)
+    except BadImage as error:
+        if skip:
+            raise
+        raise BadImage(f"{error}; repair it, or leave such images out with data.on_bad_image=skip") from None
