@@ -99,7 +99,7 @@ class StepModel:
         looks = [str(view) for view in step.test_plan.values()] or [str(step.trained_size)]
         branch = step.evaluated
         normalized = branch.mean.tolist(), branch.std.tolist()
-        return _digest(branch.state_dict(), str(branch.spec.backbone), step.classifier, normalized, *looks)
+        return _digest(branch.state_dict(), str(branch.spec), step.classifier, self.orbit, normalized, *looks)
 
     @property
     def device(self) -> torch.device:
