@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manyview.evaluate.attacks import fgsm, pgd
+from manyview.evaluate.attacks import fgsm, fgsm_normalized, pgd
 from manyview.evaluate.calibration import (
     brier_score,
     expected_calibration_error,
@@ -26,6 +26,7 @@ __all__ = [
     "expected_calibration_error",
     "few_shot",
     "fgsm",
+    "fgsm_normalized",
     "fit_linear",
     "fit_path",
     "fit_temperature",

@@ -52,6 +52,10 @@ class Model(Protocol):
     def device(self) -> torch.device:
         """Where its weights are."""
 
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [1, C, 1, 1] by which it normalises pixels."""
+
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """What it looks at: float [B, 3, h, w] in [0, 1], on its device; images: uint8 [B, 3, H, W], or B [3, H, W]."""
 
@@ -106,6 +110,11 @@ class StepModel:
         """Where its weights are."""
         return self.step.main.mean.device
 
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of pixels."""
+        return self.step.evaluated.mean, self.step.evaluated.std
+
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """The view `test`, or what stands for it (see `Step.test_pixels`)."""
         return self.step.test_pixels(images).to(self.device)
@@ -153,6 +162,11 @@ class TimmModel:
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.network.parameters()).device
+
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of pixels."""
+        return self._mean.to(self.device), self._std.to(self.device)
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """Resized and cut to the size that timm's configuration names; bilinear, whatever filter it names."""
