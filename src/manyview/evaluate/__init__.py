@@ -5,6 +5,7 @@ from __future__ import annotations
 from manyview.evaluate.attacks import fgsm, fgsm_normalized, pgd
 from manyview.evaluate.calibration import (
     brier_score,
+    calibration_floor,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -19,6 +20,7 @@ from manyview.evaluate.sgd import sgd_probe
 
 __all__ = [
     "brier_score",
+    "calibration_floor",
     "corrupt",
     "corruption",
     "cosines",
