@@ -11,6 +11,7 @@ class Looks:
 
     name, key, orbit = "looks", "looks", None
     device = torch.device("cpu")
+    normalization = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1), torch.tensor([0.2, 0.25, 0.3]).view(1, 3, 1, 1)
 
     def __init__(self, features, scores=None, labels=None, side=None):
         self.features, self.scores, self.labels, self.side = features, scores, labels, side

@@ -35,7 +35,7 @@ LABELS = {
 UNITS = {
     r"(_weight|_lr|temperature)$": "{:.3g}",
     r"loss$|^calibration|^awareness(?!.*_right$)|^invariance(?!.*_agreement$)": "{:.3f}",
-    r"_(forwards|left_out|labels)$": "{:.0f}",
+    r"_(forwards|left_out|labels|k|ties|dead|ways|queries)$": "{:.0f}",
 }
 """By what is found in a measure's name, settings left out; all others are in percent."""
 

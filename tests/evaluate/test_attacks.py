@@ -10,7 +10,7 @@ from torch import nn
 
 from manyview.data import ArrayImages, Splits
 from manyview.errors import DataError, RecipeError
-from manyview.evaluate.attacks import Adversarial, fgsm, pgd
+from manyview.evaluate.attacks import Adversarial, fgsm, fgsm_normalized, pgd
 from manyview.evaluate.features import Features
 from manyview.evaluate.linear import probe_of
 from manyview.grammar import bind, parse_call
@@ -228,6 +228,69 @@ def test_mistakes_are_named(change, message):
         pgd(**(settings | change))
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0, 300.0, 1e5])
+def test_a_sure_network_is_attacked_as_an_unsure_one(scale):
+    """In float32 the cross-entropy's own gradient is gone at margins of 104; its sign is that of the margin's."""
+    model = Linear(4, seed=5)
+    images, labels = batch(20, 4, seed=6)
+    weight = model.weight.detach().numpy()
+    expected = []
+    for image, label in zip(images.numpy(), labels.tolist(), strict=True):
+        scores = scale * (weight @ ((image.flatten() - 0.5) / 0.25) + model.bias.detach().numpy())
+        others = [c for c in range(4) if c != label]
+        shares = np.exp(scores[others] - scores[others].max())  # of what is not the label's, p_c / (1 - p_label)
+        gradient = (shares / shares.sum()) @ weight[others] - weight[label]
+        expected.append(np.clip(image + 0.05 * np.sign(gradient.reshape(image.shape)), 0, 1))
+    sure = model.float()
+    with torch.no_grad():
+        sure.weight *= scale
+        sure.bias *= scale
+    found = fgsm(sure, images.float(), labels, 0.05)
+    assert (np.abs(found.numpy() - np.stack(expected)) < 1e-6).mean() > 0.995  # but where the gradient all but cancels
+    margins = sure(images.float()).sort(dim=1).values.diff(dim=1)[:, -1]
+    assert (margins > 104).float().mean() > 0.9 or scale < 300
+
+
+def test_images_without_a_gradient_are_counted():
+    def dead(pixels):
+        """Its ReLU is off for dark images."""
+        bright = (pixels.mean(dim=(1, 2, 3), keepdim=True) - 0.5).relu() * pixels
+        return bright.flatten(1) @ torch.linspace(-1, 1, 3 * 432).view(3, 432).T
+
+    pixels = torch.cat([torch.full((3, 3, 12, 12), 30), torch.full((5, 3, 12, 12), 220)]).to(torch.uint8)
+    images = ArrayImages(pixels, np.arange(8) % 3, np.arange(8), "test")
+    model = Looks(lambda pixels: pixels.flatten(1), dead, ("a", "b", "c"))
+    report = Adversarial(images=None).measure(Features(model, Splits(images, None, images, ("a", "b", "c"), "")), "test")
+    assert report.measures["zero_gradients"] == 100 * 3 / 8
+    assert "8 images; 3 have no gradient at any pixel" in report.note
+
+
+def test_what_is_not_finite_moves_nothing():
+    images, labels = batch(4, 4)
+    moved = fgsm(lambda pixels: network()(pixels) / pixels.sum().mul(0), images, labels, 0.1)
+    assert torch.equal(moved, images)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5])
+def test_agmaxs_attack_is_its_definition(epsilon):
+    """Normalised, moved by the sign of the gradient, cut to [0, 1] as it is, and only what was right."""
+    model = network(3)
+    images, labels = batch(12, 4, seed=8)
+    mean, std = (torch.tensor(each, dtype=torch.float64).view(1, 3, 1, 1) for each in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.1)))
+    found = fgsm_normalized(model, images, labels, epsilon, mean, std)
+    with torch.no_grad():
+        right = (model(images).argmax(dim=1) == labels).tolist()
+    assert 0 < sum(right) < 12
+    for image, label, moved, was_right in zip(images, labels, found, right, strict=True):
+        expected = image.numpy()
+        if was_right:
+            seen = (expected - mean[0].numpy()) / std[0].numpy()
+            # the normalised pixel's gradient is the pixel's times std, so of the same sign
+            cut = np.clip(seen + epsilon * np.sign(slow_gradient(model, image, label)), 0, 1)
+            expected = cut * std[0].numpy() + mean[0].numpy()
+        np.testing.assert_allclose(moved.numpy(), expected, atol=1e-12)
+
+
 # The protocol
 
 
@@ -265,16 +328,17 @@ def test_the_protocol_is_attacks_one_by_one(classifies):
         def scores(pixels):
             return model.features(pixels).double() @ fit.coefficients.T + fit.bias
 
-    report = Adversarial(fgsm=(0.02, "1/10"), pgd="8/255", steps=3).measure(features, "test")
-    right = {name: [] for name in ("clean", "fgsm(0.02)", "fgsm(1/10)", "pgd(8/255)")}
+    report = Adversarial(fgsm=(0.02, "1/10"), pgd="8/255", steps=3, agmax=0.3).measure(features, "test")
+    right = {name: [] for name in ("clean", "fgsm(0.02)", "fgsm(1/10)", "agmax(0.3)", "pgd(8/255)")}
     for position, label in enumerate(images.labels.tolist()):
         pixels, target = images.pixels[[position]] / 255, torch.tensor([label])
         looked = [pixels, *(fgsm(scores, pixels, target, epsilon) for epsilon in (0.02, 0.1))]
+        looked.append(fgsm_normalized(scores, pixels, target, 0.3, *model.normalization))
         looked.append(pgd(scores, pixels, target, 8 / 255, 2 / 255, 3, 4, [int(images.index[position])]))
         for name, moved in zip(right, looked, strict=True):
             right[name].append(int(scores(moved).argmax()) == label)
     expected = {name: 100 * sum(each) / 20 for name, each in right.items()}
-    assert report.measures == pytest.approx({"": expected["pgd(8/255)"], **expected})
+    assert report.measures == pytest.approx({"": expected["pgd(8/255)"], **expected, "zero_gradients": 0.0})
     assert expected["clean"] > expected["fgsm(1/10)"]
     assert report.tables["accuracy"].rows == tuple((name, pytest.approx(value)) for name, value in expected.items())
     (axes,) = report.draw().axes
@@ -287,7 +351,10 @@ def test_the_protocol_takes_so_many_images_and_either_attack():
     assert report.measures[""] == report.measures["fgsm(0.1)"]
     assert features.model.rows == 7 * 3  # clean, the gradient, and the image moved
     stepped = Adversarial(fgsm=(), pgd=(0.1, 0.2), steps=1, step="1/255").measure(features, "test")
-    assert list(stepped.measures) == ["", "clean", "pgd(0.1)", "pgd(0.2)"]
+    assert list(stepped.measures) == ["", "clean", "pgd(0.1)", "pgd(0.2)", "zero_gradients"]
+    official = Adversarial(fgsm=(), pgd=(), agmax=(0.5, 0.1)).measure(features, "test")
+    assert list(official.measures) == ["", "clean", "agmax(0.5)", "agmax(0.1)", "zero_gradients"]
+    assert official.measures[""] == official.measures["agmax(0.5)"]
 
 
 @pytest.mark.parametrize(
@@ -300,6 +367,8 @@ def test_the_protocol_takes_so_many_images_and_either_attack():
         ("adversarial(pgd='8/0')", r"a fraction such as '8/255', got '8/0'"),
         ("adversarial(pgd='eight')", r"a fraction such as '8/255', got 'eight'"),
         ("adversarial(pgd=(0.1, 0.1))", "named twice"),
+        ("adversarial(fgsm=('8/255', '16/510'))", "named twice: fgsm="),
+        ("adversarial(agmax=(0.1, '1/10'))", "named twice: agmax="),
         ("adversarial(step=None, steps=0)", "steps must be a whole number of at least 1"),
         ("adversarial(step='9/8')", r"step must be a number in \[0, 1\], got 1.125"),
         ("adversarial(images=0)", "images must be a whole number of at least 1"),

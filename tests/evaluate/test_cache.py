@@ -1,13 +1,18 @@
 """Features kept on disk: the same bits without the network, rounded only where that is exact enough, never wrong."""
 
+import os
 import shutil
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from manyview.data import ArrayImages, BadImage
+from manyview.data import ArrayImages, Stored, Subset, TableImages, decode
+from manyview.data.folder import folder
 from manyview.errors import ManyviewWarning
 from manyview.evaluate import cache
 from manyview.evaluate.accuracy import Classify
@@ -132,16 +137,16 @@ def test_features_that_stay_as_they_are(tmp_path, scale):
     assert torch.equal(outputs.features, collect(StepModel(step), pictures(12)).features)
 
 
-def test_images_that_could_not_be_read_are_told_again(step, tmp_path):
-    broken, skipped, told_again = Broken(pictures(12), {3, 7}), [], []
-    first, _ = passed(step, tmp_path, broken, skipped=skipped)
-    again, made = passed(step, tmp_path, broken, skipped=told_again)
-    assert made == []
-    assert skipped == told_again == ["picture 3: broken", "picture 7: broken"]
-    assert len(again.labels) == 10
-    same(first, again)
-    with pytest.raises(BadImage, match=r"^picture 3: broken"):  # who does not skip is not given what others skipped
-        passed(step, tmp_path, broken)
+def test_what_could_not_be_read_is_tried_again(step, tmp_path):
+    for _ in range(2):
+        skipped = []
+        outputs, made = passed(step, tmp_path, Broken(pictures(12), {3, 7}), skipped=skipped)
+        assert made == ["test"]
+        assert skipped == ["picture 3: broken", "picture 7: broken"]
+        assert len(outputs.labels) == 10
+        assert not tmp_path.exists() or files(tmp_path) == []
+    assert len(passed(step, tmp_path, Broken(pictures(12), set()), skipped=[])[0].labels) == 12
+    assert len(files(tmp_path)) == 1
 
 
 # --------------------------------------------------------------------------------------------------------- damage
@@ -154,7 +159,6 @@ DAMAGE = {
     "text": lambda path, other: path.write_text("no tensors"),
     "flipped in the tensors": lambda path, other: path.write_bytes(flipped(path.read_bytes(), -9)),
     "flipped at the end": lambda path, other: path.write_bytes(flipped(path.read_bytes(), -1)),
-    "flipped in the lines": lambda path, other: path.write_bytes(path.read_bytes().replace(b'[]"', b'{}"')),
     "another entry": lambda path, other: shutil.copyfile(other, path),
 }
 
@@ -213,6 +217,149 @@ def test_what_else_is_another_entry(step, tmp_path):
         assert len(files(tmp_path)) == number + 1
     for model, data in cases:
         assert passed(model, tmp_path, data)[1] == []
+
+
+# ---------------------------------------------------------------------------------------------- images that changed
+
+COUNT, AT = 40, 9  # an image that is not among those that the key decodes
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 40 files of three classes."""
+    root = tmp_path / "photos"
+    draw = np.random.default_rng(0)
+    for number in range(COUNT):
+        path = root / "abc"[number % 3] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(path)
+    assert AT not in np.linspace(0, COUNT - 1, cache.LOOKED_AT).astype(int)
+    return root
+
+
+def opened(root):
+    return folder(root, download=False).train
+
+
+def saved(path, value):
+    Image.fromarray(np.full((8, 8, 3), value, dtype=np.uint8)).save(path)
+
+
+def replaced_in_secret(path):
+    """Another image of the same name, number of bytes and time of change."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    "replaced": lambda path: saved(path, 7),
+    "replaced in secret": replaced_in_secret,
+    "damaged": lambda path: path.write_bytes(path.read_bytes()[:50]),
+    "relabelled": lambda path: path.rename(path.parent.parent / "c" / path.name),
+    "renamed": lambda path: path.rename(path.with_name("zz.png")),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_one_image_of_many_that_changed_is_seen(step, tmp_path, photos, change):
+    kept, images = tmp_path / "kept", opened(photos)
+    assert passed(step, kept, images, skipped=[])[1] == ["test"]
+    assert passed(step, kept, opened(photos), skipped=[])[1] == []
+    CHANGES[change](Path(images.name(AT)))
+    again, made = passed(step, kept, opened(photos), skipped=[])
+    assert made == ["test"]
+    same(again, passed(step, None, opened(photos), skipped=[])[0])
+
+
+def test_a_repaired_image_counts_again(step, tmp_path, photos):
+    kept, path = tmp_path / "kept", Path(opened(photos).name(AT))
+    whole, skipped = path.read_bytes(), []
+    path.write_bytes(b"damaged")
+    assert len(passed(step, kept, opened(photos), skipped=skipped)[0].labels) == COUNT - 1
+    assert len(skipped) == 1
+    path.write_bytes(whole)
+    assert len(passed(step, kept, opened(photos), skipped=skipped)[0].labels) == COUNT
+    assert len(skipped) == 1
+
+
+def test_an_image_that_changes_while_features_are_made_is_not_kept(step, tmp_path, photos):
+    images = opened(photos)
+    path = Path(images.name(AT))
+
+    class Changes(Watches):
+        def __exit__(self, *_):
+            saved(path, 9)
+
+    features_of(step, images, watch=Changes, folder=tmp_path / "kept").of("test")
+    assert not (tmp_path / "kept").exists()
+
+
+class Watches:
+    """A watch that shows nothing."""
+
+    def __init__(self, *_):
+        pass
+
+    def __enter__(self):
+        return lambda *_: None
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_files_touched_elsewhere_do_not_matter(step, tmp_path, photos):
+    """A subset's entry is of its own images."""
+    some = Subset(opened(photos), np.arange(AT))
+    passed(step, tmp_path / "kept", some)
+    saved(Path(opened(photos).name(AT)), 3)
+    assert passed(step, tmp_path / "kept", Subset(opened(photos), np.arange(AT)))[1] == []
+    saved(Path(opened(photos).name(AT - 1)), 3)
+    assert passed(step, tmp_path / "kept", Subset(opened(photos), np.arange(AT)))[1] == ["test"]
+
+
+def test_one_row_of_a_table_that_changed_is_seen(step, tmp_path, photos):
+    datasets = pytest.importorskip("datasets")
+    images = opened(photos)
+    paths = [Path(images.name(at)) for at in range(COUNT)]
+
+    def table(cells):
+        rows = {"image": cells, "label": images.labels.tolist()}
+        kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])}
+        made = datasets.Dataset.from_dict(rows, datasets.Features(kinds)).cast_column("image", datasets.Image(decode=False))
+        return TableImages(made, "image", images.labels, images.index, "train")
+
+    def bytes_of():
+        return table([{"bytes": path.read_bytes(), "path": None} for path in paths])
+
+    def paths_of():
+        return table([{"bytes": None, "path": str(path)} for path in paths])
+
+    for made in (bytes_of, paths_of):
+        assert passed(step, tmp_path / made.__name__, made())[1] == ["test"]
+        assert passed(step, tmp_path / made.__name__, made())[1] == []
+    saved(paths[AT], 5)
+    for made in (bytes_of, paths_of):
+        assert passed(step, tmp_path / made.__name__, made())[1] == ["test"]
+
+
+def test_another_way_to_decode_is_another_entry(step, tmp_path, photos, monkeypatch):
+    kept, images = tmp_path / "kept", opened(photos)
+    passed(step, kept, images)
+    deep = folder(photos, download=False, stored=Stored(3, torch.uint8)).train
+    assert passed(step, kept, deep)[1] == ["test"]
+    assert passed(step, kept, deep)[1] == []
+    for name, other in (("versions", lambda *_: {"torch": "0"}), ("code", lambda: "another commit's")):
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, name, other)
+            assert passed(step, kept, images)[1] == ["test"]
+    assert passed(step, kept, images)[1] == []
+    with monkeypatch.context() as patch:
+        patch.setattr("manyview.data.images.decode", lambda *given: 255 - decode(*given))
+        assert passed(step, kept, images)[1] == ["test"]
 
 
 # ------------------------------------------------------------------------------------------------------ the folder

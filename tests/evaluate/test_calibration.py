@@ -1,5 +1,6 @@
 """Calibration: worked examples, slow references in NumPy, what must not matter, and temperatures that are known."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 
 from manyview.evaluate.calibration import (
     TEMPERATURES,
+    Floor,
     brier_score,
     calibration,
+    calibration_floor,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -163,6 +166,54 @@ def test_what_is_calibrated_has_no_error_and_what_is_not_has():
         assert float(expected_calibration_error(sharper, labels, 15, equal_mass=equal_mass)) > 3 * noise
     assert brier_score(sharper, labels) > brier_score(probabilities, labels)
     assert negative_log_likelihood(sharper, labels) > negative_log_likelihood(probabilities, labels)
+
+
+@pytest.mark.parametrize("equal_mass", [False, True])
+@pytest.mark.parametrize("bins", [1, 3, 15])
+def test_the_floor_is_the_mean_over_all_outcomes(bins, equal_mass):
+    """Of ten rows, each right or wrong, all 1,024 ways with their probabilities."""
+    probabilities, _ = drawn(10, 3, seed=11)
+    p = probabilities.numpy()
+    confidence, predicted = p.max(axis=1), p.argmax(axis=1)
+    errors, chances = [], []
+    for outcome in itertools.product([0, 1], repeat=10):
+        labels = [a if right else (a + 1) % 3 for a, right in zip(predicted, outcome, strict=True)]
+        errors.append(slow_error(p, labels, bins, equal_mass))
+        chances.append(np.prod(np.where(outcome, confidence, 1 - confidence)))
+    assert sum(chances) == pytest.approx(1)
+    mean = np.dot(errors, chances)
+    sd = math.sqrt(np.dot(np.square(errors), chances) - mean**2)
+    found = calibration_floor(probabilities, bins, equal_mass=equal_mass, draws=4000)
+    assert found.mean == pytest.approx(mean, abs=4 * sd / math.sqrt(4000))
+    below, above = (sum(c for e, c in zip(errors, chances, strict=True) if side(e)) for side in (
+        lambda e: e < found.low - 1e-12, lambda e: e > found.high + 1e-12))  # fmt: skip
+    assert below <= 0.035
+    assert above <= 0.035
+
+
+def test_the_floor_s_interval_covers_calibrated_models():
+    """Of 400 calibrated sets of labels 95 % lie within, +- four binomial sds; of labels too rarely right, none."""
+    probabilities, _ = drawn(360, 10, seed=12)
+    floor = calibration_floor(probabilities, 15)
+    draw, p = np.random.default_rng(1), probabilities.numpy()
+    errors = []
+    for _ in range(400):
+        labels = torch.tensor((p.cumsum(axis=1) < draw.random((360, 1))).sum(axis=1).clip(max=9))
+        errors.append(float(expected_calibration_error(probabilities, labels, 15)))
+    inside = np.mean([floor.low <= error <= floor.high for error in errors])
+    assert abs(inside - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 400)
+    assert np.mean(errors) == pytest.approx(floor.mean, abs=0.002)
+    sharper = probabilities**3 / (probabilities**3).sum(dim=1, keepdim=True)
+    assert float(expected_calibration_error(sharper, labels, 15)) > calibration_floor(sharper, 15).high
+
+
+def test_the_floor_falls_with_the_root_of_the_rows():
+    probabilities, _ = drawn(200, 10, seed=13)
+    few, many = (calibration_floor(probabilities.repeat(times, 1), 15).mean for times in (4, 64))
+    assert few / many == pytest.approx(4, rel=0.1)
+    assert calibration_floor(torch.eye(4)[[0, 1, 1]]) == Floor(0.0, 0.0, 0.0)  # wholly sure, and so always right
+    again, other = (calibration_floor(probabilities, seed=seed) for seed in (0, 1))
+    assert calibration_floor(probabilities) == again != other
 
 
 def test_temperature_by_hand():

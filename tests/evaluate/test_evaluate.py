@@ -241,15 +241,35 @@ def splits_of(train, val=None, test=None):
 
 
 def test_more_neighbours_than_images():
-    bank = pictures(53)
+    """All are asked, and it is told."""
+    step, bank, test = trained(TIED), pictures(53, seed=4), pictures(20)
     bank.labels[:3] = -1
-    check_protocols([Classify(), Knn(k=50)], splits_of(bank, val=bank))
-    with pytest.raises(
-        DataError,
-        match=r"^evaluate: knn\(k=51\) needs as many training images, there are 50; lower k, as in knn\(k=50\)$",
-    ):
-        check_protocols([Classify(), Knn(k=51)], splits_of(bank, val=bank))
-    check_protocols([Knn(k=51)], splits_of(bank))  # nothing will be measured
+    check_protocols([Knn(k=51)], splits_of(bank, val=bank))
+    known = features_of(step, test, bank)
+    assert evaluate(known, "test", [Knn(k=50)]) == {"knn": pytest.approx(evaluate(known, "test", [Knn(51)])["knn"])}
+    report = Knn(k=200).measure(known, "test")
+    assert report.measures == {"": evaluate(known, "test", [Knn(k=50)])["knn"], "k": 50}
+    assert report.note == "knn asks k=50 neighbours, not 200: no more training images have a label"
+    assert table_row("knn_k", 50.0) == ["kNN k", "50"]
+
+
+def test_neighbours_of_dead_features_are_counted():
+    step, images = trained(TIED), pictures(20)
+    step.main.backbone.register_forward_hook(lambda module, inputs, features: 0 * features)
+    report = Knn(k=3).measure(features_of(step, images, images), "test")
+    assert report.measures == {"": 0.0, "dead": 20}
+    assert report.note == (
+        "20 of 20 images have no neighbours, for their features are 0 or not finite: wrong; "
+        "20 of 20 training images are nobody's neighbours, likewise"
+    )
+
+
+def test_collapsed_features_are_ties():
+    step, images = trained(TIED), pictures(20)
+    step.main.backbone.register_forward_hook(lambda module, inputs, features: 0 * features + 1)
+    report = Knn(k=3).measure(features_of(step, images, images), "test")
+    assert report.measures["ties"] == 20
+    assert report.note == "20 of 20 answers are ties, where the class that comes first is taken"
 
 
 def test_a_probe_without_images_to_hold_out():
@@ -443,8 +463,9 @@ def test_a_bank_that_lost_images_says_how_many_are_left():
     splits = Splits(Lossy(pictures(30)), None, pictures(20, seed=2), NAMES, "a note")
     model = StepModel(Step(parse_recipe(TIED), 10).eval(), NAMES)
     Knn(k=30).check(splits)
-    with pytest.raises(DataError, match="knn: k must be between 1 and the bank's 29 rows, got 30"):
-        Knn(k=30).measure(Features(model, splits, skipped=[]), "test")
+    report = Knn(k=30).measure(Features(model, splits, skipped=[]), "test")
+    assert report.measures["k"] == 29
+    assert report.note == "knn asks k=29 neighbours, not 30: no more training images have a label"
 
 
 @pytest.mark.parametrize(

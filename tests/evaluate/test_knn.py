@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from manyview.evaluate.knn import QUERIES_AT_ONCE, knn_predict
+from manyview.evaluate.knn import QUERIES_AT_ONCE, knn_predict, neighbours
 
 
 def brute_force(queries, bank, labels, classes, k, temperature):
@@ -44,6 +44,83 @@ def test_the_same_as_brute_force(count, k, temperature):
     np.testing.assert_array_equal(predicted[sure], votes.argmax(axis=1)[sure])
     if count > 1000:
         assert 0.3 < (predicted == truth).mean() < 1
+
+
+def by_the_rules(queries, bank, labels, classes, k, temperature):
+    """Row by row, in float64: who is nearer, who comes first, whose votes are most. (class, whether it was a tie)."""
+    found = []
+    alive = [at for at, row in enumerate(bank) if np.isfinite(row).all() and np.abs(row).max() > 0]
+    for query in queries:
+        if not np.isfinite(query).all() or np.abs(query).max() == 0 or not alive:
+            found.append((-1, False))
+            continue
+        query = query / np.abs(query).max()
+        cosines = {}
+        for at in alive:
+            row = bank[at] / np.abs(bank[at]).max()
+            cosines[at] = round(float(query @ row / np.linalg.norm(query) / np.linalg.norm(row)), 6)
+        order = sorted(alive, key=lambda at: (-cosines[at], at))[:k]
+        last = cosines[order[-1]]
+        votes = [sum(np.exp(cosines[at] / temperature) for at in order if labels[at] == c) for c in range(classes)]
+        best = [c for c in range(classes) if votes[c] >= max(votes) * (1 - 1e-9)]
+        equal = [at for at in alive if cosines[at] == last]
+        crowd = sum(cosines[at] >= last for at in alive) > k and len({labels[at] for at in equal}) > 1
+        found.append((best[0], len(best) > 1 or crowd))
+    return found
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 40])
+def test_ties_are_decided_by_the_rules(k):
+    """Few directions, each many times and of any class, so that most places are contested."""
+    drawn = np.random.default_rng(4)
+    bank = drawn.integers(-1, 2, size=(40, 3)) * drawn.uniform(0.5, 2, size=(40, 1))
+    labels = drawn.integers(4, size=40)
+    queries = drawn.integers(-1, 2, size=(30, 3)).astype(np.float64)
+    expected = by_the_rules(queries, bank, labels, 4, k, 0.1)
+    found = neighbours(*(torch.tensor(each, dtype=torch.float32) for each in (queries, bank)), torch.tensor(labels), 4, k)
+    assert found.classes.tolist() == [answer for answer, _ in expected]
+    assert found.tied.tolist() == [tie for _, tie in expected]
+    assert found.tied.any() or k == 40
+    assert found.dead.tolist() == (queries == 0).all(axis=1).tolist()
+    assert found.lost == (bank == 0).all(axis=1).sum() > 0
+
+
+def test_where_all_features_are_one_the_first_rows_are_the_nearest():
+    bank, labels = torch.ones(1000, 16), torch.arange(1000) // 100
+    found = neighbours(torch.ones(200, 16), bank, labels, 10, k=50)
+    assert (found.classes == 0).all()
+    assert found.tied.all()
+    again = neighbours(torch.ones(200, 16), bank, labels.flip(0), 10, k=50)
+    assert (again.classes == 9).all()
+
+
+def test_no_query_and_no_row_without_a_direction_has_a_say():
+    bank, labels = clouds(60, 8, 3, seed=5)
+    queries, _ = clouds(20, 8, 3, seed=6)
+    labels = torch.tensor(labels)
+    whole = neighbours(queries, bank, labels, 3, k=7)
+    spoilt = torch.cat([torch.zeros(2, 8), bank, torch.full((1, 8), torch.nan), torch.full((1, 8), -torch.inf)])
+    spoilt[-1, 1:] = 1
+    names = torch.cat([torch.tensor([2, 2]), labels, torch.tensor([1, 1])])
+    asked = torch.cat([queries, torch.zeros(1, 8), torch.full((1, 8), torch.nan)])
+    found = neighbours(asked, spoilt, names, 3, k=7)
+    assert torch.equal(found.classes, torch.cat([whole.classes, torch.tensor([-1, -1])]))
+    assert found.dead.tolist() == [False] * 20 + [True, True]
+    assert not found.tied[-2:].any()
+    assert (found.lost, whole.lost) == (4, 0)
+    for bad in (torch.zeros(5, 8), torch.full((5, 8), torch.nan)):
+        none = neighbours(queries, bad, torch.arange(5) % 3, 3, k=5)
+        assert none.classes.tolist() == [-1] * 20
+        assert none.dead.all()
+    assert len(knn_predict(torch.zeros(0, 8), bank, labels, 3, k=7)) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e15, 1e30])
+def test_features_of_any_size_have_a_direction(scale):
+    """Whose squares are 0 or infinite in float32."""
+    (bank, labels), (queries, _) = clouds(60, 8, 3, seed=5), clouds(20, 8, 3, seed=6)
+    expected = knn_predict(queries, bank, torch.tensor(labels), 3, k=7)
+    assert torch.equal(knn_predict(queries * scale, bank * scale, torch.tensor(labels), 3, k=7), expected)
 
 
 PEAK = """

@@ -15,9 +15,15 @@ from manyview.data import Splits, hold_out
 from manyview.errors import DataError, RecipeError, RunError
 from manyview.evaluate.accuracy import Classify, accuracy
 from manyview.evaluate.aggregate import Aggregate
-from manyview.evaluate.calibration import Calibration, calibration, expected_calibration_error, fit_temperature
+from manyview.evaluate.calibration import (
+    Calibration,
+    calibration,
+    calibration_floor,
+    expected_calibration_error,
+    fit_temperature,
+)
 from manyview.evaluate.evaluate import check_protocols, evaluate
-from manyview.evaluate.features import Features, collect
+from manyview.evaluate.features import Features, Outputs, collect
 from manyview.evaluate.fewshot import FewShotTasks, few_shot
 from manyview.evaluate.invariance import Invariance
 from manyview.evaluate.knn import Knn
@@ -112,18 +118,65 @@ def test_calibration_by_hand(known, by, split):
     scores, labels = scores_of(known, split, by).of(split).double(), known.of(split).labels
     expected = calibration(scores.softmax(1), labels)
     expected[""] = float(expected_calibration_error(scores.softmax(1), labels, 15))
-    names = ["as it is"]
+    names, floors = ["as it is"], [calibration_floor(scores.softmax(1), 15)]
     if by == "classifier" and split == "test":
         expected["temperature"] = fit_temperature(known.of("val").logits, known.of("val").labels)
         scaled = calibration((scores / expected["temperature"]).softmax(1), labels)
         expected |= {f"scaled_{name}": value for name, value in scaled.items()}
         names += ["after temperature scaling"]
+        floors.append(calibration_floor((scores / expected["temperature"]).softmax(1), 15))
+    for prefix, floor in zip(("", "scaled_"), floors, strict=False):
+        for end, value in (("", floor.mean), ("_low", floor.low), ("_high", floor.high)):
+            expected[f"{prefix}ece15_floor{end}"] = value
     assert report.measures == pytest.approx(expected, rel=1e-9)
-    assert list(report.tables) == names
-    for table in report.tables.values():
+    assert list(report.tables) == [*names, "floor"]
+    assert f"of these {len(labels)} images has an ECE of {floors[0].mean:.3f} (95 %: {floors[0].low:.3f}" in report.note
+    of_all = report.tables["floor"].rows
+    assert [row[0] for row in of_all][:3] == ["ece10", "ece15", "adaptive_ece15"]
+    assert of_all[1][1:] == pytest.approx((expected["ece15"], floors[0].mean, floors[0].low, floors[0].high))
+    assert len(of_all) == 3 * len(names)
+    for name in names:
+        table = report.tables[name]
         assert len(table.rows) == 5
         assert sum(row[1] for row in table.rows) == len(labels)
     assert len(report.draw().axes) == len(names)
+
+
+class Sure:
+    """Features of a network whose scores of test are as given, without a val."""
+
+    splits = Splits(pictures(4, 3), None, pictures(4, 3), tuple("abc"), "a note")
+    classifies = True
+
+    def __init__(self, scores, labels):
+        self.outputs = Outputs(torch.zeros(len(scores), 2), torch.tensor(labels), torch.tensor(scores))
+        self.model = StepModel.__new__(StepModel)
+
+    def of(self, split):
+        return self.outputs
+
+
+def test_a_network_far_too_sure_has_a_loss():
+    """A margin of 1,000 is a probability of 0 in float64, whose log would be infinite, and no number in JSON."""
+    report = Calibration().measure(Sure([[1000.0, 0.0, 0.0], [0.0, 2000.0, 0.0]], [1, 1]), "test")
+    assert report.measures["nll"] == pytest.approx(500)
+    assert report.measures["ece15"] == pytest.approx(0.5)
+
+
+def test_bins_without_images_are_not_bins_of_accuracy_0():
+    scores = torch.tensor([[0.9, 0.05, 0.05], [0.9, 0.05, 0.05], [0.5, 0.3, 0.2]]).log().tolist()
+    report = Calibration(bins=5).measure(Sure(scores, [0, 0, 1]), "test")
+    shown = report.tables["as it is"].rows
+    assert [(row[1], row[3]) for row in shown] == [(0, None), (0, None), (1, 0.0), (0, None), (2, 1.0)]
+    assert [line.split(" | ")[-1] for line in report.tables["as it is"].markdown().splitlines()[2:]] == [
+        "– |", "– |", "0.000 |", "– |", "1.000 |",
+    ]  # fmt: skip
+    (axes,) = report.draw().axes
+    accuracies, empty = axes.containers
+    assert [round(bar.get_x() + bar.get_width() / 2, 3) for bar in accuracies] == [0.5, 0.9]
+    assert [bar.get_height() for bar in accuracies] == [0, 1]
+    assert [round(bar.get_x() + bar.get_width() / 2, 3) for bar in empty] == [0.1, 0.3, 0.7]
+    assert "no image" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 # ------------------------------------------------------------------------------------------------------ fewshot

@@ -5,6 +5,7 @@ from manyview.data.huggingface import TableImages
 from manyview.data.images import ArrayImages, FolderImages, Images, Subset, labelled, preload
 from manyview.data.sources import SOURCES, open_splits
 from manyview.data.splits import RawSplits, Splits, check_labels, hold_out, make_splits
+from manyview.data.stamp import stamp
 
 __all__ = [
     "SOURCES",
@@ -26,4 +27,5 @@ __all__ = [
     "preload",
     "scale_for",
     "size_of",
+    "stamp",
 ]

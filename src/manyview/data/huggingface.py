@@ -51,17 +51,18 @@ class TableImages:
     def read(self, position: int, scale: int = 1) -> Tensor:
         """Decode the row's image, `[C, H, W]`. Raises `BadImage`."""
         name = self.name(position)
-        data = self._data(position)
+        data = self.data(position)
         if data is None:
             raise BadImage(f"{name}: column '{self.column}' is empty")
         return decode(data, name, self.stored, scale)
 
     def size_of(self, position: int) -> tuple[int, int] | None:
         """(H, W) of a JPEG, from its header."""
-        data = self._data(position)
+        data = self.data(position)
         return None if data is None else size_of(data)
 
-    def _data(self, position: int) -> bytes | Path | None:
+    def data(self, position: int) -> bytes | Path | None:
+        """What the row holds, undecoded: bytes, or the path of a file; None for an empty cell."""
         cell = self.table[int(position)][self.column] or {"bytes": None, "path": None}
         return Path(cell["path"]) if cell["bytes"] is None and cell["path"] is not None else cell["bytes"]
 

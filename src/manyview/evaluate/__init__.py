@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from manyview.evaluate.attacks import fgsm, pgd
+from manyview.evaluate.attacks import fgsm, fgsm_normalized, pgd
 from manyview.evaluate.calibration import (
     brier_score,
+    calibration_floor,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -19,6 +20,7 @@ from manyview.evaluate.sgd import sgd_probe
 
 __all__ = [
     "brier_score",
+    "calibration_floor",
     "corrupt",
     "corruption",
     "cosines",
@@ -26,6 +28,7 @@ __all__ = [
     "expected_calibration_error",
     "few_shot",
     "fgsm",
+    "fgsm_normalized",
     "fit_linear",
     "fit_path",
     "fit_temperature",

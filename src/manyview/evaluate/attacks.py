@@ -3,6 +3,10 @@
 A model is any callable from pixels, float [B, 3, H, W] in [0, 1], to logits [B, C]; normalisation belongs inside it,
 so that epsilon is measured, and the result clamped, where images live. Its parameters, their gradients and its mode
 stay as they are. A module in training mode is refused: its batch statistics would change, and mix the images.
+
+Both follow the gradient of the cross-entropy, by its sign. What is differentiated is the margin
+m = log sum_{c != y} exp z_c - z_y, since CE = log(1 + e^m) has the same gradient times 1 - p_y, which is positive, but
+rounds to nothing where a network is sure: in float32 from margins of some 17 on, with all of it gone at 104.
 """
 
 from __future__ import annotations
@@ -13,7 +17,6 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyview.augment.op import as_float, check_share, check_whole
@@ -41,7 +44,27 @@ def fgsm(model: Model, images: Tensor, labels: Tensor, epsilon: float) -> Tensor
     """
     check_share("epsilon", epsilon)
     clean = _pixels(model, images, labels)
-    return (clean + epsilon * _gradient(model, clean, labels).sign()).clamp(0, 1)
+    return (clean + epsilon * _slope(model, clean, labels).sign).clamp(0, 1)
+
+
+def fgsm_normalized(
+    model: Model, images: Tensor, labels: Tensor, epsilon: float, mean: Tensor, std: Tensor
+) -> Tensor:
+    """The attack behind AgMax's figures (Atienza, WACV 2022; its official code), which is not FGSM's as published.
+
+    Epsilon and the cut to [0, 1] are of *normalised* pixels, (x - mean) / std: all that is darker than the mean, or
+    brighter than the mean by more than a standard deviation, is lost, even for epsilon 0. Only images that the model
+    gets right are moved. mean, std: [1, C, 1, 1]. Returns pixels in [0, 1]. Arguments and errors else as of `fgsm`.
+    """
+    check_share("epsilon", epsilon)
+    clean = _pixels(model, images, labels)
+    return _cut_as_normalized(clean, _slope(model, clean, labels), epsilon, mean, std)
+
+
+def _cut_as_normalized(clean: Tensor, slope: _Slope, epsilon: float, mean: Tensor, std: Tensor) -> Tensor:
+    mean, std = mean.to(clean), std.to(clean)
+    moved = ((clean - mean) / std + epsilon * slope.sign).clamp(0, 1) * std + mean
+    return torch.where(slope.right[:, None, None, None], moved.clamp(0, 1), clean)
 
 
 def pgd(
@@ -74,7 +97,7 @@ def pgd(
         start = Draws(seed, 0, rows, "pgd").uniform("start", clean[0].numel(), -epsilon, epsilon)
         moved = (clean + start.view(clean.shape).to(clean)).clamp(low, high)
     for _ in range(steps):
-        moved = (moved + step * _gradient(model, moved, labels).sign()).clamp(low, high)
+        moved = (moved + step * _slope(model, moved, labels).sign).clamp(low, high)
     return moved
 
 
@@ -90,36 +113,60 @@ def _pixels(model: Model, images: Tensor, labels: Tensor) -> Tensor:
     return pixels
 
 
-def _gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
-    """Of each image's cross-entropy with respect to its pixels. Summed over the batch: no image weighs on another."""
+@dataclass(frozen=True)
+class _Slope:
+    """Where the loss rises. sign: of its gradient [B, C, H, W]; 0 where that is 0 or not finite. right: bool [B]."""
+
+    sign: Tensor
+    right: Tensor
+
+    @property
+    def flat(self) -> Tensor:
+        """Which images have no gradient at any pixel, bool [B]."""
+        return (self.sign == 0).flatten(1).all(dim=1)
+
+
+def _slope(model: Model, images: Tensor, labels: Tensor) -> _Slope:
+    """Of each image's margin with respect to its pixels. Summed over the batch: no image weighs on another."""
     with torch.inference_mode(False), torch.enable_grad():
         pixels = images.clone().requires_grad_()
         logits = model(pixels)
-        if logits.ndim != 2 or len(logits) != len(images):
-            raise ValueError(f"the model must give logits [B, C] for {len(images)} images, got {[*logits.shape]}")
+        if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+            raise ValueError(
+                f"the model must give logits [B, C] of at least 2 classes for {len(images)} images, got "
+                f"{[*logits.shape]}"
+            )
         check_labels(labels, logits.shape[1])
         if not logits.requires_grad:
             raise ValueError("the model gives no gradient to its pixels; is there a no_grad or detach in it?")
-        loss = F.cross_entropy(logits.float(), labels.long().clone(), reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, pixels)
-    return gradient
+        scores, own = logits.double(), labels.long().clone()[:, None]
+        margin = scores.scatter(1, own, -torch.inf).logsumexp(dim=1) - scores.gather(1, own)[:, 0]
+        (gradient,) = torch.autograd.grad(margin.sum(), pixels)
+    return _Slope(gradient.sign().nan_to_num(0.0), logits.argmax(dim=1) == own[:, 0])
 
 
 BATCH = 64
+ATTACKS = ("pgd", "fgsm", "agmax")
+"""The first that is asked for gives the main figure."""
 
 
 @dataclass(frozen=True)
 class Adversarial:
     """Accuracy on images that are moved against the model itself, each pixel by at most epsilon: by FGSM, and by PGD.
 
-    fgsm, pgd: epsilons of each attack in parts of the range of pixels, as numbers or as fractions such as `8/255`;
-    AgMax reports fgsm at 0.1, 0.3 and 0.5. pgd starts at random within epsilon and takes so many `steps`, each an
-    epsilon / 4 unless `step` says (2/255 for 8/255, as Madry et al., ICLR 2018). images: at most so many of the split,
-    drawn by the seed; None takes all. The main figure is that of the first pgd, or without one of the first fgsm.
+    fgsm, pgd: epsilons of each attack in parts of the range of pixels, as numbers or as fractions such as `8/255`. pgd
+    starts at random within epsilon and takes so many `steps`, each an epsilon / 4 unless `step` says (2/255 for 8/255,
+    as Madry et al., ICLR 2018). images: at most so many of the split, drawn by the seed; None takes all. The main
+    figure is that of the first pgd, or without one of the first fgsm, or of the first agmax.
+
+    agmax: epsilons of the attack that AgMax's official code calls FGSM, at 0.1, 0.3 and 0.5: in parts of the range of
+    *normalised* pixels, which it cuts to [0, 1], and only on images that are right (see `fgsm_normalized`). Figures of
+    fgsm are not comparable with that paper's, those of agmax are.
 
     Pixels are those that the model looks at, before normalisation, and what is moved is not rounded to levels.
     by: what is attacked: `classifier`, or a `linear` probe and the backbone beneath; `auto` is the classifier, or the
-    probe where there is none.
+    probe where there is none. zero_gradients: of how many percent of the images no pixel has a gradient: these withstand
+    whatever follows one.
     """
 
     fgsm: tuple[float | str, ...] = (0.1, 0.3, 0.5)
@@ -128,17 +175,18 @@ class Adversarial:
     step: float | str | None = None
     images: int | None = 1000
     by: str = "auto"
+    agmax: tuple[float | str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("fgsm", "pgd"):
+        for name in ATTACKS:
             given = getattr(self, name)
             object.__setattr__(self, name, tuple(given) if isinstance(given, list | tuple) else (given,))
             for epsilon in getattr(self, name):
                 _share(name, epsilon)
-        if not self.fgsm and not self.pgd:
-            raise ValueError("neither fgsm nor pgd has an epsilon; nothing is attacked")
-        if len(set(self.fgsm)) < len(self.fgsm) or len(set(self.pgd)) < len(self.pgd):
-            raise ValueError(f"an epsilon is named twice: fgsm={self.fgsm}, pgd={self.pgd}")
+            if len({_share(name, epsilon) for epsilon in getattr(self, name)}) < len(getattr(self, name)):
+                raise ValueError(f"an epsilon is named twice: {name}={getattr(self, name)}")
+        if not any(getattr(self, name) for name in ATTACKS):
+            raise ValueError("neither fgsm nor pgd nor agmax has an epsilon; nothing is attacked")
         check_whole("steps", self.steps)
         if self.step is not None:
             _share("step", self.step)
@@ -159,32 +207,38 @@ class Adversarial:
         found_by = scores_of(features, split, self.by)
         scores = found_by.read
         right: dict[str, int] = {}
-        seen = 0
+        seen = flat = 0
         positions = chosen(features, split, images, self.images)
         for batch, kept in features.batches(images, positions, BATCH, "adversarial"):
             pixels, labels = model.prepare(batch), torch.from_numpy(images.labels[kept]).to(model.device)
+            slope = _slope(scores, pixels, labels)
             looked = {"clean": pixels}
-            for epsilon in self.fgsm:
-                looked[f"fgsm({epsilon})"] = fgsm(scores, pixels, labels, _share("fgsm", epsilon))
-            for epsilon in self.pgd:
-                size = _share("pgd", epsilon)
-                step = size / 4 if self.step is None else _share("step", self.step)
+            for given in self.fgsm:
+                looked[f"fgsm({given})"] = (pixels + _share("fgsm", given) * slope.sign).clamp(0, 1)
+            for given in self.agmax:
+                epsilon = _share("agmax", given)
+                looked[f"agmax({given})"] = _cut_as_normalized(pixels, slope, epsilon, *model.normalization)
+            for given in self.pgd:
+                epsilon = _share("pgd", given)
+                step = epsilon / 4 if self.step is None else _share("step", self.step)
                 index = torch.from_numpy(images.index[kept])
-                looked[f"pgd({epsilon})"] = pgd(scores, pixels, labels, size, step, self.steps, features.seed, index)
+                looked[f"pgd({given})"] = pgd(scores, pixels, labels, epsilon, step, self.steps, features.seed, index)
             for name, moved in looked.items():
                 with torch.no_grad():
                     right[name] = right.get(name, 0) + int((scores(moved).argmax(dim=1) == labels).sum())
             seen += len(kept)
+            flat += int(slope.flat.sum())
         if not seen:
             raise DataError(f"no image of '{split}' could be read")
         found = {name: 100 * count / seen for name, count in right.items()}
         attacked = {name: value for name, value in found.items() if name != "clean"}
-        main = f"pgd({self.pgd[0]})" if self.pgd else f"fgsm({self.fgsm[0]})"
+        main = next(f"{name}({getattr(self, name)[0]})" for name in ATTACKS if getattr(self, name))
+        stays = f"; {flat:,} have no gradient at any pixel, so nothing that follows it moves them" if flat else ""
         return Report(
-            {"": found[main], **found},
+            {"": found[main], **found, "zero_gradients": 100 * flat / seen},
             {"accuracy": Table(("attack", "accuracy, %"), tuple(found.items()))},
             lambda: bars("Accuracy under attack", found["clean"], attacked),
-            f"{seen:,} images; {found_by.note}",
+            f"{seen:,} images{stays}; {found_by.note}",
         )
 
 

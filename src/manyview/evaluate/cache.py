@@ -1,9 +1,8 @@
-"""Features kept on disk, under a key of all that they depend on: weights, data, preparation."""
+"""Features kept on disk, under a key of all that they depend on: weights, preparation, each image, and the code."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -15,14 +14,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from manyview.data import BadImage, Images
+from manyview.data import BadImage, Images, Subset, stamp
+from manyview.environment import code, versions
 from manyview.errors import ManyviewWarning, RunError
 from manyview.evaluate.model import Model
 from manyview.files import write_bytes
 from manyview.run import mark_of
 
+DECODERS = ("pillow", "simplejpeg", "imagecodecs", "tifffile")
 LOOKED_AT = 16
-"""Images of a split whose pixels are part of the key; of all others names and labels are."""
+"""Images of a split that are decoded for the key, which so differs where they are decoded in another way."""
 
 
 def usual_folder() -> Path:
@@ -31,14 +32,27 @@ def usual_folder() -> Path:
 
 
 def key_of(model: Model, images: Images) -> str:
-    """A digest of the model's weights and preparation, and of the images: their names, labels, and some pixels."""
-    digest = hashlib.blake2b(f"{model.key} {mark_of(images)}".encode(), digest_size=16)
+    """A digest of all that a model's outputs depend on.
+
+    Of the model its weights, preparation and kind of device; of the images names, labels, how they are decoded, and a
+    `stamp` of every single one; and of the code the libraries' versions and manyview's own sources.
+    """
+    said = model.key, model.device.type, versions(*DECODERS), code(), mark_of(images), _decoded_as(images)
+    digest = hashlib.blake2b(repr(said).encode(), digest_size=16)
+    for position in range(len(images)):
+        digest.update(stamp(images, position) + b"\n")
     for position in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)):
         try:
-            digest.update(images.read(int(position)).numpy().tobytes())
+            pixels = images.read(int(position))
+            digest.update(f"{pixels.dtype} {[*pixels.shape]}".encode() + pixels.numpy().tobytes())
         except BadImage as error:
             digest.update(str(error).encode())
     return digest.hexdigest()
+
+
+def _decoded_as(images: Images) -> str:
+    """How the files of images are read: `stored` of those that have it."""
+    return _decoded_as(images.images) if isinstance(images, Subset) else str(getattr(images, "stored", None))
 
 
 @dataclass(frozen=True)
@@ -53,36 +67,33 @@ class Entry:
         """Where it lies."""
         return self.folder / f"{self.key}.safetensors"
 
-    def load(self) -> tuple[dict[str, Tensor], list[str]] | None:
-        """Tensors by name, and lines on images that could not be read. None if there is no such file, or a bad one."""
+    def load(self) -> dict[str, Tensor] | None:
+        """Tensors by name. None if there is no such file, or a bad one."""
         if not self.path.is_file():
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                told = file.metadata()
-                skipped = json.loads(told["skipped"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                told = file.metadata() or {}
+        except (SafetensorError, OSError, ValueError) as error:
             self._say_rebuilt(str(error))
             return None
-        if told.get("digest") != self._digest(tensors, told["skipped"]):
+        if told.get("digest") != self._digest(tensors):
             self._say_rebuilt("its digest is another")
             return None
-        return tensors, skipped
+        return tensors
 
-    def store(self, tensors: dict[str, Tensor], skipped: list[str]) -> None:
+    def store(self, tensors: dict[str, Tensor]) -> None:
         """Keeps tensors; where nothing can be written, says so and goes on."""
         whole = {name: value.contiguous() for name, value in tensors.items()}
-        lines = json.dumps(skipped)
-        data = save(whole, {"skipped": lines, "digest": self._digest(whole, lines)})
         try:
-            write_bytes(self.path, data)
+            write_bytes(self.path, save(whole, {"digest": self._digest(whole)}))
         except RunError as error:
             warnings.warn(f"features are not kept: {error}", ManyviewWarning, stacklevel=2)
 
-    def _digest(self, tensors: Mapping[str, Tensor], lines: str) -> str:
+    def _digest(self, tensors: Mapping[str, Tensor]) -> str:
         """Of the name, too: another entry's file under this one's name is not it."""
-        digest = hashlib.blake2b(f"{self.key} {lines}".encode(), digest_size=16)
+        digest = hashlib.blake2b(self.key.encode(), digest_size=16)
         for name in sorted(tensors):
             digest.update(f"{name} {tensors[name].dtype} {[*tensors[name].shape]}".encode())
             digest.update(tensors[name].numpy().tobytes())

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from manyview.augment.op import check_whole
-from manyview.evaluate.report import Report, Table
+from manyview.evaluate.report import Cell, Report, Table
 from manyview.evaluate.scores import check_by, scores_of
 from manyview.relations.reading import check_labels
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 TEMPERATURES = (0.01, 100.0)
 """Where a temperature is looked for."""
 ROWS_AT_ONCE = 4096
+ERRORS = (("ece10", 10, False), ("ece15", 15, False), ("adaptive_ece15", 15, True))
+"""Name, bins, and whether these are of equal mass."""
+DRAWS, DRAWN_AT_ONCE = 1000, 2**22
 UNIT_SUM = 0.01
 """How far from 1 a row of probabilities may sum to, so that half precision is not refused."""
 
@@ -64,12 +69,7 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 10, *, equal_
         raise ValueError(f"bins must be at least 1, got {bins}")
     _check(probabilities, labels)
     confidence, predicted = probabilities.max(dim=1)
-    if equal_mass:
-        less_sure = torch.searchsorted(confidence.sort().values, confidence)
-        bin_of = bins * less_sure // len(labels)
-    else:
-        edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
-        bin_of = torch.bucketize(confidence, edges[1:-1])
+    bin_of = _bin_of(confidence, bins, equal_mass)
     counts = torch.bincount(bin_of, minlength=bins)
     sums = torch.zeros(2, bins, dtype=torch.float64, device=confidence.device)
     sums.index_add_(1, bin_of, torch.stack([confidence, (predicted == labels).to(confidence.dtype)]).double())
@@ -87,6 +87,43 @@ def expected_calibration_error(
     mean square where this takes the mean.
     """
     return reliability(probabilities, labels, bins, equal_mass=equal_mass).error
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The calibration error of a perfectly calibrated model: its mean, and where 95 % of its values lie."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def calibration_floor(
+    probabilities: Tensor, bins: int = 10, *, equal_mass: bool = False, draws: int = DRAWS, seed: int = 0
+) -> Floor:
+    """What `expected_calibration_error` shows where nothing is wrong: it is a mean of absolute values, so never 0.
+
+    A model as sure as this one whose answers come true just as often: labels are drawn anew `draws` times, each row
+    being right with the probability that it says, independently of the others. An error within [low, high] is that of a
+    calibrated model; one above is more than these rows show by chance. It falls as 1 / sqrt(N). Arguments as of
+    `reliability`; the same seed gives the same numbers.
+    """
+    _check(probabilities, torch.zeros(len(probabilities), dtype=torch.int64))
+    if bins < 1 or draws < 1:
+        raise ValueError(f"bins and draws must be at least 1, got {bins} and {draws}")
+    confidence = probabilities.max(dim=1).values.cpu()
+    bin_of, order = _bin_of(confidence, bins, equal_mass).sort(stable=True)
+    starts = np.unique(bin_of.numpy(), return_index=True)[1]
+    sure = confidence.double().numpy()[order.numpy()]
+    said = np.add.reduceat(sure, starts)
+    words, found = np.random.Philox(key=seed), []
+    while len(found) < draws:
+        count = min(draws - len(found), max(1, DRAWN_AT_ONCE // len(sure)))
+        unit = (words.random_raw(count * len(sure)) >> np.uint64(11)).reshape(count, -1) * 2.0**-53
+        right = np.add.reduceat((unit < sure).astype(np.float64), starts, axis=1)
+        found += (np.abs(right - said).sum(axis=1) / len(sure)).tolist()
+    low, high = np.quantile(found, (0.025, 0.975))
+    return Floor(float(np.mean(found)), float(low), float(high))
 
 
 def brier_score(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -116,9 +153,7 @@ def calibration(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     probabilities: [N, C], rows that sum to one. labels: integers [N]. Raises ValueError as `reliability` does.
     """
     return {
-        "ece10": float(expected_calibration_error(probabilities, labels, 10)),
-        "ece15": float(expected_calibration_error(probabilities, labels, 15)),
-        "adaptive_ece15": float(expected_calibration_error(probabilities, labels, 15, equal_mass=True)),
+        **{name: float(expected_calibration_error(probabilities, labels, b, equal_mass=m)) for name, b, m in ERRORS},
         "brier": float(brier_score(probabilities, labels)),
         "nll": float(negative_log_likelihood(probabilities, labels)),
     }
@@ -167,10 +202,12 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 class Calibration:
     """How far confidence is from accuracy: expected calibration error of the predicted class, as a share (0 is best).
 
-    ece10, ece15: bins of equal width; adaptive_ece15: of equal mass; brier; nll in nats. The same measures once more,
-    `scaled_…`, after `temperature` was fitted on validation, where there is one besides the split that is judged; a
-    temperature at a bound of 0.01 or 100 says that validation cannot tell. by: whose scores, as in `robustness`. bins:
-    of the diagram.
+    ece10, ece15: bins of equal width; adaptive_ece15: of equal mass; brier; nll in nats. ece15_floor: what a perfectly
+    calibrated model with the same confidences shows of so few images, with its 95 % interval, ece15_floor_low to
+    ece15_floor_high: an error in there is none that can be told (see `calibration_floor`; for the others a table). The
+    same measures once more, `scaled_…`, after `temperature` was fitted on validation, where there is one besides the
+    split that is judged; a temperature at a bound of 0.01 or 100 says that validation cannot tell. by: whose scores, as
+    in `robustness`. bins: of the diagram.
     """
 
     by: str = "auto"
@@ -187,16 +224,33 @@ class Calibration:
         """The error with 15 bins is the main measure."""
         scores = scores_of(features, split, self.by)
         logits, labels = scores.of(split).double(), features.of(split).labels
-        chances = logits.softmax(dim=1)
-        measures = {"": float(expected_calibration_error(chances, labels, 15)), **calibration(chances, labels)}
-        shown = {"as it is": reliability(chances, labels, self.bins)}
+        note, judged = scores.note, {"as it is": ("", logits)}
+        measures: dict[str, float] = {}
         if split == "test" and features.splits.val is not None and not scores.saw_val:
-            measures["temperature"] = fit_temperature(scores.of("val"), features.of("val").labels)
-            chances = (logits / measures["temperature"]).softmax(dim=1)
-            measures |= {f"scaled_{name}": value for name, value in calibration(chances, labels).items()}
-            shown["after temperature scaling"] = reliability(chances, labels, self.bins)
+            temperature = measures["temperature"] = fit_temperature(scores.of("val"), features.of("val").labels)
+            judged["after temperature scaling"] = ("scaled_", logits / temperature)
+            if temperature in TEMPERATURES:
+                note += f"; the temperature is at a bound, {temperature:g}: validation cannot tell how sure to be"
+        rows: list[tuple[Cell, ...]] = []
+        shown: dict[str, Reliability] = {}
+        for name, (prefix, each) in judged.items():
+            chances = each.softmax(dim=1)
+            shown[name] = reliability(chances, labels, self.bins)
+            # of the scores: a probability may round to 0
+            found = calibration(chances, labels) | {"nll": float(F.cross_entropy(each, labels))}
+            floors = {error: calibration_floor(chances, bins, equal_mass=m) for error, bins, m in ERRORS}
+            rows += [(prefix + error, found[error], *astuple(floor)) for error, floor in floors.items()]
+            floor = floors["ece15"]
+            found |= {"ece15_floor": floor.mean, "ece15_floor_low": floor.low, "ece15_floor_high": floor.high}
+            measures |= {prefix + key: value for key, value in found.items()}
+        told = "{}; a perfectly calibrated model of these {:,} images has an ECE of {:.3f} (95 %: {:.3f} to {:.3f})"
+        main = [measures[f"ece15_floor{end}"] for end in ("", "_low", "_high")]
+        columns = ("error", "here", "of a calibrated model", "2.5 %", "97.5 %")
         return Report(
-            measures, {name: _bins(each) for name, each in shown.items()}, lambda: _diagram(shown), scores.note
+            {"": measures["ece15"], **measures},
+            {name: _bins(each) for name, each in shown.items()} | {"floor": Table(columns, tuple(rows))},
+            lambda: _diagram(shown),
+            told.format(note, len(labels), *main),
         )
 
 
@@ -220,12 +274,23 @@ def _diagram(shown: Mapping[str, Reliability]) -> Figure:
         middles = (torch.arange(bins) + 0.5) / bins
         some = found.counts > 0
         axes.bar(middles[some], found.accuracy[some], 0.9 / bins, color="tab:blue", label="accuracy")
+        axes.plot(middles[some], found.accuracy[some], "_", color="tab:blue", markersize=8)  # seen where it is 0, too
+        axes.bar(middles[~some], 1, 1 / bins, color="0.93", zorder=0, label=None if some.all() else "no image")
         share = found.counts / found.counts.sum()
         axes.step(middles, share, where="mid", color="tab:gray", label="share of images")
         axes.plot([0, 1], [0, 1], "--", color="black", linewidth=1)
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", title=f"{name}: ECE {float(found.error):.3f}")
         axes.legend(loc="upper left", frameon=False)
     return figure
+
+
+def _bin_of(confidence: Tensor, bins: int, equal_mass: bool) -> Tensor:
+    """The bin of each row, int64 [N]."""
+    if equal_mass:
+        less_sure = torch.searchsorted(confidence.sort().values, confidence)
+        return bins * less_sure // len(confidence)
+    edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
+    return torch.bucketize(confidence, edges[1:-1])
 
 
 def _of_label(values: Tensor, labels: Tensor) -> Tensor:

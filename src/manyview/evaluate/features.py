@@ -105,7 +105,8 @@ class Features:
     """A model's outputs on its splits, with the weights that it has now: make a new one when they have changed.
 
     seed: of all that protocols draw. skipped: receives a line on each image that cannot be read, see `collect`. watch:
-    shows how far long work is. folder: where outputs are kept for the next time; None keeps them in memory alone.
+    shows how far long work is. folder: where outputs are kept for the next time, unless an image could not be read, which
+    then is tried again; None keeps them in memory alone.
     """
 
     def __init__(
@@ -185,14 +186,12 @@ class Features:
         return replace(known, features=known.features.float())
 
     def _collected(self, split: str, images: Images, aggregated: bool) -> Outputs:
-        kept = None
+        """Outputs found kept, else made, and kept where every image could be read and none changed meanwhile."""
+        entry = None
         if self.folder is not None:
-            kept = cache.Entry(self.folder, cache.key_of(self.model, images))
-            tensors, lines = kept.load() or ({}, [])
-            enough = bool(tensors) and not (aggregated and "aggregated" not in tensors)
-            if enough and (self.skipped is not None or not lines):
-                if self.skipped is not None:
-                    self.skipped += lines
+            entry = cache.Entry(self.folder, cache.key_of(self.model, images))
+            tensors = entry.load() or {}
+            if tensors and not (aggregated and "aggregated" not in tensors):
                 return Outputs(**tensors)
         skipped: list[str] | None = None if self.skipped is None else []
         with self.watch(split, len(images)) as tick:
@@ -200,6 +199,6 @@ class Features:
         outputs = replace(outputs, features=halved(outputs.features))
         if self.skipped is not None:
             self.skipped += skipped or []
-        if kept is not None:
-            kept.store({name: value for name, value in vars(outputs).items() if value is not None}, skipped or [])
+        if entry is not None and not skipped and cache.key_of(self.model, images) == entry.key:
+            entry.store({name: value for name, value in vars(outputs).items() if value is not None})
         return outputs

@@ -52,6 +52,10 @@ class Model(Protocol):
     def device(self) -> torch.device:
         """Where its weights are."""
 
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [1, C, 1, 1] by which it normalises pixels."""
+
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """What it looks at: float [B, 3, h, w] in [0, 1], on its device; images: uint8 [B, 3, H, W], or B [3, H, W]."""
 
@@ -99,12 +103,17 @@ class StepModel:
         looks = [str(view) for view in step.test_plan.values()] or [str(step.trained_size)]
         branch = step.evaluated
         normalized = branch.mean.tolist(), branch.std.tolist()
-        return _digest(branch.state_dict(), str(branch.spec.backbone), step.classifier, normalized, *looks)
+        return _digest(branch.state_dict(), str(branch.spec), step.classifier, self.orbit, normalized, *looks)
 
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return self.step.main.mean.device
+
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of pixels."""
+        return self.step.evaluated.mean, self.step.evaluated.std
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """The view `test`, or what stands for it (see `Step.test_pixels`)."""
@@ -153,6 +162,11 @@ class TimmModel:
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.network.parameters()).device
+
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of pixels."""
+        return self._mean.to(self.device), self._std.to(self.device)
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """Resized and cut to the size that timm's configuration names; bilinear, whatever filter it names."""
