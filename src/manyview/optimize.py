@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
@@ -49,9 +49,10 @@ def steps_of(duration: str | float, clock: Clock, name: str = "duration") -> int
             value = float(amount)
         except ValueError:
             value = -1.0
-        if not 0 <= value < math.inf or unit not in UNITS:
+        steps = value * (clock.steps_per_epoch if unit == "epochs" else 1)
+        if not 0 <= steps < math.inf or unit not in UNITS:
             raise ValueError(f"{name} is written '10 epochs' or '500 steps', got {duration!r}")
-        return round(value * (clock.steps_per_epoch if unit == "epochs" else 1))
+        return round(steps)
     if duration == 0:
         return 0
     if isinstance(duration, bool) or not isinstance(duration, float) or not 0 < duration < 1:
@@ -79,6 +80,8 @@ def multistep(
 ) -> Scheduler:
     """lr times `gamma` at each moment of `at`: durations, or fractions of the run."""
     check_not_negative("gamma", gamma)
+    if not isinstance(at, (tuple, list)):
+        raise ValueError(f"at is a list of moments, as in at=(0.5, '150 epochs'), got {at!r}")
     # timm counts milestones one step early, by its own long-standing convention
     milestones = sorted(steps_of(moment, clock, "at") + 1 for moment in at)
     return MultiStepLRScheduler(
@@ -91,9 +94,10 @@ def multistep(
 
 def step(every: str | float, gamma: float = 0.1, warmup: str | float = 0, *, optimizer: Any, clock: Clock) -> Scheduler:
     """lr times `gamma` each time `every` (a duration, or a fraction of the run) has passed."""
+    check_not_negative("gamma", gamma)
     period = max(1, steps_of(every, clock, "every"))
-    moments = [f"{n} steps" for n in range(period, clock.steps + 1, period)]
-    return multistep(moments, gamma, warmup, optimizer=optimizer, clock=clock)
+    warm = {**_warmup(steps_of(warmup, clock, "warmup"), optimizer), "warmup_prefix": False}
+    return StepLRScheduler(optimizer, period, gamma, **warm)
 
 
 def constant(warmup: str | float = 0, *, optimizer: Any, clock: Clock) -> Scheduler:

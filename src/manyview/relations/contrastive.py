@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from manyview.augment.op import check_whole
+from manyview.augment.op import WIDTH, check_whole
 from manyview.distributed import gather
 from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import Port, Reading, check_alike, check_labels, check_single, same_shape
@@ -152,7 +152,7 @@ class InfoNce(nn.Module):
         super().__init__()
         check_alike(query, toward)
         check_single(query, toward)
-        check_whole("queue", queue)
+        check_whole("queue", queue, most=WIDTH)
         check_temperature(temperature)
         self.temperature = temperature
         self.register_buffer("queue", F.normalize(torch.randn(queue, query.dim), dim=1))

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyview.augment.op import check_whole
+from manyview.augment.op import WIDTH, check_whole
 from manyview.distributed import gather
 from manyview.errors import ManyviewWarning, RecipeError
 from manyview.relations.precision import check_temperature, in_float32
@@ -102,11 +102,11 @@ class SwAV(nn.Module):
         check_single(a, b)
         if others is not None and others.dim != a.dim:
             raise RecipeError(f"{others} has {others.dim} columns and {a} has {a.dim}; read the same head of both")
-        check_whole("prototypes", prototypes)
+        check_whole("prototypes", prototypes, most=WIDTH)
         check_temperature(temperature)
         if type(epsilon) not in (int, float) or not epsilon > 0:
             raise ValueError(f"epsilon must be a positive number, got {epsilon!r}")
-        check_whole("iterations", iterations)
+        check_whole("iterations", iterations, most=1000)
         check_whole("freeze", freeze, least=0)
         self.temperature, self.epsilon, self.iterations, self.freeze = temperature, epsilon, iterations, freeze
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, a.dim), dim=1))
