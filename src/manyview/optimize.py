@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
+from torch.nn.utils import skip_init
 
 from manyview.augment.op import check_not_negative
-from manyview.errors import RecipeError, RunError, unknown
+from manyview.errors import RecipeError, RunError, first_line, unknown
 from manyview.grammar import Call, bind, check_arguments, parse_call
 
 if TYPE_CHECKING:
@@ -213,11 +214,17 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
         optimizer = create_optimizer_v2(groups, opt=call.name, **options)
         if optimizer.defaults["lr"] is None:
             raise ValueError(f"give the learning rate, as in {call.name}(lr=0.01)")
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"train.optimizer: {call}: {error}") from None
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise RecipeError(f"train.optimizer: {call}: {first_line(error)}") from None
     for group in optimizer.param_groups:
         group["lr"] *= group["scale"]
     return optimizer
+
+
+def parts(branches: Mapping[str, Sequence[str]], relations: Iterable[str]) -> set[str]:
+    """All that a recipe may call a part. branches: names of heads, by branch; relations: names."""
+    own = {name for branch, heads in branches.items() for name in (*heads, *(f"{branch}.{head}" for head in heads))}
+    return {"backbone", *(f"{branch}.backbone" for branch in branches), *own, *relations}
 
 
 def _split(call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -265,8 +272,11 @@ def sync_batchnorm(step: nn.Module, processes: int, device: torch.device) -> Non
     convert_sync_batchnorm(step)
 
 
-def check_training(train: Train) -> None:
-    """Raises RecipeError for a length given twice or not at all, and for unknown optimisers, schedules, arguments."""
+def check_training(train: Train, known: Collection[str] | None = None) -> None:
+    """Raises RecipeError for a length given twice or not at all, and for unknown optimisers, schedules, arguments.
+
+    known: the parts of the networks that rules may name, see `parts`; None: any.
+    """
     if (train.epochs is None) == (train.steps is None):
         raise RecipeError("train: give the length of the run once, as epochs or as steps")
     if train.batch_size % train.accumulate:
@@ -281,7 +291,10 @@ def check_training(train: Train) -> None:
         optimizer = get_optimizer_class(call.name, bind_defaults=False)
         for key in ("lr", "weight_decay"):
             check_not_negative(key, options.get(key, 0.0))
-        Rules(**ours)
+        rules = Rules(**ours)
+        for part in (*rules.held, *rules.scale):
+            if known is not None and part not in known:
+                raise ValueError(unknown("part", part, known))
     except (AssertionError, ImportError) as error:  # timm's way to say what an optimiser lacks here
         raise RecipeError(f"train.optimizer: {call.name}: {error}") from None
     except ValueError as error:
@@ -292,6 +305,9 @@ def check_training(train: Train) -> None:
         if key not in names:
             raise RecipeError(f"train.optimizer: {call.name}: {unknown('argument', key, names)}")
     check_arguments(optimizer, Call(call.name, (), options), "train.optimizer", {"params": None})
+    make_optimizer(
+        train.model_copy(update={"optimizer": str(Call(call.name, (), options))}), skip_init(nn.Linear, 1, 1)
+    )
 
     call = parse_call(train.schedule, "train.schedule")
     if call.name not in SCHEDULES:
