@@ -16,6 +16,7 @@ from manyview.branches import NORMALIZATIONS
 from manyview.data import SOURCES
 from manyview.evaluate.protocols import PROTOCOLS
 from manyview.heads import HEADS
+from manyview.initial import INITS
 from manyview.optimize import SCHEDULES
 from manyview.readouts import FUNCTIONS
 from manyview.recipe import Data, Train
@@ -50,8 +51,11 @@ def reference() -> str:
         + ", ".join(f"`{name}`" for name in NORMALIZATIONS)
         + " or `[[means], [stds]]`, one a channel; by default the backbone's own, 0.5 for channels other than RGB. "
         "`h` is the pooled feature; `logits` is "
-        "`linear(h)` unless declared; `pool('layer')` reads a layer inside the backbone. "
-        "`init_std` draws all weights from N(0, init_std). "
+        "`linear(h)` unless declared. "
+        "`pool('layer')` reads a layer inside the backbone averaged over its places, `maps('layer')` all of it, "
+        "[B, C*h*w]. `init` says how weights start, of backbone, heads and the nets of relations that read the branch: "
+        + "; ".join(f"`{name}`: {inspect.getdoc(start)}" for name, start in INITS.items())
+        + " Without it they are timm's and torch's. "
         "`teacher: ema(online, momentum=0.996, schedule='constant')` is a branch whose weights follow those of "
         "`online` after every update, without gradients; its readouts are named with it, as in `teacher.z(b)`. With "
         "`schedule='cosine'` the momentum rises to 1 by the end of the run.\n",
@@ -60,7 +64,7 @@ def reference() -> str:
         "## Relations\n",
         "`relation(readout(view), …, option=…, weight=…)`. Functions of readouts: "
         + "; ".join(f"`{name}` ({what})" for name, what in FUNCTIONS.items())
-        + ". Weights: a number, or a schedule of the run: "
+        + ". Weights: a number (a negative one pushes apart), or a schedule of the run: "
         + "; ".join(f"`{name}(w)` {what}" for name, what in WEIGHTS_ARE.items())
         + ". `swapped=True` adds the same line once more with its two views exchanged, where one asks something of the "
         "other. Logged terms carry their weight and sum to the loss.\n",
@@ -94,7 +98,7 @@ WEIGHTS_ARE = {
     "linear": "rises from 0 to w over the whole run",
     "random": "is drawn from [-w, w] at each step",
     "random_sign": "is w or -w at each step",
-    "alternating": "is w and -w in turn",
+    "alternating": "is w and -w in turn (from -w on with `alternating(-w)`)",
 }
 HIDDEN = ("self", "inputs", "classes", "members", "optimizer", "clock", "download", "root", "stored", "params")
 

@@ -444,6 +444,37 @@ def test_a_tap_is_the_pooled_output_of_the_layer(layer):
     assert branch.dims["mid"] == kept[0].shape[1] == values["mid", "a"].shape[1]
 
 
+@pytest.mark.parametrize("layer", ["layer1", "layer2"])
+def test_maps_are_the_whole_output_of_the_layer(layer):
+    branch = make(used=["whole", "mid", "h"], whole=f"maps('{layer}')", mid=f"pool('{layer}')").eval()
+    values = branch(VIEWS, [("whole", "a"), ("mid", "a")])
+    whole = values["whole", "a"]
+    assert branch.dims["whole"] == whole.shape[1] > branch.dims["mid"]
+    channels = branch.dims["mid"]
+    torch.testing.assert_close(whole.view(B, channels, -1).mean(dim=2), values["mid", "a"])
+
+
+def test_a_tie_of_whole_maps_is_the_mean_over_all_their_elements():
+    """Tied-Augment's inner layers: MSE over B*C*h*w, which pooling would make smaller."""
+    text = """
+    views: {a: {from: image, make: "pad_crop(16)"}, b: {like: a}, small: {from: image, make: "resize(12)"}}
+    branches: {net: {backbone: cresnet20, normalize: half, low: "maps('layer2')"}}
+    relations: ["similarity(low(a), low(%s))"]
+    train: {epochs: 1}
+    """
+    step = Step(parse_recipe(text % "b"), C)
+    images, kept = torch.randint(256, (B, 3, 16, 16), dtype=torch.uint8), []
+    step.main.backbone.layer2.register_forward_hook(lambda m, args, output: kept.append(output))
+    loss = step(images, index=range(B))["loss"]
+    one, two = kept[0].split(B)
+    torch.testing.assert_close(loss, (one - two).square().mean())
+    pooled = (one.mean(dim=(2, 3)) - two.mean(dim=(2, 3))).square().mean()
+    assert loss > 2 * pooled
+    with pytest.raises(RecipeError) as caught:
+        Step(parse_recipe(text % "small"), C)
+    assert str(caught.value).endswith("views of 16x16 and 12x12 have unlike maps; read views of one size, or pool")
+
+
 def test_a_tap_of_a_transformer_is_the_mean_token():
     plan = plan_views({"a": ViewSpec(**{"from": "image", "make": "pad_crop(32)"})})
     raw = {"backbone": "vit_tiny_patch16_224(img_size=32, depth=2)", "mid": "pool('blocks.0')", "z": "mlp(mid, 8)"}
@@ -530,7 +561,7 @@ def test_arguments_that_the_backbone_does_not_take(backbone):
         ({"forward": "jiont"}, "branches.net.forward: unknown way 'jiont'; did you mean 'joint'? "
                                "ways: joint, separate"),
         ({"z": "projectr(h, 8)"}, "branches.net.z: unknown head 'projectr'; did you mean 'projector'? heads: "
-                                  "linear, mlp, pool, predictor, projector"),
+                                  "linear, maps, mlp, pool, predictor, projector"),
         ({"z": "projector(8)"}, "branches.net.z: a head first names what it reads, as in projector(h), "
                                 "got projector(8)"),
         ({"z": "projector(q, 8)"}, "branches.net.z: unknown readout 'q'; readouts: h"),
@@ -541,9 +572,9 @@ def test_arguments_that_the_backbone_does_not_take(backbone):
             "branches.net.z-1: 'z-1' cannot be a name; take a word that Python and PyTorch leave free",
         ),
         ({"z": "projector(h)"}, "branches.net.z: projector(): missing a required argument: 'out'; arguments: "
-                                "out, hidden, layers, norm_last"),
+                                "out, hidden, layers, norm_last, affine"),
         ({"z": "projector(h, 8, layer=2)"}, "branches.net.z: projector: unknown argument 'layer'; did you mean "
-                                            "'layers'? arguments: hidden, layers, norm_last, out"),
+                                            "'layers'? arguments: affine, hidden, layers, norm_last, out"),
         ({"z": "projector(h, 0)"}, "branches.net.z: projector(0): width must be a whole number of at least 1, got 0"),
         ({"mid": "pool(layer2)"}, "branches.net.mid: write the layer's name in quotes, as in pool('layer2'), "
                                   "got pool(layer2)"),
@@ -587,6 +618,60 @@ def test_init_std_draws_the_weights_of_all_convolutions_and_linear_layers():
     for name in others:  # norms and biases are as without it
         if "bias" not in name or "bn" in name:
             assert torch.equal(branch.get_parameter(name), plain.get_parameter(name)), name
+
+
+def test_init_torch_is_what_torch_draws_and_has_no_norm_of_zero():
+    """DSSL's networks; timm sets the last norm of each block of a ResNet to zero, and draws by the fan out."""
+    plain, branch = make(backbone="resnet18"), make(backbone="resnet18", init="torch", used=["z"], z="projector(h, 8)")
+    assert not plain.backbone.layer1[0].bn2.weight.any()
+    for name, module in branch.named_modules():
+        if isinstance(module, nn.Conv2d):
+            bound = (module.weight[0].numel()) ** -0.5  # uniform: kaiming with a = sqrt(5)
+            assert module.weight.abs().max() <= bound, name
+            assert float(module.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.1), name
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+            assert (module.weight == 1).all(), name
+            assert not module.bias.any(), name
+
+
+def test_init_normal_is_agmaxs_start_for_backbone_heads_and_q():
+    """N(0, 0.2) for every convolution and linear layer, Q included, biases zero, norms at 1 and 0."""
+    text = """
+    views: {a: {from: image, make: "pad_crop(16)"}, b: {like: a}}
+    branches: {net: {backbone: resnet18, init: normal(0.2)}}
+    relations: ["cross_entropy(logits(a), logits(b))", "agmax(logits(a), logits(b), hidden=256%s)"]
+    train: {epochs: 1}
+    """
+    step = Step(parse_recipe(text % ""), C)
+    layers = [m for m in step.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert step.relations["agmax"].joint[0] in layers
+    for module in layers:
+        count = module.weight.numel()
+        assert abs(float(module.weight.detach().std()) - 0.2) < 5 * 0.2 / (2 * count) ** 0.5
+        assert module.bias is None or not module.bias.any()
+    assert all((m.weight == 1).all() for m in step.modules() if isinstance(m, nn.BatchNorm2d))
+    other = Step(parse_recipe(text % ", std=0.01"), C).relations["agmax"].joint[0]  # unless Q has a spread of its own
+    assert float(other.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ("norml(0.2)", "unknown start of weights 'norml'; did you mean 'normal'? starts: normal, torch"),
+        ("normal", "normal(): missing a required argument: 'std'; arguments: std"),
+        ("normal(0)", "normal(0): std must be a positive number, got 0"),
+        ("normal(std='x')", "normal(std='x'): std must be a positive number, got 'x'"),
+        ("torch(1)", "torch(1): too many positional arguments; arguments: none"),
+        (0.2, "expected a call such as name(…), got 0.2"),
+    ],
+)
+def test_wrong_starts(init, message):
+    assert refused(init=init).startswith(f"branches.net.init: {message}")
+
+
+def test_published_weights_have_no_other_start():
+    message = refused(backbone="resnet18(pretrained=True)", init="torch")
+    assert message == ("branches.net.init: torch would draw the published weights anew; drop it, or pretrained=True")
 
 
 @pytest.mark.parametrize("value", [0, -0.2, "small", [0.2], True])

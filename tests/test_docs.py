@@ -100,7 +100,7 @@ def test_every_system_is_in_the_grammar(text):
         assert "make" not in view or parse_pipeline(view["make"], "make")
     for branch in raw["branches"].values():
         calls = (
-            [branch] if isinstance(branch, str) else [v for k, v in branch.items() if k not in ("forward", "init_std")]
+            [branch] if isinstance(branch, str) else [v for k, v in branch.items() if k not in ("forward", "normalize")]
         )
         assert all(parse_call(call, "branch") for call in calls)
     names = [parse_call(line, "relations").name for line in raw["relations"]]

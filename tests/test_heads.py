@@ -53,6 +53,22 @@ def test_projector_ends_in_batch_norm_without_affine_and_has_no_bias_before_any_
     torch.testing.assert_close(rows.var(dim=0, correction=0), torch.ones(4), atol=1e-2, rtol=0)
 
 
+def test_projector_whose_last_batch_norm_has_an_affine():
+    """AugSelf's SimSiam, and DSSL's on ImageNet."""
+    module, width = projector(4, 8, affine=True, **SIZES)
+    assert [m.affine for m in module if isinstance(m, nn.BatchNorm1d)] == [True, True]
+    assert shapes(module) == [(6, 8, False), (8, 4, False)]
+    assert module[-1].weight.shape == (width,)
+    with pytest.raises(ValueError, match="affine=True is for the last BatchNorm, which norm_last=False drops"):
+        projector(4, affine=True, norm_last=False, **SIZES)
+
+
+@pytest.mark.parametrize("name", ["affine", "norm_last"])
+def test_switches_of_the_projector_are_true_or_false(name):
+    with pytest.raises(ValueError, match=f"^{name} must be True or False, got 'yes'$"):
+        projector(4, **{name: "yes"}, **SIZES)
+
+
 def test_projector_without_the_last_batch_norm():
     module, _ = projector(4, 8, norm_last=False, **SIZES)
     assert kinds(module) == ["Linear", "BatchNorm1d", "ReLU", "Linear"]

@@ -3,6 +3,7 @@ against NumPy; synchronised BatchNorm; errors."""
 
 import copy
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -689,3 +690,35 @@ def test_what_a_backbone_keeps_out_of_weight_decay_stays_out():
     backbone = step.main.backbone
     assert any(p is backbone.pos_embed for p in kept)
     assert not any(p is backbone.blocks[0].mlp.fc1.weight for p in kept)
+
+
+LONG = ["step('1 steps')", "step('100 steps', gamma=0.5)", "step(1e-12)", "step('1e-6 epochs')"]
+
+
+@pytest.mark.parametrize("schedule", LONG)
+def test_a_schedule_costs_the_same_whatever_its_numbers(schedule):
+    """Counted in lines of Python, not in seconds: a period of 100 steps once listed 10**7 moments of the rehearsal."""
+
+    def lines_run(text):
+        seen = [0]
+
+        def count(frame, event, argument):
+            seen[0] += 1
+            return count
+
+        before = sys.gettrace()
+        sys.settrace(count)
+        try:
+            check_training(Train(epochs=1, schedule=text))
+        finally:
+            sys.settrace(before)
+        return seen[0]
+
+    plain = lines_run("step('10 epochs')")
+    assert lines_run(schedule) < 1.5 * plain
+
+
+@pytest.mark.parametrize("amount", ["1e305 epochs", "1e308 epochs", "1e400 steps"])
+def test_a_duration_beyond_all_numbers_is_refused_in_one_line(amount):
+    message = refused(epochs=1, schedule=f"cosine(warmup='{amount}')")
+    assert message.endswith(f"warmup is written '10 epochs' or '500 steps', got '{amount}'")

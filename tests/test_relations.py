@@ -81,10 +81,19 @@ def test_agmax_is_the_function_with_its_own_joint_network(options):
     torch.testing.assert_close(found["divergence"], divergence)
 
 
+def test_agmax_starts_as_torch_does_unless_told():
+    """As the authors' WRN configurations; its branch's `init` is the step's to apply."""
+    torch.manual_seed(0)
+    module = AgMax(port(dim=50), port(dim=50), hidden=400)
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.Linear(100, 400), torch.nn.ReLU(), torch.nn.Linear(400, 50))
+    assert all(torch.equal(one, two) for one, two in zip(module.joint.parameters(), plain.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("std", [0.2, 0.01])
 def test_agmax_draws_its_weights_with_the_told_spread(std):
     torch.manual_seed(0)
-    module = AgMax(port(dim=50), port(dim=50), hidden=400, **({} if std == 0.2 else {"std": std}))
+    module = AgMax(port(dim=50), port(dim=50), hidden=400, std=std)
     assert [tuple(layer.weight.shape) for layer in (module.joint[0], module.joint[2])] == [(400, 100), (50, 400)]
     for layer in (module.joint[0], module.joint[2]):
         # the spread of n normal numbers is within five standard errors, std / sqrt(2n), of std
@@ -594,9 +603,8 @@ train: {{epochs: 1}}
     ],
 )  # fmt: skip
 def test_a_step_that_does_not_fit_names_the_line(line, wanted):
-    recipe = parse_recipe(RECIPE.format(line=line))
     with pytest.raises(ManyviewError) as caught:
-        Step(recipe, 10)
+        Step(parse_recipe(RECIPE.format(line=line)), 10)
     found = str(caught.value)
     assert found.startswith(f"relations.0: {line}: ")
     assert "\n" not in found

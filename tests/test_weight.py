@@ -5,12 +5,14 @@ import math
 import statistics
 
 import pytest
+import torch
 
 from manyview.errors import RecipeError
 from manyview.grammar import parse_call
 from manyview.readouts import parse_weight
 from manyview.recipe import parse_recipe
 from manyview.relations.weight import SCHEDULES, Moment, Weight
+from manyview.step import Step
 
 
 def weight(text):
@@ -63,6 +65,29 @@ def test_random_schedules_keep_no_state(name):
     assert [at(one, update=n, progress=0.7, seed=3) for n in range(50)] == forwards  # the progress does not matter
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_negative_peak_is_the_schedule_turned_round(name):
+    """Pushing apart; and Tied-Augment's negate_even: -w at even updates, w at odd ones."""
+    plus, minus = weight(f"{name}(3)"), weight(f"{name}(-3)")
+    moments = [Moment(n, n / 20, 5, "similarity") for n in range(20)]
+    assert [minus.at(moment) for moment in moments] == [-plus.at(moment) for moment in moments]
+    assert str(minus) == ("-3" if name == "constant" else f"{name}(-3)")
+    assert [at(weight("alternating(-3)"), update=n) for n in range(4)] == [-3, 3, -3, 3]
+
+
+def test_a_negative_weight_pushes_features_apart():
+    recipe = """
+    views: {a: {from: image, make: flip}, b: {like: a}}
+    branches: {net: {backbone: cresnet20}}
+    relations: ["similarity(h(a), h(b), weight=%s)"]
+    train: {epochs: 1}
+    """
+    images, index = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8), range(4)
+    tied, pushed = (Step(parse_recipe(recipe % value), 2)(images, index=index)["loss"] for value in (2, -2))
+    assert tied.item() > 0
+    assert pushed.item() == -tied.item()
+
+
 def test_text_names_schedule_and_peak():
     assert [str(parse_weight(20, "")), str(weight("warmup(0.5)"))] == ["20", "warmup(0.5)"]
 
@@ -75,7 +100,6 @@ def test_text_names_schedule_and_peak():
             "relations.0: unknown weight schedule 'warm'; did you mean 'warmup'? weight schedules: "
             "alternating, constant, linear, random, random_sign, warmup",
         ),
-        ("warmup(-2)", "relations.0.weight: warmup(-2): weight must not be negative, got -2"),
         (
             "warmup(2, fraction=0)",
             "relations.0.weight: warmup(2, fraction=0): warmup's fraction must be in (0, 1], got 0",
@@ -99,7 +123,6 @@ def test_wrong_schedules(text, message):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (-1, "relations.0: weight(-1): weight must not be negative, got -1"),
         ("2", "relations.0: weight is a number or a schedule such as warmup(20), got '2'"),
         (True, "relations.0: weight is a number or a schedule such as warmup(20), got True"),
         (None, "relations.0: weight is a number or a schedule such as warmup(20), got None"),

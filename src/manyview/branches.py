@@ -20,16 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from manyview import backbones
+from manyview.backbones.arguments import timm_options
 from manyview.ema import Ema, follow
 from manyview.errors import RecipeError, unknown
 from manyview.grammar import Call, Name, bind, check_name, parse_call
-from manyview.heads import HEADS, Built, pooled
+from manyview.heads import HEADS, TAPS, build_head
+from manyview.initial import Init, Normal, parse_init
 from manyview.views import PlannedView, View, as_float
 
 FEATURES = "h"
 LOGITS = "logits"
-SETTINGS = ("backbone", "forward", "normalize")  # keys of a branch that are no heads
-TAP = "pool"  # the head that reads a layer inside the backbone
+CLASSIFIER = Call("linear", (Name(FEATURES),))  # what `logits` is unless the recipe says otherwise
+SETTINGS = ("backbone", "forward", "init", "normalize")  # keys of a branch that are no heads
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -44,9 +46,8 @@ class BranchSpec:
     """A branch as a recipe writes it, parsed.
 
     normalize: (mean, std) of each channel, or one of each for all; None takes the backbone's own for RGB, and 0.5 for
-    other channels. init_std: draws the weights of all convolutions and linear layers from N(0, init_std), as AgMax's
-    configurations do (0.2); None leaves them as timm and torch draw them. ema: for a branch that follows another, whose
-    backbone and heads it has.
+    other channels. init: how weights start, see `initial`; None leaves them as timm and torch draw them. ema: for a
+    branch that follows another, whose backbone and heads it has.
     """
 
     name: str
@@ -54,7 +55,7 @@ class BranchSpec:
     heads: dict[str, Call]
     joint: bool = True
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    init_std: float | None = None
+    init: Init | None = None
     ema: Ema | None = None
 
     @property
@@ -91,7 +92,7 @@ def _parse_ema(name: str, text: str, own: Mapping[str, BranchSpec], raw: Mapping
 
 
 def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
-    """A branch from its mapping {backbone, forward, normalize, init_std, <head>: <call>}. Raises RecipeError.
+    """A branch from its mapping {backbone, forward, normalize, init, <head>: <call>}. Raises RecipeError.
 
     channels: how many the images have.
     """
@@ -104,32 +105,39 @@ def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
         raise RecipeError(f"{where}: expected {wanted}{', or ema(online)' if isinstance(raw, str) else ''}; {got}")
     fields = dict(raw)
     backbone = parse_call(fields.pop("backbone"), f"{where}.backbone")
+    timm_options(backbone, f"{where}.backbone", channels)
     forward = fields.pop("forward", "joint")
     if forward not in ("joint", "separate"):
         raise RecipeError(f"{where}.forward: {unknown('way', str(forward), ['joint', 'separate'])}")
     normalize = _parse_normalize(fields.pop("normalize", None), f"{where}.normalize", channels)
+    start = fields.pop("init", None)
+    init = None if start is None else parse_init(start, f"{where}.init")
     init_std = fields.pop("init_std", None)
     if init_std is not None and (type(init_std) not in (int, float) or init_std <= 0):
         raise RecipeError(f"{where}.init_std: expected a positive number, got {init_std!r}")
+    init = Normal(init_std) if init_std else init  # as earlier versions wrote it
+    if init is not None and backbone.kwargs.get("pretrained"):
+        raise RecipeError(f"{where}.init: {init} would draw the published weights anew; drop it, or pretrained=True")
     heads: dict[str, Call] = {}
     for head, text in fields.items():
         call = parse_call(text, f"{where}.{head}")
         check_name(head, f"{where}.{head}")
         if head == FEATURES:
             raise RecipeError(f"{where}.{head}: '{head}' cannot name a head; h is the backbone's feature")
-        if call.name not in (*HEADS, TAP):
+        if call.name not in (*HEADS, *TAPS):
             meant = difflib.get_close_matches(head, SETTINGS, n=1)
             hint = f"was {where}.{meant[0]} meant? " if meant else ""
-            raise RecipeError(f"{where}.{head}: {hint}{unknown('head', call.name, [*HEADS, TAP])}")
-        if call.name == TAP:
+            raise RecipeError(f"{where}.{head}: {hint}{unknown('head', call.name, [*HEADS, *TAPS])}")
+        if call.name in TAPS:
             if len(call.args) != 1 or not isinstance(call.args[0], str) or call.kwargs:
-                raise RecipeError(f"{where}.{head}: write the layer's name in quotes, as in pool('layer2'), got {call}")
+                asked = f"write the layer's name in quotes, as in {call.name}('layer2')"
+                raise RecipeError(f"{where}.{head}: {asked}, got {call}")
         elif not call.args or not isinstance(call.args[0], Name):
             raise RecipeError(f"{where}.{head}: a head first names what it reads, as in {call.name}(h), got {call}")
         elif call.args[0].text not in (FEATURES, *heads):
             raise RecipeError(f"{where}.{head}: {unknown('readout', call.args[0].text, [FEATURES, *heads])}")
         heads[head] = call
-    return BranchSpec(name, backbone, heads, forward == "joint", normalize, init_std)
+    return BranchSpec(name, backbone, heads, forward == "joint", normalize, init)
 
 
 def _parse_normalize(value: Any, where: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -181,39 +189,39 @@ class Branch(nn.Module):
         self.orbits: dict[str, PlannedView] = {}  # head -> the orbit it tells apart
         self.dims: dict[str, int] = {FEATURES: getattr(self.backbone, "head_hidden_size", self.backbone.num_features)}
         self.heads = nn.ModuleDict()
+        self._measured: tuple[int, int] | None = None  # the size of the view that layers were measured on
         calls = dict(spec.heads)
-        calls.setdefault(LOGITS, Call("linear", (Name(FEATURES),)))
+        calls.setdefault(LOGITS, CLASSIFIER)
         needed = _needed(calls, used)
         for name, call in calls.items():
-            if name in needed and call.name == TAP:
+            if name in needed and call.name in TAPS:
                 self.taps[name] = _layer(self.backbone, call.args[0], f"branches.{spec.name}.{name}")
         if self.taps:
             self.dims |= self._tap_widths(views)
         for name, call in calls.items():
-            if name in needed and call.name != TAP:
+            if name in needed and call.name not in TAPS:
                 self._add_head(name, call, classes, views)
-        if spec.init_std is not None:
-            for module in self.modules():
-                if isinstance(module, (nn.Conv2d, nn.Linear)):
-                    nn.init.normal_(module.weight, std=spec.init_std)
+        if spec.init is not None:
+            spec.init(self)
 
     def _add_head(self, name: str, call: Call, classes: int, views: Mapping[str, PlannedView]) -> None:
-        where = f"branches.{self.spec.name}.{name}"
         reads = call.args[0].text
-        options = dict(call.kwargs)
-        extra: dict[str, Any] = {"inputs": self.dims[reads], "classes": classes}
-        if call.name == "linear" and "orbit" in options:
-            view = options.pop("orbit")
-            if not isinstance(view, Name) or view.text not in views or not views[view.text].is_family:
-                families = [family.name for family in views.values() if family.is_family]
-                raise RecipeError(
-                    f"{where}: orbit= names a family of views, got {view}; families: {families or 'none'}"
-                )
-            self.orbits[name] = views[view.text]
-            extra["members"] = views[view.text].members
-        built: Built = bind(HEADS[call.name], Call(call.name, call.args[1:], options), where, **extra)
-        self.heads[name], self.dims[name] = built
-        self.inputs[name] = reads
+        built = build_head(call, self.dims[reads], classes, views, f"branches.{self.spec.name}.{name}")
+        self.heads[name], self.dims[name], self.inputs[name] = built.module, built.width, reads
+        if built.orbit is not None:
+            self.orbits[name] = built.orbit
+
+    def check_maps(self, readout: str, size: tuple[int, int] | None, where: str) -> None:
+        """Raises RecipeError where a readout holds whole maps, but of views of another size than the maps were measured.
+
+        size: height and width of the view, None if its ops do not fix them.
+        """
+        while readout in self.inputs:
+            readout = self.inputs[readout]
+        whole = readout in self.taps and self.spec.heads[readout].name == "maps"
+        if whole and size not in (None, self._measured):
+            sizes = " and ".join("{}x{}".format(*each) for each in (self._measured, size) if each)
+            raise RecipeError(f"{where}: views of {sizes} have unlike maps; read views of one size, or pool")
 
     @torch.no_grad()
     def _tap_widths(self, views: Mapping[str, PlannedView]) -> dict[str, int]:
@@ -222,6 +230,7 @@ class Branch(nn.Module):
         # where the view keeps the image's own size, which no recipe tells, a network of a fixed size tells it
         usual = getattr(getattr(self.backbone, "patch_embed", None), "img_size", None) or (64, 64)
         height, width = first.output_size(torch.tensor([list(usual)]))[0].tolist()
+        self._measured = (height, width)
         training = self.training
         self.eval()
         values = self._features(torch.zeros(1, len(self.mean.flatten()), height, width))
@@ -236,7 +245,7 @@ class Branch(nn.Module):
             for name, layer in self.taps.items():
 
                 def keep(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
-                    values[name] = pooled(output)
+                    values[name] = TAPS[self.spec.heads[name].name](output)
 
                 hooks.callback(self.backbone.get_submodule(layer).register_forward_hook(keep).remove)
             try:
@@ -329,27 +338,9 @@ def make_backbone(call: Call, where: str, pretrained: bool = True, channels: int
     other than 3, timm repeats or sums the published weights of the first layer.
     Raises RecipeError for names timm does not know, arguments the model does not take, and weights it cannot fetch.
     """
-    options = dict(call.kwargs)
+    options, small = timm_options(call, where, channels)
     if not pretrained:
         options.pop("pretrained", None)
-    small = options.pop("small", False)
-    if call.args:
-        raise RecipeError(f"{where}: write arguments of a backbone by name, as in {call.name}(small=True)")
-    if not timm.is_model(call.name):
-        near = difflib.get_close_matches(call.name.partition(".")[0], timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() has them all"
-        raise RecipeError(f"{where}: unknown backbone '{call.name}'; {hint}")
-    options.setdefault("num_classes", 0)
-    if options["num_classes"] != 0:
-        raise RecipeError(f"{where}: the classifier is the head `logits: linear(h)`; drop num_classes")
-    if options.get("in_chans", channels) != channels:
-        raise RecipeError(f"{where}: data.channels says how many channels images have (now {channels}); drop in_chans")
-    if channels != 3:
-        options["in_chans"] = channels
-    if options.get("global_pool") == "":
-        raise RecipeError(f"{where}: h is the pooled feature; drop global_pool=''")
-    if not isinstance(small, bool):
-        raise RecipeError(f"{where}: small must be True or False, got {small!r}")
     try:
         model = timm.create_model(call.name, **options)
         model = backbones.small_stem(model) if small else model
@@ -362,7 +353,7 @@ def _needed(calls: Mapping[str, Call], used: Collection[str]) -> set[str]:
     """Heads in use and, for each, the heads below it."""
     needed = set(used)
     for name, call in reversed(list(calls.items())):
-        if name in needed and call.name != TAP:
+        if name in needed and call.name not in TAPS:
             needed.add(call.args[0].text)
     return needed
 

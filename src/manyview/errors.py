@@ -33,6 +33,11 @@ class Interrupted(RunError):
     """A run that was asked to stop, by Ctrl-C or a scheduler, and did so after saving where it stood."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None) -> str:
     """One line for a name that does not exist: the nearest that does, then all of them.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
+from torch.nn.utils import skip_init
 
 from manyview.augment.op import check_not_negative
-from manyview.errors import RecipeError, RunError, unknown
+from manyview.errors import RecipeError, RunError, first_line, unknown
 from manyview.grammar import Call, bind, check_arguments, parse_call
 
 if TYPE_CHECKING:
@@ -49,9 +50,10 @@ def steps_of(duration: str | float, clock: Clock, name: str = "duration") -> int
             value = float(amount)
         except ValueError:
             value = -1.0
-        if not 0 <= value < math.inf or unit not in UNITS:
+        steps = value * (clock.steps_per_epoch if unit == "epochs" else 1)
+        if not 0 <= steps < math.inf or unit not in UNITS:
             raise ValueError(f"{name} is written '10 epochs' or '500 steps', got {duration!r}")
-        return round(value * (clock.steps_per_epoch if unit == "epochs" else 1))
+        return round(steps)
     if duration == 0:
         return 0
     if isinstance(duration, bool) or not isinstance(duration, float) or not 0 < duration < 1:
@@ -99,6 +101,8 @@ def multistep(
 ) -> Scheduler:
     """lr times `gamma` at each moment of `at`: durations, or fractions of the run."""
     check_not_negative("gamma", gamma)
+    if not isinstance(at, (tuple, list)):
+        raise ValueError(f"at is a list of moments, as in at=(0.5, '150 epochs'), got {at!r}")
     # timm counts milestones one step early, by its own long-standing convention
     milestones = sorted(steps_of(moment, clock, "at") + 1 for moment in at)
     return MultiStepLRScheduler(
@@ -111,9 +115,10 @@ def multistep(
 
 def step(every: str | float, gamma: float = 0.1, warmup: str | float = 0, *, optimizer: Any, clock: Clock) -> Scheduler:
     """lr times `gamma` each time `every` (a duration, or a fraction of the run) has passed."""
+    check_not_negative("gamma", gamma)
     period = max(1, steps_of(every, clock, "every"))
-    moments = [f"{n} steps" for n in range(period, clock.steps + 1, period)]
-    return multistep(moments, gamma, warmup, optimizer=optimizer, clock=clock)
+    warm = {**_warmup(steps_of(warmup, clock, "warmup"), optimizer), "warmup_prefix": False}
+    return StepLRScheduler(optimizer, period, gamma, **warm)
 
 
 def constant(warmup: str | float = 0, *, optimizer: Any, clock: Clock) -> Scheduler:
@@ -243,8 +248,8 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
         optimizer = create_optimizer_v2(groups, opt=call.name, **options)
         if optimizer.defaults["lr"] is None:
             raise ValueError(f"give the learning rate, as in {call.name}(lr=0.01)")
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"train.optimizer: {call}: {error}") from None
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise RecipeError(f"train.optimizer: {call}: {first_line(error)}") from None
     for group in optimizer.param_groups:
         group["lr"] *= group["scale"]
     return optimizer
@@ -267,6 +272,12 @@ def _left_out(name: str) -> dict[str, Any]:
     parameters = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
     kept = ("alpha", "eps", "momentum", "nesterov", "wd_ratio")
     return {setting: parameters[setting].default for setting in kept if setting in parameters}
+
+
+def parts(branches: Mapping[str, Sequence[str]], relations: Iterable[str]) -> set[str]:
+    """All that a recipe may call a part. branches: names of heads, by branch; relations: names."""
+    own = {name for branch, heads in branches.items() for name in (*heads, *(f"{branch}.{head}" for head in heads))}
+    return {"backbone", *(f"{branch}.backbone" for branch in branches), *own, *relations}
 
 
 def _split(call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -315,8 +326,11 @@ def sync_batchnorm(step: nn.Module, processes: int, device: torch.device) -> Non
     convert_sync_batchnorm(step)
 
 
-def check_training(train: Train) -> None:
-    """Raises RecipeError for a length given twice or not at all, and for unknown optimisers, schedules, arguments."""
+def check_training(train: Train, known: Collection[str] | None = None) -> None:
+    """Raises RecipeError for a length given twice or not at all, and for unknown optimisers, schedules, arguments.
+
+    known: the parts of the networks that rules may name, see `parts`; None: any.
+    """
     if (train.epochs is None) == (train.steps is None):
         raise RecipeError("train: give the length of the run once, as epochs or as steps")
     if train.batch_size % train.accumulate:
@@ -331,7 +345,10 @@ def check_training(train: Train) -> None:
         optimizer = get_optimizer_class(call.name, bind_defaults=False)
         for key in ("lr", "weight_decay"):
             check_not_negative(key, options.get(key, 0.0))
-        Rules(**ours)
+        rules = Rules(**ours)
+        for part in (*rules.held, *rules.scale):
+            if known is not None and part not in known:
+                raise ValueError(unknown("part", part, known))
     except (AssertionError, ImportError) as error:  # timm's way to say what an optimiser lacks here
         raise RecipeError(f"train.optimizer: {call.name}: {error}") from None
     except ValueError as error:
@@ -342,6 +359,9 @@ def check_training(train: Train) -> None:
         if key not in names:
             raise RecipeError(f"train.optimizer: {call.name}: {unknown('argument', key, names)}")
     check_arguments(optimizer, Call(call.name, (), options), "train.optimizer", {"params": None})
+    make_optimizer(
+        train.model_copy(update={"optimizer": str(Call(call.name, (), options))}), skip_init(nn.Linear, 1, 1)
+    )
 
     call = parse_call(train.schedule, "train.schedule")
     if call.name not in SCHEDULES:

@@ -45,7 +45,7 @@ class Plan:
                 made = str(spec.heads.get(head, "linear(h)"))
                 branches.add_row("", head, made, str(branch.dims[head]), _count(module))
             for tap, layer in branch.taps.items():
-                branches.add_row("", tap, f"pool of {layer}", str(branch.dims[tap]), "0")
+                branches.add_row("", tap, f"{spec.heads[tap].name} of {layer}", str(branch.dims[tap]), "0")
         relations = _table("relation", "reads", "options", "weight", "parameters")
         for plan in self.recipe.relation_plan:
             reads = [str(read) for read in plan.reads] + [f"{k}={read}" for k, read in plan.named_reads.items()]

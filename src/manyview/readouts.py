@@ -15,9 +15,9 @@ from torch import nn
 
 from manyview.augment.mix import MIXING
 from manyview.branches import BranchSpec
-from manyview.errors import RecipeError, unknown
+from manyview.errors import RecipeError, first_line, unknown
 from manyview.grammar import Call, Name, bind, check_arguments, parse_call
-from manyview.relations import RELATIONS, SYMMETRIC, Port
+from manyview.relations import RELATIONS, SYMMETRIC, FitError, Port
 from manyview.relations.weight import SCHEDULES, Weight
 from manyview.views import TEST, PlannedView, check_member
 
@@ -180,7 +180,7 @@ def unique_name(name: str, taken: Collection[str]) -> str:
 
 
 def parse_weight(value: Any, where: str) -> Weight:
-    """`20`, or `warmup(20)` and its like. Raises RecipeError for anything else, and for negative weights."""
+    """`20`, `-1`, or `warmup(20)` and its like. Raises RecipeError for anything else."""
     if isinstance(value, Call):
         if value.name not in SCHEDULES:
             raise RecipeError(f"{where}: {unknown('weight schedule', value.name, SCHEDULES)}")
@@ -243,3 +243,55 @@ def _check_view(view: str, views: Mapping[str, PlannedView], where: str) -> None
         raise RecipeError(f"{where}: {unknown('view', base, [v for v in views if v != TEST])}")
     if base != view:
         check_member(view, views, where)
+
+
+def make_port(
+    read: Read,
+    where: str,
+    dims: Mapping[str, int],
+    orbits: Mapping[str, PlannedView],
+    spec: BranchSpec,
+    views: Mapping[str, PlannedView],
+    classes: int,
+) -> Port:
+    """The port of a readout. dims, orbits: of the branch's readouts, by name. Raises FitError naming `where`."""
+    base, members, dim = read.view.partition(".")[0], rows_an_image(read.view, views), dims[read.name]
+    if read.name in orbits and orbits[read.name].members != views[base].members:
+        told = orbits[read.name]
+        raise FitError(
+            f"{where}: head '{read.name}' tells {told.members} members of '{told.name}' apart, "
+            f"but '{base}' has {views[base].members}"
+        )
+    for function in read.functions:
+        if isinstance(function, Mix) and rows_an_image(function.like, views) not in (1, members):
+            raise FitError(
+                f"{where}: '{function.like}' has {rows_an_image(function.like, views)} rows an image and "
+                f"{read.name}({read.view}) has {members}; name a member, as in like={function.like}.0"
+            )
+        if function == "aggregate":
+            if members == 1 or dim % members:
+                raise FitError(
+                    f"{where}: aggregate needs joint logits of a family, a column a class and member; "
+                    f"{read.name}({read.view}) has {dim} columns for {members} members"
+                )
+            dim, members = dim // members, 1
+    constant = "stop" in read.functions or spec.ema is not None
+    ops = {planned.name: planned.op for planned in views[base].ops}
+    return Port(str(read), dim, members, classes, ops, constant)
+
+
+def rows_an_image(view: str, views: Mapping[str, PlannedView]) -> int:
+    """Rows an image of a view, or of a member such as `r.0`."""
+    base, _, member = view.partition(".")
+    return 1 if member else views[base].members
+
+
+def build_relation(plan: RelationPlan, ports: Mapping[Read, Port], where: str) -> nn.Module:
+    """The relation of a line. Raises RecipeError naming `where`, a FitError for readouts that do not fit."""
+    named = {name: ports[read] for name, read in plan.named_reads.items()}
+    try:
+        return plan.factory(*(ports[read] for read in plan.reads), **plan.options, **named)
+    except RecipeError as error:
+        raise type(error)(f"{where}: {error}") from None
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise RecipeError(f"{where}: {first_line(error)}") from None

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from manyview.augment import OPS
-from manyview.branches import BranchSpec, parse_branches
+from manyview.augment.op import COUNTABLE
+from manyview.branches import LOGITS, BranchSpec, parse_branches
 from manyview.data.decode import MOST_CHANNELS, Stored
 from manyview.data.sources import bind_source
 from manyview.ema import Ema
@@ -21,8 +22,9 @@ from manyview.errors import ManyviewError, RecipeError, unknown
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
 from manyview.heads import HEADS
-from manyview.optimize import SCHEDULES, check_training
+from manyview.optimize import SCHEDULES, check_training, parts
 from manyview.readouts import RelationPlan, plan_relations, unique_name
+from manyview.rehearse import rehearse
 from manyview.relations import LEARN_FROM_LABELS, RELATIONS
 from manyview.views import TEST, PlannedView, ViewSpec, plan_views, with_sources
 
@@ -50,9 +52,9 @@ class Data(_Frozen, strict=True):
     root: str | None = None
     download: bool = False
     val_fraction: float = Field(0.1, ge=0, lt=1)
-    labels_per_class: int | None = Field(None, ge=1)
+    labels_per_class: int | None = Field(None, ge=1, le=COUNTABLE)
     imbalance: float | None = Field(None, ge=1)
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=COUNTABLE)
     on_bad_image: Literal["raise", "skip"] = "raise"
     channels: int | None = Field(None, ge=1, le=MOST_CHANNELS)
     reduced: bool = False
@@ -83,22 +85,22 @@ class Train(_Frozen, strict=True):
     evaluate_every: epochs. checkpoint_every: "1 epochs" or "500 steps". log_every: steps.
     """
 
-    epochs: int | None = Field(None, ge=1)
-    steps: int | None = Field(None, ge=1)
-    batch_size: int = Field(128, ge=1)
+    epochs: int | None = Field(None, ge=1, le=COUNTABLE)
+    steps: int | None = Field(None, ge=1, le=COUNTABLE)
+    batch_size: int = Field(128, ge=1, le=COUNTABLE)
     optimizer: str = "sgd(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)"
     schedule: str = "cosine()"
     precision: Literal["fp32", "bf16"] = "fp32"
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1, le=COUNTABLE)
     clip: float | None = Field(None, gt=0)
     compile: bool = False
     ema: float | None = Field(None, gt=0, lt=1)
     sync_batchnorm: bool = False
     on_collapse: Literal["warn", "stop", "ignore"] = "warn"
     keep: Literal["best", "last"] | None = None
-    evaluate_every: int = Field(1, ge=1)
+    evaluate_every: int = Field(1, ge=1, le=COUNTABLE)
     checkpoint_every: str = "1 epochs"
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(10, ge=1, le=COUNTABLE)
 
     @field_validator("optimizer", "schedule")
     @classmethod
@@ -111,7 +113,7 @@ class Recipe(_Frozen):
     """A whole recipe. `views`, `branches` and `relations` are kept as written; their plans are properties."""
 
     title: str = ""
-    seed: int = Field(0, ge=0, strict=True)
+    seed: int = Field(0, ge=0, le=2**63 - 1, strict=True)
     data: Data = Data()
     views: dict[str, ViewSpec]
     branches: dict[str, Any]
@@ -185,10 +187,10 @@ def load_recipe(name: str | Path, *overrides: str) -> Recipe:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe file {path} cannot be read: {error}") from None
     else:
-        known = packaged_recipes()
+        known = _packaged()
         if str(name) not in known:
             raise RecipeError(unknown("recipe", str(name), known))
-        text = known[str(name)]
+        text = known[str(name)].read_text(encoding="utf-8")
     try:
         return parse_recipe(text, *overrides)
     except ManyviewError as error:
@@ -197,9 +199,12 @@ def load_recipe(name: str | Path, *overrides: str) -> Recipe:
 
 def packaged_recipes() -> dict[str, str]:
     """Name -> text of the recipes that come with manyview, in alphabetical order."""
-    folder = resources.files("manyview") / "recipes"
-    files = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    return {name.removesuffix(".yaml"): (folder / name).read_text(encoding="utf-8") for name in files}
+    return {name: file.read_text(encoding="utf-8") for name, file in _packaged().items()}
+
+
+def _packaged() -> dict[str, Any]:
+    files = sorted((resources.files("manyview") / "recipes").iterdir(), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
 
 
 def parse_recipe(text: str, *overrides: str) -> Recipe:
@@ -242,9 +247,10 @@ def _drop_replaced_length(raw: dict[str, Any], overrides: Sequence[str]) -> None
 
 
 def _check(recipe: Recipe) -> None:
-    _ = recipe.view_plan, recipe.branch_plan, recipe.relation_plan
+    rehearse(recipe.branch_plan, recipe.relation_plan, recipe.view_plan)
     bind_source(recipe.data.call)
-    check_training(recipe.train)
+    heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.ema is None}
+    check_training(recipe.train, parts(heads, [plan.name for plan in recipe.relation_plan]))
     parse_protocols(recipe.evaluate)
 
 

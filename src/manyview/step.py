@@ -24,7 +24,7 @@ from manyview.branches import FEATURES, LOGITS, Branch
 from manyview.ema import Ema
 from manyview.errors import RecipeError
 from manyview.optimize import parts_of
-from manyview.readouts import Mix, Read, RelationPlan
+from manyview.readouts import Mix, Read, RelationPlan, build_relation, make_port, rows_an_image
 from manyview.recipe import Recipe
 from manyview.relations import HasState, Port, Reading
 from manyview.relations.joint import aggregate
@@ -160,44 +160,19 @@ class Step(nn.Module):
 
     def _build(self, plan: RelationPlan) -> nn.Module:
         where = f"relations.{self.recipe.relation_plan.index(plan)}: {plan.text}"
-        ports = {read: self._port(read, where) for read in plan.all_reads}
-        named = {name: ports[read] for name, read in plan.named_reads.items()}
-        try:
-            return plan.factory(*(ports[read] for read in plan.reads), **plan.options, **named)
-        except (RecipeError, ValueError, TypeError) as error:
-            raise RecipeError(f"{where}: {error}") from None
+        relation = build_relation(plan, {read: self._port(read, where) for read in plan.all_reads}, where)
+        init = self.branch(plan.all_reads[0].branch).spec.init
+        if init is not None and getattr(relation, "init", None) is None:  # which a relation may have of its own
+            init(relation)
+        return relation
 
     def _port(self, read: Read, where: str) -> Port:
         branch = self.branch(read.branch)
-        base, members = read.view.partition(".")[0], self._members(read.view)
-        dim = branch.dims[read.name]
-        if read.name in branch.orbits and branch.orbits[read.name].members != self.plan[base].members:
-            told = branch.orbits[read.name]
-            raise RecipeError(
-                f"{where}: head '{read.name}' tells {told.members} members of '{told.name}' apart, "
-                f"but '{base}' has {self.plan[base].members}"
-            )
-        for function in read.functions:
-            if isinstance(function, Mix) and self._members(function.like) not in (1, members):
-                raise RecipeError(
-                    f"{where}: '{function.like}' has {self._members(function.like)} rows an image and "
-                    f"{read.name}({read.view}) has {members}; name a member, as in like={function.like}.0"
-                )
-            if function == "aggregate":
-                if members == 1 or dim % members:
-                    raise RecipeError(
-                        f"{where}: aggregate needs joint logits of a family, a column a class and member; "
-                        f"{read.name}({read.view}) has {dim} columns for {members} members"
-                    )
-                dim, members = dim // members, 1
-        constant = "stop" in read.functions or branch.spec.ema is not None
-        ops = {planned.name: planned.op for planned in self.plan[base].ops}
-        return Port(str(read), dim, members, self.num_classes, ops, constant)
+        branch.check_maps(read.name, fixed_size(self.plan, read.view), where)
+        return make_port(read, where, branch.dims, branch.orbits, branch.spec, self.plan, self.num_classes)
 
     def _members(self, view: str) -> int:
-        """Rows an image of a view, or of a member such as `r.0`."""
-        base, _, member = view.partition(".")
-        return 1 if member else self.plan[base].members
+        return rows_an_image(view, self.plan)
 
     # ------------------------------------------------------------------------------------------------------- views
 

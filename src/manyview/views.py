@@ -22,7 +22,7 @@ from torch import Tensor
 from manyview.augment import OPS, Op, Params
 from manyview.augment.crop import CenterCrop, Crop, Resize
 from manyview.augment.mix import MIXING, mix_target, on_rows
-from manyview.augment.op import as_float
+from manyview.augment.op import TURNS, as_float
 from manyview.augment.orbit import ORBITS, orbit, orbit_size
 from manyview.draws import Draws
 from manyview.engine.program import Lowered
@@ -43,7 +43,7 @@ class ViewSpec(BaseModel):
     make: str | None = None
     like: str | None = None
     orbit: str | None = None
-    count: int | None = Field(None, ge=1, strict=True)
+    count: int | None = Field(None, ge=1, le=TURNS, strict=True)
     same: tuple[str, ...] = ()
 
 

@@ -329,7 +329,9 @@ def test_one_row_of_a_table_that_changed_is_seen(step, tmp_path, photos):
     def table(cells):
         rows = {"image": cells, "label": images.labels.tolist()}
         kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])}
-        made = datasets.Dataset.from_dict(rows, datasets.Features(kinds)).cast_column("image", datasets.Image(decode=False))
+        made = datasets.Dataset.from_dict(rows, datasets.Features(kinds)).cast_column(
+            "image", datasets.Image(decode=False)
+        )
         return TableImages(made, "image", images.labels, images.index, "train")
 
     def bytes_of():

@@ -10,7 +10,7 @@ from scipy.special import gammaincinv
 from torch import Tensor
 
 from manyview.augment.affine import check_resampling
-from manyview.augment.op import Params, ViewParams, as_uint8, check_whole, per_image
+from manyview.augment.op import TURNS, Params, ViewParams, as_uint8, check_whole, per_image
 from manyview.augment.policy import (
     CODES,
     apply_policy_ops,
@@ -55,12 +55,10 @@ class AugMix:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        check_whole("severity", self.severity)
-        if self.severity > BINS:
-            raise ValueError(f"severity must be at most {BINS}, got {self.severity}")
-        check_whole("width", self.width)
+        check_whole("severity", self.severity, most=BINS)
+        check_whole("width", self.width, most=TURNS)
         if self.depth != -1 or isinstance(self.depth, float):
-            check_whole("depth", self.depth)
+            check_whole("depth", self.depth, most=TURNS)
         if type(self.alpha) not in (int, float) or not 0 < self.alpha < math.inf:
             raise ValueError(f"alpha must be a positive number, got {self.alpha!r}")
         if not isinstance(self.all_ops, bool):

@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyview.augment.op import Params, ViewParams, as_float, as_range, check_probability, where_applied
+from manyview.augment.op import (
+    PIXELS,
+    Params,
+    ViewParams,
+    as_float,
+    as_range,
+    check_probability,
+    check_whole,
+    where_applied,
+)
 from manyview.draws import Draws
 from manyview.engine.program import Code, Column
 
@@ -32,6 +41,8 @@ class Blur:
         self.ends()
         if self.kernel is not None and (type(self.kernel) is not int or self.kernel < 1 or self.kernel % 2 == 0):
             raise ValueError(f"kernel must be an odd number of pixels, got {self.kernel!r}")
+        if self.kernel is not None:
+            check_whole("kernel", self.kernel, most=PIXELS)
 
     def ends(self) -> tuple[float, float]:
         """The smallest and the largest sigma. Raises ValueError for values out of bounds."""

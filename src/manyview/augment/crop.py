@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyview.augment.op import Params, ViewParams, as_float, as_range, check_whole
+from manyview.augment.op import PIXELS, Params, ViewParams, as_float, as_range, check_whole
 from manyview.draws import Draws
 from manyview.engine.program import Code, Column
 from manyview.errors import DataError
@@ -93,7 +93,7 @@ class PadCrop:
     def __post_init__(self) -> None:
         if self.size is not None:
             check_size(self.size)
-        check_whole("padding", self.padding, least=0)
+        check_whole("padding", self.padding, least=0, most=PIXELS)
         if self.mode not in ("zeros", "reflect"):
             raise ValueError(f"mode must be 'zeros' or 'reflect', got {self.mode!r}")
 
@@ -201,6 +201,8 @@ def check_size(size: Any) -> None:
     pair = as_pair(size)
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise ValueError(f"size must be a number of pixels or a pair (height, width), got {size!r}")
+    if max(pair) > PIXELS:
+        raise ValueError(f"size must be at most {PIXELS:,} pixels a side, got {size!r}")
 
 
 def as_pair(size: Any) -> tuple[int, int]:

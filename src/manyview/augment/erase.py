@@ -11,6 +11,7 @@ from torch import Tensor
 
 from manyview.augment.crop import ATTEMPTS, fractions
 from manyview.augment.op import (
+    PIXELS,
     Params,
     ViewParams,
     as_range,
@@ -39,7 +40,7 @@ class Cutout:
     fill: float = 0.5
 
     def __post_init__(self) -> None:
-        check_whole("size", self.size)
+        check_whole("size", self.size, most=PIXELS)
         check_probability(self.p)
         check_share("fill", self.fill)
 

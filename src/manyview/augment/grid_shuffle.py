@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manyview.augment.op import Params, ViewParams, check_probability, check_whole, where_applied
+from manyview.augment.op import TURNS, Params, ViewParams, check_probability, check_whole, where_applied
 from manyview.draws import Draws
 from manyview.engine.program import Code, Column
 from manyview.errors import DataError
@@ -26,7 +26,7 @@ class GridShuffle:
     p: float = 1.0
 
     def __post_init__(self) -> None:
-        check_whole("n", self.n)
+        check_whole("n", self.n, most=TURNS)
         check_probability(self.p)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:

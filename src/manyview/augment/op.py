@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Protocol
@@ -13,6 +14,12 @@ from manyview.draws import Draws
 
 Params = dict[str, Tensor]  # what one op drew: name -> [B, …]
 ViewParams = Mapping[str, Mapping[str, Tensor]]  # what all ops of a view drew: op name -> Params
+
+# bounds on the numbers of a recipe: what is larger is a slip of the pen, and would cost time or memory before it showed
+COUNTABLE = 10**12  # of anything
+PIXELS = 1 << 16  # a side of an image, a padding, a kernel
+TURNS = 256  # ops that a policy applies one after the other, chains, members of a family
+WIDTH = 10**7  # columns of a layer, rows of a queue, prototypes
 
 
 class Op(Protocol):
@@ -127,8 +134,8 @@ def check_share(name: str, value: float) -> None:
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Raises ValueError unless value is a number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    """Raises ValueError unless value is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
 
@@ -138,7 +145,9 @@ def check_kind(name: str, value: object, kind: type | UnionType, what: str) -> N
         raise ValueError(f"{name} must be {what}, got {value!r}")
 
 
-def check_whole(name: str, value: int, least: int = 1) -> None:
-    """Raises ValueError unless value is a whole number of at least `least`."""
+def check_whole(name: str, value: int, least: int = 1, most: int = COUNTABLE) -> None:
+    """Raises ValueError unless value is a whole number of at least `least` and at most `most`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most:,}, got {value!r}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manyview.augment.affine import check_resampling
-from manyview.augment.op import Params, ViewParams, check_whole
+from manyview.augment.op import TURNS, Params, ViewParams, check_whole
 from manyview.augment.policy import (
     NOTHING,
     Magnitude,
@@ -91,10 +91,8 @@ class RandAugment:
     interpolation: str = "nearest"
 
     def __post_init__(self) -> None:
-        check_whole("n", self.n)
-        check_whole("m", self.m, least=0)
-        if self.m >= BINS:
-            raise ValueError(f"m must be at most {BINS - 1}, got {self.m}")
+        check_whole("n", self.n, most=TURNS)
+        check_whole("m", self.m, least=0, most=BINS - 1)
         check_choice("op set", self.ops, SETS, "op sets")
         check_resampling(1.0, self.interpolation, 0.0 if self.fill is None else self.fill)
 

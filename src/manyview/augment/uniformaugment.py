@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manyview.augment.affine import check_resampling
-from manyview.augment.op import Params, ViewParams, check_whole
+from manyview.augment.op import TURNS, Params, ViewParams, check_whole
 from manyview.augment.policy import (
     CODES,
     NOTHING,
@@ -62,7 +62,7 @@ class UniformAugment:
     interpolation: str = "nearest"
 
     def __post_init__(self) -> None:
-        check_whole("n", self.n)
+        check_whole("n", self.n, most=TURNS)
         check_resampling(1.0, self.interpolation, self.fill)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:

@@ -10,8 +10,8 @@ Choices that the paper leaves open, and who made them:
 - The zero channels come after the old ones, as in fb.resnet.torch and in SLA's ResNet-32; zeros on both sides
   would be the same network with its channels renumbered.
 - Convolutions start from a normal with variance 2 / fan_out (Kaiming), as in both.
-- The linear layer keeps PyTorch's start, so that one from `reset_classifier` starts alike; SLA's code has
-  weights from a Kaiming normal and a zero bias.
+- The linear layer keeps PyTorch's start, so that one from `reset_classifier` starts alike. So does SLA's: its code
+  gives ResNet's own classifier a Kaiming normal, and then puts a fresh linear layer in its place.
 """
 
 from __future__ import annotations

@@ -47,9 +47,7 @@ def fgsm(model: Model, images: Tensor, labels: Tensor, epsilon: float) -> Tensor
     return (clean + epsilon * _slope(model, clean, labels).sign).clamp(0, 1)
 
 
-def fgsm_normalized(
-    model: Model, images: Tensor, labels: Tensor, epsilon: float, mean: Tensor, std: Tensor
-) -> Tensor:
+def fgsm_normalized(model: Model, images: Tensor, labels: Tensor, epsilon: float, mean: Tensor, std: Tensor) -> Tensor:
     """The attack behind AgMax's figures (Atienza, WACV 2022; its official code), which is not FGSM's as published.
 
     Epsilon and the cut to [0, 1] are of *normalised* pixels, (x - mean) / std: all that is darker than the mean, or

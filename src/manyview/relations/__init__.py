@@ -11,7 +11,7 @@ from manyview.relations.cosine import Cosine
 from manyview.relations.cross_entropy import CrossEntropy
 from manyview.relations.jensen_shannon import JensenShannon
 from manyview.relations.joint import Distill, JointCrossEntropy, OrbitCrossEntropy
-from manyview.relations.reading import HasState, Port, Reading
+from manyview.relations.reading import FitError, HasState, Port, Reading
 from manyview.relations.redundancy import BarlowTwins, VicReg
 from manyview.relations.similarity import Similarity
 from manyview.relations.swav import SwAV
@@ -48,4 +48,4 @@ SYMMETRIC = (  # the same with their views exchanged
 )
 LEARN_FROM_LABELS = (CrossEntropy, JointCrossEntropy, SupervisedContrastive)
 
-__all__ = ["LEARN_FROM_LABELS", "RELATIONS", "SYMMETRIC", "HasState", "Port", "Reading"]
+__all__ = ["LEARN_FROM_LABELS", "RELATIONS", "SYMMETRIC", "FitError", "HasState", "Port", "Reading"]

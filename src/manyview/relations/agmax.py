@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manyview.augment.op import WIDTH, check_whole
 from manyview.distributed import gather
 from manyview.errors import unknown
+from manyview.initial import Normal
 from manyview.relations.reading import Port, Reading, check_alike, same_shape
 
 
@@ -29,7 +31,8 @@ def agmax(
     """AgMax's two terms, (entropy, divergence), each a scalar to minimise and already weighted.
 
     l1, l2: logits of the two views [B, C]. joint: logits of Q on both [B, C].
-    Marginals are floored at machine epsilon, as in the official code. Raises ValueError for unlike shapes.
+    Marginals are floored at the epsilon of their precision, 1.2e-7 for float32; the official code's floor is float64's,
+    2.2e-16, whatever the precision. Raises ValueError for unlike shapes.
     """
     same_shape(l1, l2, joint)
     if over_classes not in OVER_CLASSES:
@@ -79,9 +82,10 @@ def joint_width(classes: int) -> int:
 class AgMax(nn.Module):
     """`agmax(logits(a), logits(b), hidden=128, divergence_weight=4)`: owns Q; gives entropy and divergence.
 
-    Q: Linear(2C, hidden) - ReLU - Linear(hidden, C), weights drawn from N(0, 0.2). hidden: by default the
-    official rule of `joint_width`. over_classes: "mean" (official) or "sum". On several processes the marginals
-    are those of the joined batch.
+    Q: Linear(2C, hidden) - ReLU - Linear(hidden, C). It starts as its branch does (`init` of the branch; torch's way
+    without one, as in the authors' WRN configurations); std: N(0, std) instead, biases zero. hidden: by default the
+    official rule of `joint_width`. over_classes: "mean" (official) or "sum". On several processes the marginals are
+    those of the joined batch.
     """
 
     def __init__(
@@ -92,22 +96,22 @@ class AgMax(nn.Module):
         hidden: int | None = None,
         divergence_weight: float = 4.0,
         over_classes: str = "mean",
-        std: float = 0.2,
+        std: float | None = None,
     ) -> None:
         super().__init__()
-        check_alike(a, b)
         if over_classes not in OVER_CLASSES:
             raise ValueError(f"over_classes must be 'mean' or 'sum', got {over_classes!r}")
         if divergence_weight < 0:
             raise ValueError(f"divergence_weight must not be negative, got {divergence_weight}")
-        if std < 0:
-            raise ValueError(f"std must not be negative, got {std}")
+        self.init = None if std is None else Normal(std)
         hidden = joint_width(a.dim) if hidden is None else hidden
         if hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {hidden}")
+        check_whole("hidden", hidden, most=WIDTH)
+        check_alike(a, b)
         self.joint = nn.Sequential(nn.Linear(2 * a.dim, hidden), nn.ReLU(), nn.Linear(hidden, a.dim))
-        for layer in (self.joint[0], self.joint[2]):
-            nn.init.normal_(layer.weight, std=std)  # type: ignore[arg-type]
+        if self.init is not None:
+            self.init(self.joint)
         self.divergence_weight = divergence_weight
         self.over_classes = over_classes
 

@@ -114,13 +114,12 @@ class AugSelf(nn.Module):
         given = {"crop": crop, "color": color, "flip": flip, "blur": blur, "rotation": rotation, "solarize": solarize}
         self.weights = {kind: _checked(kind, weight) for kind, weight in given.items() if weight is not None}
         if not self.weights:
-            raise RecipeError(f"give at least one kind a weight, as in crop=1.0; kinds: {', '.join(KINDS)}")
+            raise ValueError(f"give at least one kind a weight, as in crop=1.0; kinds: {', '.join(KINDS)}")
         if len(views) < 2:
             raise RecipeError(f"views differ in pairs; give two or more, got {len(views)}")
         twice = [text for text, count in Counter(view.text for view in views).items() if count > 1]
         if twice:
             raise RecipeError(f"{twice[0]} stands here twice, and does not differ from itself")
-        check_alike(*views)
         self.views = views
         self.names = {kind: [_op_of(kind, view) for view in views] for kind in self.weights}
         for kind in self.weights:
@@ -128,6 +127,7 @@ class AugSelf(nn.Module):
         if "crop" in self.weights:
             for view, name in zip(views, self.names["crop"], strict=True):
                 _check_frame(view, name)
+        check_alike(*views)
         self.predictors = nn.ModuleDict(
             {
                 kind: predictor(hidden, KINDS[kind].columns, layers=3, inputs=2 * views[0].dim, classes=0)[0]
@@ -189,7 +189,7 @@ class AugSelf(nn.Module):
 
 def _checked(kind: str, weight: Any) -> float:
     if type(weight) not in (int, float) or not 0 < weight < math.inf:
-        raise RecipeError(f"{kind}: a weight is a positive number, got {weight!r}; leave a kind out to drop it")
+        raise ValueError(f"{kind}: a weight is a positive number, got {weight!r}; leave a kind out to drop it")
     return float(weight)
 
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from manyview.augment.op import check_whole
+from manyview.augment.op import WIDTH, check_whole
 from manyview.distributed import gather
 from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import Port, Reading, check_alike, check_labels, check_single, same_shape
@@ -126,11 +126,11 @@ class NtXent(nn.Module):
 
     def __init__(self, a: Port, b: Port, *, temperature: float = 0.2, chunk: int | None = None) -> None:
         super().__init__()
-        check_alike(a, b)
-        check_single(a, b)
         check_temperature(temperature)
         if chunk is not None:
             check_whole("chunk", chunk)
+        check_alike(a, b)
+        check_single(a, b)
         self.temperature, self.chunk = temperature, chunk
 
     def forward(self, a: Reading, b: Reading) -> Tensor:
@@ -150,10 +150,10 @@ class InfoNce(nn.Module):
 
     def __init__(self, query: Port, *, toward: Port, queue: int = 65536, temperature: float = 0.2) -> None:
         super().__init__()
+        check_whole("queue", queue, most=WIDTH)
+        check_temperature(temperature)
         check_alike(query, toward)
         check_single(query, toward)
-        check_whole("queue", queue)
-        check_temperature(temperature)
         self.temperature = temperature
         self.register_buffer("queue", F.normalize(torch.randn(queue, query.dim), dim=1))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
@@ -186,9 +186,9 @@ class SupervisedContrastive(nn.Module):
         super().__init__()
         if not views:
             raise ValueError("supervised_contrastive reads at least one view, as in supervised_contrastive(z(a), z(b))")
+        check_temperature(temperature)
         for view in views[1:]:
             check_alike(replace(views[0], members=view.members), view)
-        check_temperature(temperature)
         self.temperature, self.classes = temperature, views[0].classes
 
     def forward(self, *views: Reading) -> Tensor:

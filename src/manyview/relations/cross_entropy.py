@@ -47,14 +47,14 @@ class CrossEntropy(nn.Module):
         super().__init__()
         if not logits:
             raise RecipeError("cross_entropy needs at least one readout, as in cross_entropy(logits(a))")
-        for port in logits:
-            check_classifies(port)
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
         if isinstance(poly, bool) or not isinstance(poly, (int, float)):
             raise ValueError(f"poly must be a number, got {poly!r}")
         if smoothing and poly:
             raise ValueError("smoothing and poly are alternatives; give one of them")
+        for port in logits:
+            check_classifies(port)
         self.smoothing = smoothing
         self.poly = poly
 

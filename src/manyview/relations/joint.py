@@ -106,8 +106,8 @@ class Distill(nn.Module):
 
     def __init__(self, student: Port, *, toward: Port, temperature: float = 1.0) -> None:
         super().__init__()
-        check_alike(student, toward)
         check_temperature(temperature)
+        check_alike(student, toward)
         self.temperature = temperature
 
     def forward(self, student: Reading, *, toward: Reading) -> Tensor:

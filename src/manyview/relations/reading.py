@@ -46,6 +46,10 @@ class Reading:
     members: int = 1
 
 
+class FitError(RecipeError):
+    """Readouts that do not fit their relation, by their rows or columns."""
+
+
 @runtime_checkable
 class HasState(Protocol):
     """A relation whose buffers or weights move on after every update of the optimiser."""
@@ -55,23 +59,24 @@ class HasState(Protocol):
 
 
 def check_classifies(port: Port, columns: int | None = None) -> None:
-    """Raises RecipeError unless the port has one column a class (or `columns`)."""
+    """Raises FitError unless the port has one column a class (or `columns`)."""
     wanted = port.classes if columns is None else columns
     if port.dim != wanted:
-        raise RecipeError(f"{port.text} has {port.dim} columns where {wanted} are needed; change its head")
+        raise FitError(f"{port.text} has {port.dim} columns where {wanted} are needed; change its head")
 
 
 def check_alike(*ports: Port) -> None:
-    """Raises RecipeError unless all ports have the same number of rows an image, and of columns."""
+    """Raises FitError unless all ports have the same number of rows an image, and of columns."""
     first = ports[0]
     for port in ports[1:]:
         if port.members != first.members:
-            raise RecipeError(
+            raise FitError(
                 f"{first.text} has {first.members} rows an image and {port.text} has {port.members}; "
                 f"relate views with the same number of members"
             )
+    for port in ports[1:]:
         if port.dim != first.dim:
-            raise RecipeError(
+            raise FitError(
                 f"{first.text} has {first.dim} columns and {port.text} has {port.dim}; "
                 f"relate readouts of the same width"
             )
@@ -85,10 +90,10 @@ def check_labels(labels: Tensor, classes: int) -> None:
 
 
 def check_single(*ports: Port) -> None:
-    """Raises RecipeError for a family of views where one row an image is needed."""
+    """Raises FitError for a family of views where one row an image is needed."""
     for port in ports:
         if port.members > 1:
-            raise RecipeError(f"{port.text} has {port.members} rows an image; name one member, as in r.0")
+            raise FitError(f"{port.text} has {port.members} rows an image; name one member, as in r.0")
 
 
 def same_shape(*tensors: Tensor) -> None:

@@ -92,10 +92,10 @@ class VicReg(nn.Module):
         self, a: Port, b: Port, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
     ) -> None:
         super().__init__()
-        check_alike(a, b)
         self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
         for name, weight in self.weights.items():
             check_not_negative(name, weight)
+        check_alike(a, b)
 
     def forward(self, a: Reading, b: Reading) -> Tensor:
         return vicreg(gather(a.value), gather(b.value), **self.weights)
@@ -106,8 +106,8 @@ class BarlowTwins(nn.Module):
 
     def __init__(self, a: Port, b: Port, *, lambd: float = 0.0051) -> None:
         super().__init__()
-        check_alike(a, b)
         check_not_negative("lambd", lambd)
+        check_alike(a, b)
         self.lambd = lambd
 
     def forward(self, a: Reading, b: Reading) -> Tensor:

@@ -8,8 +8,9 @@ The authors' default is the mean squared error; its good weight depends on the f
 
 - vicreg: the variance term carries the 1/2 of the VICReg authors' code (Bardes et al., ICLR 2022), which the
   Tied-Augment code drops, doubling its weight.
-- cka: the official kernel adds a non-symmetric distance matrix; here K is the RBF kernel of the paper (Kornblith
-  et al., ICML 2019). Sigma is a bandwidth, not a path for gradients, as there.
+- cka: none. K is the RBF kernel (Kornblith et al., ICML 2019); sigma, the root of the median of the squared distances
+  that are not zero, is a bandwidth and no path for gradients, in the official code as here. The value itself is
+  maximised there; ours is 1 minus it.
 - cosine_l2_norm: the official code maximises cosine - l2_norm; here both are distances, so they add up.
 """
 

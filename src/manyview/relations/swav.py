@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyview.augment.op import check_whole
+from manyview.augment.op import WIDTH, check_whole
 from manyview.distributed import gather
-from manyview.errors import ManyviewWarning, RecipeError
+from manyview.errors import ManyviewWarning
 from manyview.relations.precision import check_temperature, in_float32
-from manyview.relations.reading import Port, Reading, check_alike, check_single, same_shape
+from manyview.relations.reading import FitError, Port, Reading, check_alike, check_single, same_shape
 
 
 @in_float32
@@ -78,11 +78,12 @@ def _scores(z: Tensor, prototypes: Tensor) -> Tensor:
 
 
 class SwAV(nn.Module):
-    """`swav(z(a), z(b), others=z(small), prototypes=100, temperature=0.1, epsilon=0.05, freeze=410)`.
+    """`swav(z(a), z(b), others=z(small), prototypes=100, temperature=0.1, epsilon=0.05, freeze=409)`.
 
     Owns the prototypes [prototypes, dim], which have unit length at every step. freeze: updates during which they stay
-    where they were drawn. others: small crops, a view or a family. Codes balance the rows of all processes; with fewer
-    rows than prototypes they cannot (a ManyviewWarning says so).
+    where they were drawn (AugSelf's code counts steps from 1 and lets go at the 410th: 409). others: small crops, a view
+    or a family. Codes balance the rows of all processes; with fewer rows than prototypes they cannot (a ManyviewWarning
+    says so).
     """
 
     def __init__(
@@ -98,16 +99,16 @@ class SwAV(nn.Module):
         freeze: int = 0,
     ) -> None:
         super().__init__()
-        check_alike(a, b)
-        check_single(a, b)
-        if others is not None and others.dim != a.dim:
-            raise RecipeError(f"{others} has {others.dim} columns and {a} has {a.dim}; read the same head of both")
-        check_whole("prototypes", prototypes)
+        check_whole("prototypes", prototypes, most=WIDTH)
         check_temperature(temperature)
         if type(epsilon) not in (int, float) or not epsilon > 0:
             raise ValueError(f"epsilon must be a positive number, got {epsilon!r}")
-        check_whole("iterations", iterations)
+        check_whole("iterations", iterations, most=1000)
         check_whole("freeze", freeze, least=0)
+        check_alike(a, b)
+        check_single(a, b)
+        if others is not None and others.dim != a.dim:
+            raise FitError(f"{others} has {others.dim} columns and {a} has {a.dim}; read the same head of both")
         self.temperature, self.epsilon, self.iterations, self.freeze = temperature, epsilon, iterations, freeze
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, a.dim), dim=1))
         self.register_buffer("start", self.prototypes.detach().clone())

@@ -1,7 +1,9 @@
 """How strongly a relation counts over a run: Tied-Augment's weight schedules, as pure functions.
 
 In a recipe: `weight=20`, `weight=warmup(20)`, `weight=linear(20)`, `weight=random(20)`, `weight=random_sign(20)`,
-`weight=alternating(20)`. The official code's "warmup" equals its "linear"; here they differ, as the names say.
+`weight=alternating(20)`. The official code's "warmup" equals its "linear"; here they differ, as the names say. Its
+"probabilistic" is `random_sign`, its "negate_odd" `alternating(20)`, its "negate_even" `alternating(-20)`. A negative
+weight, or peak, pushes apart what a positive one ties.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Weight:
-    """A schedule and its peak. `fraction`: the part of the run that `warmup` takes."""
+    """A schedule and its peak, of either sign. `fraction`: the part of the run that `warmup` takes."""
 
     peak: float = 1.0
     schedule: str = "constant"
@@ -34,12 +36,12 @@ class Weight:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"unknown weight schedule '{self.schedule}'; schedules: {', '.join(SCHEDULES)}")
-        if not math.isfinite(self.peak):
-            raise ValueError(f"weight must be finite, got {self.peak}")
-        if self.peak < 0:
-            raise ValueError(f"weight must not be negative, got {self.peak}")
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"warmup's fraction must be in (0, 1], got {self.fraction}")
+        if type(self.peak) not in (int, float) or not math.isfinite(self.peak):
+            raise ValueError(f"weight must be a finite number, got {self.peak!r}")
+        if type(self.fraction) not in (int, float) or not 0 < self.fraction <= 1:
+            raise ValueError(f"warmup's fraction must be in (0, 1], got {self.fraction!r}")
+        if self.fraction != 0.1 and self.schedule != "warmup":
+            raise ValueError(f"only warmup takes a fraction of the run, {self.schedule} has none")
 
     def at(self, moment: Moment) -> float:
         """The weight at a moment of the run."""
