@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from manyview.augment.op import (
@@ -23,6 +22,7 @@ from manyview.augment.op import (
     over_span,
     where_applied,
 )
+from manyview.augment.sampling import Places, affine_places, sample
 from manyview.draws import Draws
 from manyview.engine.program import Code, Column
 
@@ -61,7 +61,7 @@ class Shear:
         return where_applied(params["applied"], moved(images, matrices, self.interpolation, self.fill), images)
 
     def matrices(self, params: Params, height: int, width: int) -> Tensor:
-        """The maps that `warp` takes [B, 2, 3], for frames of height x width."""
+        """The maps that `moved` takes [B, 2, 3], for frames of height x width."""
         y, x = params["tangent"].unbind(dim=1)
         return compose(shear(x, 0, height), shear(y, 1, width))
 
@@ -109,7 +109,7 @@ class Translate:
         return where_applied(params["applied"], moved(images, matrices, "nearest", self.fill), images)
 
     def matrices(self, params: Params, height: int, width: int) -> Tensor:
-        """The maps that `warp` takes [B, 2, 3], for frames of height x width."""
+        """The maps that `moved` takes [B, 2, 3], for frames of height x width."""
         y, x = shift_pixels(params["shift"], height, width)
         return compose(translate(x, 0), translate(y, 1))
 
@@ -219,7 +219,7 @@ class Affine:
         return where_applied(params["applied"], moved(images, matrices, self.interpolation, self.fill), images)
 
     def matrices(self, params: Params, height: int, width: int) -> Tensor:
-        """The maps that `warp` takes [B, 2, 3], for frames of height x width."""
+        """The maps that `moved` takes [B, 2, 3], for frames of height x width."""
         shift_y, shift_x = shift_pixels(params["shift"], height, width)
         tangent_y, tangent_x = params["shear"].deg2rad().tan().unbind(dim=1)
         # from output to source: back, turned back, shrunk back, and the columns' and the rows' shear undone
@@ -293,50 +293,18 @@ def resampling_numbers(count: int, interpolation: str, fill: float) -> list[Tens
 
 
 def moved(images: Tensor, matrices: Tensor, interpolation: str, fill: float) -> Tensor:
-    """`warp` for images of either kind: uint8 [B, C, H, W] is rounded back to grey levels; fill: in [0, 1]."""
+    """Resamples by inverse affine maps, for images of either kind: uint8 [B, C, H, W] is rounded back to grey levels.
+
+    matrices: [B, 2, 3] from output to source (x, y), in pixels from the image's centre. fill: of the outside, in [0, 1].
+    """
+    return resampled(images, affine_places(matrices, *images.shape[-2:], images.device), interpolation, fill)
+
+
+def resampled(images: Tensor, places: Places, interpolation: str, fill: float) -> Tensor:
+    """`sampling.sample` for images of either kind, as `moved`."""
     if images.is_floating_point():
-        return warp(images, matrices, interpolation, fill).clamp(0, 1)  # weights may sum to more by a rounding
-    return warp(images.float(), matrices, interpolation, fill * 255).round().to(images.dtype)
-
-
-def warp(images: Tensor, matrices: Tensor, mode: str = "nearest", fill: float = 0.0) -> Tensor:
-    """Resamples images by inverse affine maps; outside is `fill`, in the images' own units.
-
-    images: float [B, C, H, W]. matrices: [B, 2, 3] from output to source (x, y), in pixels from the image's centre.
-    """
-    return sample_grid(images, grid_of(images, matrices), mode, fill)
-
-
-def grid_of(images: Tensor, matrices: Tensor) -> Tensor:
-    """Where each pixel of the output lies in its source: [B, H, W, 2], x and y in [-1, 1], in the images' dtype.
-
-    images: float [B, C, H, W]. matrices: as for `warp`. Laid as torchvision does, so that ties fall to the same side.
-    """
-    height, width = images.shape[-2:]
-    matrices = matrices.to(images.device, images.dtype)
-    x = torch.linspace((1 - width) / 2, (width - 1) / 2, width, device=images.device, dtype=images.dtype)
-    y = torch.linspace((1 - height) / 2, (height - 1) / 2, height, device=images.device, dtype=images.dtype)
-    base = torch.stack(
-        [x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(x).expand(height, width)], dim=-1
-    )
-    half = torch.tensor([width / 2, height / 2], device=images.device, dtype=images.dtype)
-    return (base.view(1, -1, 3) @ (matrices.transpose(1, 2) / half)).view(len(images), height, width, 2)
-
-
-def sample_grid(images: Tensor, grid: Tensor, mode: str, fill: float) -> Tensor:
-    """Images at the places of a grid [B, H, W, 2] (x, y in [-1, 1]), with `fill` outside.
-
-    Between the outermost pixels and the outside, bilinear sampling mixes as torchvision does, with the share that is
-    inside counted twice: once by `grid_sample`, which takes the outside for black, and once for the fill.
-    """
-    if mode == "nearest" and fill == 0:
-        return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
-    with_inside = torch.cat([images, torch.ones_like(images[:, :1])], dim=1)
-    sampled = F.grid_sample(with_inside, grid, mode=mode, padding_mode="zeros", align_corners=False)
-    out, inside = sampled[:, :-1], sampled[:, -1:]
-    if mode == "nearest":
-        return torch.where(inside < 0.5, fill, out)
-    return (out - fill) * inside + fill
+        return sample(images, places, interpolation, fill).clamp(0, 1)  # weights may sum to more by a rounding
+    return sample(images.float(), places, interpolation, round(fill * 255)).round().to(images.dtype)
 
 
 def identity(count: int, device: torch.device | None = None) -> Tensor:

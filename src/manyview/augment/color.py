@@ -392,11 +392,13 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def mean_luma(luma: Tensor) -> Tensor:
-    """Mean over the image, [B, 1, H, W] -> [B, 1, 1, 1], with the same bits in a batch of one as in any other.
+    """Mean over the image, [B, 1, H, W] -> [B, 1, 1, 1], with the same bits in any batch and on any processor.
 
-    A single reduction over height and width would be split among threads only where the batch is small.
+    The lumas are added up as whole parts of 2**-24: how a sum of floats is split, and so how it rounds, is a matter of
+    the batch, the threads and the processor; whole numbers add up to the same in any order.
     """
-    return luma.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
+    total = (luma.double() * 2**24).round().long().sum(dim=(2, 3), keepdim=True)
+    return (total.double() / (2**24 * luma.shape[2] * luma.shape[3])).to(luma.dtype)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:

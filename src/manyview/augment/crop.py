@@ -1,8 +1,7 @@
 """Crops and resizing. All of them record a `box`: top, left, height, width as fractions of the frame they saw.
 
 Resampling is bilinear with antialiasing, as torchvision's `resized_crop` and `resize`: the filter is a triangle as
-wide as the reduction, applied inside the box only. It is linear and separable, so a whole batch with a box an image is
-two batched matrix products.
+wide as the reduction, applied inside the box only. It is separable: rows are mixed first, then columns.
 """
 
 from __future__ import annotations
@@ -178,8 +177,11 @@ class Resize:
         return {"box": whole.repeat(len(sizes), 1)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
-        size = self.output_size(torch.tensor([images.shape[-2:]]))[0]
-        return resample(images, pixels(params["box"], images), (int(size[0]), int(size[1])))
+        height, width = images.shape[-2:]
+        size = as_pair(self.size)
+        if isinstance(self.size, int):  # in plain numbers: those of a tensor would break the graph
+            size = self.size * height // min(height, width), self.size * width // min(height, width)
+        return resample(images, pixels(params["box"], images), size)
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:
         out = self.output_size(sizes)
@@ -254,22 +256,45 @@ def cut(images: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
 
 def resample(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes in pixels [B, 4], each resized to (height, width) with an antialiased triangle filter; float [0, 1]."""
-    height, width = images.shape[-2:]
     boxes = boxes.to(images.device)
-    rows = triangle_weights(boxes[:, 0], boxes[:, 2], height, size[0])
-    columns = triangle_weights(boxes[:, 1], boxes[:, 3], width, size[1])
     images = as_float(images)
-    out = rows[:, None].to(images.dtype) @ images @ columns.transpose(1, 2)[:, None].to(images.dtype)
-    return out.clamp(0, 1)
+    rows = mix_rows(images.permute(0, 2, 1, 3), boxes[:, 0], boxes[:, 2], size[0])  # [B, height, C, W]
+    both = mix_rows(rows.permute(0, 3, 2, 1), boxes[:, 1], boxes[:, 3], size[1])  # [B, width, C, height]
+    return both.permute(0, 2, 3, 1).contiguous().clamp(0, 1)
 
 
-def triangle_weights(start: Tensor, length: Tensor, source: int, target: int) -> Tensor:
-    """Rows of filter weights [B, target, source] that resize [start, start + length) to `target` pixels."""
-    start, length = start.double()[:, None, None], length.double()[:, None, None]
+def mix_rows(rows: Tensor, start: Tensor, length: Tensor, target: int) -> Tensor:
+    """[start, start + length) of each image's rows [B, N, …], with lengths of its own [B], resized to `target` rows.
+
+    The taps of a row are added up one after the other, so that nothing but the image bears on how its sums round.
+    """
+    first, weights = triangle_taps(start, length, rows.shape[1], target)
+    batch = torch.arange(len(rows), device=rows.device)[:, None]
+    shape = (len(rows), target, *(1,) * (rows.ndim - 2))
+    mixed = rows.new_zeros(())
+    for tap, weight in enumerate(weights):
+        at = (first + tap).clamp_max(rows.shape[1] - 1)
+        mixed = mixed + weight.to(rows.dtype).view(shape) * rows[batch, at]
+    return mixed
+
+
+def triangle_taps(start: Tensor, length: Tensor, source: int, target: int) -> tuple[Tensor, list[Tensor]]:
+    """The triangle filter that resizes [start, start + length) within `source` pixels to `target` of them.
+
+    start, length: [B]. Returns the first pixel that each takes, int64 [B, target], and the weights of that and of the
+    following ones, float64 [B, target] each: as many as the largest reduction needs, so that none has to be looked at.
+    """
+    start, length = start.double()[:, None], length.double()[:, None]
     scale = length / target
     reach = scale.clamp_min(1.0)
-    centre = start + scale * (torch.arange(target, device=start.device)[None, :, None] + 0.5)
-    position = torch.arange(source, device=start.device, dtype=torch.float64)[None, None, :] + 0.5
-    weights = (1 - (position - centre).abs() / reach).clamp_min(0)
-    weights = weights * ((position > start) & (position < start + length))
-    return weights / weights.sum(dim=2, keepdim=True)
+    centre = start + scale * (torch.arange(target, device=start.device) + 0.5)
+    first = torch.maximum((centre - reach + 0.5).floor(), start)
+    weights = []
+    for tap in range(math.ceil(2 * max(source / target, 1.0))):
+        position = first + (tap + 0.5)
+        weight = (1 - (position - centre).abs() / reach).clamp_min(0)
+        weights.append(torch.where(position < start + length, weight, 0.0))
+    total = weights[0]
+    for weight in weights[1:]:
+        total = total + weight
+    return first.long(), [weight / total for weight in weights]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manyview.augment.affine import check_resampling, resampling_numbers, sample_grid
+from manyview.augment.affine import check_resampling, resampled, resampling_numbers
 from manyview.augment.op import Params, ViewParams, check_share, where_applied
+from manyview.augment.sampling import projective_places
 from manyview.draws import Draws
 from manyview.engine.program import Code, Column
 
 # top left, top right, bottom right, bottom left: (y, x) of the unit square
 CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0))
-OUTSIDE = 3.0  # in a sampling grid, farther than any pixel reaches
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,9 @@ class Perspective:
         return {"corners": inwards / sizes[:, None], "applied": draws.coin("applied", self.p)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
-        levels = images if images.is_floating_point() else images.float()
         height, width = images.shape[-2:]
-        rows = homography(params["corners"], height, width).to(images.device, levels.dtype)[:, :, :, None, None]
-        y, x = (torch.arange(side, device=images.device, dtype=levels.dtype) + 0.5 for side in (height, width))
-        along_x, along_y, depth = (rows[:, i, 0] * x + rows[:, i, 1] * y[:, None] + rows[:, i, 2] for i in range(3))
-        grid = torch.stack([along_x / (0.5 * width) / depth - 1, along_y / (0.5 * height) / depth - 1], dim=-1)
-        grid = torch.nan_to_num(grid, nan=OUTSIDE).clamp(-OUTSIDE, OUTSIDE)
-        if images.is_floating_point():
-            changed = sample_grid(images, grid, self.interpolation, self.fill).clamp(0, 1)
-        else:
-            changed = sample_grid(levels, grid, self.interpolation, self.fill * 255).round().to(images.dtype)
-        return where_applied(params["applied"], changed, images)
+        places = projective_places(homography(params["corners"], height, width), height, width, images.device)
+        return where_applied(params["applied"], resampled(images, places, self.interpolation, self.fill), images)
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:
         maps = homography(params["corners"], *sizes[0].tolist()).flatten(1)[:, :8]

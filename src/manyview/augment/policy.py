@@ -16,12 +16,12 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from manyview.augment import affine, color, histogram
 from manyview.augment.erase import square
 from manyview.augment.op import as_uint8, check_rgb
+from manyview.augment.sampling import affine_places, sample
 from manyview.draws import Draws
 from manyview.engine.program import Code, Column
 from manyview.errors import unknown
@@ -32,8 +32,8 @@ class PolicyOp:
     """An op of the table: one of three kinds, or none, which is the identity.
 
     unit: what its magnitude counts; empty where it is not looked at. levels: makes grey levels [b, C, h, w] from grey
-    levels and magnitudes [b]. matrix: from magnitudes [b], height and width, the map [b, 2, 3] that `affine.warp`
-    takes. hides: it fills a square around a drawn centre.
+    levels and magnitudes [b]. matrix: from magnitudes [b], height and width, the map [b, 2, 3] that
+    `affine.moved` takes. hides: it fills a square around a drawn centre.
     """
 
     unit: str = ""
@@ -185,21 +185,13 @@ def _where_chosen(
 
 
 def _warp(images: Tensor, matrices: Tensor, level: int, interpolation: str) -> Tensor:
-    """Resamples by maps [B, 2, 3] on the grid of `affine.warp`.
+    """Resamples by maps [B, 2, 3], as `affine.moved`, but for what lies between the outermost pixels and the outside.
 
-    Bilinear sampling mixes the outermost pixels with the fill by their share. So do torchvision's policies where no
-    fill is given; with a given one, and in `affine.warp`, the outside counts twice.
+    There bilinear sampling mixes with the fill by its share. So do torchvision's policies where no fill is given; with
+    a given one, and in `affine.moved`, that share counts twice.
     """
-    floats = images.float()
-    # with the fill's level taken for zero, what comes from outside is the fill
-    out = F.grid_sample(
-        floats - level,
-        affine.grid_of(floats, matrices),
-        mode=interpolation,
-        padding_mode="zeros",
-        align_corners=False,
-    )
-    return (out + level).round().to(torch.uint8)
+    places = affine_places(matrices, *images.shape[-2:], images.device)
+    return sample(images.float(), places, interpolation, level, twice=False).round().to(torch.uint8)
 
 
 def summed(codes: Tensor, magnitudes: Tensor) -> Tensor:

@@ -30,10 +30,22 @@ F, U = np.float32, np.uint64
 ZERO, ONE, TWO, SIX, HALF, TOP = F(0), F(1), F(2), F(6), F(0.5), F(255)
 RED, GREEN, BLUE = F(0.2989), F(0.587), F(0.114)
 ROUND = F(3 << 22)  # added and taken away again, rounds to whole numbers, ties to even
+FINE = F(4096)  # parts of a level that lumas are added up in: 2048 pixels of them fill no more than 31 bits
 BLOCK = 2048  # pixels that a chain of colour steps takes at a time; their floats stay in the nearest cache
 
 exact = compiled(fast=False)  # where ties must fall as in the reference
 fast = compiled(fast=True)
+
+
+@intrinsic
+def fused(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c of float32 numbers, rounded once: written out, since a compiler may fuse on one processor and not on
+    another."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    return types.float32(types.float32, types.float32, types.float32), codegen
 
 
 # ------------------------------------------------------------------------------------------------------- geometry
@@ -98,20 +110,20 @@ def mix_rows(rows: Levels, count: int, weights: Floats, at: int, out: Floats) ->
     r1, w1 = rows[1], weights[1, at]
     if count == 2:
         for i in range(size):
-            out[i] = w0 * F(r0[i]) + w1 * F(r1[i])
+            out[i] = fused(w1, F(r1[i]), w0 * F(r0[i]))
         return
     r2, w2 = rows[2], weights[2, at]
     if count == 3:
         for i in range(size):
-            out[i] = w0 * F(r0[i]) + w1 * F(r1[i]) + w2 * F(r2[i])
+            out[i] = fused(w2, F(r2[i]), fused(w1, F(r1[i]), w0 * F(r0[i])))
         return
     r3, w3 = rows[3], weights[3, at]
     for i in range(size):
-        out[i] = w0 * F(r0[i]) + w1 * F(r1[i]) + w2 * F(r2[i]) + w3 * F(r3[i])
+        out[i] = fused(w3, F(r3[i]), fused(w2, F(r2[i]), fused(w1, F(r1[i]), w0 * F(r0[i]))))
     for tap in range(4, count):
         row, weight = rows[tap], weights[tap, at]
         for i in range(size):
-            out[i] += weight * F(row[i])
+            out[i] = fused(weight, F(row[i]), out[i])
 
 
 @fast
@@ -127,22 +139,25 @@ def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Flo
         if most <= 3:
             for x in range(target):
                 at = U(first[x])
-                r = HALF + w0[x] * row[at] + w1[x] * row[at + U(3)] + w2[x] * row[at + U(6)]
-                g = HALF + w0[x] * row[at + U(1)] + w1[x] * row[at + U(4)] + w2[x] * row[at + U(7)]
-                b = HALF + w0[x] * row[at + U(2)] + w1[x] * row[at + U(5)] + w2[x] * row[at + U(8)]
+                r = fused(w2[x], row[at + U(6)], fused(w1[x], row[at + U(3)], fused(w0[x], row[at], HALF)))
+                g = fused(w2[x], row[at + U(7)], fused(w1[x], row[at + U(4)], fused(w0[x], row[at + U(1)], HALF)))
+                b = fused(w2[x], row[at + U(8)], fused(w1[x], row[at + U(5)], fused(w0[x], row[at + U(2)], HALF)))
                 red[x], green[x], blue[x] = np.uint8(np.int32(r)), np.uint8(np.int32(g)), np.uint8(np.int32(b))
             return
         for x in range(target):
             at = U(first[x])
             v0, v1, v2, v3 = w0[x], w1[x], w2[x], w3[x]
-            r = HALF + v0 * row[at] + v1 * row[at + U(3)] + v2 * row[at + U(6)] + v3 * row[at + U(9)]
-            g = HALF + v0 * row[at + U(1)] + v1 * row[at + U(4)] + v2 * row[at + U(7)] + v3 * row[at + U(10)]
-            b = HALF + v0 * row[at + U(2)] + v1 * row[at + U(5)] + v2 * row[at + U(8)] + v3 * row[at + U(11)]
+            r = fused(v1, row[at + U(3)], fused(v0, row[at], HALF))
+            r = fused(v3, row[at + U(9)], fused(v2, row[at + U(6)], r))
+            g = fused(v1, row[at + U(4)], fused(v0, row[at + U(1)], HALF))
+            g = fused(v3, row[at + U(10)], fused(v2, row[at + U(7)], g))
+            b = fused(v1, row[at + U(5)], fused(v0, row[at + U(2)], HALF))
+            b = fused(v3, row[at + U(11)], fused(v2, row[at + U(8)], b))
             for tap in range(4, count[x]):
                 beyond, w_tap = at + U(3) * U(tap), weights[tap, x]
-                r += w_tap * row[beyond]
-                g += w_tap * row[beyond + U(1)]
-                b += w_tap * row[beyond + U(2)]
+                r = fused(w_tap, row[beyond], r)
+                g = fused(w_tap, row[beyond + U(1)], g)
+                b = fused(w_tap, row[beyond + U(2)], b)
             red[x], green[x], blue[x] = np.uint8(np.int32(r)), np.uint8(np.int32(g)), np.uint8(np.int32(b))
         return
     step = U(channels)
@@ -150,10 +165,10 @@ def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Flo
         plane = out[c]
         for x in range(target):
             at = U(first[x]) + U(c)
-            value = HALF + w0[x] * row[at] + w1[x] * row[at + step]
-            value += w2[x] * row[at + U(2) * step] + w3[x] * row[at + U(3) * step]
+            value = fused(w1[x], row[at + step], fused(w0[x], row[at], HALF))
+            value = fused(w3[x], row[at + U(3) * step], fused(w2[x], row[at + U(2) * step], value))
             for tap in range(4, count[x]):
-                value += weights[tap, x] * row[at + U(tap) * step]
+                value = fused(weights[tap, x], row[at + U(tap) * step], value)
             plane[x] = np.uint8(np.int32(value))
 
 
@@ -258,10 +273,10 @@ def enlarge(
         for x in range(out_w):
             here = U(index[x])
             after, part = here + step, share[x]
-            r0[x] = l0[here] + part * (l0[after] - l0[here])
-            r1[x] = l1[here] + part * (l1[after] - l1[here])
-            r2[x] = l2[here] + part * (l2[after] - l2[here])
-            r3[x] = l3[here] + part * (l3[after] - l3[here])
+            r0[x] = fused(part, l0[after] - l0[here], l0[here])
+            r1[x] = fused(part, l1[after] - l1[here], l1[here])
+            r2[x] = fused(part, l2[after] - l2[here], l2[here])
+            r3[x] = fused(part, l3[after] - l3[here], l3[here])
     scale, last, most = F(box_h) / F(out_h), F(box_h - 1), F(max(box_h - 2, 0))
     below = min(1, box_h - 1) * out_w
     for y in range(out_h):
@@ -273,7 +288,7 @@ def enlarge(
             begin = (c * box_h + int(base)) * out_w
             upper, lower_, out = rows[begin : begin + out_w], rows[begin + below :][:out_w], b[c, to]
             for x in range(out_w):
-                out[x] = np.uint8(np.int32(upper[x] + part * (lower_[x] - upper[x]) + HALF))
+                out[x] = np.uint8(np.int32(fused(part, lower_[x] - upper[x], upper[x]) + HALF))
 
 
 @fast
@@ -549,20 +564,21 @@ def blur(a: Levels, b: Levels, sigma: Any, reach: int, taps: Floats, column: Flo
                 up1, down1 = a[c, mirrored(y - tap, height)], a[c, mirrored(y + tap, height)]
                 up2, down2 = a[c, mirrored(y - second, height)], a[c, mirrored(y + second, height)]
                 for x in range(width):
-                    mixed[x] += w1 * (F(up1[x]) + F(down1[x])) + w2 * (F(up2[x]) + F(down2[x]))
+                    near = fused(w1, F(up1[x]) + F(down1[x]), mixed[x])
+                    mixed[x] = fused(w2, F(up2[x]) + F(down2[x]), near)
             for tap in range(1, reach + 1):
                 column[reach - tap] = column[reach + mirrored(tap, width)]
                 column[reach + width - 1 + tap] = column[reach + mirrored(width - 1 - tap, width)]
             out = row[:width]
             for x in range(width):
-                out[x] = centre * mixed[x] + HALF
+                out[x] = fused(centre, mixed[x], HALF)
             for tap in range(1, reach + 1, 2):
                 second = min(tap + 1, reach)
                 w1, w2 = taps[tap], taps[second] if second > tap else ZERO
                 left1, right1 = column[reach - tap :][:width], column[reach + tap :][:width]
                 left2, right2 = column[reach - second :][:width], column[reach + second :][:width]
                 for x in range(width):
-                    out[x] += w1 * (left1[x] + right1[x]) + w2 * (left2[x] + right2[x])
+                    out[x] = fused(w2, left2[x] + right2[x], fused(w1, left1[x] + right1[x], out[x]))
             levels = b[c, y]
             for x in range(width):
                 levels[x] = np.uint8(np.int32(out[x]))
@@ -589,7 +605,8 @@ def sharpen(a: Levels, b: Levels, factor: Any, columns: Floats) -> None:
                 columns[x] = F(above[x]) + F(here[x]) + F(below[x])
             for x in range(inner):
                 value = F(centre[x])
-                smooth = np.floor((left[x] + middle[x] + right[x] + F(4) * value) * F(1 / 13) + HALF)
+                around = left[x] + middle[x] + right[x]
+                smooth = np.floor(fused(fused(F(4), value, around), F(1 / 13), HALF))
                 out[x] = np.uint8(np.int32(min(max(value + rest * (smooth - value), ZERO), TOP)))
 
 
@@ -606,14 +623,21 @@ def scale_levels(a: Levels, factor: Any, add: Any) -> None:
 @fast
 def mean_luma(red: Levels, green: Levels, blue: Levels) -> Any:
     """Mean luma of an image. Arguments: flat planes."""
-    sums = 0.0
+    r, g, b = np.int64(0), np.int64(0), np.int64(0)
     for start in range(0, red.size, BLOCK):
-        r, g, b = red[start : start + BLOCK], green[start : start + BLOCK], blue[start : start + BLOCK]
-        total = ZERO
-        for i in range(r.size):
-            total += RED * F(r[i]) + GREEN * F(g[i]) + BLUE * F(b[i])
-        sums += float(total)
-    return F(sums / red.size)
+        r += level_sum(red[start : start + BLOCK])
+        g += level_sum(green[start : start + BLOCK])
+        b += level_sum(blue[start : start + BLOCK])
+    return F((float(RED) * r + float(GREEN) * g + float(BLUE) * b) / red.size)
+
+
+@fast
+def level_sum(levels: Levels) -> Any:
+    """Sum of the levels of a block."""
+    total = np.int32(0)
+    for i in range(levels.size):
+        total += np.int32(levels[i])
+    return total
 
 
 @exact
@@ -642,8 +666,9 @@ def gray(a: Levels) -> None:
     """All channels become the luma. a: [3, N]."""
     red, green, blue = a[0], a[1], a[2]
     for i in range(red.size):
-        value = np.uint8(np.int32(RED * F(red[i]) + GREEN * F(green[i]) + BLUE * F(blue[i]) + HALF))
-        red[i], green[i], blue[i] = value, value, value
+        luma = fused(BLUE, F(blue[i]), fused(GREEN, F(green[i]), fused(RED, F(red[i]), HALF)))
+        level = np.uint8(np.int32(luma))
+        red[i], green[i], blue[i] = level, level, level
 
 
 @fast
@@ -681,7 +706,7 @@ def jitter(a: Levels, factors: Floats, order: Floats, floats: Floats) -> None:
         if before == 0:
             mean = mean_luma(a[0], a[1], a[2])
         else:
-            sums = 0.0
+            sums = np.int64(0)
             for start in range(0, size, BLOCK):
                 stop = min(size, start + BLOCK)
                 r, g, b = floats[0, start:stop], floats[1, start:stop], floats[2, start:stop]
@@ -689,7 +714,7 @@ def jitter(a: Levels, factors: Floats, order: Floats, floats: Floats) -> None:
                 for turn in range(turn_of_contrast):
                     color_step(int(order[turn]), factors, r, g, b, ZERO)
                 sums += luma_sum(r, g, b)
-            mean = F(sums / size)
+            mean = F(sums / (float(FINE) * size))
             begin = turn_of_contrast
     for start in range(0, size, BLOCK):
         stop = min(size, start + BLOCK)
@@ -724,10 +749,10 @@ def lower(values: Floats, out: Levels) -> None:
 
 @fast
 def luma_sum(r: Floats, g: Floats, b: Floats) -> Any:
-    """Sum of the lumas of a block."""
-    total = ZERO
+    """Sum of the lumas of a block, in parts of `FINE`: whole numbers add up to the same in any order."""
+    total = np.int32(0)
     for i in range(r.size):
-        total += RED * r[i] + GREEN * g[i] + BLUE * b[i]
+        total += np.int32(fused(BLUE * FINE, b[i], fused(GREEN * FINE, g[i], fused(RED * FINE, r[i], HALF))))
     return total
 
 
@@ -748,18 +773,18 @@ def color_step(kind: int, factors: Floats, r: Floats, g: Floats, b: Floats, mean
     elif kind == 1:
         add = rest * mean
         for i in range(r.size):
-            r[i] = min(max(factor * r[i] + add, ZERO), TOP)
+            r[i] = min(max(fused(factor, r[i], add), ZERO), TOP)
         for i in range(r.size):
-            g[i] = min(max(factor * g[i] + add, ZERO), TOP)
+            g[i] = min(max(fused(factor, g[i], add), ZERO), TOP)
         for i in range(r.size):
-            b[i] = min(max(factor * b[i] + add, ZERO), TOP)
+            b[i] = min(max(fused(factor, b[i], add), ZERO), TOP)
     elif kind == 2:
         for i in range(r.size):
             red, green, blue = r[i], g[i], b[i]
-            add = rest * (RED * red + GREEN * green + BLUE * blue)
-            r[i] = min(max(factor * red + add, ZERO), TOP)
-            g[i] = min(max(factor * green + add, ZERO), TOP)
-            b[i] = min(max(factor * blue + add, ZERO), TOP)
+            add = rest * fused(BLUE, blue, fused(GREEN, green, RED * red))
+            r[i] = min(max(fused(factor, red, add), ZERO), TOP)
+            g[i] = min(max(fused(factor, green, add), ZERO), TOP)
+            b[i] = min(max(fused(factor, blue, add), ZERO), TOP)
     else:
         turn_hue(r, g, b, factor)
 
@@ -776,17 +801,17 @@ def turn_hue(r: Floats, g: Floats, b: Floats, shift: Any) -> None:
         value = max(red, max(green, blue))
         chroma = value - min(red, min(green, blue))
         inverse = F(1 / 6) / max(chroma, F(1e-6))
-        hue = F(4 / 6) + (red - green) * inverse
-        hue = F(2 / 6) + (blue - red) * inverse if value == green else hue
+        hue = fused(red - green, inverse, F(4 / 6))
+        hue = fused(blue - red, inverse, F(2 / 6)) if value == green else hue
         hue = (green - blue) * inverse if value == red else hue
         hue += shift
         # hue - 1/2 and its like, less the nearest whole number
         from_red = hue - F(3 / 6) - np.floor(hue)
         from_green = hue - F(5 / 6) - np.floor(hue - F(2 / 6))
         from_blue = hue - F(1 / 6) - np.floor(hue + F(2 / 6))
-        r[i] = value - chroma * min(max(TWO - SIX * abs(from_red), ZERO), ONE)
-        g[i] = value - chroma * min(max(TWO - SIX * abs(from_green), ZERO), ONE)
-        b[i] = value - chroma * min(max(TWO - SIX * abs(from_blue), ZERO), ONE)
+        r[i] = fused(-chroma, min(max(fused(-SIX, abs(from_red), TWO), ZERO), ONE), value)
+        g[i] = fused(-chroma, min(max(fused(-SIX, abs(from_green), TWO), ZERO), ONE), value)
+        b[i] = fused(-chroma, min(max(fused(-SIX, abs(from_blue), TWO), ZERO), ONE), value)
 
 
 @fast
@@ -872,7 +897,9 @@ def equalize(plane: Levels, counts: Whole) -> None:
 def add_colors(a: Levels, amounts: Floats) -> None:
     """Adds an amount to each channel. a: [C, N]; amounts: [C]."""
     for c in range(a.shape[0]):
-        scale_levels(a[c], ONE, amounts[c] + HALF)
+        plane, amount = a[c], amounts[c] + HALF
+        for i in range(plane.size):
+            plane[i] = np.uint8(np.int32(min(max(F(plane[i]) + amount, ZERO), TOP)))
 
 
 # ----------------------------------------------------------------------------------------------------------- run
