@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import TypedDict
 
 import torch
@@ -266,7 +267,7 @@ class Step(nn.Module):
                     for part, value in parts.items():
                         term = f"{plan.name}.{part}" if part else plan.name
                         terms[term] = terms[term] + weight * value if term in terms else weight * value
-            loss = torch.stack(list(terms.values())).sum()
+            loss = reduce(torch.add, terms.values())  # in the order of the terms, which a sum of a tensor has not
         z = [values[(self.main.spec.name, *pair)].detach().float() for pair in self._watched]
         return {"loss": loss, "terms": terms, "output": self._scores(values), "z": z}
 

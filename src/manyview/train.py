@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -204,9 +205,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             keeps = done % checkpoint_every == 0 or done == clock.steps or stopped
 
             if logs or keeps:
-                means = accelerator.reduce(torch.stack(sums).mean(dim=0), "mean")
+                means = accelerator.reduce(reduce(torch.add, sums) / len(sums), "mean")
                 terms = dict(zip(output["terms"], means.tolist(), strict=True))
-                loss = means.sum().item()
+                loss = sum(terms.values())
                 first_bad = note_failure(first_bad, largest_weight(step), done)
                 if failed := earliest(first_bad, accelerator):
                     break
