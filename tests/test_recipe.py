@@ -318,7 +318,6 @@ def test_unknown_keys_at_every_level(old, new, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("title=5", "title: expected text, got 5"),
         ("title=", "title: expected text, got None"),
         ("seed=-1", "seed: input should be greater than or equal to 0, got -1"),
         ("seed=true", "seed: expected a whole number, got True"),
@@ -350,7 +349,7 @@ def test_unknown_keys_at_every_level(old, new, message):
         ("train.compile=1", "train.compile: expected true or false, got 1"),
         ("train.evaluate_every=0", "train.evaluate_every: input should be greater than or equal to 1, got 0"),
         ("train.log_every=0", "train.log_every: input should be greater than or equal to 1, got 0"),
-        ("train.checkpoint_every=2", "train.checkpoint_every: expected text, got 2"),
+        ("train.checkpoint_every=2", "train: checkpoint_every is written '10 epochs' or '500 steps', got '2'"),
         (
             "train.checkpoint_every=2 days",
             "train: checkpoint_every is written '10 epochs' or '500 steps', got '2 days'",
@@ -926,6 +925,57 @@ def test_an_override_may_be_a_mapping():
     assert [read.branch for read in two.relation_plan[0].all_reads] == ["net", "one"]
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2024",
+        "true",
+        "1e5",
+        "007",
+        "off",
+        "2024-01-01",
+        "1:30",
+        "0x1F",
+        "1_000",
+        "a: b",
+        "[x]",
+        "x #y",
+        "@x",
+        "it's",
+        "a=b",
+    ],
+)
+def test_text_stays_text(written):
+    """What YAML would read as a number, a date, a truth or a list is the folder or title that was written."""
+    recipe = parse_recipe(TEXT, f"data.root={written}", f"title= {written} ")
+    assert (recipe.data.root, recipe.title) == (written, written)
+    assert parse_recipe(recipe.to_yaml()) == recipe
+    if written not in ("a: b", "[x]", "x #y", "@x"):  # which a file must quote
+        inside = parse_recipe(TEXT.replace("{source: digits}", f"{{source: digits, root: {written}}}"))
+        assert inside.data.root == written
+    for quoted in (f'"{written}"', "'" + written.replace("'", "''") + "'"):
+        assert parse_recipe(TEXT, f"data.root={quoted}").data.root == written
+
+
+def test_text_stays_text_inside_calls():
+    recipe = parse_recipe(TEXT, "data.source=hf", "data.source.image=2024", "data.source.val=true", "data.source.test=")
+    assert recipe.data.call.kwargs == {"image": "2024", "val": "true", "test": None}
+    by_position = parse_recipe(TEXT, "data.source=hf('img')", "data.source.image=1e5")
+    assert by_position.data.call.args == ("1e5",)
+    transfer = parse_recipe(TEXT, "evaluate=[\"transfer(root='x')\"]", "evaluate.transfer.root=2024")
+    assert transfer.evaluate == ("transfer(root='2024')",)
+    several = parse_recipe(TEXT, "data.source=folder", "data.source.ignore=[2024, masks]")
+    assert several.data.call.kwargs == {"ignore": ("2024", "masks")}
+    assert parse_recipe(TEXT, "data.source=folder", "data.source.ignore=2024").data.call.kwargs == {"ignore": "2024"}
+    assert parse_recipe(TEXT, "views.a.make.randaugment.m=3").views["a"].make.endswith("randaugment(2, 3)")
+
+
+def test_a_folder_whose_name_is_no_text_stays_itself():
+    recipe = parse_recipe(TEXT, "data.root=caf\udce9")
+    assert recipe.data.root == "caf\udce9"
+    assert parse_recipe(recipe.to_yaml().encode().decode()) == recipe
+
+
 @pytest.mark.parametrize("nothing", ["null", "", "~", " "])
 def test_an_override_may_be_nothing(nothing):
     text = TEXT.replace("train:\n", "train:\n  clip: 2.5\n")
@@ -962,7 +1012,7 @@ def test_an_override_reaches_into_a_default(data):
         ("train.=3", "write key=value, as in train.epochs=10"),
         (".seed=3", "write key=value, as in train.epochs=10"),
         ("train..lr=3", "write key=value, as in train.epochs=10"),
-        ("title=[1", "line 1: not YAML: expected ',' or ']', but got '<stream end>'"),
+        ("evaluate=[1", "line 1: not YAML: expected ',' or ']', but got '<stream end>'"),
         ("views.c.make.flip.p=1", "unknown key 'c'; keys: a, b, many, r, test, two"),
         (
             "view.a.make=flip",

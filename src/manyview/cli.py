@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -11,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError, unknown
+from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError, shown, unknown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,11 +30,14 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder."
 
 def main() -> None:
     """Entry point: turns users' mistakes into one line on stderr and exit code 2, and doubts into one line each."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what its encoding lacks must not end a run
     usual = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, ManyviewWarning):
-            typer.echo(f"manyview: warning: {message}", err=True)
+            _tell(f"warning: {message}")
         else:
             usual(message, category, *where, **more)
 
@@ -41,8 +46,13 @@ def main() -> None:
         try:
             app()
         except ManyviewError as error:
-            typer.echo(f"manyview: {error}", err=True)
+            _tell(error)
             sys.exit(2)
+
+
+def _tell(what: object) -> None:
+    """One line on stderr."""
+    typer.echo(f"manyview: {shown(what)}", err=True)
 
 
 @app.command()
@@ -138,11 +148,29 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES…", help="Image files, or folders of them.")],
     aggregate: Annotated[bool, typer.Option("--aggregate", help="Average over the orbit (SLA+AG).")] = False,
 ) -> None:
-    """Classifies image files: one line a file, with tabs between file, class and probability."""
-    from manyview.predict import predict_files
+    """Classifies image files: one line a file, with tabs between file, class and probability.
 
-    for line in predict_files(run, images, aggregate):
-        typer.echo(f"{line.path}\t{line.label}\t{line.probability:.4f}")
+    Tabs, ends of lines and backslashes in names are escaped. A file that cannot be read is told on stderr, and the
+    others follow; the exit code is 1 then, unless the run's own data.on_bad_image is skip.
+    """
+    from manyview.predict import image_files, predict_files
+    from manyview.run import Run
+
+    data, bad = Run(run).recipe().data, 0
+
+    def unread(error: Exception) -> None:
+        nonlocal bad
+        bad += 1
+        _tell(error)
+
+    files, notes = image_files(images, data.stored)
+    for line in predict_files(run, files, aggregate, unread):
+        name = str(line.path) if os.sep == "\\" else str(line.path).replace("\\", "\\\\")
+        typer.echo(f"{shown(name)}\t{shown(line.label)}\t{line.probability:.4f}")
+    for note in notes:
+        _tell(note)
+    if bad and data.on_bad_image != "skip":
+        sys.exit(1)
 
 
 @app.command()
@@ -159,23 +187,31 @@ def views(
     """Draws a contact sheet: a row an image, a column a view, parameters in the captions."""
     import numpy as np
 
-    from manyview.data import decode, open_splits
+    from manyview.data import open_splits
     from manyview.data.loader import read_images
-    from manyview.predict import image_files
+    from manyview.predict import image_files, read_files
     from manyview.recipe import load_recipe
     from manyview.sheet import contact_sheet, save_png
 
     given = images or []
     overrides = [text for text in given if "=" in text and not Path(text).exists()]
-    paths = image_files([Path(text) for text in given if text not in overrides])
     loaded = load_recipe(recipe, *overrides)
-    pictures: Any = [decode(path, str(path), loaded.data.stored) for path in paths]
-    names, index = [path.name for path in paths], list(range(len(paths)))
-    if not paths:
+    paths, notes = image_files([Path(text) for text in given if text not in overrides], loaded.data.stored)
+    skips = loaded.data.on_bad_image == "skip"
+    pictures: Any
+    if paths:
+        paths, pictures = read_files(paths, loaded.data.stored, _tell if skips else None)
+        names, index = [shown(path.name) for path in paths], list(range(len(paths)))
+    else:
         train = open_splits(loaded.data, loaded.seed).train
-        pictures, kept, _ = read_images(train, np.arange(min(count, len(train))))
+        pictures, kept, told = read_images(train, np.arange(min(count, len(train))), skips)
+        notes += told
         names, index = [f"image {train.index[i]}" for i in kept], [int(train.index[i]) for i in kept]
+    if not names:
+        raise DataError("none of the images could be read")
     save_png(contact_sheet(loaded, pictures, names, index, epoch, columns=columns), out)
+    for note in notes:
+        _tell(note)
     console.print(f"drew {len(names)} images, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True)
 
 
@@ -234,7 +270,7 @@ def replay(
     images, kept, _ = batches.read(together, epoch)
     if position not in kept:
         raise DataError(f"image {index} cannot be read: it was skipped in training")
-    name = f"{train.name(position)}, index {index}, epoch {epoch}"
+    name = f"{shown(train.name(position))}, index {index}, epoch {epoch}"
     row, names = kept.tolist().index(position), [name] * len(kept)
     save_png(contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row]), out)
     console.print(f"drew {name}, seed {recipe.seed}: {out}", soft_wrap=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class ManyviewError(Exception):
@@ -36,6 +39,21 @@ class Interrupted(RunError):
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line; its name where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def shown(text: object) -> str:
+    r"""A name as a line of text: ends of lines and other control characters, and bytes that are no text, are escaped.
+
+    >>> shown("caf\udce9\n.png")
+    'caf\\xe9\\n.png'
+    """
+    return _NOT_SHOWN.sub(_escape, str(text))
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    # bytes of a file's name that are not in the system's encoding are kept by Python as U+DC80 to U+DCFF
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else found[0].encode("unicode_escape").decode()
 
 
 def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -36,9 +37,22 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_atomically(path, write)
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, opened to be read. Raises OSError for all else, such as pipes, which could keep one waiting."""
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("neither a file nor a link to one")
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # which to open a named pipe would otherwise do
+
+
 def write_text(path: Path, text: str) -> None:
-    """A text file, UTF-8."""
-    write_bytes(path, text.encode())
+    """A text file, UTF-8; bytes of file names that are no text stand in it as escapes."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from manyview.branches import LOGITS
-from manyview.data import decode
-from manyview.data.folder import ARRAYS, EXTENSIONS
+from manyview.data import BadImage, Stored, decode
+from manyview.data.search import find
 from manyview.environment import best_device
-from manyview.errors import DataError, RunError
+from manyview.errors import DataError, RunError, shown
 from manyview.run import Run
 
 AT_ONCE = 64
+Unread = Callable[[BadImage], None]
 
 
 @dataclass(frozen=True)
@@ -25,15 +28,18 @@ class Prediction:
     probability: float
 
 
-def predict_files(run: Path, paths: Sequence[Path], aggregated: bool = False) -> Iterator[Prediction]:
-    """Predictions in the order of the files; folders are searched. aggregated: average over the orbit (SLA+AG).
+def predict_files(
+    run: Path, paths: Sequence[Path], aggregated: bool = False, unread: Unread | None = None
+) -> Iterator[Prediction]:
+    """Predictions in the order of the files; folders are searched, see `image_files`.
 
-    Raises DataError for files that cannot be read, RunError for a run without a classifier.
+    aggregated: average over the orbit (SLA+AG). unread: is given what is wrong with each file that cannot be read,
+    after which the others follow; without it that is raised, as BadImage.
+    Raises DataError for files that are not there, RunError for a run without a classifier.
     """
     folder = Run(run)
     recipe = folder.recipe()
-    stored = recipe.data.stored
-    files = image_files(paths, EXTENSIONS if stored is None else EXTENSIONS + ARRAYS)
+    files, _ = image_files(paths, recipe.data.stored)
     if not files:
         raise DataError("no images given; name files or folders")
     step = folder.step(recipe, best_device())
@@ -41,25 +47,48 @@ def predict_files(run: Path, paths: Sequence[Path], aggregated: bool = False) ->
     if step.classifier is None or not classes:
         raise RunError(f"{run} trained no classifier, so it cannot predict classes")
     for start in range(0, len(files), AT_ONCE):
-        part = files[start : start + AT_ONCE]
-        images = [decode(path, str(path), stored) for path in part]
+        part, images = read_files(files[start : start + AT_ONCE], recipe.data.stored, unread)
+        if not images:
+            continue
         result = step.predict(images, aggregated=aggregated)
         chances = result["aggregated" if aggregated else LOGITS].softmax(dim=1)
         for path, row in zip(part, chances, strict=True):
             yield Prediction(path, classes[int(row.argmax())], float(row.max()))
 
 
-def image_files(paths: Sequence[Path], extensions: Sequence[str] = EXTENSIONS) -> list[Path]:
-    """The files named, and the images in the folders named, sorted within each. Raises DataError."""
+def image_files(paths: Sequence[Path], stored: Stored | None = None) -> tuple[list[Path], list[str]]:
+    """The files named, and the images in the folders named, found as for training and sorted within each folder.
+
+    Also a line for each folder in which something was left out. Raises DataError for what is not there.
+    """
     files: list[Path] = []
+    notes: list[str] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in extensions and p.is_file())
-            if not found:
-                raise DataError(f"no images in {path}; looked for {', '.join(sorted(extensions))}")
-            files += found
-        elif path.is_file():
+            found = find([path], arrays=stored is not None)
+            if not found.files[0]:
+                raise DataError(f"no images in {shown(path)}" + (f" ({found.note()})" if found.left_out else ""))
+            files += [path / name for name in found.files[0]]
+            notes += [f"{shown(path)}: {found.note()}"] if found.left_out else []
+        elif path.exists():
             files.append(path)
         else:
-            raise DataError(f"no such file: {path}")
-    return files
+            raise DataError(f"no such file: {shown(path)}")
+    return files, notes
+
+
+def read_files(
+    paths: Sequence[Path], stored: Stored | None, unread: Unread | None = None
+) -> tuple[list[Path], list[Tensor]]:
+    """The files that can be read, and their images. unread: see `predict_files`."""
+    kept: list[Path] = []
+    images: list[Tensor] = []
+    for path in paths:
+        try:
+            images.append(decode(path, shown(path), stored))
+            kept.append(path)
+        except BadImage as error:
+            if unread is None:
+                raise
+            unread(error)
+    return kept, images

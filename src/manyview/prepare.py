@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,36 @@ import numpy as np
 
 from manyview.data import BadImage, Splits, preload
 from manyview.data.loader import read_images
+from manyview.errors import ManyviewWarning, RecipeError
 from manyview.progress import Display
-from manyview.recipe import Data
+from manyview.recipe import Data, Train
 from manyview.step import Step
+
+
+def images_together(train: Train, images: int, world: int) -> int:
+    """How many images a process draws at once, of so many for training. Raises RecipeError if there is none.
+
+    Warns where a batch is larger than the data: it is all of them then, whatever lr was meant for it.
+    """
+    parts = world * train.accumulate
+    if train.batch_size % parts:
+        raise RecipeError(
+            f"train.batch_size: {train.batch_size} is not divisible by {world} processes x {train.accumulate} parts"
+        )
+    if images < parts:
+        raise RecipeError(
+            f"train.accumulate: {images:,} training images are too few for {world} processes x {train.accumulate} "
+            f"parts of a batch"
+        )
+    whole = images - images % parts
+    if images < train.batch_size:
+        warnings.warn(
+            f"train.batch_size is {train.batch_size:,}, but there are {images:,} training images: each update sees "
+            f"{whole:,} and is an epoch; train.batch_size={max(parts, whole // 4 // parts * parts)} would make several",
+            ManyviewWarning,
+            stacklevel=2,
+        )
+    return min(train.batch_size, whole) // parts
 
 
 def rehearse(step: Step, splits: Splits, together: int = 2) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from manyview.augment import OPS
 from manyview.augment.op import COUNTABLE
 from manyview.branches import LOGITS, BranchSpec, parse_branches
 from manyview.data.decode import MOST_CHANNELS, Stored
-from manyview.data.sources import bind_source
+from manyview.data.sources import SOURCES, bind_source
 from manyview.ema import Ema
 from manyview.errors import ManyviewError, RecipeError, unknown
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
@@ -26,6 +26,7 @@ from manyview.optimize import SCHEDULES, check_training, parts
 from manyview.readouts import RelationPlan, plan_relations, unique_name
 from manyview.rehearse import rehearse
 from manyview.relations import LEARN_FROM_LABELS, RELATIONS
+from manyview.texts import argument_kind, keep_texts, text_kind, text_value
 from manyview.views import TEST, PlannedView, ViewSpec, plan_views, with_sources
 
 
@@ -212,6 +213,7 @@ def parse_recipe(text: str, *overrides: str) -> Recipe:
     raw = read_yaml(text)
     if not isinstance(raw, dict):
         raise RecipeError("expected a mapping with views, branches, relations and train")
+    keep_texts(raw, text, Recipe)
     _drop_replaced_length(raw, overrides)
     for override in overrides:
         apply_override(raw, override)
@@ -337,7 +339,9 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         raise RecipeError(f"override {override!r}: write key=value, as in train.epochs=10")
     try:
         _write_out_default(raw, path)
-        _set(raw, path, read_yaml(text) if text.strip() else None)
+        kind = text_kind(Recipe, path)
+        value = text_value(text, kind) if kind else read_yaml(text) if text.strip() else None
+        _set(raw, path, value, text)
     except RecipeError as error:
         raise RecipeError(f"override {override!r}: {error}") from None
 
@@ -351,7 +355,7 @@ def _write_out_default(raw: dict[str, Any], path: list[str]) -> None:
             section.setdefault(path[1], defaults[path[1]])
 
 
-def _set(container: Any, path: list[str], value: Any) -> None:
+def _set(container: Any, path: list[str], value: Any, text: str) -> None:
     head, rest = path[0], path[1:]
     position: Any = head
     if isinstance(container, list):
@@ -369,9 +373,9 @@ def _set(container: Any, path: list[str], value: Any) -> None:
         container[position] = {}
     inner = container[position]
     if isinstance(inner, str):
-        container[position] = _set_in_call(inner, rest, value, head)
+        container[position] = _set_in_call(inner, rest, value, head, text)
     else:
-        _set(inner, rest, value)
+        _set(inner, rest, value, text)
 
 
 def _position(lines: list[Any], name: str) -> int:
@@ -384,8 +388,8 @@ def _position(lines: list[Any], name: str) -> int:
     raise RecipeError(unknown("line", name, seen))
 
 
-def _set_in_call(text: str, path: list[str], value: Any, where: str) -> str:
-    calls = parse_pipeline(text, where)
+def _set_in_call(written: str, path: list[str], value: Any, where: str, text: str) -> str:
+    calls = parse_pipeline(written, where)
     if len(path) == 1 and len(calls) == 1:
         at = 0
     elif len(path) == 2:
@@ -394,9 +398,11 @@ def _set_in_call(text: str, path: list[str], value: Any, where: str) -> str:
             raise RecipeError(unknown("call", path[0], names))
         at = names.index(path[0])
     else:
-        raise RecipeError(f"'{text}' holds calls; write {where}.<call>.<argument>=value")
+        raise RecipeError(f"'{written}' holds calls; write {where}.<call>.<argument>=value")
     call, key = calls[at], path[-1]
-    if isinstance(value, str) and isinstance(call.kwargs.get(key), Name):
+    if kind := argument_kind(_factory(call.name), key):
+        value = text_value(text, kind)
+    elif isinstance(value, str) and isinstance(call.kwargs.get(key), Name):
         value = Name(value)
     elif isinstance(value, str) and "(" in value:
         value = parse_value(value, where)
@@ -412,7 +418,8 @@ def _set_in_call(text: str, path: list[str], value: Any, where: str) -> str:
 
 def _factory(name: str) -> Any:
     """What a call builds, for the names of its positions; None where all arguments have names."""
-    known: dict[str, Any] = {"ema": Ema, **RELATIONS, **OPS, **SCHEDULES, **PROTOCOLS}
+    sources = {name: partial(source, None) for name, source in SOURCES.items()}  # the folder is no argument there
+    known: dict[str, Any] = {"ema": Ema, **RELATIONS, **OPS, **SCHEDULES, **PROTOCOLS, **sources}
     return known.get(name)
 
 

@@ -166,7 +166,8 @@ def mark_of(images: Images | None) -> dict[str, Any] | None:
         return None
     digest = hashlib.blake2b(images.labels.tobytes(), digest_size=16)
     for position in range(len(images)):
-        digest.update(Path(images.name(position)).name.encode())
+        # the very bytes of a file's name, which need not be text
+        digest.update(Path(images.name(position)).name.encode(errors="surrogateescape"))
     return {"count": len(images), "index": _ranges(images.index.tolist()), "digest": digest.hexdigest()}
 
 

@@ -34,7 +34,7 @@ from manyview.health import PATIENCE, collapse_message, health, steps_low
 from manyview.interrupt import interruptible
 from manyview.metrics import Metrics
 from manyview.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, steps_of, sync_batchnorm
-from manyview.prepare import in_memory, rehearse
+from manyview.prepare import images_together, in_memory, rehearse
 from manyview.progress import Display
 from manyview.recipe import Recipe
 from manyview.run import Run
@@ -68,11 +68,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     protocols = parse_protocols(recipe.evaluate)
     check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
     check_protocols(protocols, splits)
-    if config.batch_size % (world * config.accumulate):
-        raise RecipeError(
-            f"train.batch_size: {config.batch_size} is not divisible by {world} processes x {config.accumulate} parts"
-        )
-    part = config.batch_size // (world * config.accumulate)
+    part = images_together(config, len(splits.train), world)
     clock = clock_of(config, len(splits.train))
 
     # ---------------------------------------------------------------------------------------------- step

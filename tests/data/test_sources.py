@@ -388,7 +388,8 @@ def test_folder_with_given_splits(tmp_path):
     assert splits.test.labels.tolist() == [1]
     assert splits.train.read(0).amax((1, 2))[2] > 240
     assert splits.train.size is None
-    assert splits.note == "3 train, no val, 1 test"
+    left_out = "left out: 3 hidden, 1 of other kinds (1 .txt)"
+    assert splits.note == f"3 train, no val, 1 test; test has no image of 'cat'; {left_out}"
 
 
 def test_folder_of_class_folders_is_split_by_seed(tmp_path):
@@ -403,16 +404,19 @@ def test_folder_of_class_folders_is_split_by_seed(tmp_path):
 
 
 def test_folder_errors(tmp_path):
-    fails(r"source 'folder' needs data\.root; expected root/train/CLASS/.*", "folder")
-    fails(r"no folder .*gone; expected root/train/CLASS/.*", "folder", root=tmp_path / "gone")
+    cure = r"say data\.source=folder data\.root=DIR; expected root/train/CLASS/.*"
+    fails(rf"source 'folder' needs data\.root: {cure}", "folder")
+    fails(rf"no folder .*gone; {cure}", "folder", root=tmp_path / "gone")
     fails(r"no class folders in .*; expected root/train/CLASS/.*", "folder", root=tmp_path)
     (tmp_path / "train/cat").mkdir(parents=True)
-    fails(r"no images in .*cat; expected files that end in \.jpg .*\.ppm", "folder", root=tmp_path)
+    fails(r"no images in .*train/cat; expected root/train/CLASS/.*", "folder", root=tmp_path)
     picture(tmp_path / "train/cat/1.png")
+    fails(rf"a file, not a folder: .*1\.png; {cure}", "folder", root=tmp_path / "train/cat/1.png")
     fails(r"train has only one class \('cat'\); at least two are needed, or .*", "folder", root=tmp_path)
     picture(tmp_path / "train/dog/1.png")
     picture(tmp_path / "val/cow/1.png")
-    fails(r".*val has classes that train has not: cow", "folder", root=tmp_path)
+    way = re.escape("""data.source="folder(ignore='cow')\"""")
+    fails(rf".*val has classes that train has not: cow; .* say {way}", "folder", root=tmp_path)
 
 
 def test_a_bad_file_is_named_when_read(tmp_path):

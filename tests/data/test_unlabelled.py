@@ -195,7 +195,8 @@ def test_images_directly_in_the_root_are_unlabelled(tmp_path):
     assert [splits.train.name(row) for row in range(3)] == [str(tmp_path / f"{n}.png") for n in (1, 2, 3)]
     assert splits.train.labels.tolist() == [-1, -1, -1]
     assert int(splits.train.read(2).max()) == 3
-    assert splits.note == "3 train without labels, no val, no test; no class folders"
+    left_out = "left out: 1 hidden, 1 of other kinds (1 .txt)"
+    assert splits.note == f"3 train without labels, no val, no test; no class folders; {left_out}"
 
 
 def test_loose_images_beside_class_folders_are_left_out(tmp_path):
@@ -214,7 +215,7 @@ def test_all_images_below_the_root_on_request(tmp_path):
     splits = open_("folder", root=tmp_path, val_fraction=0, options={"labels": None})
     assert [splits.train.name(row) for row in range(4)] == [str(tmp_path / name) for name in names[:4]]
     assert splits.train.labels.tolist() == [-1] * 4
-    assert splits.note == "4 train without labels, no val, no test"
+    assert splits.note == "4 train without labels, no val, no test; left out: 1 hidden"
 
 
 def test_splits_without_labels_in_folders(tmp_path):
@@ -223,7 +224,8 @@ def test_splits_without_labels_in_folders(tmp_path):
     splits = open_("folder", root=tmp_path)
     assert splits.classes == ("cat", "dog")
     assert [images.labels.tolist() for images in (splits.train, splits.val, splits.test)] == [[-1, -1], [0], [1, 1]]
-    assert splits.note == "2 train without labels, 1 val, 2 test; no class folders"
+    missing = "val has no image of 'dog'; test has no image of 'cat'"
+    assert splits.note == f"2 train without labels, 1 val, 2 test; no class folders; {missing}"
     none = open_("folder", root=tmp_path, options={"labels": None})
     assert none.classes == ()
     assert {*none.val.labels, *none.test.labels} == {-1}
@@ -232,8 +234,9 @@ def test_splits_without_labels_in_folders(tmp_path):
 def test_folder_mistakes(tmp_path):
     line = r"data\.source: unknown value of labels 'none'; did you mean 'None'\? values: None, folders"
     fails(line, "folder", root=tmp_path, options={"labels": "none"})
-    fails(r"no class folders in .*; expected root/train/CLASS/.* without labels .*", "folder", root=tmp_path)
-    fails(r"no images in .*; expected files that .*", "folder", root=tmp_path, options={"labels": None})
+    line = r"no {} in .*; expected root/train/CLASS/.* without labels .*"
+    fails(line.format("class folders"), "folder", root=tmp_path)
+    fails(line.format("images"), "folder", root=tmp_path, options={"labels": None})
 
 
 # --- torchvision ---

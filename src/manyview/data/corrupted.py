@@ -51,7 +51,7 @@ class Corrupted:
         place = self._place(name, severity)
         if not self.tree:
             return self._rows(place, severity, classes)
-        found = folder(place, download=False)
+        found = folder(place, split="none", download=False)
         known = {each: label for label, each in enumerate(classes)}
         strange = [each for each in found.classes if each not in known]
         if strange or not found.classes:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, BinaryIO, final
 
 import numpy as np
 import simplejpeg
@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from manyview.errors import DataError
+from manyview.files import open_regular
 
 MOST_CHANNELS = 16
 SCALES = (8, 4, 2)  # what a JPEG's blocks of 8 can be decoded at, the coarsest first
@@ -85,7 +86,8 @@ def decode(data: bytes | Path, name: str, stored: Stored | None = None, scale: i
     empty, truncated, without pixels or not an image, or holds numbers that have no agreed range.
     """
     with _naming(name):
-        content = data.read_bytes() if isinstance(data, Path) else data
+        with _opened(data) as file:
+            content = file.read()
         if not content:
             raise ValueError("the file is empty (0 bytes)")
         pixels = _rgb(content, scale) if stored is None else _stored(content, scale)
@@ -101,7 +103,7 @@ def size_of(data: bytes | Path) -> tuple[int, int] | None:
 
     None for all other files, the unreadable included: `decode` tells more about them.
     """
-    with suppress(Exception), Image.open(data if isinstance(data, Path) else io.BytesIO(data)) as image:
+    with suppress(Exception), _opened(data) as file, Image.open(file) as image:
         if _is_scalable(image):
             width, height = image.size
             return (width, height) if _TURNS.get(_orientation(image), (False,))[0] else (height, width)
@@ -121,6 +123,10 @@ def scale_for(boxes: Tensor, sizes: Tensor) -> int:
 def unit(pixels: Tensor) -> Tensor:
     """uint16 as float32 in [0, 1], `value / 65535`; other types as they are."""
     return pixels.to(torch.float32) / 65535 if pixels.dtype == torch.uint16 else pixels
+
+
+def _opened(data: bytes | Path) -> BinaryIO:
+    return open_regular(data) if isinstance(data, Path) else io.BytesIO(data)
 
 
 @contextmanager

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import final
 
 import numpy as np
 
 from manyview.data.decode import Stored
 from manyview.data.images import FolderImages, pack
+from manyview.data.layout import layout_of, listed, role_of
+from manyview.data.search import Found, find, images_in
 from manyview.data.splits import RawSplits
-from manyview.errors import DataError, unknown
+from manyview.errors import DataError, shown, unknown
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-ARRAYS = (".npy",)  # read where images are taken as they are stored
 LAYOUT = (
     "expected root/train/CLASS/*.jpg (val and test beside train are optional), or root/CLASS/*.jpg; "
     "without labels root/train/*.jpg or root/*.jpg"
@@ -21,17 +26,31 @@ LAYOUT = (
 
 
 def folder(
-    root: Path | None, labels: str | None = "folders", *, download: bool, stored: Stored | None = None
+    root: Path | None,
+    labels: str | None = "folders",
+    split: str = "auto",
+    ignore: str | tuple[str, ...] = (),
+    *,
+    download: bool,
+    stored: Stored | None = None,
 ) -> RawSplits:
     """Image files in one of two layouts; `download` is not used. `stored`: see `decode`.
 
-    - `root/train/CLASS/…`, `root/val/CLASS/…` and `root/test/CLASS/…`: splits as given. Where only one of val and
-      test is there, as in ImageNet's usual layout, it is the test split, kept for the one final figure; what is chosen
-      during training is chosen on images held out of train.
+    - `root/train/CLASS/…`, `root/val/CLASS/…` and `root/test/CLASS/…`: splits as given, under any usual name of theirs
+      (`Training`, `valid`, `dev`, `Test_set`, …). Where only one of val and test is there, as in ImageNet's usual
+      layout, it is the test split, kept for the one final figure; what is chosen during training is chosen on images
+      held out of train.
     - `root/CLASS/…`: one set of images, from which test and val are taken, `val_fraction` each.
 
-    Classes are the folders' names, sorted. In each, files are searched recursively in sorted order, by
-    extension (`EXTENSIONS`, in any case, and with `stored` also `.npy`); what begins with a dot is skipped.
+    `split`: "auto" decides between them by names and by what lies in the folders, says so where there is a doubt, and
+    refuses where both are as likely; "folders" makes splits of folders with such names, and leaves a val a val; "none"
+    makes all folders classes, also one called `train`. `ignore`: folders that are left out, at any depth: a name, a
+    pattern such as '*_masks', or several, as in ('annotations', 'masks').
+
+    Classes are the folders' names, sorted. In each, files are searched recursively, in sorted order: all that Pillow
+    reads, by extension, or by its first bytes where the extension is none that is known, and with `stored` also `.npy`.
+    What begins with a dot is left out. Links are followed; each real folder or file is read once. The run's line on
+    its data counts what was left out.
 
     A split has no labels if images lie in its own folder and in none of the folders there, or, whatever the folders,
     with `labels=None`: then all images below it are taken, sorted by path. Images that lie beside class folders with
@@ -41,63 +60,113 @@ def folder(
     if labels not in ("folders", None):
         raise DataError(f"data.source: {unknown('value of labels', labels, ['folders', 'None'], 'values')}")
     if root is None:
-        raise DataError(f"source 'folder' needs data.root; {LAYOUT}")
+        raise DataError(f"source 'folder' needs data.root: say data.source=folder data.root=DIR; {LAYOUT}")
     if not root.is_dir():
-        raise DataError(f"no folder {root}; {LAYOUT}")
-    extensions = EXTENSIONS + ARRAYS if stored else EXTENSIONS
-    divided = (root / "train").is_dir()
-    parents = {"train": root}
-    if divided:
-        parents = {split: root / split for split in ("train", "val", "test") if (root / split).is_dir()}
-    own = {split: _classes(parent, extensions) if labels else () for split, parent in parents.items()}
+        what = "a file, not a folder:" if root.is_file() else "no folder"
+        raise DataError(f"{what} {shown(root)}; say data.source=folder data.root=DIR; {LAYOUT}")
+    patterns, arrays = (ignore,) if isinstance(ignore, str) else ignore, stored is not None
+    layout = layout_of(root, split, arrays, patterns)
+    places = {role: root / name for role, name in layout.splits.items()} or {"train": root}
+    found = find([*places.values()], arrays, patterns)
+    parts = {role: _part(place, found, number) for number, (role, place) in enumerate(places.items())}
+    _check(parts, found, labels, partial(_without, labels, split, patterns))
+    own = {role: part.classes if labels else () for role, part in parts.items()}
     classes = own["train"] or tuple(sorted(set().union(*own.values())))
-    given: dict[str, FolderImages] = {}
-    for split, parent in parents.items():
-        extra = sorted(set(own[split]) - set(classes))
+    splits = {role: part.images(classes if own[role] else (), stored) for role, part in parts.items()}
+    remarks = [layout.remark, "" if not labels or own["train"] else "no class folders"]
+    if beside := sum(len(part.loose) for role, part in parts.items() if own[role]):
+        remarks.append(f"{beside:,} beside class folders left out")
+    if layout.splits and (beside := images_in(root, arrays)):
+        remarks.append(f"{beside:,} beside the folders of splits left out")
+    for role in splits:
+        if own[role] and (missing := sorted(set(classes) - set(own[role]))):
+            remarks.append(f"{role} has no image of {listed(missing)}")
+    if not layout.splits and labels:
+        remarks.append(_splits_inside(parts["train"]))
+    remark = "; ".join(filter(None, [*remarks, found.note()]))
+    return RawSplits(splits["train"], splits.get("val"), splits.get("test"), classes, not layout.splits, remark)
+
+
+@final
+@dataclass(frozen=True)
+class _Part:
+    """What lies in the folder of one split: images right in it, and those of each folder there, none perhaps."""
+
+    place: Path
+    loose: list[str]
+    by_folder: dict[str, list[str]]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the folders with images, sorted."""
+        return tuple(sorted(name for name, files in self.by_folder.items() if files))
+
+    @property
+    def empty(self) -> list[str]:
+        """Names of the folders without."""
+        return sorted(name for name, files in self.by_folder.items() if not files)
+
+    def images(self, classes: tuple[str, ...], stored: Stored | None) -> FolderImages:
+        """The images of the classes, labelled in their order; without classes all images, unlabelled."""
+        groups = [self.by_folder.get(name, []) for name in classes]
+        labels = np.repeat(np.arange(len(groups)), [len(files) for files in groups])
+        paths = [path for files in groups for path in files]
+        if not classes:
+            paths = sorted([*self.loose, *(path for files in self.by_folder.values() for path in files)])
+            labels = np.full(len(paths), -1)
+        return FolderImages(self.place, pack(paths), labels.astype(np.int64), np.arange(len(paths)), stored)
+
+
+def _part(place: Path, found: Found, number: int) -> _Part:
+    part = _Part(place, [], {name: [] for name in found.folders[number]})
+    for path in found.files[number]:
+        first, below, _ = path.partition(os.sep)
+        (part.by_folder[first] if below else part.loose).append(path)
+    return part
+
+
+def _check(parts: dict[str, _Part], found: Found, labels: str | None, without: Callable[..., str]) -> None:
+    """Raises `DataError` for splits without images, and for folders that can be no classes. without: what to say."""
+    left_out = f" ({found.note()})" if found.left_out else ""
+    train = parts["train"]
+    for role, part in parts.items():
+        if not part.loose and not part.classes:
+            cure = "" if role == "train" else f"; to leave it out, say {without(part.place.name)}"
+            where = shown(part.place / part.empty[0] if part.empty else part.place)
+            what = "images" if part.empty or not labels else "class folders"
+            raise DataError(f"no {what} in {where}{left_out}; {LAYOUT}{cure}")
+        extra = sorted(set(part.classes) - set(train.classes)) if labels and train.classes else []
         if extra:
-            raise DataError(f"{parent} has classes that train has not: {', '.join(extra)}")
-        given[split] = _images(parent, classes if own[split] else (), extensions, stored)
-    if "test" not in given and "val" in given:
-        given["test"] = given.pop("val")
-    remark = "no class folders" if labels and not own["train"] else ""
-    if beside := sum(len(_loose(parents[split], extensions)) for split in parents if own[split]):
-        remark = f"{beside:,} beside class folders left out"
-    return RawSplits(given["train"], given.get("val"), given.get("test"), classes, not divided, remark)
+            raise DataError(
+                f"{shown(part.place)} has classes that train has not: {', '.join(map(shown, extra))}; to leave out "
+                f"what is no class, say {without(*extra)}"
+            )
+    if labels and train.classes and train.empty:
+        raise DataError(
+            f"no images in {listed(train.empty)} of {shown(train.place)}{left_out}; a class needs some; to leave out "
+            f"what is no class, say {without(*train.empty)}"
+        )
+    if labels and len(parts) == len(train.classes) == 1 and not train.loose:
+        inside = {path.split(os.sep)[1] for path in train.by_folder[train.classes[0]] if path.count(os.sep) > 1}
+        if len(inside) > 1:
+            place = shown(train.place / train.classes[0])
+            raise DataError(
+                f"all images lie in one folder of {shown(train.place)}; say data.root={shlex.quote(place)}; {LAYOUT}"
+            )
 
 
-def _classes(parent: Path, extensions: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the class folders; none if images lie in `parent` itself, and in none of its folders."""
-    found = sorted(entry.name for entry in os.scandir(parent) if entry.name[0] != "." and entry.is_dir())
-    if _loose(parent, extensions) and not any(_files(parent, name, extensions) for name in found):
-        return ()
-    if not found:
-        raise DataError(f"no class folders in {parent}; {LAYOUT}")
-    return tuple(found)
+def _without(labels: str | None, split: str, ignored: tuple[str, ...], *names: str) -> str:
+    """What to say to leave out folders, beside all that was said."""
+    ignore = (*ignored, *names)
+    said = [] if labels else ["labels=None"]
+    said += [] if split == "auto" else [f"split={split!r}"]
+    return f'data.source="folder({", ".join([*said, f"ignore={ignore[0] if len(ignore) == 1 else ignore!r}"])})"'
 
 
-def _loose(parent: Path, extensions: tuple[str, ...]) -> list[str]:
-    """Image files in `parent` itself."""
-    entries = [entry for entry in os.scandir(parent) if entry.name[0] != "."]
-    return [entry.name for entry in entries if entry.name.lower().endswith(extensions) and entry.is_file()]
-
-
-def _images(parent: Path, classes: tuple[str, ...], extensions: tuple[str, ...], stored: Stored | None) -> FolderImages:
-    """The images of the classes, labelled in their order; without classes all images, unlabelled."""
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes) if classes else [(-1, "")]:
-        found = _files(parent, name, extensions)
-        if not found and (parent / name).is_dir():
-            raise DataError(f"no images in {parent / name}; expected files that end in {' '.join(extensions)}")
-        paths += found
-        labels += [label] * len(found)
-    return FolderImages(parent, pack(paths), np.array(labels, dtype=np.int64), np.arange(len(paths)), stored)
-
-
-def _files(parent: Path, name: str, extensions: tuple[str, ...]) -> list[str]:
-    found: list[str] = []
-    for here, folders, files in os.walk(parent / name, followlinks=True):
-        folders[:] = [folder for folder in folders if folder[0] != "."]
-        below = "" if Path(here) == parent else os.path.relpath(here, parent)
-        found += [os.path.join(below, file) for file in files if file[0] != "." and file.lower().endswith(extensions)]
-    return sorted(found)
+def _splits_inside(train: _Part) -> str:
+    """A remark if each class has folders for splits of its own, which are read as one."""
+    inside = [{path.split(os.sep)[1] for path in files if path.count(os.sep) > 1} for files in train.by_folder.values()]
+    shared = sorted(set.intersection(*inside)) if inside else []
+    if len({*map(role_of, shared)} - {None}) > 1:
+        return f"{listed(shared)} in each class are read as one"
+    return ""

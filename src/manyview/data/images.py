@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manyview.data.decode import MOST_CHANNELS, BadImage, Stored, decode, size_of, unit
-from manyview.errors import DataError
+from manyview.errors import DataError, shown
 
 Ints = NDArray[np.int64]
 
@@ -144,7 +144,7 @@ class FolderImages:
     def read(self, position: int, scale: int = 1) -> Tensor:
         """Decode the file, `[C, H, W]`. Raises `BadImage`."""
         name = self.name(position)
-        return decode(Path(name), name, self.stored, scale)
+        return decode(Path(name), shown(name), self.stored, scale)
 
     def size_of(self, position: int) -> tuple[int, int] | None:
         """(H, W) of a JPEG, from its header."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from manyview.data.decode import BadImage, Stored
 from manyview.data.digits import digits
@@ -71,7 +72,7 @@ def open_splits(spec: DataSpec, seed: int) -> Splits:
     return make_splits(raw if stored is None else _alike(raw, stored), spec, seed)
 
 
-def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, str | None]]:
+def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, Any]]:
     """The source that a call names, and its options; nothing is opened. Raises `DataError`."""
     if call.name not in SOURCES:
         raise DataError(f"data.source: {unknown('source', call.name, SOURCES)}")
@@ -84,8 +85,11 @@ def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, str | N
         raise DataError(f"data.source: {error} in '{call.name}'; write {call.name}{signature}") from None
     kinds = get_type_hints(source)
     for option, value in given.items():
-        if not isinstance(value, kinds[option]):
-            raise DataError(f"data.source: {option}={value!r} in '{call.name}' must be a string")
+        try:
+            TypeAdapter(kinds[option]).validate_python(value, strict=True)
+        except ValidationError:
+            several = ", or several in ( )" if "tuple" in str(kinds[option]) else ""
+            raise DataError(f"data.source: {option}={value!r} in '{call.name}' must be a string{several}") from None
     return source, given
 
 
