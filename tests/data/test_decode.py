@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile, ImageOps
 
-from manyview.data import BadImage, decode, scale_for, size_of
+from manyview.data import BadImage, Stored, decode, scale_for, size_of
 from manyview.errors import DataError
 
 
@@ -160,13 +160,13 @@ def photo(width=300, height=211):
 
 def by_pillow(data, scale=1, mode="RGB"):
     with Image.open(io.BytesIO(data)) as image:
-        if scale > 1:
-            image.draft(image.mode, (max(1, image.width // scale), max(1, image.height // scale)))
-        return np.array(ImageOps.exif_transpose(image).convert(mode)).transpose(2, 0, 1)
+        finer = next(s for s in (8, 4, 2, 1) if s <= min(scale, *image.size))  # than the image there are no blocks
+        image.draft(image.mode, (image.width // finer, image.height // finer))
+        return np.array(ImageOps.exif_transpose(image).convert(mode).reduce(scale // finer)).transpose(2, 0, 1)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("size", [(300, 211), (64, 65), (33, 17), (7, 9), (1, 1)])
+@pytest.mark.parametrize("size", [(300, 211), (64, 65), (261, 4), (33, 17), (7, 9), (1, 1)])
 @pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}])
 def test_jpeg_equals_pillow_at_every_scale(options, size, mode):
     data = encoded(Image.fromarray(photo(*size)).convert(mode), "JPEG", quality=88, **options)
@@ -174,8 +174,7 @@ def test_jpeg_equals_pillow_at_every_scale(options, size, mode):
         pixels = decode(data, "x", scale=scale)
         assert pixels.shape == (3, *by_pillow(data, scale).shape[1:])
         np.testing.assert_array_equal(pixels.numpy(), by_pillow(data, scale))
-        if min(size) >= 8:
-            assert pixels.shape[1:] == (-(-size[1] // scale), -(-size[0] // scale))
+        assert pixels.shape[1:] == (-(-size[1] // scale), -(-size[0] // scale))
 
 
 def test_a_smaller_scale_shows_the_same_picture():
@@ -198,14 +197,46 @@ def test_a_scale_that_does_not_exist():
         decode(encoded(Image.fromarray(photo()), "JPEG"), "x", scale=3)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("scale", [1, 2])
-def test_jpeg_stands_upright_and_so_does_its_size(orientation, scale, tmp_path):
+def turned(size, orientation, **options):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(Image.fromarray(photo()), "JPEG", exif=exif)
-    pixels = decode(data, "x", scale=scale)
-    np.testing.assert_array_equal(pixels.numpy(), by_pillow(data, scale))
+    return encoded(Image.fromarray(photo(*size)), "JPEG", exif=exif, quality=90, **options)
+
+
+def means(pixels, scale):
+    """Every `scale` pixels a side as their mean, those that are left over at the end as theirs; float [C, h, w]."""
+    for axis in (1, 2):
+        starts = np.arange(0, pixels.shape[axis], scale)
+        counts = np.minimum(scale, pixels.shape[axis] - starts)
+        sums = np.add.reduceat(pixels.astype(float), starts, axis)
+        pixels = sums / counts.reshape([-1 if n == axis else 1 for n in range(3)])
+    return pixels
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(257, 129), (256, 135), (260, 132), (263, 262), (256, 192), (261, 4), (70, 90)])
+def test_a_part_of_the_size_begins_at_the_upright_corner(size, orientation):
+    """Pixel i stands for the pixels from scale * i on, in all orientations, and what is left over comes last."""
+    data = turned(size, orientation, subsampling=0)
+    full = decode(data, "x").numpy()
+    for scale in (2, 4, 8):
+        pixels = decode(data, "x", scale=scale).numpy()
+        assert pixels.shape[1:] == tuple(-(-side // scale) for side in full.shape[1:])
+        np.testing.assert_array_equal(decode(data, "x", Stored(3), scale).numpy(), pixels)
+        apart = np.abs(pixels - means(full, scale))
+        assert apart.mean() < 2.5  # another low-pass filter; a shift by a pixel of the whole is over 3
+        beside = means(np.roll(full, 1, 2), scale)
+        if size != (261, 4):
+            assert apart.mean() < np.abs(pixels - beside).mean()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_jpeg_stands_upright_and_so_does_its_size(orientation, tmp_path):
+    data = turned((300, 211), orientation)
+    np.testing.assert_array_equal(decode(data, "x").numpy(), by_pillow(data))
+    whole = turned((304, 208), orientation)  # no block is cut off: the decoder's own pixels at every scale
+    for scale in (2, 4, 8):
+        np.testing.assert_array_equal(decode(whole, "x", scale=scale).numpy(), by_pillow(whole, scale))
     (tmp_path / "x.jpg").write_bytes(data)
     assert size_of(data) == size_of(tmp_path / "x.jpg") == decode(data, "x").shape[1:]
 
