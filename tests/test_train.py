@@ -461,8 +461,11 @@ def test_averaged_weights_are_followed_and_evaluated(tmp_path):
     assert result["eval"]["loss"] != pytest.approx(float(trained), rel=1e-2)
 
 
-def test_without_a_classifier_knn_chooses(tmp_path):
-    recipe = parse_recipe(DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", ""))
+UNLABELLED = DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", "")
+
+
+def test_without_a_classifier_knn_chooses_where_it_is_asked_to(tmp_path):
+    recipe = parse_recipe(UNLABELLED, "train.keep=best")
     result = train(recipe, tmp_path / "run", quiet=True)
     (begun, *measured) = [line for line in lines(tmp_path / "run") if "val" in line]
     assert begun == lines(tmp_path / "run")[0]
@@ -473,10 +476,46 @@ def test_without_a_classifier_knn_chooses(tmp_path):
     assert set(result["eval"]) == {"knn"}
 
 
+def test_labels_only_judge_where_nothing_learns_from_them(tmp_path):
+    """With other labels the weights, and which of them are kept, stay; beside the figures stand the untrained ones'."""
+    result, final = run(tmp_path / "run", "train.epochs=3", text=UNLABELLED)
+    assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+    assert result["selected_by"] == "the last step"
+    measured = [line["val"]["knn"] for line in lines(tmp_path / "run") if "val" in line]
+    assert result["val"] == {"knn": measured[-1]}
+    recipe = parse_recipe(UNLABELLED, "train.epochs=3")
+    splits = open_splits(recipe.data, recipe.seed)
+    untrained = Features(StepModel(Step(recipe, 10), splits.classes), splits, seed=recipe.seed)
+    expected = {name: evaluate(untrained, name, [Knn(k=5)]) for name in ("val", "test")}
+    assert result["untrained"] == expected
+    assert expected["val"]["knn"] == measured[0]
+    kept = Run(tmp_path / "run").step(recipe).state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in final.items())
+
+
+def test_who_keeps_what():
+    plain = "  - similarity(h(a), h(b), weight=2)"
+    learning = ["cross_entropy(logits(a))", "supervised_contrastive(h(a), h(b))"]
+    judged = ["agmax(logits(a), logits(b))", "nt_xent(h(a), h(b))"]
+    for line in (*learning, *judged):
+        text = UNLABELLED.replace(plain, f"{plain}\n  - {line}")
+        assert parse_recipe(text).keeps_best == (line in learning)
+        assert parse_recipe(text, "train.keep=best").keeps_best
+        assert not parse_recipe(text, "train.keep=last").keeps_best
+
+
+def test_the_last_weights_are_kept_where_they_are_asked_for(tmp_path, plain):
+    result, final = run(tmp_path / "run", "train.keep=last")
+    assert result["selected_by"] == "the last step"
+    assert equal(final, plain[2])
+    assert "untrained" not in result  # of a classifier, chance
+
+
 def test_a_probe_is_measured_once_the_run_has_ended(tmp_path):
     """While it goes on, kNN with as many neighbours as there are training images chooses the weights."""
-    text = DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", "")
-    result = train(parse_recipe(text, "evaluate=[linear_probe()]"), tmp_path / "run", quiet=True)
+    result = train(
+        parse_recipe(UNLABELLED, "evaluate=[linear_probe()]", "train.keep=best"), tmp_path / "run", quiet=True
+    )
     assert {name for line in lines(tmp_path / "run") for name in line.get("val", {})} == {"knn"}
     assert result["selected_by"] == "validation knn"
     assert set(result["val"]) == {"knn"}
@@ -490,8 +529,8 @@ def test_a_probe_is_measured_once_the_run_has_ended(tmp_path):
 
 def test_the_figure_before_training_is_that_of_the_first_weights_and_is_never_the_best(tmp_path):
     """With a learning rate of 0 nothing is learnt: the same features but for BatchNorm, here LayerNorm."""
-    text = DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", "")
-    train(parse_recipe(text, NORM_FREE, "train.optimizer.lr=0.0", "train.schedule=constant()"), tmp_path, quiet=True)
+    still = (NORM_FREE, "train.optimizer.lr=0.0", "train.schedule=constant()", "train.keep=best")
+    train(parse_recipe(UNLABELLED, *still), tmp_path, quiet=True)
     values = {line["step"]: line["val"]["knn"] for line in lines(tmp_path) if "val" in line}
     assert len(set(values.values())) == 1
     assert list(values) == [0, 5, 10]
@@ -500,7 +539,7 @@ def test_the_figure_before_training_is_that_of_the_first_weights_and_is_never_th
 
 @pytest.mark.parametrize("lost", [["result.json"], ["result.json", "checkpoints/last.pt", "checkpoints/best.pt"]])
 def test_the_figure_before_training_is_neither_lost_nor_doubled_by_a_restart(tmp_path, lost):
-    recipe = parse_recipe(DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", ""), "train.epochs=1")
+    recipe = parse_recipe(UNLABELLED, "train.epochs=1", "train.keep=best")
     train(recipe, tmp_path / "run", quiet=True)
     before = lines(tmp_path / "run")
     for name in lost:
@@ -511,8 +550,7 @@ def test_the_figure_before_training_is_neither_lost_nor_doubled_by_a_restart(tmp
 
 
 def test_where_nothing_is_measured_the_last_weights_are_used(tmp_path):
-    text = DIGITS.replace("  - cross_entropy(logits(a), logits(b))\n", "").replace("evaluate: [knn(k=5)]", "")
-    result = train(parse_recipe(text), tmp_path / "run", quiet=True)
+    result = train(parse_recipe(UNLABELLED, "evaluate=[]"), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
     assert result["selected_by"] == "the last step"
     assert result["val"] == result["eval"] == {}

@@ -197,7 +197,8 @@ class Batches:
                 if not self.skip:
                     raise
                 bad.append(str(error))
-                skipped.append(str(error))
+                if bad[-1] not in skipped:  # it may stand in for another, too
+                    skipped.append(bad[-1])
         raise DataError(
             f"no image of a batch could be read; the first: {bad[0]} (nor could any other of the {len(bad):,} to train on)"
         )
