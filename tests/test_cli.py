@@ -514,7 +514,7 @@ def only_added(run: Path, before: dict[str, bytes | None]) -> set[str]:
     ("arguments", "message"),
     [
         (["knnn"], "protocol.0: unknown protocol 'knnn'; did you mean 'knn'? protocols: "
-         + ", ".join(sorted(PROTOCOLS))),
+         f"knn, finetune, invariance, … (docs/reference.md has all {len(PROTOCOLS)})"),
         (["classify", "knn(k=0)"], "protocol.1: knn(k=0): k must be a whole number of at least 1, got 0"),
         (["knn(k=61)"], "evaluate: knn(k=61) needs as many training images, there are 60; lower k, as in "
          "knn(k=60)"),

@@ -14,7 +14,8 @@ import manyview
 from manyview.errors import DataError, ManyviewError, RecipeError
 from manyview.evaluate.protocols import PROTOCOLS
 from manyview.grammar import parse_call
-from manyview.recipe import Recipe, difference, load_recipe, packaged_recipes, parse_recipe, read_yaml
+from manyview.recipe import Data, Recipe, Train, difference, load_recipe, packaged_recipes, parse_recipe, read_yaml
+from manyview.relations import RELATIONS
 from manyview.step import Step
 
 TEXT = """\
@@ -270,16 +271,14 @@ def test_the_comma_of_flow_style(old, new, message):
         (
             "data: {source",
             "data: {sorce",
-            "data.sorce: unknown key 'sorce'; did you mean 'source'? keys: channels, download, "
-            "imbalance, labels_per_class, limit, memory, on_bad_image, reduced, render, root, source, val_fraction, "
-            "workers",
+            "data.sorce: unknown key 'sorce'; did you mean 'source'? keys: source, workers, reduced, … "
+            f"(docs/reference.md has all {len(Data.model_fields)})",
         ),
         (
             "  batch_size:",
             "  batchsize:",
             "train.batchsize: unknown key 'batchsize'; did you mean 'batch_size'? keys: "
-            "accumulate, batch_size, checkpoint_every, clip, compile, ema, epochs, evaluate_every, log_every, "
-            "on_collapse, optimizer, precision, schedule, steps, sync_batchnorm",
+            f"batch_size, optimizer, sync_batchnorm, … (docs/reference.md has all {len(Train.model_fields)})",
         ),
         (
             "b: {like: a}",
@@ -322,7 +321,7 @@ def test_unknown_keys_at_every_level(old, new, message):
         ("seed=-1", "seed: input should be greater than or equal to 0, got -1"),
         ("seed=true", "seed: expected a whole number, got True"),
         ("seed=1.5", "seed: expected a whole number, got 1.5"),
-        ("data=digits", "data: expected a mapping, key: value, got 'digits'"),
+        ("data=digits", "data: expected a mapping, key: value, got 'digits'; write data.source=digits"),
         ("data.source=", "data.source: expected text, got None"),
         ("data.val_fraction=1", "data.val_fraction: input should be less than 1, got 1"),
         ("data.val_fraction=-0.1", "data.val_fraction: input should be greater than or equal to 0, got -0.1"),
@@ -399,7 +398,7 @@ def test_every_value_is_checked(override, message):
 
 def test_a_source_that_does_not_exist_is_refused_before_data_is_opened():
     message = refused("source: digits", "source: digit", DataError)
-    assert message.startswith("data.source: unknown source 'digit'; did you mean 'digits'? sources: cifar10, ")
+    assert message.startswith("data.source: unknown source 'digit'; did you mean 'digits'? sources: digits, ")
     message = refused("{source: digits}", "{source: digits(8)}", DataError)
     assert message.startswith("data.source: ")
     assert "write digits()" in message
@@ -569,10 +568,7 @@ def test_a_stem_that_the_backbone_lacks_is_known_when_it_is_built():
 
 # ----------------------------------------------------------------------------------------------------------- relations
 
-RELATIONS = (
-    "agmax, agreement, augself, barlow_twins, cosine, cross_entropy, distill, info_nce, jensen_shannon, "
-    "joint_cross_entropy, nt_xent, orbit_cross_entropy, similarity, supervised_contrastive, swav, vicreg"
-)
+ALL_RELATIONS = f"… (docs/reference.md has all {len(RELATIONS)})"
 SCHEDULES = "weight schedules: alternating, constant, linear, random, random_sign, warmup"
 
 
@@ -585,9 +581,13 @@ def with_relation(line: str) -> str:
     [
         (
             "crossentropy(logits(a))",
-            f"unknown relation 'crossentropy'; did you mean 'cross_entropy'? relations: {RELATIONS}",
+            "unknown relation 'crossentropy'; did you mean 'cross_entropy'? relations: cross_entropy, "
+            f"orbit_cross_entropy, joint_cross_entropy, {ALL_RELATIONS}",
         ),
-        ("pseudo_label(logits(a), toward=stop(logits(b)))", f"unknown relation 'pseudo_label'; relations: {RELATIONS}"),
+        (
+            "pseudo_label(logits(a), toward=stop(logits(b)))",
+            f"unknown relation 'pseudo_label'; relations: supervised_contrastive, distill, augself, {ALL_RELATIONS}",
+        ),
         (
             "cross_entropy(logit(a))",
             "unknown readout 'logit'; did you mean 'logits'? readouts: aggregate, h, joint, logits, mix, q, stop, z",
@@ -796,7 +796,11 @@ def test_optimizers_and_schedules_are_checked(override, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("knnn(k=3)", f"unknown protocol 'knnn'; did you mean 'knn'? protocols: {', '.join(sorted(PROTOCOLS))}"),
+        (
+            "knnn(k=3)",
+            f"unknown protocol 'knnn'; did you mean 'knn'? protocols: knn, finetune, invariance, … "
+            f"(docs/reference.md has all {len(PROTOCOLS)})",
+        ),
         (
             "linear(metric='top2')",
             "linear(metric='top2'): unknown metric 'top2'; did you mean 'top1'? metrics: class_mean, top1",
@@ -1050,7 +1054,7 @@ def test_overrides_that_hit_nothing_name_themselves(override, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.lr=0.1", "train.lr: unknown key 'lr'; keys: "),
+        ("train.lr=0.1", "train.lr: unknown key 'lr'; write train.optimizer.lr=0.1"),
         ("trian.epochs=1", "trian: unknown key 'trian'; did you mean 'train'? keys: "),
         ("views.a.mak=flip", "views.a.mak: unknown key 'mak'; did you mean 'make'? keys: "),
         ("views.a.make.randaugment.mm=9", "views.a.make: randaugment: unknown argument 'mm'; did you mean 'm'? "),
@@ -1151,11 +1155,11 @@ def test_recipes_by_name_and_by_path(tmp_path):
 def test_recipes_that_are_not_there(tmp_path):
     with pytest.raises(RecipeError) as error:
         load_recipe("tied_cifar")
-    known = ", ".join(PACKAGED)
-    assert line_of(error) == f"unknown recipe 'tied_cifar'; did you mean 'tied_cifar10'? recipes: {known}"
+    near, many = "tied_cifar10, tied_cifar10_wrn28_10, tied_mixup_cifar10", f"manyview recipes has all {len(PACKAGED)}"
+    assert line_of(error) == f"unknown recipe 'tied_cifar'; did you mean 'tied_cifar10'? recipes: {near}, … ({many})"
     with pytest.raises(RecipeError) as error:
         load_recipe("zzz")
-    assert line_of(error) == f"unknown recipe 'zzz'; recipes: {known}"
+    assert re.fullmatch(rf"unknown recipe 'zzz'; recipes: \w+, \w+, \w+, … \({many}\)", line_of(error))
     for path in (tmp_path / "no.yaml", tmp_path / "no.yml", tmp_path / "folder" / "no"):
         with pytest.raises(RecipeError) as error:
             load_recipe(path)

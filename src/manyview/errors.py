@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from manyview.words import several
+
 _NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -56,16 +58,50 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else found[0].encode("unicode_escape").decode()
 
 
+FEW = 8  # names that a message lists; of more it gives the nearest
+NEAREST = 3
+LISTS = {
+    "optimizer": "timm.optim.list_optimizers()",
+    "recipe": "manyview recipes",
+    "torchvision dataset": "torchvision.datasets",
+    **dict.fromkeys(("corruption", "head", "key", "op", "protocol", "relation", "source"), "docs/reference.md"),
+}
+"""Kind of name -> where all of them stand."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None) -> str:
-    """One line for a name that does not exist: the nearest that does, then all of them.
+    """One line for a name that does not exist: the one that may be meant, then all, or the nearest and where all are.
 
     >>> unknown("op", "crp", ["crop", "flip"])
     "unknown op 'crp'; did you mean 'crop'? ops: crop, flip"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ";"
-    return f"unknown {kind} '{name}'{hint} {plural or kind + 's'}: {', '.join(names) or 'none'}"
+    ranked = nearest(name, names)
+    close = difflib.get_close_matches(name.lower(), [each.lower() for each in ranked[:1]], n=1)
+    hint = f"; did you mean '{ranked[0]}'?" if close else ";"
+    told = ", ".join(names) or "none"
+    if len(names) > FEW:
+        where = f"{LISTS[kind]} has all {len(names)}" if kind in LISTS else f"{len(names)} in all"
+        told = f"{', '.join(ranked[:NEAREST])}, … ({where})"
+    return f"unknown {kind} '{name}'{hint} {plural or several(kind)}: {told}"
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The names, those first that are most like this one, whatever their case; what holds it whole is very like it."""
+    meant = name.lower()
+    alike = {
+        each: (meant in each.lower() and len(meant) > 2, difflib.SequenceMatcher(None, meant, each.lower()).ratio())
+        for each in known
+    }
+    return sorted(alike, key=lambda each: (alike[each], each), reverse=True)
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line; the name of its kind where it says nothing."""
+    told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, OSError) and error.strerror:
+        told = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return told or type(error).__name__
 
 
 class ManyviewWarning(UserWarning):

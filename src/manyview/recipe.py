@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from importlib import resources
@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from manyview.augment import OPS
 from manyview.augment.op import COUNTABLE
 from manyview.branches import LOGITS, BranchSpec, parse_branches
+from manyview.cures import first_line, in_full, places
 from manyview.data.decode import MOST_CHANNELS, Stored
 from manyview.data.sources import SOURCES, bind_source
 from manyview.ema import Ema
-from manyview.errors import ManyviewError, RecipeError, unknown
+from manyview.errors import ManyviewError, RecipeError, reason, unknown
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
 from manyview.heads import HEADS
@@ -26,7 +27,9 @@ from manyview.optimize import SCHEDULES, check_training, parts
 from manyview.readouts import RelationPlan, plan_relations, unique_name
 from manyview.rehearse import rehearse
 from manyview.relations import LEARN_FROM_LABELS, RELATIONS
+from manyview.strict_yaml import read_yaml
 from manyview.texts import argument_kind, keep_texts, text_kind, text_value
+from manyview.titles import leaves, true_title
 from manyview.views import TEST, PlannedView, ViewSpec, plan_views, with_sources
 
 
@@ -181,21 +184,38 @@ def load_recipe(name: str | Path, *overrides: str) -> Recipe:
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        if not path.is_file():
-            raise RecipeError(f"no recipe file {path}")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"recipe file {path} cannot be read: {error}") from None
+        text = _read_file(path)
     else:
         known = _packaged()
         if str(name) not in known:
-            raise RecipeError(unknown("recipe", str(name), known))
+            raise RecipeError(unknown("recipe", str(name), known) + _beside(path))
         text = known[str(name)].read_text(encoding="utf-8")
     try:
-        return parse_recipe(text, *overrides)
+        return parse_recipe(text, *overrides, name=path.stem)
     except ManyviewError as error:
         raise type(error)(f"recipe {name}: {error}") from None
+
+
+def _read_file(path: Path) -> str:
+    if not path.is_file():
+        packaged = path.stem in packaged_recipes()
+        meant = f"; the packaged recipe is called {path.stem}, without ending and folder" if packaged else _beside(path)
+        raise RecipeError(f"no recipe file {path}{meant}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe file {path} cannot be read: byte {error.start} is not UTF-8 text") from None
+    except OSError as error:
+        raise RecipeError(f"recipe file {path} cannot be read: {reason(error)}") from None
+
+
+def _beside(path: Path) -> str:
+    """What lies where a recipe was looked for, and how it would be one."""
+    if (path / "recipe.yaml").is_file():
+        return f"; {path} is a run, and its recipe is {path / 'recipe.yaml'}"
+    if path.is_dir():
+        return f"; {path} is a folder, and a recipe is a file, NAME.yaml"
+    return f"; the file {path} would be one if it were called {path}.yaml" if path.is_file() else ""
 
 
 def packaged_recipes() -> dict[str, str]:
@@ -208,41 +228,65 @@ def _packaged() -> dict[str, Any]:
     return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
 
 
-def parse_recipe(text: str, *overrides: str) -> Recipe:
-    """A recipe from its YAML text. Raises RecipeError."""
+def parse_recipe(text: str, *overrides: str, name: str | None = None) -> Recipe:
+    """A recipe from its YAML text. Raises RecipeError.
+
+    name: how it is called where overrides make its title untrue, see `titles`; without one the title stands.
+    """
     raw = read_yaml(text)
     if not isinstance(raw, dict):
         raise RecipeError("expected a mapping with views, branches, relations and train")
     keep_texts(raw, text, Recipe)
-    _drop_replaced_length(raw, overrides)
+    keys = [key for override in overrides for key in _given(override)]
+    _drop_replaced_length(raw, keys)
+    changed: dict[str, str] = {}
     for override in overrides:
+        before = copy.deepcopy(raw)
         apply_override(raw, override)
+        if raw != before:
+            changed |= _given(override)
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise RecipeError(_first_line(error)) from None
+        raise RecipeError(first_line(error, raw, _models())) from None
     _check(recipe)
-    return recipe
+    title = None if name is None or "title" in keys else true_title(name, changed, recipe.data.source)
+    return recipe if title is None else recipe.model_copy(update={"title": title})
+
+
+def _given(override: str) -> dict[str, str]:
+    """Key -> value of all that one override gives; nothing where it cannot be read, which `apply_override` tells."""
+    key, _, text = override.partition("=")
+    try:
+        return leaves(key.strip(), read_yaml(text), text.strip())
+    except RecipeError:
+        return {key.strip(): text.strip()}
 
 
 def data_of(overrides: Sequence[str]) -> tuple[Data, int]:
     """Data, and the seed, from `data.…=` and `seed=` alone, where there is no recipe. Raises RecipeError."""
     raw: dict[str, Any] = {"data": {}}
     for override in overrides:
-        if override.partition("=")[0].partition(".")[0] not in ("data", "seed"):
-            raise RecipeError(f"override {override!r}: what may be said here begins with data., or is seed")
+        key, _, value = override.partition("=")
+        if key.partition(".")[0] not in ("data", "seed"):
+            cure = in_full(key.strip(), value, places({}, {"data": Data.model_fields}))
+            meant = f"; {cure}" if "data." in cure else ""
+            raise RecipeError(f"override {override!r}: what may be said here begins with data., or is seed{meant}")
         apply_override(raw, override)
     try:
         found = _DataAlone.model_validate(raw)
     except ValidationError as error:
-        raise RecipeError(_first_line(error)) from None
+        raise RecipeError(first_line(error, raw, _models())) from None
     bind_source(found.data.call)
     return found.data, found.seed
 
 
-def _drop_replaced_length(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+def _models() -> dict[str, type[BaseModel]]:
+    return {"data": Data, "train": Train, "views": ViewSpec, "": Recipe}
+
+
+def _drop_replaced_length(raw: dict[str, Any], keys: Sequence[str]) -> None:
     """An override of `train.epochs` takes the place of the recipe's own `steps`, and the other way round."""
-    keys = [override.partition("=")[0].strip() for override in overrides]
     for given, other in (("epochs", "steps"), ("steps", "epochs")):
         if f"train.{given}" in keys and f"train.{other}" not in keys and isinstance(raw.get("train"), dict):
             raw["train"].pop(other, None)
@@ -256,83 +300,14 @@ def _check(recipe: Recipe) -> None:
     parse_protocols(recipe.evaluate)
 
 
-def _first_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    place = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        models: dict[str, type[BaseModel]] = {"data": Data, "train": Train, "views": ViewSpec}
-        model = models.get(path[0], Recipe) if len(path) > 1 else Recipe
-        keys = [field.alias or key for key, field in model.model_fields.items()]
-        if path[-1].count("(") != path[-1].count(")"):
-            return f"{place.removesuffix('.' + path[-1])}: inside {{ }} YAML cuts a call at its commas; quote the call"
-        return f"{place}: {unknown('key', path[-1], keys)}"
-    if first["type"] == "missing":
-        return f"{place}: missing; a recipe has views, branches and relations"
-    wanted = EXPECTED.get(first["type"]) or first["msg"][:1].lower() + first["msg"][1:]
-    return f"{place}: {wanted}, got {first.get('input')!r}"
-
-
-# pydantic's words for types are Python's, a recipe's author writes YAML
-EXPECTED = {
-    "bool_type": "expected true or false",
-    "dict_type": "expected a mapping, key: value",
-    "float_type": "expected a number",
-    "int_type": "expected a whole number",
-    "model_type": "expected a mapping, key: value",
-    "string_type": "expected text",
-    "tuple_type": "expected a list, [one, two]",
-}
-
-
-# ---------------------------------------------------------------------------------------------------------------- YAML
-
-
-class _Strict(yaml.SafeLoader):
-    """PyYAML with 1e-5 a number and duplicate keys refused; there is no other way to extend its loader."""
-
-
-_Strict.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def _mapping(loader: _Strict, node: yaml.MappingNode) -> dict[Any, Any]:
-    mapping: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = f"line {key_node.start_mark.line + 1}"
-        if not isinstance(key, str):
-            raise RecipeError(f"{line}: key {key!r} is not text; quote it if it was meant as a name")
-        if key in mapping:
-            raise RecipeError(f"{line}: key {key!r} stands twice; keep one")
-        mapping[key] = loader.construct_object(value_node, deep=True)
-    return mapping
-
-
-_Strict.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def read_yaml(text: str) -> Any:
-    """Strict YAML: duplicate keys refused, `1e-5` a number. Raises RecipeError with the line."""
-    try:
-        return yaml.load(text, Loader=_Strict)
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise RecipeError(f"{line}not YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError: a date such as 2020-13-01
-        raise RecipeError(f"not YAML: {str(error).splitlines()[0]}") from None
-
-
 # ----------------------------------------------------------------------------------------------------------- overrides
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Sets one `key=value` in a recipe as read from YAML, in place. Raises RecipeError naming the override."""
+    """Sets one `key=value` in a recipe as read from YAML, in place; a mapping is merged into what is there.
+
+    Raises RecipeError naming the override.
+    """
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
@@ -365,7 +340,7 @@ def _set(container: Any, path: list[str], value: Any, text: str) -> None:
     elif not isinstance(container, dict):
         raise RecipeError(f"there is no '{head}' in {container!r}")
     if not rest:
-        container[position] = value
+        _put(container, position, value)
         return
     if isinstance(container, dict) and position not in container:
         if len(rest) > 1:
@@ -376,6 +351,26 @@ def _set(container: Any, path: list[str], value: Any, text: str) -> None:
         container[position] = _set_in_call(inner, rest, value, head, text)
     else:
         _set(inner, rest, value, text)
+
+
+INSTEAD = {
+    "epochs": ("steps",),
+    "steps": ("epochs",),
+    "from": ("like", "same"),
+    "like": ("from", "make", "orbit", "count"),
+}
+
+
+def _put(container: Any, position: Any, value: Any) -> None:
+    """Sets a value; of a mapping it is given, those keys alone, and takes away what cannot stand beside them."""
+    present = container.get(position) if isinstance(container, dict) else container[position]
+    if not (value and isinstance(value, dict) and isinstance(present, dict)):
+        container[position] = value
+        return
+    for gone in {other for key in value for other in INSTEAD.get(key, ())} - set(value):
+        present.pop(gone, None)
+    for key, inner in value.items():
+        _put(present, key, inner)
 
 
 def _position(lines: list[Any], name: str) -> int:

@@ -22,6 +22,7 @@ INCIDENTAL = (
     *("title", "data.root", "data.download", "data.workers"),
     *("train.log_every", "train.checkpoint_every", "train.on_collapse"),
 )
+SHOWN = 4  # differences between recipes that a message lists
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Run:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
         changed = difference(self.recipe(), recipe, dict.fromkeys(INCIDENTAL))
         if changed:
-            raise RunError(f"{self.folder} was made by another recipe: {'; '.join(changed)}")
+            more = f"; and {len(changed) - SHOWN} more; its own is {self.folder / 'recipe.yaml'}"
+            told = "; ".join(changed[:SHOWN]) + (more if len(changed) > SHOWN else "")
+            raise RunError(f"{self.folder} was made by another recipe: {told}")
         if splits is not None:
             stored = self._read("splits.json")
             for split, mark in _marks(splits).items():
@@ -83,8 +86,10 @@ class Run:
         """The recipe the run was made with, resolved. Overrides may say where data are, not what was trained."""
         for override in overrides:
             if override.partition("=")[0] not in INCIDENTAL:
+                key, _, value = override.partition("=")
+                cure = f"; write {meant}={value}" if (meant := f"data.{key.strip()}") in INCIDENTAL else ""
                 raise RunError(
-                    f"override {override!r}: a trained run is fixed; what may differ: {', '.join(INCIDENTAL)}"
+                    f"override {override!r}: a trained run is fixed; what may differ: {', '.join(INCIDENTAL)}{cure}"
                 )
         path = self.folder / "recipe.yaml"
         if not path.is_file():

@@ -1,0 +1,26 @@
+"""Words for people: numbers with their nouns, and numbers without digits that say nothing."""
+
+from __future__ import annotations
+
+
+def counted(number: float, noun: str, plural: str | None = None) -> str:
+    """A number and its noun, in the singular or plural.
+
+    >>> [counted(1, "epoch"), counted(1200, "step"), counted(0, "branch"), counted(2.5, "query")]
+    ['1 epoch', '1,200 steps', '0 branches', '2.5 queries']
+    """
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun if number == 1 else plural or several(noun)}"
+
+
+def several(noun: str) -> str:
+    """The plural of an English noun that has a usual one; of a phrase, that of its last word.
+
+    >>> [several(noun) for noun in ("key", "class", "patch", "policy", "epoch")]
+    ['keys', 'classes', 'patches', 'policies', 'epochs']
+    """
+    if noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch"):  # whose ch is a k
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
