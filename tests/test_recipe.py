@@ -971,6 +971,7 @@ def test_text_stays_text_inside_calls():
     several = parse_recipe(TEXT, "data.source=folder", "data.source.ignore=[2024, masks]")
     assert several.data.call.kwargs == {"ignore": ("2024", "masks")}
     assert parse_recipe(TEXT, "data.source=folder", "data.source.ignore=2024").data.call.kwargs == {"ignore": "2024"}
+    assert parse_recipe(TEXT, "data={root: 2024, limit: 5}").data.root == "2024"
     assert parse_recipe(TEXT, "views.a.make.randaugment.m=3").views["a"].make.endswith("randaugment(2, 3)")
 
 

@@ -316,6 +316,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         _write_out_default(raw, path)
         kind = text_kind(Recipe, path)
         value = text_value(text, kind) if kind else read_yaml(text) if text.strip() else None
+        keep_texts(value, text, Recipe, path)
         _set(raw, path, value, text)
     except RecipeError as error:
         raise RecipeError(f"override {override!r}: {error}") from None

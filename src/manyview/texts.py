@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from types import NoneType
@@ -61,9 +61,12 @@ def text_value(text: str, kind: str) -> str | tuple[str, ...] | None:
     return text
 
 
-def keep_texts(raw: Any, text: str, model: type[BaseModel]) -> None:
-    """Puts back, in a recipe as read from YAML, the text of text settings that YAML took for something else."""
-    places = _places(raw, model, [])
+def keep_texts(raw: Any, text: str, model: type[BaseModel], above: Sequence[str] = ()) -> None:
+    """Puts back, in a recipe as read from YAML, the text of text settings that YAML took for something else.
+
+    above: the keys under which the recipe has what was read, where that is a part of it.
+    """
+    places = [place[len(above) :] for place in _places(raw, model, [*above]) if len(place) > len(above)]
     root = yaml.compose(text, Loader=yaml.SafeLoader) if places else None
     for path in places:
         node, inner = root, raw

@@ -96,7 +96,7 @@ def decode(data: bytes | Path, name: str, stored: Stored | None = None, scale: i
     empty, truncated, without pixels or not an image, or holds numbers that have no agreed range.
     """
     with _naming(name), overheard() as doubts:
-        with _opened(data) as file:
+        with _file(data) as file:
             content = file.read()
         if not content:
             raise ValueError("the file is empty (0 bytes)")
@@ -115,7 +115,7 @@ def size_of(data: bytes | Path) -> tuple[int, int] | None:
 
     None for all other files, the unreadable included: `decode` tells more about them.
     """
-    with suppress(Exception), overheard(), _opened(data) as file, Image.open(file) as image:
+    with suppress(Exception), overheard(), _file(data) as file, Image.open(file) as image:
         if is_scalable(image):
             width, height = image.size
             return (width, height) if turns_of(orientation_of(image))[0] else (height, width)
@@ -132,7 +132,7 @@ def scale_for(boxes: Tensor, sizes: Tensor) -> int:
     return next((scale for scale in SCALES if shrinks >= scale), 1)
 
 
-def _opened(data: bytes | Path) -> BinaryIO:
+def _file(data: bytes | Path) -> BinaryIO:
     return open_regular(data) if isinstance(data, Path) else io.BytesIO(data)
 
 
