@@ -69,7 +69,10 @@ def gaussian_blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
     """Separable blur with `reach` taps on each side. images: float [B, C, H, W]; sigma: [B] pixels."""
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64, device=sigma.device)
     taps = torch.exp(-0.5 * (offsets / sigma.double()[:, None]).square())
-    taps = (taps / taps.sum(dim=1, keepdim=True)).to(images.device, images.dtype)
+    total = sum(
+        taps.split(1, dim=1)
+    )  # one after the other: how `Tensor.sum` splits, and rounds, hangs on the processor
+    taps = (taps / total).to(images.device, images.dtype)
     for dim, pad in ((3, (reach, reach, 0, 0)), (2, (0, 0, reach, reach))):
         padded = F.pad(images, pad, mode="reflect")
         length = images.shape[dim]
