@@ -298,7 +298,7 @@ def moved(images: Tensor, matrices: Tensor, interpolation: str, fill: float) -> 
     matrices: [B, 2, 3] from output to source (x, y), in pixels from the image's centre. fill: in [0, 1], of what lies
     outside.
     """
-    return resampled(images, affine_places(matrices, *images.shape[-2:], images.device), interpolation, fill)
+    return resampled(images, affine_places(matrices, images), interpolation, fill)
 
 
 def resampled(images: Tensor, places: Places, interpolation: str, fill: float) -> Tensor:

@@ -41,14 +41,16 @@ exact = compiled()  # where a number may be none
 
 
 @intrinsic
-def fused(context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c of float32 numbers, rounded once: written out, since a compiler may fuse on one processor and not on
-    another."""
+def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c of float32 numbers, rounded once, on processors without such an instruction too, if slowly."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fma(*args)
 
     return types.float32(types.float32, types.float32, types.float32), codegen
+
+
+fused: Any = _fused
 
 
 # ------------------------------------------------------------------------------------------------------- geometry
