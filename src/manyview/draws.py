@@ -24,7 +24,7 @@ _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 Word = np.uint64
 
 
-exact = compiled(fast=False)
+exact = compiled()
 
 
 @exact

@@ -208,7 +208,16 @@ def test_a_shuffle_of_many_cells_takes_as_many_numbers():
 def test_ties_between_two_pixels_fall_as_in_the_reference(slope, size):
     images = photos(20, size)
     for make in (f"shear(({slope}, {slope}), 0.0)", f"shear(0.0, ({slope}, {slope}))"):
-        assert_close(see(make, images).images, see(make, images, compiled=False).images)
+        assert torch.equal(see(make, images).images, see(make, images, compiled=False).images)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+@pytest.mark.parametrize("size", [(32, 32), (37, 50)], ids=str)
+def test_ops_that_move_pixels_give_the_bits_of_their_reference(size, interpolation):
+    images = photos(40, size)
+    for op in ("affine(180, (0.4, 0.2), (0.4, 2), 30, fill=0.7", "perspective(0.8, 1, fill=0.3", "rotate(90, fill=1"):
+        make = f"{op}, interpolation='{interpolation}')"
+        assert torch.equal(see(make, images).images, see(make, images, compiled=False).images)
 
 
 def test_a_program_begins_by_reading_its_source():

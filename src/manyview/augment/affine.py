@@ -295,9 +295,10 @@ def resampling_numbers(count: int, interpolation: str, fill: float) -> list[Tens
 def moved(images: Tensor, matrices: Tensor, interpolation: str, fill: float) -> Tensor:
     """Resamples by inverse affine maps, for images of either kind: uint8 [B, C, H, W] is rounded back to grey levels.
 
-    matrices: [B, 2, 3] from output to source (x, y), in pixels from the image's centre. fill: of the outside, in [0, 1].
+    matrices: [B, 2, 3] from output to source (x, y), in pixels from the image's centre. fill: in [0, 1], of what lies
+    outside.
     """
-    return resampled(images, affine_places(matrices, *images.shape[-2:], images.device), interpolation, fill)
+    return resampled(images, affine_places(matrices, images), interpolation, fill)
 
 
 def resampled(images: Tensor, places: Places, interpolation: str, fill: float) -> Tensor:

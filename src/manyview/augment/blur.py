@@ -80,11 +80,10 @@ def gaussian_blur(images: Tensor, sigma: Tensor, reach: int) -> Tensor:
     """Separable blur with `reach` taps on each side. images: float [B, C, H, W]; sigma: [B] pixels."""
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64, device=sigma.device)
     taps = torch.exp(-0.5 * (offsets / sigma.double()[:, None]).square())
-    taps = (taps / taps.sum(dim=1, keepdim=True)).to(images.device, images.dtype)
+    total = sum(taps.split(1, dim=1))  # one after the other: `Tensor.sum` splits as the processor has it
+    taps = (taps / total).to(images.device, images.dtype)
     for dim, pad in ((3, (reach, reach, 0, 0)), (2, (0, 0, reach, reach))):
         padded = F.pad(images, pad, mode="reflect")
         length = images.shape[dim]
-        images = sum(  # type: ignore[assignment]
-            taps[:, tap].view(-1, 1, 1, 1) * padded.narrow(dim, tap, length) for tap in range(2 * reach + 1)
-        )
+        images = sum(taps[:, tap].view(-1, 1, 1, 1) * padded.narrow(dim, tap, length) for tap in range(2 * reach + 1))
     return images

@@ -43,7 +43,7 @@ class Perspective:
 
     def render(self, images: Tensor, params: Params) -> Tensor:
         height, width = images.shape[-2:]
-        places = projective_places(homography(params["corners"], height, width), height, width, images.device)
+        places = projective_places(homography(params["corners"], height, width), images)
         return where_applied(params["applied"], resampled(images, places, self.interpolation, self.fill), images)
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:

@@ -190,7 +190,7 @@ def _warp(images: Tensor, matrices: Tensor, level: int, interpolation: str) -> T
     There bilinear sampling mixes with the fill by its share. So do torchvision's policies where no fill is given; with
     a given one, and in `affine.moved`, that share counts twice.
     """
-    places = affine_places(matrices, *images.shape[-2:], images.device)
+    places = affine_places(matrices, images)
     return sample(images.float(), places, interpolation, level, twice=False).round().to(torch.uint8)
 
 

@@ -13,11 +13,12 @@ from torch import Tensor
 Places = tuple[Tensor, Tensor]  # y and x in pixels of the source, float32 [B, H, W]
 
 
-def affine_places(matrices: Tensor, height: int, width: int, device: torch.device) -> Places:
-    """Places under maps from output to source (x, y), in pixels from the centre [B, 2, 3].
+def affine_places(matrices: Tensor, images: Tensor) -> Places:
+    """Places in images [B, C, H, W] under maps from output to source (x, y), in pixels from the centre [B, 2, 3].
 
     By way of torchvision's grid in [-1, 1] and its steps, since ties fall as the rounding of these steps has it.
     """
+    height, width, device = images.shape[-2], images.shape[-1], images.device
     matrices = matrices.to(device, torch.float32)
     x = torch.arange(width, device=device, dtype=torch.float32) + (1 - width) / 2
     y = torch.arange(height, device=device, dtype=torch.float32)[:, None] + (1 - height) / 2
@@ -29,8 +30,9 @@ def affine_places(matrices: Tensor, height: int, width: int, device: torch.devic
     return places[0], places[1]
 
 
-def projective_places(maps: Tensor, height: int, width: int, device: torch.device) -> Places:
-    """Places under maps from output to source pixels (x, y, 1) [B, 3, 3], from corner to corner of the frame."""
+def projective_places(maps: Tensor, images: Tensor) -> Places:
+    """Places in images [B, C, H, W] under maps from output to source (x, y, 1), in pixels from the corner [B, 3, 3]."""
+    height, width, device = images.shape[-2], images.shape[-1], images.device
     maps = maps.to(device, torch.float32)[..., None, None]
     x = torch.arange(width, device=device, dtype=torch.float32) + 0.5
     y = torch.arange(height, device=device, dtype=torch.float32)[:, None] + 0.5

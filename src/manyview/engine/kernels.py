@@ -4,6 +4,9 @@ An image is uint8 [C, H, W], contiguous, here often seen as [C, H*W]. Kernels th
 the others work in place. Between the steps of one kernel values are float32 on the scale 0…255, rounded once at its
 end. The equations are those of the reference in `manyview.augment`, which tests hold them to. Nothing is kept or drawn.
 
+A kernel gives the same bits on every processor: each sum has its order, products are fused with sums where `fused`
+stands and nowhere else, and what a library computes otherwise from machine to machine (`exp`) is written out.
+
 Loops run over whole slices from 0: only then does the compiler turn them into vector instructions. All kernels stand in
 this one file, since the compiler's cache notices changes of the file alone that `run` stands in.
 """
@@ -33,14 +36,13 @@ ROUND = F(3 << 22)  # added and taken away again, rounds to whole numbers, ties 
 FINE = F(4096)  # parts of a level that lumas are added up in: 2048 pixels of them fill no more than 31 bits
 BLOCK = 2048  # pixels that a chain of colour steps takes at a time; their floats stay in the nearest cache
 
-exact = compiled(fast=False)  # where ties must fall as in the reference
-fast = compiled(fast=True)
+finite = compiled(finite=True)
+exact = compiled()  # where a number may be none
 
 
 @intrinsic
-def fused(context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c of float32 numbers, rounded once: written out, since a compiler may fuse on one processor and not on
-    another."""
+def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c of float32 numbers, rounded once, on processors without such an instruction too, if slowly."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fma(*args)
@@ -48,10 +50,13 @@ def fused(context: Any, a: Any, b: Any, c: Any) -> Any:
     return types.float32(types.float32, types.float32, types.float32), codegen
 
 
+fused: Any = _fused
+
+
 # ------------------------------------------------------------------------------------------------------- geometry
 
 
-@fast
+@finite
 def copy(source: Levels, interleaved: bool, b: Levels) -> None:
     """A source image as [C, H, W]. source: flat, [C, H, W] or interleaved [H, W, C]."""
     channels, height, width = b.shape
@@ -69,7 +74,7 @@ def copy(source: Levels, interleaved: bool, b: Levels) -> None:
                 plane[i] = from_p[i]
 
 
-@fast
+@finite
 def triangle(start: float, length: float, source: int, target: int, first: Whole, count: Whole, weights: Floats) -> Any:
     """Taps of an antialiased resize of [start, start + length) within `source` pixels to `target` of them.
 
@@ -98,7 +103,7 @@ def triangle(start: float, length: float, source: int, target: int, first: Whole
     return most
 
 
-@fast
+@finite
 def mix_rows(rows: Levels, count: int, weights: Floats, at: int, out: Floats) -> None:
     """A sum of the first `count` rows, weighted by column `at` of the weights. rows: [count, n]; out: [n]."""
     size = out.size
@@ -126,7 +131,7 @@ def mix_rows(rows: Levels, count: int, weights: Floats, at: int, out: Floats) ->
             out[i] = fused(weight, F(row[i]), out[i])
 
 
-@fast
+@finite
 def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Floats, out: Levels) -> None:
     """A row of pixels [W*C] resized to columns, rounded. out: [C, target]; first: in numbers, not pixels.
 
@@ -172,7 +177,7 @@ def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Flo
             plane[x] = np.uint8(np.int32(value))
 
 
-@fast
+@finite
 def resample(
     source: Levels,
     interleaved: bool,
@@ -224,7 +229,7 @@ def resample(
                 mix_columns(rows, first_x, count_x, most, weight_x, b[c : c + 1, to])
 
 
-@fast
+@finite
 def enlarge(
     source: Levels,
     interleaved: bool,
@@ -291,7 +296,7 @@ def enlarge(
                 out[x] = np.uint8(np.int32(fused(part, lower_[x] - upper[x], upper[x]) + HALF))
 
 
-@fast
+@finite
 def on_pixels(box: Floats) -> bool:
     """Whether a box lies on whole pixels, as it does but for images decoded at a part of their size."""
     beside = ZERO
@@ -300,7 +305,7 @@ def on_pixels(box: Floats) -> bool:
     return beside == ZERO
 
 
-@fast
+@finite
 def window(
     source: Levels,
     interleaved: bool,
@@ -351,7 +356,7 @@ def window(
                         inner[x] = line[x * step_x]
 
 
-@fast
+@finite
 def mirrored(at: int, size: int) -> Any:
     """A position reflected into [0, size) at the outermost pixels."""
     if at < 0:
@@ -361,7 +366,7 @@ def mirrored(at: int, size: int) -> Any:
     return at
 
 
-@fast
+@finite
 def flip(a: Levels, b: Levels, along_x: bool, along_y: bool) -> None:
     """Mirrors. a, b: [C, H, W]."""
     channels, height, width = a.shape
@@ -377,7 +382,7 @@ def flip(a: Levels, b: Levels, along_x: bool, along_y: bool) -> None:
                     out[x] = row[x]
 
 
-@fast
+@finite
 def turn(a: Levels, b: Levels, quarters: int) -> None:
     """Turns by 90 or 270 degrees anticlockwise. a: [C, H, W]; b: [C, W, H]."""
     channels, height, width = a.shape
@@ -387,13 +392,12 @@ def turn(a: Levels, b: Levels, quarters: int) -> None:
                 b[c, y, x] = a[c, x, width - 1 - y] if quarters == 1 else a[c, height - 1 - x, y]
 
 
-@exact
+@finite
 def warp(a: Levels, b: Levels, matrix: Floats, mode: int, fill: Floats, places: Floats, index: Whole) -> None:
     """Resamples by an affine map from output to source, in pixels from the centre (x, y); outside is `fill` [3].
 
-    The arithmetic is that of a float32 sampling grid in [-1, 1] made by fused multiply-adds, so that ties fall as in
-    the reference; a double holds the product of two floats exactly. mode: as for
-    `gather`. places: scratch [2 * H * W]; index: scratch [H * W].
+    The steps are those of `augment.sampling.affine_places`, so that ties fall as there; a double holds the product of
+    two floats exactly. mode: as for `gather`. places: scratch [2 * H * W]; index: scratch [H * W].
     """
     height, width = a.shape[1:]
     half_w, half_h = F(width) / TWO, F(height) / TWO
@@ -415,7 +419,7 @@ def warp(a: Levels, b: Levels, matrix: Floats, mode: int, fill: Floats, places: 
 def project(a: Levels, b: Levels, terms: Floats, mode: int, fill: Floats, places: Floats, index: Whole) -> None:
     """Resamples by a projective map from output pixel centres to the source: (ax+by+c, dx+ey+f) / (gx+hy+1).
 
-    By way of a grid in [-1, 1], step by step as the reference, so that ties fall alike.
+    By way of a grid in [-1, 1], step by step as `augment.sampling.projective_places`, so that ties fall alike.
     """
     height, width = a.shape[1:]
     w, h = F(width), F(height)
@@ -487,7 +491,7 @@ def gather(a: Levels, b: Levels, places: Floats, mode: int, fill: Floats, index:
                 flat_b[plane + to] = np.uint8((min(max(value, ZERO), TOP) + ROUND) - ROUND)
 
 
-@fast
+@finite
 def shuffle_cells(a: Levels, b: Levels, cells: int, order: Floats) -> None:
     """Cell number k of b, row by row, is cell order[k] of a; pixels beyond the last whole cell stay."""
     channels, height, width = a.shape
@@ -504,7 +508,7 @@ def shuffle_cells(a: Levels, b: Levels, cells: int, order: Floats) -> None:
                     out[x] = row[x]
 
 
-@fast
+@finite
 def fill_box(a: Levels, y0: int, x0: int, y1: int, x1: int, fill: Floats) -> None:
     """Rows y0…y1 and columns x0…x1 (without the last) become `fill` [3]; parts beyond the edges are nothing."""
     channels, height, width = a.shape
@@ -515,7 +519,7 @@ def fill_box(a: Levels, y0: int, x0: int, y1: int, x1: int, fill: Floats) -> Non
                 a[c, y, x] = value
 
 
-@fast
+@finite
 def fill_noise(a: Levels, y0: int, x0: int, y1: int, x1: int, seed: Any) -> None:
     """The box becomes uniform noise, the level of flat position n being the highest byte of mix(mix(n) + seed)."""
     channels, height, width = a.shape
@@ -526,7 +530,7 @@ def fill_noise(a: Levels, y0: int, x0: int, y1: int, x1: int, seed: Any) -> None
                 a[c, y, x] = np.uint8(mix(mix(position) + seed) >> U(24))
 
 
-@fast
+@finite
 def mix(word: Any) -> Any:
     """The bijection of 32-bit words, held in 64 bits, that `augment.erase.mix` defines."""
     word = word & U(0xFFFFFFFF)
@@ -538,17 +542,19 @@ def mix(word: Any) -> Any:
 # ----------------------------------------------------------------------------------------------------------- blur
 
 
-@fast
+@finite
 def blur(a: Levels, b: Levels, sigma: Any, reach: int, taps: Floats, column: Floats, row: Floats) -> None:
     """Gaussian blur with reflected edges, rows first. taps, column, row: scratch."""
     channels, height, width = a.shape
     # beyond three and a half sigmas a tap adds less than a tenth of a level
     reach = min(reach, math.ceil(3.5 * sigma))
     total = 0.0
-    for tap in range(reach + 1):
-        value = math.exp(-0.5 * (tap / sigma) ** 2)
+    value, ratio = 1.0, decay(0.5 / float(sigma) ** 2)
+    step = ratio * ratio
+    for tap in range(reach + 1):  # exp(-(n + 1)² a) is exp(-n² a) times exp(-(2n + 1) a)
         taps[tap] = value
         total += value if tap == 0 else 2 * value
+        value, ratio = value * ratio, ratio * step
     for tap in range(reach + 1):
         taps[tap] /= F(total)
     centre = taps[0]
@@ -584,7 +590,20 @@ def blur(a: Levels, b: Levels, sigma: Any, reach: int, taps: Floats, column: Flo
                 levels[x] = np.uint8(np.int32(out[x]))
 
 
-@fast
+@finite
+def decay(rate: float) -> float:
+    """exp(-rate) of a rate that is not negative: a series for a small part of it, squared up."""
+    if rate > 80:
+        return 0.0
+    part, total = rate / 256, 1.0
+    for term in range(14, 0, -1):
+        total = 1 - total * part / term
+    for _ in range(8):
+        total *= total
+    return total
+
+
+@finite
 def sharpen(a: Levels, b: Levels, factor: Any, columns: Floats) -> None:
     """Blends with the 3x3 smoothed image (rounded): 0 smooths, 1 keeps, 2 sharpens; the outermost pixels stay.
 
@@ -613,14 +632,14 @@ def sharpen(a: Levels, b: Levels, factor: Any, columns: Floats) -> None:
 # --------------------------------------------------------------------------------------------------------- colour
 
 
-@exact
+@finite
 def scale_levels(a: Levels, factor: Any, add: Any) -> None:
     """factor * level + add, clamped and cut off to whole levels. a: flat."""
     for i in range(a.size):
         a[i] = np.uint8(np.int32(min(max(factor * F(a[i]) + add, ZERO), TOP)))
 
 
-@fast
+@finite
 def mean_luma(red: Levels, green: Levels, blue: Levels) -> Any:
     """Mean luma of an image. Arguments: flat planes."""
     r, g, b = np.int64(0), np.int64(0), np.int64(0)
@@ -631,7 +650,7 @@ def mean_luma(red: Levels, green: Levels, blue: Levels) -> Any:
     return F((float(RED) * r + float(GREEN) * g + float(BLUE) * b) / red.size)
 
 
-@fast
+@finite
 def level_sum(levels: Levels) -> Any:
     """Sum of the levels of a block."""
     total = np.int32(0)
@@ -640,7 +659,7 @@ def level_sum(levels: Levels) -> Any:
     return total
 
 
-@exact
+@finite
 def mean_whole_luma(red: Levels, green: Levels, blue: Levels) -> Any:
     """Mean of the lumas cut off to whole levels. Arguments: flat planes."""
     total = np.int64(0)
@@ -649,7 +668,7 @@ def mean_whole_luma(red: Levels, green: Levels, blue: Levels) -> Any:
     return F(total) / F(red.size)
 
 
-@exact
+@finite
 def saturate(a: Levels, factor: Any) -> None:
     """Blends with the luma of each pixel, in whole levels, and cuts off to such. a: [3, N]."""
     red, green, blue = a[0], a[1], a[2]
@@ -661,7 +680,7 @@ def saturate(a: Levels, factor: Any) -> None:
         blue[i] = np.uint8(np.int32(min(max(factor * b + rest, ZERO), TOP)))
 
 
-@fast
+@finite
 def gray(a: Levels) -> None:
     """All channels become the luma. a: [3, N]."""
     red, green, blue = a[0], a[1], a[2]
@@ -671,7 +690,7 @@ def gray(a: Levels) -> None:
         red[i], green[i], blue[i] = level, level, level
 
 
-@fast
+@finite
 def permute(a: Levels, order: Floats) -> None:
     """Channel j becomes channel order[j]. a: [3, N]."""
     red, green, blue = a[0], a[1], a[2]
@@ -683,7 +702,7 @@ def permute(a: Levels, order: Floats) -> None:
         blue[i] = r if third == 0 else g if third == 1 else b
 
 
-@fast
+@finite
 def jitter(a: Levels, factors: Floats, order: Floats, floats: Floats) -> None:
     """Brightness, contrast, saturation and hue in any order, rounded once. a: [3, N]; floats: scratch [3, N].
 
@@ -728,7 +747,7 @@ def jitter(a: Levels, factors: Floats, order: Floats, floats: Floats) -> None:
         lower(b, a[2, start:stop])
 
 
-@fast
+@finite
 def lift(a: Levels, r: Floats, g: Floats, b: Floats) -> None:
     """Levels [3, n] as floats, a plane each."""
     red, green, blue = a[0], a[1], a[2]
@@ -740,14 +759,14 @@ def lift(a: Levels, r: Floats, g: Floats, b: Floats) -> None:
         b[i] = F(blue[i])
 
 
-@fast
+@finite
 def lower(values: Floats, out: Levels) -> None:
     """Floats within 0…255 as the nearest levels."""
     for i in range(out.size):
         out[i] = np.uint8(np.int32(values[i] + HALF))
 
 
-@fast
+@finite
 def luma_sum(r: Floats, g: Floats, b: Floats) -> Any:
     """Sum of the lumas of a block, in parts of `FINE`: whole numbers add up to the same in any order."""
     total = np.int32(0)
@@ -756,7 +775,7 @@ def luma_sum(r: Floats, g: Floats, b: Floats) -> Any:
     return total
 
 
-@fast
+@finite
 def color_step(kind: int, factors: Floats, r: Floats, g: Floats, b: Floats, mean: Any) -> None:
     """One of the four steps of jitter on a block of floats, each clamped to 0…255."""
     factor = factors[kind]
@@ -789,7 +808,7 @@ def color_step(kind: int, factors: Floats, r: Floats, g: Floats, b: Floats, mean
         turn_hue(r, g, b, factor)
 
 
-@fast
+@finite
 def turn_hue(r: Floats, g: Floats, b: Floats, shift: Any) -> None:
     """Turns the hue by `shift` turns, at constant saturation and value, without branches.
 
@@ -814,7 +833,7 @@ def turn_hue(r: Floats, g: Floats, b: Floats, shift: Any) -> None:
         b[i] = fused(-chroma, min(max(fused(-SIX, abs(from_blue), TWO), ZERO), ONE), value)
 
 
-@fast
+@finite
 def add_share(a: Levels, share: Any, total: Floats, begin: bool) -> None:
     """Adds a share of an image to a mixture. a, total: flat; begin: the mixture is empty."""
     if begin:
@@ -828,7 +847,7 @@ def add_share(a: Levels, share: Any, total: Floats, begin: bool) -> None:
 # --------------------------------------------------------------------------------------------------------- levels
 
 
-@fast
+@finite
 def posterize(a: Levels, bits: int) -> None:
     """Keeps the highest bits. a: flat."""
     mask = np.uint8((256 - (1 << (8 - bits))) & 255)
@@ -836,14 +855,14 @@ def posterize(a: Levels, bits: int) -> None:
         a[i] &= mask
 
 
-@fast
+@finite
 def solarize(a: Levels, threshold: Any) -> None:
     """Inverts levels of at least `threshold`. a: flat."""
     for i in range(a.size):
         a[i] = np.uint8(255) - a[i] if F(a[i]) >= threshold else a[i]
 
 
-@fast
+@finite
 def solarize_add(a: Levels, amount: Any, threshold: Any) -> None:
     """Adds `amount` to levels below `threshold`, clamped. a: flat."""
     for i in range(a.size):
@@ -851,14 +870,14 @@ def solarize_add(a: Levels, amount: Any, threshold: Any) -> None:
         a[i] = raised if F(a[i]) < threshold else a[i]
 
 
-@fast
+@finite
 def invert(a: Levels) -> None:
     """255 - level. a: flat."""
     for i in range(a.size):
         a[i] = np.uint8(255) - a[i]
 
 
-@exact
+@finite
 def autocontrast(plane: Levels) -> None:
     """Stretches a plane so that its darkest level becomes 0 and its brightest 255; flat planes stay."""
     low, high = np.uint8(255), np.uint8(0)
@@ -871,7 +890,7 @@ def autocontrast(plane: Levels) -> None:
         plane[i] = np.uint8(np.int32(min(F(plane[i] - low) / spread, TOP)))
 
 
-@fast
+@finite
 def equalize(plane: Levels, counts: Whole) -> None:
     """Spreads levels evenly by their cumulative histogram, with Pillow's integer arithmetic. counts: scratch [256]."""
     for bin in range(256):
@@ -893,7 +912,7 @@ def equalize(plane: Levels, counts: Whole) -> None:
         plane[i] = np.uint8(counts[U(plane[i])])
 
 
-@fast
+@finite
 def add_colors(a: Levels, amounts: Floats) -> None:
     """Adds an amount to each channel. a: [C, N]; amounts: [C]."""
     for c in range(a.shape[0]):
@@ -915,7 +934,7 @@ def _pointer(context: Any, address: Any) -> Any:
     return types.voidptr(types.uintp), codegen
 
 
-@fast
+@finite
 def run(
     addresses: NDArray[np.uint64],
     source_sizes: NDArray[np.int64],

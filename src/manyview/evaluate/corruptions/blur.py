@@ -126,7 +126,7 @@ def zoomed(values: Field, factor: float) -> Field:
     return values
 
 
-@compiled(fast=False)
+@compiled()
 def _shake(picture: Levels, shifts: NDArray[np.int64], reach: int) -> None:
     """Copies to each pixel, from the last to the first, the one `shifts` [rounds, H, W, 2] away, in place.
 

@@ -52,7 +52,8 @@ def snow(
     flakes = as_levels(np.where(flakes < threshold, 0, flakes)).astype(np.float64)
     layer = np.rint(along_line(flakes, radius, sigma, angle))[:, :, None] / 255
     values = as_unit(picture)
-    white = np.maximum(values, (values @ LUMA)[:, :, None] * 1.5 + 0.5)
+    luma = LUMA[0] * values[..., 0] + LUMA[1] * values[..., 1] + LUMA[2] * values[..., 2]
+    white = np.maximum(values, luma[:, :, None] * 1.5 + 0.5)
     return as_levels(share * values + (1 - share) * white + layer + layer[::-1, ::-1])
 
 
@@ -155,7 +156,7 @@ def equalized(levels: Levels) -> Levels:
     return table.clip(0, 255).astype(np.uint8)[levels]
 
 
-@compiled(fast=False)
+@compiled()
 def distances(marks: NDArray[np.bool_]) -> Field:
     """How far each pixel [H, W] is from the nearest mark, along steps to neighbours; infinite without a mark.
 
