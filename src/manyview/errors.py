@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class ManyviewError(Exception):
@@ -43,6 +45,25 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ";"
     return f"unknown {kind} '{name}'{hint} {plural or kind + 's'}: {', '.join(names) or 'none'}"
+
+
+def misfit(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """Why arguments do not fit a signature, None where they do. What Python itself says changes with its version."""
+    parameters = signature.parameters.values()
+    keywords = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    by_position = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    kinds = {p.kind for p in parameters}
+    if len(args) > len(by_position) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return "too many positional arguments"
+    taken = by_position[: len(args)]
+    for name in kwargs:
+        if name in taken and name in keywords:
+            return f"multiple values for argument '{name}'"
+        if name not in keywords and inspect.Parameter.VAR_KEYWORD not in kinds:
+            return f"got an unexpected keyword argument '{name}'"
+    needed = [p.name for p in parameters if p.default is p.empty and p.name in {*by_position, *keywords}]
+    missing = [name for name in needed if name not in taken and name not in kwargs]
+    return f"missing a required argument: '{missing[0]}'" if missing else None
 
 
 class ManyviewWarning(UserWarning):
