@@ -64,12 +64,22 @@ def assigned(place: str, value: Any) -> list[str]:
     return [shlex.quote(f"{place}={words.get(str(value), value)}")]
 
 
-# pydantic's words for types are Python's, a recipe's author writes YAML
+# pydantic's words are Python's and change with its version; a recipe's author writes YAML
 EXPECTED = {
+    "bool_parsing": "expected true or false",
     "bool_type": "expected true or false",
     "dict_type": "expected a mapping, key: value",
+    "finite_number": "expected a finite number",
+    "float_parsing": "expected a number",
     "float_type": "expected a number",
+    "greater_than": "expected a number above {gt:g}",
+    "greater_than_equal": "expected at least {ge:g}",
+    "int_from_float": "expected a whole number",
+    "int_parsing": "expected a whole number",
     "int_type": "expected a whole number",
+    "less_than": "expected a number below {lt:g}",
+    "less_than_equal": "expected at most {le:g}",
+    "literal_error": "expected {expected}",
     "model_type": "expected a mapping, key: value",
     "string_type": "expected text",
     "tuple_type": "expected a list, [one, two]",
@@ -94,7 +104,7 @@ def first_line(error: ValidationError, raw: Mapping[str, Any], models: Mapping[s
         return f"{place}: " + (f"unknown key '{path[-1]}'; {cure}" if cure else unknown("key", path[-1], keys))
     if first["type"] == "missing":
         return f"{place}: missing; a recipe has views, branches and relations"
-    wanted = EXPECTED.get(first["type"]) or first["msg"][:1].lower() + first["msg"][1:]
+    wanted = EXPECTED.get(first["type"], "expected another kind of value").format(**first.get("ctx", {}))
     return f"{place}: {wanted}, got {got!r}{_meant(place, got, first['type'])}"
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from manyview.words import several
 
@@ -102,6 +104,25 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         told = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return told or type(error).__name__
+
+
+def misfit(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """Why arguments do not fit a signature, None where they do. What Python itself says changes with its version."""
+    parameters = signature.parameters.values()
+    keywords = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    by_position = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    kinds = {p.kind for p in parameters}
+    if len(args) > len(by_position) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return "too many positional arguments"
+    taken = by_position[: len(args)]
+    for name in kwargs:
+        if name in taken and name in keywords:
+            return f"multiple values for argument '{name}'"
+        if name not in keywords and inspect.Parameter.VAR_KEYWORD not in kinds:
+            return f"got an unexpected keyword argument '{name}'"
+    needed = [p.name for p in parameters if p.default is p.empty and p.name in {*by_position, *keywords}]
+    missing = [name for name in needed if name not in taken and name not in kwargs]
+    return f"missing a required argument: '{missing[0]}'" if missing else None
 
 
 class ManyviewWarning(UserWarning):

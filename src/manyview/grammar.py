@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from manyview.errors import ManyviewError, RecipeError, first_line, unknown
+from manyview.errors import ManyviewError, RecipeError, first_line, misfit, unknown
 
 T = TypeVar("T")
 
@@ -90,7 +90,9 @@ def bind(factory: Callable[..., T], call: Call, where: str, **extra: Any) -> T:
         return factory(*call.args, **arguments)
     except ManyviewError as error:
         raise type(error)(f"{where}: {error}") from None
-    except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
+    except (TypeError, AttributeError):  # Python's words, which are about our code and change with its version
+        raise RecipeError(f"{where}: {call}: an argument is of a kind that {call.name} cannot take") from None
+    except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise RecipeError(f"{where}: {call}: {first_line(error)}") from None
 
 
@@ -102,10 +104,9 @@ def check_arguments(factory: Callable[..., Any], call: Call, where: str, extra: 
     for key in call.kwargs:
         if key not in names and not keywords:
             raise RecipeError(f"{where}: {call.name}: {unknown('argument', key, names)}")
-    try:
-        signature.bind(*call.args, **{**call.kwargs, **(extra or {})})
-    except TypeError as error:
-        raise RecipeError(f"{where}: {call}: {error}; arguments: {', '.join(names) or 'none'}") from None
+    fault = misfit(signature, call.args, {**call.kwargs, **(extra or {})})
+    if fault:
+        raise RecipeError(f"{where}: {call}: {fault}; arguments: {', '.join(names) or 'none'}")
 
 
 def with_argument(call: Call, key: str, value: Any, factory: Callable[..., Any] | None) -> Call:
@@ -124,7 +125,8 @@ def _parse(text: str, where: str) -> ast.expr:
     try:
         return ast.parse(_members_as_subscripts(text), mode="eval").body
     except (SyntaxError, tokenize.TokenError, ValueError, RecursionError, MemoryError) as error:
-        reason = getattr(error, "msg", None) or (str(error.args[0]) if error.args else "too long")
+        too_deep = isinstance(error, (RecursionError, MemoryError))
+        reason = "it is nested too deeply" if too_deep else "a call is written name(argument, key=value)"
         if text.count("(") != text.count(")"):
             reason = "its brackets do not match; inside [ ] or { } YAML cuts at commas, so quote it there"
         raise RecipeError(f"{where}: cannot read {text!r}: {reason}") from None

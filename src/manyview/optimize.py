@@ -246,10 +246,10 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
             options["lr"] *= lr_factor(train)
         groups = parameter_groups(module, options.pop("weight_decay", 0.0), Rules(**ours))
         optimizer = create_optimizer_v2(groups, opt=call.name, **options)
-        if optimizer.defaults["lr"] is None:
-            raise ValueError(f"give the learning rate, as in {call.name}(lr=0.01)")
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise RecipeError(f"train.optimizer: {call}: {first_line(error)}") from None
+        raise RecipeError(f"train.optimizer: {call}: refused by the optimiser: {first_line(error)}") from None
+    if optimizer.defaults["lr"] is None:
+        raise RecipeError(f"train.optimizer: {call}: give the learning rate, as in {call.name}(lr=0.01)")
     for group in optimizer.param_groups:
         group["lr"] *= group["scale"]
     return optimizer
@@ -350,7 +350,7 @@ def check_training(train: Train, known: Collection[str] | None = None) -> None:
             if known is not None and part not in known:
                 raise ValueError(unknown("part", part, known))
     except (AssertionError, ImportError) as error:  # timm's way to say what an optimiser lacks here
-        raise RecipeError(f"train.optimizer: {call.name}: {error}") from None
+        raise RecipeError(f"train.optimizer: {call.name}: not to be had here; timm says: {error}") from None
     except ValueError as error:
         raise RecipeError(f"train.optimizer: {error}") from None
     names = [name for name in inspect.signature(optimizer).parameters if name != "params"]

@@ -18,7 +18,7 @@ from manyview.data.huggingface import TableImages, hf, parquet_splits
 from manyview.data.images import FolderImages, Images
 from manyview.data.splits import RawSplits, Selection, Splits, make_splits
 from manyview.data.vision import vision
-from manyview.errors import DataError, unknown
+from manyview.errors import DataError, misfit, unknown
 
 TRIED = 8  # unreadable images at the beginning of train that do not stop a run from opening its data
 
@@ -79,10 +79,10 @@ def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, Any]]:
     source = SOURCES[call.name]
     options = [p for p in inspect.signature(source).parameters.values() if p.name not in ("root", "download", "stored")]
     signature = inspect.Signature([p.replace(annotation=p.empty) for p in options])
-    try:
-        given = signature.bind(*call.args, **call.kwargs).arguments
-    except TypeError as error:
-        raise DataError(f"data.source: {error} in '{call.name}'; write {call.name}{signature}") from None
+    fault = misfit(signature, call.args, call.kwargs)
+    if fault:
+        raise DataError(f"data.source: {fault} in '{call.name}'; write {call.name}{signature}")
+    given = signature.bind(*call.args, **call.kwargs).arguments
     kinds = get_type_hints(source)
     for option, value in given.items():
         try:

@@ -40,7 +40,7 @@ NUMBERS_AT_ONCE = 2**22
 """Bounds the tasks that are solved together, by the size of what one of them needs."""
 STEPS, PRODUCTS, HALVINGS = 500, 100, 30
 TOLERANCE = 1e-12
-"""Of the objective, as a fraction: what Newton's last step promised to lower it by, and what rounding may raise it by."""
+"""Of the objective, as a fraction: what Newton's last step promises to lower it by, and rounding may raise it by."""
 FORCING = 0.1
 
 
@@ -142,9 +142,9 @@ def few_shot(
     - `centroid`: the nearest mean of a class's support rows.
 
     Both regressions minimise the *sum* over rows of the cross-entropy plus weight * (|W|^2 + |b|^2), as `fit_linear`
-    does; weight = 1 / 2C, so that 0.5 is scikit-learn's C = 1. They find the minimum of features of any scale, also where
-    rows repeat or lie on a line, and whether or not they can be told apart. A step costs some ways * (ways * shots)^3
-    operations a task, and as much memory as ways * (ways * shots)^2 numbers: few shots.
+    does; weight = 1 / 2C, so that 0.5 is scikit-learn's C = 1. They find the minimum of features of any scale, also
+    where rows repeat or lie on a line, and whether or not they can be told apart. A step costs some
+    ways * (ways * shots)^3 operations a task, and as much memory as ways * (ways * shots)^2 numbers: few shots.
 
     Raises ValueError as `episodes` does, and for features and labels of unlike length, features that are not finite,
     one task alone (no interval), an unknown classifier, a weight that is not positive, and, rather than be wrong, if
