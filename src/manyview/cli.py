@@ -195,7 +195,7 @@ def views(
     from manyview.sheet import contact_sheet, save_png
 
     given = images or []
-    overrides = [text for text in given if "=" in text and not Path(text).exists()]
+    overrides = [text for text in given if "=" in text and not os.path.exists(text)]
     loaded = load_recipe(recipe, *overrides)
     paths, notes = image_files([Path(text) for text in given if text not in overrides], loaded.data.stored)
     skips = loaded.data.on_bad_image == "skip"
@@ -291,7 +291,7 @@ def compare(
     """Trains recipes with the same seeds at the same cost, and tells how they differ, with intervals."""
     from manyview.compare.compare import compare as run_comparison
 
-    overrides = [text for text in recipes if "=" in text and not Path(text).exists()]
+    overrides = [text for text in recipes if "=" in text and not os.path.exists(text)]
     budgets = [text.partition("=")[2] for text in overrides if text.startswith("budget=")]
     if len({*budgets, *filter(None, [budget])}) > 1:
         raise RecipeError(f"the budget is given twice: {', '.join([*budgets, *filter(None, [budget])])}")

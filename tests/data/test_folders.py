@@ -239,19 +239,30 @@ def test_a_named_image_that_is_none_is_a_bad_image(tmp_path):
         train.read(paths(train).index("cat/2.jpg"))
 
 
-def test_a_folder_that_cannot_be_read_is_told(tmp_path):
-    """Rights do not bind root, so the folder is one whose path is too long for the system."""
+def test_what_cannot_be_read_is_told(tmp_path):
+    """Rights do not bind root, so it is a folder, and a file without extension, whose paths are too long to open."""
     tree(tmp_path, *TWO)
-    part = "x" * 200
     place = os.open(tmp_path / "cat", os.O_RDONLY)
     for _ in range(25):
-        os.mkdir(part, dir_fd=place)
-        inner = os.open(part, os.O_RDONLY, dir_fd=place)
+        os.close(os.open("y" * 200, os.O_CREAT, dir_fd=place))
+        os.mkdir("x" * 200, dir_fd=place)
+        inner = os.open("x" * 200, os.O_RDONLY, dir_fd=place)
         os.close(place)
         place = inner
     os.close(place)
-    assert re.search(
-        r"left out: 1 folder that cannot be read \(1 cat/x+.*: File name too long\)", opened(tmp_path).note
+    splits = opened(tmp_path)
+    assert len(splits.train) == 2
+    assert re.search(r"1 file that cannot be read \(1 y+: File name too long\)", splits.note)
+    assert re.search(r"1 folder that cannot be read \(1 cat/x[x/]+: File name too long\)", splits.note)
+
+
+@pytest.mark.parametrize("root", ["~nobody-of-this-name/photos", "x" * 5000, "/" + "y/" * 3000, "a\0b"])
+@pytest.mark.parametrize("source", ["folder", "hf", "cifar10"])
+def test_roots_that_cannot_be_there(source, root):
+    fails(
+        r"(no folder|no file or folder|CIFAR10 cannot be opened under|data\.root=.* cannot be read:) .*",
+        source,
+        root=root,
     )
 
 
