@@ -1,15 +1,20 @@
 """`predict`: the files it finds, bad ones among them, names of all kinds, and streams that cannot show them."""
 
+import io
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from commands import done, manyview, png
+from manyview import cli
 from manyview.data import BadImage
 from manyview.predict import predict_files
+from manyview.recipe import load_recipe
+from manyview.train import train
 
 TINY = ("train.steps=2", "train.batch_size=16", "train.schedule=constant()", "data.limit=40", "evaluate=[]")
 
@@ -79,3 +84,51 @@ def test_names_do_not_break_the_lines_of_predict(run, tmp_path):
     assert manyview("predict", run, tmp_path / "bad\n.png")[2] == (
         f"manyview: {tmp_path}/bad\\n.png: not an image in a format that Pillow reads\n"
     )
+
+
+def printed(encoding: str, *arguments) -> tuple[int, str, str]:
+    """Exit code and what the command writes to streams of an encoding that refuses what it lacks."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding, errors="strict", write_through=True) for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["manyview", *map(str, arguments)])
+        patch.setattr(sys, "stdout", streams[0])
+        patch.setattr(sys, "stderr", streams[1])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    out, err = (stream.buffer.getvalue().decode(encoding) for stream in streams)
+    return left.value.code or 0, out, err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
+def test_a_stream_that_lacks_characters_ends_nothing(run, tmp_path, encoding):
+    """Neither the root sign of a run without labels, nor a table's frame, nor a name; what is lacking is escaped."""
+    images = [png(tmp_path / "猫" / name, seed=number) for number, name in enumerate(("é.png", "caf\udce9.png"))]
+    code, out, err = printed(encoding, "predict", run, *images)
+    assert (code, err) == (0, "")
+    cat, e = ("猫" if encoding == "utf-8" else r"\u732b"), (r"\xe9" if encoding == "ascii" else "é")
+    assert [line.split("\t")[0] for line in out.splitlines()] == [
+        f"{tmp_path}/{cat}/{e}.png", rf"{tmp_path}/{cat}/caf\xe9.png"
+    ]  # fmt: skip
+    bad = tmp_path / "猫" / "bad.png"
+    bad.touch()
+    code, out, err = printed(encoding, "predict", run, bad)
+    assert (code, out) == (1, "")
+    assert err.endswith("bad.png: the file is empty (0 bytes)\n")
+    training = ("train", "simclr_digits", "train.steps=2", "train.batch_size=16", "data.limit=40", "evaluate=[]",
+                "branches.online.backbone=cresnet20", "train.log_every=1", "title=Größe 猫")  # fmt: skip
+    code, out, err = printed(encoding, *training, "--out", tmp_path / "猫" / "new")
+    assert code == 0, err
+    size = r"Gr\xf6\xdfe" if encoding == "ascii" else "Größe"
+    assert out.startswith(f"{size} {cat}\n")
+    assert ("√d" if encoding == "utf-8" else r"\u221ad") in out
+
+
+def test_a_program_that_trains_has_such_streams_too(tmp_path, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "cp1252", errors="strict", write_through=True)
+    monkeypatch.setattr(sys, "stdout", stream)
+    recipe = load_recipe("simclr_digits", *TINY, "branches.online.backbone=cresnet20", "title=猫")
+    train(recipe, tmp_path / "run")
+    printed = stream.buffer.getvalue().decode("cp1252")
+    assert printed.startswith("\\u732b\n")
+    assert r"z_std·\u221ad" in printed
+    assert stream.errors == "strict"

@@ -33,7 +33,8 @@ def main() -> None:
     """Entry point: turns users' mistakes into one line on stderr and exit code 2, and doubts into one line each."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what its encoding lacks must not end a run
+            # what its encoding lacks must not end a run; typer.echo would write UTF-8 where ASCII was asked for
+            stream.reconfigure(errors="backslashreplace")
     usual = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -53,7 +54,7 @@ def main() -> None:
 
 def _tell(what: object) -> None:
     """One line on stderr."""
-    typer.echo(f"manyview: {shown(what)}", err=True)
+    print(f"manyview: {shown(what)}", file=sys.stderr, flush=True)
 
 
 @app.command()
@@ -66,7 +67,7 @@ def recipes(
     if name is not None:
         if name not in packaged_recipes():
             raise RecipeError(unknown("recipe", name, packaged_recipes()))
-        typer.echo(packaged_recipes()[name], nl=False)
+        print(packaged_recipes()[name], end="")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("recipe", no_wrap=True)
@@ -167,7 +168,7 @@ def predict(
     files, notes = image_files(images, data.stored)
     for line in predict_files(run, files, aggregate, unread):
         name = str(line.path) if os.sep == "\\" else str(line.path).replace("\\", "\\\\")
-        typer.echo(f"{shown(name)}\t{shown(line.label)}\t{line.probability:.4f}")
+        print(shown(name), shown(line.label), f"{line.probability:.4f}", sep="\t", flush=True)
     for note in notes:
         _tell(note)
     if bad and data.on_bad_image != "skip":
@@ -195,7 +196,7 @@ def views(
     from manyview.sheet import contact_sheet, save_png
 
     given = images or []
-    overrides = [text for text in given if "=" in text and not Path(text).exists()]
+    overrides = [text for text in given if "=" in text and not os.path.exists(text)]
     loaded = load_recipe(recipe, *overrides)
     paths, notes = image_files([Path(text) for text in given if text not in overrides], loaded.data.stored)
     skips = loaded.data.on_bad_image == "skip"
@@ -296,7 +297,7 @@ def compare(
     """Trains recipes with the same seeds at the same cost, and tells how they differ, with intervals."""
     from manyview.compare.compare import compare as run_comparison
 
-    overrides = [text for text in recipes if "=" in text and not Path(text).exists()]
+    overrides = [text for text in recipes if "=" in text and not os.path.exists(text)]
     budgets = [text.partition("=")[2] for text in overrides if text.startswith("budget=")]
     if len({*budgets, *filter(None, [budget])}) > 1:
         raise RecipeError(f"the budget is given twice: {', '.join([*budgets, *filter(None, [budget])])}")

@@ -37,6 +37,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_atomically(path, write)
 
 
+def at_home(path: str | Path) -> Path:
+    """The path with the user's folder for `~`; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))  # pathlib's raises
+
+
 def open_regular(path: Path) -> BinaryIO:
     """A regular file, opened to be read. Raises OSError for all else, such as pipes, which could keep one waiting."""
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115

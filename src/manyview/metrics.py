@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from manyview.errors import ManyviewWarning
 from manyview.files import write_text
 
 
@@ -23,19 +25,25 @@ class Metrics:
         if path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             write_text(path, "".join(line + "\n" for line in lines if start and _step_of(line) <= start))
-        self._board = SummaryWriter(str(path.parent), purge_step=start + 1 if start else 0)
+        self._board: SummaryWriter | None = None
+        try:
+            self._board = SummaryWriter(str(path.parent), purge_step=start + 1 if start else 0)
+        except UnicodeEncodeError:
+            told = "no events for TensorBoard, whose writer takes no folder with a name that is not UTF-8"
+            warnings.warn(f"{path.parent}: {told}", ManyviewWarning, stacklevel=2)
 
     def write(self, step: int, epoch: float, **measures: Any) -> None:
         """One JSON object, null for what is not finite; nested measures are `terms/similarity` in TensorBoard."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **_plain(measures)}) + "\n")
         for name, value in flatten(measures).items():
-            if math.isfinite(value):
+            if self._board is not None and math.isfinite(value):
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flushes TensorBoard's events."""
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _step_of(line: str) -> float:

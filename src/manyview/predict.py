@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +65,13 @@ def image_files(paths: Sequence[Path], stored: Stored | None = None) -> tuple[li
     files: list[Path] = []
     notes: list[str] = []
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):
             found = find([path], arrays=stored is not None)
             if not found.files[0]:
                 raise DataError(f"no images in {shown(path)}" + (f" ({found.note()})" if found.left_out else ""))
             files += [path / name for name in found.files[0]]
             notes += [f"{shown(path)}: {found.note()}"] if found.left_out else []
-        elif path.exists():
+        elif os.path.exists(path):
             files.append(path)
         else:
             raise DataError(f"no such file: {shown(path)}")

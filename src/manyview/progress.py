@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from manyview.evaluate.report import cell
 from manyview.optimize import Clock
 from manyview.recipe import Recipe
 from manyview.step import Step
+from manyview.streams import Escaping
 
 WATCHED = {"z_std_sqrt_d": "z_std·√d {:.2f}", "effective_rank": "rank {:.1f}"}
 LABELS = {
@@ -62,7 +64,8 @@ class Display:
     """Prints to a console; on anything but a terminal the bars are left out and the lines remain."""
 
     def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
-        self._console = console or Console(quiet=quiet, highlight=False, markup=False)
+        file: Any = Escaping(sys.stdout)  # also where a program of its own calls `train`
+        self._console = console or Console(file=file, quiet=quiet, highlight=False, markup=False)
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._total = self._done = 0

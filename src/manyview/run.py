@@ -13,7 +13,7 @@ from typing import Any
 
 from manyview.data import Images, Splits, open_splits
 from manyview.errors import RunError
-from manyview.files import read_state, write_json, write_text
+from manyview.files import at_home, read_state, write_json, write_text
 from manyview.recipe import Recipe, difference, parse_recipe
 from manyview.step import Step
 
@@ -155,9 +155,9 @@ class Run:
 def _anywhere(recipe: Recipe) -> Recipe:
     """The recipe with the path of its data made absolute, so that the run can be read from any folder."""
     root = recipe.data.root
-    if root is None or not Path(root).expanduser().exists():
+    if root is None or not at_home(root).exists():
         return recipe
-    data = recipe.data.model_copy(update={"root": str(Path(root).expanduser().resolve())})
+    data = recipe.data.model_copy(update={"root": str(at_home(root).resolve())})
     return recipe.model_copy(update={"data": data})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_sources import fails, open_, picture
+from test_sources import cache, fails, open_, picture, table  # noqa: F401
 
 from manyview.data import BadImage, Stored, decode, size_of
 from manyview.data.layout import role_of
@@ -239,19 +239,30 @@ def test_a_named_image_that_is_none_is_a_bad_image(tmp_path):
         train.read(paths(train).index("cat/2.jpg"))
 
 
-def test_a_folder_that_cannot_be_read_is_told(tmp_path):
-    """Rights do not bind root, so the folder is one whose path is too long for the system."""
+def test_what_cannot_be_read_is_told(tmp_path):
+    """Rights do not bind root, so it is a folder, and a file without extension, whose paths are too long to open."""
     tree(tmp_path, *TWO)
-    part = "x" * 200
     place = os.open(tmp_path / "cat", os.O_RDONLY)
     for _ in range(25):
-        os.mkdir(part, dir_fd=place)
-        inner = os.open(part, os.O_RDONLY, dir_fd=place)
+        os.close(os.open("y" * 200, os.O_CREAT, dir_fd=place))
+        os.mkdir("x" * 200, dir_fd=place)
+        inner = os.open("x" * 200, os.O_RDONLY, dir_fd=place)
         os.close(place)
         place = inner
     os.close(place)
-    assert re.search(
-        r"left out: 1 folder that cannot be read \(1 cat/x+.*: File name too long\)", opened(tmp_path).note
+    splits = opened(tmp_path)
+    assert len(splits.train) == 2
+    assert re.search(r"1 file that cannot be read \(1 y+: File name too long\)", splits.note)
+    assert re.search(r"1 folder that cannot be read \(1 cat/x[x/]+: File name too long\)", splits.note)
+
+
+@pytest.mark.parametrize("root", ["~nobody-of-this-name/photos", "x" * 5000, "/" + "y/" * 3000, "a\0b"])
+@pytest.mark.parametrize("source", ["folder", "hf", "cifar10"])
+def test_roots_that_cannot_be_there(source, root):
+    fails(
+        r"(no folder|no file or folder|CIFAR10 cannot be opened under|data\.root=.* cannot be read:) .*",
+        source,
+        root=root,
     )
 
 
@@ -354,3 +365,29 @@ def test_searching_many_files_opens_none_with_a_known_extension(tmp_path, monkey
     monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("a file was opened"))
     assert len(find([tmp_path]).files[0]) == 2
     assert not is_image(str(tmp_path / "cat/1.txt"))
+
+
+# ------------------------------------------------------------------------------------------------------- other sources
+
+
+@pytest.mark.parametrize("source", ["cifar10", "food101", "hf", "digits"])
+def test_a_folder_of_images_for_another_source_is_told_with_its_cure(tmp_path, source):
+    root = tree(tmp_path / "my photos", *TWO)
+    fails(rf".* say data\.source=folder data\.root='{re.escape(str(root))}'", source, root=root)
+
+
+def test_splits_of_a_table_that_are_not_read_are_told(tmp_path):
+    for split in ("train", "validation", "extra"):
+        table(4, tmp_path / f"{split}.parquet")
+    note = open_("hf", root=tmp_path, val_fraction=0).note
+    way = """data.source="hf(val='validation')\""""
+    assert note == f"4 train, no val, no test; 'extra' and 'validation' not read (else say {way})"
+    given = {"val": "validation", "test": "extra"}
+    assert open_("hf", root=tmp_path, options=given).note == "4 train, 4 val, 4 test"
+
+
+def test_only_regular_parquet_files_are_opened(tmp_path):
+    table(4, tmp_path / "train.parquet")
+    os.mkfifo(tmp_path / "test.parquet")
+    (tmp_path / "._train-00000-of-00002.parquet").write_text("what macOS adds")
+    assert open_("hf", root=tmp_path, val_fraction=0).note == "4 train, no val, no test"

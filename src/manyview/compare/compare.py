@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from manyview.compare.runs import train_runs
 from manyview.compare.table import tabulate
 from manyview.compare.write import show, write_all
 from manyview.errors import RunError
+from manyview.streams import Escaping
 
 
 def compare(
@@ -41,7 +43,8 @@ def compare(
     Returns what out/compare.json holds, or None while runs are missing. Raises ManyviewError, for mistakes before
     anything is trained, and in the end if a run failed.
     """
-    console = Console(quiet=quiet, highlight=False, markup=False)
+    file: Any = Escaping(sys.stdout)
+    console = Console(file=file, quiet=quiet, highlight=False, markup=False)
     comparison = plan_comparison(
         recipes,
         Path(out),

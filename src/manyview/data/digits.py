@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from manyview.data.decode import Stored
 from manyview.data.images import ArrayImages, Subset
 from manyview.data.splits import RawSplits, hold_out
-from manyview.errors import DataError
+from manyview.errors import DataError, shown
 
 
 def digits(root: Path | None, *, download: bool, stored: Stored | None = None) -> RawSplits:
@@ -22,7 +23,8 @@ def digits(root: Path | None, *, download: bool, stored: Stored | None = None) -
     from sklearn.datasets import load_digits
 
     if root is not None:
-        raise DataError(f"digits lie in no folder, so data.root={root} would not be looked at; say data.source=folder")
+        cure = f"say data.source=folder data.root={shlex.quote(str(root))}"
+        raise DataError(f"digits lie in no folder, so data.root={shown(root)} would not be looked at; {cure}")
     data = load_digits()
     grey = torch.from_numpy(np.round(data.images * 255 / 16).astype(np.uint8))
     labels = data.target.astype(np.int64)

@@ -15,7 +15,7 @@ import numpy as np
 from manyview.data.decode import Stored
 from manyview.data.images import FolderImages, pack
 from manyview.data.layout import layout_of, listed, role_of
-from manyview.data.search import Found, find, images_in
+from manyview.data.search import Found, find, has_images, images_in
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, shown, unknown
 
@@ -85,6 +85,13 @@ def folder(
         remarks.append(_splits_inside(parts["train"]))
     remark = "; ".join(filter(None, [*remarks, found.note()]))
     return RawSplits(splits["train"], splits.get("val"), splits.get("test"), classes, not layout.splits, remark)
+
+
+def own_images(root: Path) -> str:
+    """What to say where another source was looked for in a folder of images; empty if it is none."""
+    if not root.is_dir() or not has_images(root):
+        return ""
+    return f"; for images of your own say data.source=folder data.root={shlex.quote(str(root))}"
 
 
 @final

@@ -14,7 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from manyview.data.decode import BadImage, Stored, decode, size_of
+from manyview.data.folder import own_images
 from manyview.data.images import Ints
+from manyview.data.layout import listed, role_of
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, unknown
 
@@ -91,10 +93,10 @@ def hf(
     - a folder written by `save_to_disk`, of a Dataset (the training split) or a DatasetDict;
     - otherwise a name on the hub: from the local cache, or from the network with `download`.
 
-    A split that is None is not read; the default "test" may be missing. Class names are those of a ClassLabel
-    column; of plain integers they are "0", "1", … up to the largest of the first split that has labels. A label of -1
-    means that the image has none; without the column, whose default "label" may be missing in a split, or with
-    label=None, no image has one.
+    A split that is None is not read, which the note tells; the default "test" may be missing. Class names are those of
+    a ClassLabel column; of plain integers they are "0", "1", … up to the largest of the first split that has labels. A
+    label of -1 means that the image has none; without the column, whose default "label" may be missing in a split, or
+    with label=None, no image has one.
     Raises `DataError` if the library, a split or a column is missing, or a label cannot be used.
     """
     if root is None:
@@ -117,6 +119,10 @@ def hf(
             classes = names or tuple(str(c) for c in range(int(splits[role].labels.max(initial=-1)) + 1))
         elif names is not None and names != classes:
             raise DataError(f"{root}: the class names of split '{split}' are not those of split '{train}'")
+    if unread := [split for split in found if split not in (train, val, test)]:
+        remarks.append(f"{listed(unread)} not read")
+        held = [split for split in unread if role_of(split) == "val"]
+        remarks[-1] += f" (else say data.source=\"hf(val='{held[0]}')\")" if held and val is None else ""
     return RawSplits(splits["train"], splits.get("val"), splits.get("test"), classes, remark=", ".join(remarks))
 
 
@@ -128,7 +134,8 @@ def parquet_splits(root: Path) -> dict[str, list[Path]]:
     for here in (root, root / "data"):
         splits: dict[str, list[Path]] = {}
         shards: dict[str, int] = {}
-        for path in sorted(here.glob("*.parquet")):
+        files = (path for path in here.glob("*.parquet") if path.is_file() and not path.name.startswith("."))
+        for path in sorted(files):
             split, count = re.fullmatch(r"(.+?)(?:-\d+-of-(\d+))?\.parquet", path.name).groups()  # type: ignore
             splits.setdefault(split, []).append(path)
             shards[split] = int(count or 1)
@@ -152,7 +159,10 @@ def _open(root: Path, download: bool) -> dict[str, Callable[[], Any]]:
             return {split: partial(_same, table) for split, table in tables.items()}
         files = parquet_splits(root)
         if not files:
-            raise DataError(f"{root} has neither train.parquet (nor train-00000-of-…) nor a dataset of save_to_disk")
+            cure = own_images(root)
+            raise DataError(
+                f"{root} has neither train.parquet (nor train-00000-of-…) nor a dataset of save_to_disk{cure}"
+            )
         return {split: partial(_read_parquet, paths) for split, paths in files.items()}
     if not _HUB_NAME.fullmatch(root.as_posix()):
         raise DataError(f"no file or folder {root}")

@@ -22,6 +22,7 @@ from typing import final
 from PIL import Image
 
 from manyview.errors import DataError, shown
+from manyview.files import open_regular
 
 ARRAYS = (".npy",)  # read where images are taken as they are stored
 # Formats that Pillow names without decoding them, and one for which it would start another program.
@@ -112,12 +113,18 @@ def folders_in(root: Path, ignore: Sequence[str] = ()) -> tuple[list[str], list[
 
 def images_in(folder: Path, arrays: bool = False) -> int:
     """How many images lie right in a folder."""
+    walk = _Walk([folder], arrays, (), False, [[]], [set()])
     with _entries(str(folder)) as entries:
-        return sum(not _passed_over(e.name, ()) and _is_file(e) and is_image(e.path, arrays) for e in entries)
+        for entry in entries:
+            walk.entry(0, entry.name, entry)
+    return len(walk.files[0]) + len(walk.file_links)
 
 
 def is_image(path: str, arrays: bool = False) -> bool:
-    """Whether a regular file is an image: by a known extension, else, if it has none that is known, by its bytes."""
+    """Whether a regular file is an image: by its extension, or, if that is none that is known, by its bytes.
+
+    Raises OSError if these cannot be read.
+    """
     name = os.path.basename(path)
     suffix = os.path.splitext(name)[1].lower()
     if suffix in extensions() or (arrays and suffix in ARRAYS):
@@ -134,17 +141,17 @@ def extensions() -> frozenset[str]:
 
 
 def _opens(path: str) -> bool:
-    """Whether Pillow knows a file by its first bytes and can read its header."""
+    """Whether Pillow knows a file by its first bytes and can read its header. Raises OSError if it cannot be opened."""
     extensions()
     kinds = [kind for kind, (_, accepts) in Image.OPEN.items() if accepts and kind not in _STUBS]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            Image.open(path, formats=kinds).close()
-    except Image.DecompressionBombError:
-        return True
-    except Exception:  # whatever a reader makes of bytes that are not its own
-        return False
+    with open_regular(Path(path)) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            Image.open(file, formats=kinds)
+        except Image.DecompressionBombError:
+            return True
+        except Exception:  # whatever a reader makes of bytes that are not its own
+            return False
     return True
 
 
@@ -184,7 +191,7 @@ class _Walk:
             self.folders[number].update([relative] if top else [])
             for entry in inside:
                 path = os.path.join(relative, entry.name)
-                if self._entry(number, path, entry):
+                if self.entry(number, path, entry):
                     stack.append((path, entry.path))
 
     def links(self) -> None:
@@ -206,7 +213,7 @@ class _Walk:
                 known.add(key)
                 self.files[number].append(below)
 
-    def _entry(self, number: int, path: str, entry: os.DirEntry[str]) -> bool:
+    def entry(self, number: int, path: str, entry: os.DirEntry[str]) -> bool:
         """Takes in one entry of a folder; whether it is a folder to read now."""
         folder = _is_folder(entry)
         if reason := _passed_over(entry.name, self.ignore if folder else ()):
@@ -217,13 +224,22 @@ class _Walk:
             return True
         elif not _is_file(entry):
             self._leave("neither file nor folder" if os.path.exists(entry.path) else "broken link{s}")
-        elif not is_image(entry.path, self.arrays):
-            self._leave("of other kinds", shown(os.path.splitext(entry.name)[1].lower()) or "without extension")
+        elif why := self._no_image(entry):
+            self._leave(*why)
         elif entry.is_symlink():
             self.file_links.append((number, path, entry.path))
         else:
             self.files[number].append(path)
         return False
+
+    def _no_image(self, entry: os.DirEntry[str]) -> tuple[str, str] | None:
+        """Why a file is no image, and which."""
+        try:
+            if is_image(entry.path, self.arrays):
+                return None
+        except OSError as error:
+            return "file{s} that cannot be read", f"{shown(entry.name)}: {error.strerror or error}"
+        return "of other kinds", shown(os.path.splitext(entry.name)[1].lower()) or "without extension"
 
     def _leave(self, reason: str, detail: str = "") -> None:
         self.left_out[reason, detail] += 1

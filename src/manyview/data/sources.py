@@ -18,7 +18,8 @@ from manyview.data.huggingface import TableImages, hf, parquet_splits
 from manyview.data.images import FolderImages, Images
 from manyview.data.splits import RawSplits, Selection, Splits, make_splits
 from manyview.data.vision import vision
-from manyview.errors import DataError, misfit, unknown
+from manyview.errors import DataError, misfit, shown, unknown
+from manyview.files import at_home
 
 TRIED = 8  # unreadable images at the beginning of train that do not stop a run from opening its data
 
@@ -66,10 +67,21 @@ def open_splits(spec: DataSpec, seed: int) -> Splits:
     for whatever cannot be meant or is not there.
     """
     source, given = bind_source(spec.call)
-    root = None if spec.root is None else Path(spec.root).expanduser()
+    root = None if spec.root is None else _looked_at(at_home(spec.root))
     stored = None if spec.channels is None else Stored(spec.channels)
     raw = source(root, **given, download=spec.download, stored=stored)
     return make_splits(raw if stored is None else _alike(raw, stored), spec, seed)
+
+
+def _looked_at(root: Path) -> Path:
+    """The root, of which a source may ask whether it is there. Raises `DataError` if the system will not say."""
+    try:
+        root.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # the source tells what it needs, and a hub's name is no path
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.root={shown(root):.200} cannot be read: {getattr(error, 'strerror', error)}") from None
+    return root
 
 
 def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, Any]]:

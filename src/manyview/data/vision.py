@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from manyview.data.decode import Stored
+from manyview.data.folder import own_images
 from manyview.data.images import ArrayImages, FolderImages, Images, pack
 from manyview.data.splits import RawSplits
-from manyview.errors import DataError, unknown
+from manyview.errors import DataError, shown, unknown
 
 Read = Callable[[Any, str, Stored | None], Images]
 
@@ -51,7 +52,9 @@ def vision(
                 (str(error).strip() or type(error).__name__).partition("\n")[0].partition(" You can use")[0].rstrip(".")
             )
             hint = "" if download else "; nothing is downloaded unless data.download=true"
-            raise DataError(f"{name} cannot be opened under {root} ({reason}){hint}") from error
+            raise DataError(
+                f"{name} cannot be opened under {shown(root)} ({reason}){hint}{own_images(root)}"
+            ) from error
         classes = classes or _class_names(data, opened[part])
     return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, carve_test="test" not in opened)
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, final
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -275,7 +275,7 @@ def _weights(path: Path) -> Any:
     if path.suffix != ".safetensors":
         return read_state(path)
     try:
-        return load_file(path)
+        return load(path.read_bytes())  # its own reader takes no path that is not UTF-8
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
 

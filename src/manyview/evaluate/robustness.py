@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from manyview.evaluate.linear import check_held_out
 from manyview.evaluate.pipeline import some_of
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.evaluate.scores import WAYS, scores_of
+from manyview.files import at_home
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ class Robustness:
         if self.root is not None:
             if splits.test is None:
                 raise DataError(f"robustness: root holds corrupted test images, and there is no test; {splits.note}")
-            Corrupted(Path(self.root).expanduser()).check(self.names, self.severities)
+            Corrupted(at_home(self.root)).check(self.names, self.severities)
         if self.textures is not None:
             textures_of(self.textures, 1, 1, 1)
         if splits.train.channels != 3:
@@ -139,7 +139,7 @@ class Robustness:
         note = f"{seen[CLEAN]:,} images; {note}"
         report = _report(found, self.names, self.severities, note)
         whole = set(MAIN) <= set(self.names) and len(self.severities) == 5 and features.classes == 1000
-        if not (whole and self.root is not None and Corrupted(Path(self.root).expanduser()).tree):
+        if not (whole and self.root is not None and Corrupted(at_home(self.root)).tree):
             return report
         errors = [sum(100 - found[name, s] for s in self.severities) / (5 * ALEXNET[name]) for name in MAIN]
         return Report({**report.measures, "mce": fmean(errors)}, report.tables, report.draw, note)
@@ -160,7 +160,7 @@ class Robustness:
 
     def _stored(self, features: Features, split: str, root: str) -> Iterator[tuple[Key, Tensor, Tensor]]:
         """The same from the folder, one corruption and severity after another."""
-        corrupted, model = Corrupted(Path(root).expanduser()), features.model
+        corrupted, model = Corrupted(at_home(root)), features.model
         looked: Sequence[int] = ()
         for key in [CLEAN, *((name, severity) for name in self.names for severity in self.severities)]:
             images = features.images(split) if key == CLEAN else corrupted.images(*key, features.splits.classes)

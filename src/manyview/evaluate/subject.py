@@ -17,6 +17,7 @@ from manyview.evaluate.features import Features, Watch
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.model import Model, StepModel, exported, of_timm
 from manyview.evaluate.protocols import Measure, parse_protocols
+from manyview.files import at_home
 from manyview.grammar import Call, parse_call
 from manyview.recipe import Data, data_of
 from manyview.run import Run
@@ -93,7 +94,7 @@ def open_subject(
 
 def told_apart(data: Data, seed: int = 0) -> str:
     """Data in a line: source, folder, and each choice of images that is not the usual one."""
-    usual, root = Data(), None if data.root is None else Path(data.root).expanduser().resolve()
+    usual, root = Data(), None if data.root is None else at_home(data.root).resolve()
     chosen = ("val_fraction", "labels_per_class", "imbalance", "limit", "channels")
     told = {"root": root, **{name: getattr(data, name) for name in chosen}, "seed": seed or None}
     return ", ".join([data.source, *(f"{k}={v}" for k, v in told.items() if v != getattr(usual, k, None))])

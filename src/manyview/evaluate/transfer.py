@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyview.augment.op import check_kind
 from manyview.errors import DataError, ManyviewError
 from manyview.evaluate.report import Cell, Report, Table
+from manyview.files import at_home
 
 if TYPE_CHECKING:
     from manyview.data import Splits
@@ -62,7 +62,7 @@ class Transfer:
 
     def check(self, splits: Splits) -> None:
         """Raises DataError for a folder that is not there; the run's own data are not looked at."""
-        root = Path(self.root).expanduser()
+        root = at_home(self.root)
         missing = [] if self.download else [name for name in self.sets if not (root / name).is_dir()]
         if missing:
             raise DataError(
@@ -115,7 +115,7 @@ class Transfer:
         from manyview.data.huggingface import parquet_splits
         from manyview.recipe import Data
 
-        root = Path(self.root).expanduser() / name
+        root = at_home(self.root) / name
         source = SETS[name][0] if name in SETS else "folder"
         if root.is_dir() and "train" in parquet_splits(root):
             source = "hf"

@@ -1,0 +1,21 @@
+"""Text streams that cannot show all characters: what is lacking is written as an escape, and nothing ends for it."""
+
+from __future__ import annotations
+
+from typing import Any, TextIO, final
+
+
+@final
+class Escaping:
+    """A stream as it is, but that characters which its encoding lacks are written as `\\u221a`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes a text."""
+        encoding = self._stream.encoding or "utf-8"
+        return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
