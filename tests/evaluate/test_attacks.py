@@ -260,7 +260,9 @@ def test_images_without_a_gradient_are_counted():
     pixels = torch.cat([torch.full((3, 3, 12, 12), 30), torch.full((5, 3, 12, 12), 220)]).to(torch.uint8)
     images = ArrayImages(pixels, np.arange(8) % 3, np.arange(8), "test")
     model = Looks(lambda pixels: pixels.flatten(1), dead, ("a", "b", "c"))
-    report = Adversarial(images=None).measure(Features(model, Splits(images, None, images, ("a", "b", "c"), "")), "test")
+    report = Adversarial(images=None).measure(
+        Features(model, Splits(images, None, images, ("a", "b", "c"), "")), "test"
+    )
     assert report.measures["zero_gradients"] == 100 * 3 / 8
     assert "8 images; 3 have no gradient at any pixel" in report.note
 
@@ -276,7 +278,9 @@ def test_agmaxs_attack_is_its_definition(epsilon):
     """Normalised, moved by the sign of the gradient, cut to [0, 1] as it is, and only what was right."""
     model = network(3)
     images, labels = batch(12, 4, seed=8)
-    mean, std = (torch.tensor(each, dtype=torch.float64).view(1, 3, 1, 1) for each in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.1)))
+    mean, std = (
+        torch.tensor(each, dtype=torch.float64).view(1, 3, 1, 1) for each in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
+    )
     found = fgsm_normalized(model, images, labels, epsilon, mean, std)
     with torch.no_grad():
         right = (model(images).argmax(dim=1) == labels).tolist()
@@ -379,9 +383,9 @@ def test_settings_that_cannot_be_meant(call, message):
         bind(Adversarial, parse_call(call, "evaluate.0"), "evaluate.0")
 
 
-def test_a_probe_needs_images_to_choose_by():
-    three = ArrayImages(photos(3, (12, 12)), np.arange(3), np.arange(3), "train")
-    single = Splits(three, None, split_of(9, 2), ("a", "b", "c"), "a test")
-    with pytest.raises(DataError, match="adversarial holds out training images"):
-        Adversarial(by="linear").check(single)
-    Adversarial().check(single)
+def test_a_probe_needs_labels():
+    bare = ArrayImages(photos(3, (12, 12)), np.full(3, -1), np.arange(3), "train")
+    without = Splits(bare, None, split_of(9, 2), ("a", "b", "c"), "a test")
+    with pytest.raises(DataError, match="no training image has a label"):
+        Adversarial(by="linear").check(without)
+    Adversarial().check(without)

@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """top1, top5, class_mean (of the classes that occur) in percent, and the cross-entropy `loss`.
 
-    scores: [N, classes]; labels: integers [N]. Raises ValueError for shapes that disagree, and for no rows.
+    scores: [N, classes]; labels: integers [N]. A row with a score that is not a number is wrong. Raises ValueError for
+    shapes that disagree, and for no rows.
     """
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
         raise ValueError(
             f"expected scores [N, classes] and labels [N], N > 0, got {tuple(scores.shape)} and {tuple(labels.shape)}"
         )
-    ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
-    right = ranked[:, 0].float()
+    ranked = (scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]) & ~scores.isnan().any(1, True)
+    right = ranked[:, 0].double()
     per_class = [right[labels == label].mean() for label in labels.unique()]
     return {
-        "top1": 100 * float(right.mean()),
-        "top5": 100 * float(ranked.any(dim=1).float().mean()),
+        "top1": 100 * int(right.sum()) / len(labels),
+        "top5": 100 * int(ranked.any(dim=1).sum()) / len(labels),
         "class_mean": 100 * float(torch.stack(per_class).mean()),
         "loss": float(F.cross_entropy(scores, labels)),
     }

@@ -116,7 +116,8 @@ def calibration_floor(
     starts = np.unique(bin_of.numpy(), return_index=True)[1]
     sure = confidence.double().numpy()[order.numpy()]
     said = np.add.reduceat(sure, starts)
-    words, found = np.random.Philox(key=seed), []
+    words = np.random.Philox(key=seed)
+    found: list[float] = []
     while len(found) < draws:
         count = min(draws - len(found), max(1, DRAWN_AT_ONCE // len(sure)))
         unit = (words.random_raw(count * len(sure)) >> np.uint64(11)).reshape(count, -1) * 2.0**-53
