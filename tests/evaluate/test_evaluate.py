@@ -17,6 +17,7 @@ from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import WEIGHTS, Linear, fit_linear, linear_probe
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import measure_names, parse_protocols
+from manyview.evaluate.scores import scores_of
 from manyview.functional import aggregate, orbit
 from manyview.progress import table_row
 from manyview.step import Step
@@ -55,6 +56,20 @@ def test_accuracy_against_a_slow_reference(classes, present, rows):
     scores[torch.arange(rows), labels] += 1  # some of them right
     expected = slow_accuracy(scores.tolist(), labels.tolist())
     assert accuracy(scores, labels) == pytest.approx(expected, rel=1e-5)
+
+
+def test_shares_are_whole_counts():
+    """16 of 100 are 16 %, not 15.999999642372131."""
+    labels = torch.zeros(100, dtype=torch.int64)
+    for right in (16, 29, 57):
+        measures = accuracy(torch.eye(7)[[0] * right + [1] * (100 - right)], labels)
+        assert (measures["top1"], measures["top5"]) == (right, 100)
+
+
+def test_scores_that_are_no_numbers_are_wrong():
+    scores = torch.tensor([[1.0, 0.0, 0.0], [math.nan, 0.0, 0.0], [0.0, math.nan, 0.0], [-math.inf, 1.0, 0.0]])
+    measures = accuracy(scores, torch.tensor([0, 0, 0, 1]))
+    assert (measures["top1"], measures["top5"]) == (50, 50)
 
 
 def test_class_mean_weighs_classes_alike():
@@ -273,12 +288,17 @@ def test_collapsed_features_are_ties():
 
 
 def test_a_probe_without_images_to_hold_out():
-    bank, other = pictures(10), pictures(10)
+    """With one image a class nothing can be chosen: scikit-learn's penalty is taken, and told."""
+    bank, other = pictures(10), pictures(30, seed=4)
     bank.labels[:] = np.arange(10)
-    check_protocols([Linear()], splits_of(bank, other, other))
-    for given in (splits_of(bank, val=other), splits_of(bank, test=other)):
-        with pytest.raises(DataError, match=r"^evaluate: linear holds out training images .* every class has only one"):
-            check_protocols([Linear()], given)
+    check_protocols([Linear()], splits_of(bank, test=other))
+    known = features_of(trained(TIED), other, bank)
+    report, train, test = Linear().measure(known, "test"), known.of("train"), known.of("test")
+    fit = fit_linear(train.features, train.labels, 10, 0.5)
+    expected = accuracy(fit.scores(test.features), test.labels)["top1"]
+    assert report.measures == {"": expected, "weight": 0.5, "labels": 10}
+    assert report.note == "its penalty is 0.5: no training image could be held out to choose one"
+    assert scores_of(known, "test", "linear").note == f"scores of a linear probe on the model's features; {report.note}"
 
 
 def test_measures_have_names_of_their_own():
@@ -399,7 +419,11 @@ def test_where_the_penalty_is_chosen_and_what_is_refitted(evaluated, metric):
     probe = linear_probe(*parts, 3, metric=metric)
     measured = features.of(split)
     whole = fit_linear(*everything, 3, probe.weight, tolerance=1e-12).scores(measured.features)
-    assert measures == {"linear": accuracy(whole, measured.labels)[metric], "linear_weight": probe.weight}
+    assert measures == {
+        "linear": accuracy(whole, measured.labels)[metric],
+        "linear_weight": probe.weight,
+        "linear_labels": 130 if evaluated == "test" else 90,
+    }
     assert measures["linear"] > 60
 
 

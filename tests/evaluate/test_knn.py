@@ -77,7 +77,9 @@ def test_ties_are_decided_by_the_rules(k):
     labels = drawn.integers(4, size=40)
     queries = drawn.integers(-1, 2, size=(30, 3)).astype(np.float64)
     expected = by_the_rules(queries, bank, labels, 4, k, 0.1)
-    found = neighbours(*(torch.tensor(each, dtype=torch.float32) for each in (queries, bank)), torch.tensor(labels), 4, k)
+    found = neighbours(
+        *(torch.tensor(each, dtype=torch.float32) for each in (queries, bank)), torch.tensor(labels), 4, k
+    )
     assert found.classes.tolist() == [answer for answer, _ in expected]
     assert found.tied.tolist() == [tie for _, tie in expected]
     assert found.tied.any() or k == 40

@@ -129,8 +129,8 @@ def _nearest(cosines: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor, T
 class Knn:
     """Weighted k-nearest-neighbour accuracy of the backbone's features, with the training images as the bank.
 
-    Where there are fewer training images with labels than k, all are asked, and `k` is told. `ties` and `dead` count, if
-    there are any, answers that a rule decided and images whose features are 0 or not finite, which count as wrong.
+    Where there are fewer training images with labels than k, all are asked, and `k` is told. `ties` and `dead` count,
+    if there are any, answers that a rule decided and images whose features are 0 or not finite, which count as wrong.
     """
 
     k: int = 200
