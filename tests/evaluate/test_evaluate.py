@@ -66,6 +66,18 @@ def test_shares_are_whole_counts():
         assert (measures["top1"], measures["top5"]) == (right, 100)
 
 
+@pytest.mark.parametrize("classes", [3, 8, 40])
+def test_of_equal_scores_the_first_class_ranks_higher(classes):
+    generator = torch.Generator().manual_seed(classes)
+    scores = torch.randint(3, (200, classes), generator=generator).float()
+    labels = torch.randint(classes, (200,), generator=generator)
+    order = np.argsort(-scores.numpy(), axis=1, kind="stable")
+    place = (order == labels.numpy()[:, None]).argmax(axis=1)
+    measures = accuracy(scores, labels)
+    assert measures["top1"] == 100 * (place == 0).sum() / 200
+    assert measures["top5"] == 100 * (place < 5).sum() / 200
+
+
 def test_scores_that_are_no_numbers_are_wrong():
     scores = torch.tensor([[1.0, 0.0, 0.0], [math.nan, 0.0, 0.0], [0.0, math.nan, 0.0], [-math.inf, 1.0, 0.0]])
     measures = accuracy(scores, torch.tensor([0, 0, 0, 1]))

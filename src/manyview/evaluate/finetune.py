@@ -198,6 +198,8 @@ class Finetune:
         for batch, kept in features.batches(images, np.flatnonzero(images.labels >= 0), watch="finetune"):
             scores.append(network(features.model.prepare(batch)).cpu())
             labels.append(torch.from_numpy(images.labels[kept]))
+        if not labels:
+            raise DataError(f"finetune: none of {len(images)} images that judge could be read")
         whole = torch.cat(scores)
         return accuracy(whole, torch.cat(labels))[self.metric] if bool(whole.isfinite().all()) else math.nan
 
