@@ -284,7 +284,7 @@ def test_neighbours_of_dead_features_are_counted():
     step, images = trained(TIED), pictures(20)
     step.main.backbone.register_forward_hook(lambda module, inputs, features: 0 * features)
     report = Knn(k=3).measure(features_of(step, images, images), "test")
-    assert report.measures == {"": 0.0, "dead": 20}
+    assert report.measures == {"": 0.0}
     assert report.note == (
         "20 of 20 images have no neighbours, for their features are 0 or not finite: wrong; "
         "20 of 20 training images are nobody's neighbours, likewise"
@@ -295,7 +295,6 @@ def test_collapsed_features_are_ties():
     step, images = trained(TIED), pictures(20)
     step.main.backbone.register_forward_hook(lambda module, inputs, features: 0 * features + 1)
     report = Knn(k=3).measure(features_of(step, images, images), "test")
-    assert report.measures["ties"] == 20
     assert report.note == "20 of 20 answers are ties, where the class that comes first is taken"
 
 
@@ -308,7 +307,8 @@ def test_a_probe_without_images_to_hold_out():
     report, train, test = Linear().measure(known, "test"), known.of("train"), known.of("test")
     fit = fit_linear(train.features, train.labels, 10, 0.5)
     expected = accuracy(fit.scores(test.features), test.labels)["top1"]
-    assert report.measures == {"": expected, "weight": 0.5, "labels": 10}
+    assert report.measures == {"": expected, "weight": 0.5}
+    assert report.tables == {}
     assert report.note == "its penalty is 0.5: no training image could be held out to choose one"
     assert scores_of(known, "test", "linear").note == f"scores of a linear probe on the model's features; {report.note}"
 
@@ -431,12 +431,18 @@ def test_where_the_penalty_is_chosen_and_what_is_refitted(evaluated, metric):
     probe = linear_probe(*parts, 3, metric=metric)
     measured = features.of(split)
     whole = fit_linear(*everything, 3, probe.weight, tolerance=1e-12).scores(measured.features)
-    assert measures == {
-        "linear": accuracy(whole, measured.labels)[metric],
-        "linear_weight": probe.weight,
-        "linear_labels": 130 if evaluated == "test" else 90,
-    }
+    assert measures == {"linear": accuracy(whole, measured.labels)[metric], "linear_weight": probe.weight}
+    assert Linear(metric).measure(features, split).note == ""
     assert measures["linear"] > 60
+
+
+def test_a_probe_that_learns_mostly_from_val_says_so():
+    """As with data.labels_per_class, which thins out train alone."""
+    features = features_of(trained(UNLABELED, classes=3), sunny(50, 4), sunny(12, 2), sunny(40, 3))
+    told = "fitted to 12 labels of train and the 40 on which its penalty was chosen"
+    assert Linear().measure(features, "test").note == told
+    assert scores_of(features, "test").note == f"scores of a linear probe on the model's features; {told}"
+    assert Linear().measure(features, "val").note == ""
 
 
 def test_a_probe_of_features_that_are_not_finite():

@@ -70,17 +70,22 @@ class Fit:
 class Probe:
     """What `linear_probe` found: the model fitted to all rows, and the accuracy in percent that each penalty had.
 
-    labels: how many rows these are.
+    rest, held: how many rows the penalties were fitted to, and on how many others the best was chosen.
     """
 
     fit: Fit
     accuracies: Mapping[float, float]
-    labels: int
+    rest: int
+    held: int
 
     @property
     def note(self) -> str:
-        """What a reader has to know where nothing could be chosen."""
-        return "" if self.accuracies else f"its penalty is {ALONE:g}: no training image could be held out to choose one"
+        """What a reader has to know where the name tells less: nothing was chosen, or mostly by what is learnt from."""
+        if not self.accuracies:
+            return f"its penalty is {ALONE:g}: no training image could be held out to choose one"
+        if self.held <= self.rest:
+            return ""
+        return f"fitted to {self.rest:,} labels of train and the {self.held:,} on which its penalty was chosen"
 
     @property
     def weight(self) -> float:
@@ -123,7 +128,7 @@ def linear_probe(
             progress(len(accuracies), len(weights))
     assert best is not None
     rows, targets = torch.cat([features, held_features]), torch.cat([labels, held_labels])
-    return Probe(fit_linear(rows, targets, classes, best.weight, start=best), accuracies, len(targets))
+    return Probe(fit_linear(rows, targets, classes, best.weight, start=best), accuracies, len(labels), len(held_labels))
 
 
 def fit_path(
@@ -308,8 +313,9 @@ class Linear:
     """Accuracy of logistic regression on the backbone's features; `linear_probe` is the same.
 
     One of 45 penalties is chosen by the metric, `top1` or `class_mean`: for test on val, then all of train and val is
-    fitted; for val, or without a val, on a tenth of train that is held out, then all of train is fitted. `labels` is
-    how many that makes. With one image a class none is held out, and the penalty is 0.5. Measured when a run has ended.
+    fitted; for val, or without a val, on a tenth of train that is held out, then all of train is fitted. So labels of
+    val are learnt from, which is told where they are more than those of train. With one image a class none is held out,
+    and the penalty is 0.5. Measured when a run has ended.
     """
 
     metric: str = "top1"
@@ -323,13 +329,12 @@ class Linear:
         check_labelled(splits)
 
     def measure(self, features: Features, split: str) -> Report:
-        """The accuracy, the penalty that was chosen, and how many labels it was fitted to."""
+        """The accuracy, and the penalty that was chosen."""
         measured, probe = features.of(split), probe_of(features, split, self.metric)
         rows = tuple((weight, value) for weight, value in probe.accuracies.items())
         table = Table(("penalty", f"{self.metric} on the rows held out"), rows)
         reached = accuracy(probe.fit.scores(measured.features), measured.labels)[self.metric]
-        measures = {"": reached, "weight": probe.weight, "labels": float(probe.labels)}
-        return Report(measures, {"penalties": table} if rows else {}, note=probe.note)
+        return Report({"": reached, "weight": probe.weight}, {"penalties": table} if rows else {}, note=probe.note)
 
 
 def probe_of(features: Features, split: str, metric: str = "top1") -> Probe:
@@ -340,7 +345,7 @@ def probe_of(features: Features, split: str, metric: str = "top1") -> Probe:
         with features.watch("linear", len(WEIGHTS), "penalties") as tick:
             try:
                 if not len(held[1]):
-                    return Probe(fit_linear(*fitted, features.classes, ALONE), {}, len(fitted[1]))
+                    return Probe(fit_linear(*fitted, features.classes, ALONE), {}, len(fitted[1]), 0)
                 return linear_probe(*fitted, *held, features.classes, metric=metric, progress=tick)
             except ValueError as error:
                 raise DataError(f"linear: {error}") from None
