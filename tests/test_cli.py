@@ -477,8 +477,8 @@ def test_eval_probes(judged):
     assert f"  {report}\n" in printed
     text = report.read_text()
     assert text.startswith(
-        f"# linear on test\n\nModel: {judged}; fitted to 60 labels of train and the 144 on which its penalty was chosen\n\n"
-        "## measures\n\n| measure | value |\n| --- | --- |\n"
+        f"# linear on test\n\nModel: {judged}; fitted to 60 labels of train and the 144 on which its penalty was chosen"
+        "\n\n## measures\n\n| measure | value |\n| --- | --- |\n"
     )
     _, _, penalties = text.partition("\n\n## penalties\n\n")
     assert penalties.startswith("| penalty | top1 on the rows held out |\n| --- | --- |\n")

@@ -106,10 +106,10 @@ def linear_probe(
 ) -> Probe:
     """Chooses the penalty on the rows held out, fits it to all rows: what is then measured is for a third set.
 
-    features: [N, D]; held_features: [M, D]. labels, held_labels: integers [N] and [M] below `classes`.
-    metric: `top1`, or `class_mean`, the mean of the classes' accuracies. Of penalties that do equally well the
-    strongest is taken. progress: told how many penalties are done, of how many. Raises ValueError as `fit_linear`
-    does, and for an unknown metric or no rows held out.
+    features: [N, D]; held_features: [M, D]. labels, held_labels: integers [N] and [M] below `classes`. metric: `top1`,
+    or `class_mean`, the mean of the classes' accuracies. Of penalties that do equally well the strongest is taken
+    (AugSelf's code takes the weakest). progress: told how many penalties are done, of how many. Raises ValueError as
+    `fit_linear` does, and for an unknown metric or no rows held out.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
