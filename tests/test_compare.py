@@ -403,7 +403,7 @@ def test_on_val_nothing_of_the_test_split_is_shown(compared, recipes, tmp_path):
         (["two", "one", "data.val_fraction=0", "--split", "val"], "nothing was held out to compare on"),
         (["two", "teacher", "teacher:evaluate=[]"], "recipe teacher measures nothing"),
         (["two", "one", "one:train.schedule=cosine(warmup='99 steps')"], "recipe one: train.schedule: "),
-        (["two", "one", "evaluate=['knn(k=500)']"], "recipe two: evaluate: knn(k=500)"),
+        (["two", "one", "evaluate=['fewshot(shots=500)']"], "recipe two: evaluate: fewshot: 500 shots and a query "),
         (["two", "one", "one:views.a.make=pad_crop(99)"], "recipe one: "),
     ],
 )  # fmt: skip

@@ -527,6 +527,15 @@ def test_a_probe_is_measured_once_the_run_has_ended(tmp_path):
     assert set(json.loads((tmp_path / "run" / "result.json").read_text())["eval"]) == {"linear", "linear_weight"}
 
 
+def test_more_neighbours_than_images_are_told_at_the_end(tmp_path, capsys):
+    result = train(parse_recipe(DIGITS, "evaluate=['knn(k=500)']"), tmp_path / "run")
+    told = "knn asks k=120 neighbours, not 500: no more training images have a label"
+    assert result["eval"]["knn_k"] == 120
+    assert result["notes"]["knn(k=500, temperature=0.1) on test"].startswith(told)
+    assert result == json.loads((tmp_path / "run" / "result.json").read_text())
+    assert f"knn(k=500, temperature=0.1) on test: {told}" in capsys.readouterr().out
+
+
 def test_the_figure_before_training_is_that_of_the_first_weights_and_is_never_the_best(tmp_path):
     """With a learning rate of 0 nothing is learnt: the same features but for BatchNorm, here LayerNorm."""
     still = (NORM_FREE, "train.optimizer.lr=0.0", "train.schedule=constant()", "train.keep=best")
@@ -624,7 +633,6 @@ def test_a_folder_in_use_is_refused_and_kept(tmp_path):
             ["train.schedule=cosine(warmup='10 steps')"],
             r"train.schedule: .*warm-up of 10 steps leaves nothing of a run",
         ),
-        (["evaluate=['knn(k=500)']"], r"knn\(k=500\) needs as many training images, there are 120"),
         (["data.limit=100000"], r"data.limit is 100,000, but only"),
         (["branches.net.backbone=cresnet21"], r"branches.net.backbone: unknown backbone 'cresnet21'"),
     ],

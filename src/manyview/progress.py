@@ -37,7 +37,7 @@ LABELS = {
 UNITS = {
     r"(_weight|_lr|temperature)$": "{:.3g}",
     r"loss$|^calibration|^awareness(?!.*_right$)|^invariance(?!.*_agreement$)": "{:.3f}",
-    r"_(forwards|left_out|labels|k|ties|dead|ways|queries)$": "{:.0f}",
+    r"_(forwards|left_out|labels|k|ways|queries)$": "{:.0f}",
 }
 """By what is found in a measure's name, settings left out; all others are in percent."""
 
@@ -167,6 +167,8 @@ class Display:
             self._console.print(table)
         else:
             self.say("nothing was measured: no labelled image was held out, or `evaluate` is empty")
+        for call, note in result.get("notes", {}).items():
+            self.say(f"{call}: {note}")
         self.say(
             f"{result['seconds']:.0f} s, {result['images_per_second']:,.0f} images/s, {result['waiting']:.1f} % of it "
             f"waiting for data; weights chosen by {result['selected_by']}; results in {folder / 'result.json'}"

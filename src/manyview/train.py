@@ -148,9 +148,13 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         return Features(model, splits, seed=recipe.seed, skipped=skipped, watch=display.evaluating)
 
     def measure(
-        frozen: Features, split: str, chosen: Sequence[Measure], failed: dict[str, str] | None = None
+        frozen: Features,
+        split: str,
+        chosen: Sequence[Measure],
+        failed: dict[str, str] | None = None,
+        notes: dict[str, str] | None = None,
     ) -> dict[str, float]:
-        measures = evaluate(frozen, split, chosen, failed)
+        measures = evaluate(frozen, split, chosen, failed, notes)
         state["skipped"] = sorted({*state["skipped"], *(frozen.skipped or ())})
         return measures
 
@@ -278,15 +282,18 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         }
         frozen = features()
         unmeasured: dict[str, str] = {}  # a protocol that fails must not cost the run its end
+        notes: dict[str, str] = {}
         if splits.val is not None:
-            result["val"] = measure(frozen, "val", protocols if splits.test is None else chooses, unmeasured)
+            result["val"] = measure(frozen, "val", protocols if splits.test is None else chooses, unmeasured, notes)
         result["eval"] = (
-            measure(frozen, "test", protocols, unmeasured) if splits.test is not None else result.get("val", {})
+            measure(frozen, "test", protocols, unmeasured, notes) if splits.test is not None else result.get("val", {})
         )
         result["eval_split"] = "test" if splits.test is not None else "val" if splits.val is not None else None
         if state["untrained"]:
             result["untrained"] = state["untrained"]
         result["skipped_images"] = state["skipped"]
+        if notes:
+            result["notes"] = notes
         if unmeasured:
             result["not_measured"] = unmeasured
             warnings.warn(f"not measured: {'; '.join(unmeasured.values())}", ManyviewWarning, stacklevel=2)

@@ -383,9 +383,9 @@ def test_settings_that_cannot_be_meant(call, message):
         bind(Adversarial, parse_call(call, "evaluate.0"), "evaluate.0")
 
 
-def test_a_probe_needs_images_to_choose_by():
-    three = ArrayImages(photos(3, (12, 12)), np.arange(3), np.arange(3), "train")
-    single = Splits(three, None, split_of(9, 2), ("a", "b", "c"), "a test")
-    with pytest.raises(DataError, match="adversarial holds out training images"):
-        Adversarial(by="linear").check(single)
-    Adversarial().check(single)
+def test_a_probe_needs_labels():
+    bare = ArrayImages(photos(3, (12, 12)), np.full(3, -1), np.arange(3), "train")
+    without = Splits(bare, None, split_of(9, 2), ("a", "b", "c"), "a test")
+    with pytest.raises(DataError, match="no training image has a label"):
+        Adversarial(by="linear").check(without)
+    Adversarial().check(without)

@@ -267,6 +267,14 @@ def test_the_crop_is_as_large_as_what_the_model_looks_at():
     assert set(sizes) == {(10, 10)}
 
 
+def test_what_never_differs_is_told_to_be_left_out():
+    features = features_of(Looks(extent), places(40), places(30, seed=1))
+    usual, lacking = (Awareness(f"jitter(0.4, 0.4, 0, {hue})").measure(features, "test") for hue in (0.1, 0))
+    assert set(usual.measures) - set(lacking.measures) == {"jitter_hue"}
+    assert usual.note == "two views never differ in jitter saturation, which is not told"
+    assert lacking.note == "two views never differ in jitter saturation, jitter hue, which is not told"
+
+
 def test_figure_has_a_bar_for_each_number():
     features = features_of(Looks(extent), places(60), places(40, seed=1))
     known, report = numbers(Awareness(), features)

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from manyview.data import ArrayImages, Stored, Subset, TableImages, decode
-from manyview.data.folder import folder
+from manyview.data.folder import folder as open_folder
 from manyview.errors import ManyviewWarning
 from manyview.evaluate import cache
 from manyview.evaluate.accuracy import Classify
@@ -238,7 +238,7 @@ def photos(tmp_path):
 
 
 def opened(root):
-    return folder(root, download=False).train
+    return open_folder(root, download=False).train
 
 
 def saved(path, value):
@@ -351,7 +351,7 @@ def test_one_row_of_a_table_that_changed_is_seen(step, tmp_path, photos):
 def test_another_way_to_decode_is_another_entry(step, tmp_path, photos, monkeypatch):
     kept, images = tmp_path / "kept", opened(photos)
     passed(step, kept, images)
-    deep = folder(photos, download=False, stored=Stored(3, torch.uint8)).train
+    deep = open_folder(photos, download=False, stored=Stored(3, torch.uint8)).train
     assert passed(step, kept, deep)[1] == ["test"]
     assert passed(step, kept, deep)[1] == []
     for name, other in (("versions", lambda *_: {"torch": "0"}), ("code", lambda: "another commit's")):

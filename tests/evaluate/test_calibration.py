@@ -222,7 +222,7 @@ def test_temperature_by_hand():
     assert fit_temperature(logits, torch.tensor([0, 0, 1, 0])) == pytest.approx(2 / math.log(3), rel=1e-9)
 
 
-@pytest.mark.parametrize("scale", [0.05, 0.3, 1.0, 7.0, 40.0])
+@pytest.mark.parametrize("scale", [1e-5, 0.05, 0.3, 1.0, 7.0, 40.0, 1e5])
 def test_temperature_recovers_a_scale_and_is_the_least(scale):
     probabilities, labels = drawn(3000, 6, seed=5)
     logits = probabilities.log()
@@ -232,7 +232,7 @@ def test_temperature_recovers_a_scale_and_is_the_least(scale):
     least = slow_loss(logits * scale, labels.numpy(), scaled)
     for factor in (0.5, 0.98, 0.999, 1.001, 1.02, 2.0):
         assert slow_loss(logits * scale, labels.numpy(), scaled * factor) > least
-    shifted = logits * scale + torch.linspace(-50, 50, 3000)[:, None]
+    shifted = scale * (logits + torch.linspace(-50, 50, 3000)[:, None])
     assert fit_temperature(shifted, labels) == pytest.approx(scaled, rel=1e-8)
 
 

@@ -17,6 +17,7 @@ from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import WEIGHTS, Linear, fit_linear, linear_probe
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import measure_names, parse_protocols
+from manyview.evaluate.scores import scores_of
 from manyview.functional import aggregate, orbit
 from manyview.progress import table_row
 from manyview.step import Step
@@ -55,6 +56,32 @@ def test_accuracy_against_a_slow_reference(classes, present, rows):
     scores[torch.arange(rows), labels] += 1  # some of them right
     expected = slow_accuracy(scores.tolist(), labels.tolist())
     assert accuracy(scores, labels) == pytest.approx(expected, rel=1e-5)
+
+
+def test_shares_are_whole_counts():
+    """16 of 100 are 16 %, not 15.999999642372131."""
+    labels = torch.zeros(100, dtype=torch.int64)
+    for right in (16, 29, 57):
+        measures = accuracy(torch.eye(7)[[0] * right + [1] * (100 - right)], labels)
+        assert (measures["top1"], measures["top5"]) == (right, 100)
+
+
+@pytest.mark.parametrize("classes", [3, 8, 40])
+def test_of_equal_scores_the_first_class_ranks_higher(classes):
+    generator = torch.Generator().manual_seed(classes)
+    scores = torch.randint(3, (200, classes), generator=generator).float()
+    labels = torch.randint(classes, (200,), generator=generator)
+    order = np.argsort(-scores.numpy(), axis=1, kind="stable")
+    place = (order == labels.numpy()[:, None]).argmax(axis=1)
+    measures = accuracy(scores, labels)
+    assert measures["top1"] == 100 * (place == 0).sum() / 200
+    assert measures["top5"] == 100 * (place < 5).sum() / 200
+
+
+def test_scores_that_are_no_numbers_are_wrong():
+    scores = torch.tensor([[1.0, 0.0, 0.0], [math.nan, 0.0, 0.0], [0.0, math.nan, 0.0], [-math.inf, 1.0, 0.0]])
+    measures = accuracy(scores, torch.tensor([0, 0, 0, 1]))
+    assert (measures["top1"], measures["top5"]) == (50, 50)
 
 
 def test_class_mean_weighs_classes_alike():
@@ -257,7 +284,7 @@ def test_neighbours_of_dead_features_are_counted():
     step, images = trained(TIED), pictures(20)
     step.main.backbone.register_forward_hook(lambda module, inputs, features: 0 * features)
     report = Knn(k=3).measure(features_of(step, images, images), "test")
-    assert report.measures == {"": 0.0, "dead": 20}
+    assert report.measures == {"": 0.0}
     assert report.note == (
         "20 of 20 images have no neighbours, for their features are 0 or not finite: wrong; "
         "20 of 20 training images are nobody's neighbours, likewise"
@@ -268,17 +295,22 @@ def test_collapsed_features_are_ties():
     step, images = trained(TIED), pictures(20)
     step.main.backbone.register_forward_hook(lambda module, inputs, features: 0 * features + 1)
     report = Knn(k=3).measure(features_of(step, images, images), "test")
-    assert report.measures["ties"] == 20
     assert report.note == "20 of 20 answers are ties, where the class that comes first is taken"
 
 
 def test_a_probe_without_images_to_hold_out():
-    bank, other = pictures(10), pictures(10)
+    """With one image a class nothing can be chosen: scikit-learn's penalty is taken, and told."""
+    bank, other = pictures(10), pictures(30, seed=4)
     bank.labels[:] = np.arange(10)
-    check_protocols([Linear()], splits_of(bank, other, other))
-    for given in (splits_of(bank, val=other), splits_of(bank, test=other)):
-        with pytest.raises(DataError, match=r"^evaluate: linear holds out training images .* every class has only one"):
-            check_protocols([Linear()], given)
+    check_protocols([Linear()], splits_of(bank, test=other))
+    known = features_of(trained(TIED), other, bank)
+    report, train, test = Linear().measure(known, "test"), known.of("train"), known.of("test")
+    fit = fit_linear(train.features, train.labels, 10, 0.5)
+    expected = accuracy(fit.scores(test.features), test.labels)["top1"]
+    assert report.measures == {"": expected, "weight": 0.5}
+    assert report.tables == {}
+    assert report.note == "its penalty is 0.5: no training image could be held out to choose one"
+    assert scores_of(known, "test", "linear").note == f"scores of a linear probe on the model's features; {report.note}"
 
 
 def test_measures_have_names_of_their_own():
@@ -400,7 +432,17 @@ def test_where_the_penalty_is_chosen_and_what_is_refitted(evaluated, metric):
     measured = features.of(split)
     whole = fit_linear(*everything, 3, probe.weight, tolerance=1e-12).scores(measured.features)
     assert measures == {"linear": accuracy(whole, measured.labels)[metric], "linear_weight": probe.weight}
+    assert Linear(metric).measure(features, split).note == ""
     assert measures["linear"] > 60
+
+
+def test_a_probe_that_learns_mostly_from_val_says_so():
+    """As with data.labels_per_class, which thins out train alone."""
+    features = features_of(trained(UNLABELED, classes=3), sunny(50, 4), sunny(12, 2), sunny(40, 3))
+    told = "fitted to 12 labels of train and the 40 on which its penalty was chosen"
+    assert Linear().measure(features, "test").note == told
+    assert scores_of(features, "test").note == f"scores of a linear probe on the model's features; {told}"
+    assert Linear().measure(features, "val").note == ""
 
 
 def test_a_probe_of_features_that_are_not_finite():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from manyview.evaluate.fewshot import CLASSIFIERS, FewShot, _by_regression, episodes, few_shot
+from manyview.evaluate.fewshot import CLASSIFIERS, FewShot, _by_regression, episodes, few_shot, within_reach
 from manyview.evaluate.linear import fit_linear
 
 
@@ -250,16 +250,17 @@ def test_what_tells_nothing_is_right_by_chance(classifier):
 
 
 def test_interval_by_hand():
-    """Mean 50, squares 400 + 0 + 400 over 2: sd 20."""
+    """Mean 50, squares 400 + 0 + 400 over 2: sd 20; t of 2 degrees of freedom is 4.303, and 1.96 of many."""
     found = FewShot(torch.tensor([30.0, 50.0, 70.0], dtype=torch.float64), ())
     assert found.accuracy == 50
-    assert found.half_width == pytest.approx(1.96 * 20 / math.sqrt(3))
+    assert found.half_width == pytest.approx(4.302653 * 20 / math.sqrt(3))
+    many = FewShot(torch.tensor([30.0, 50.0, 70.0], dtype=torch.float64).repeat(1000), ())
+    assert many.half_width == pytest.approx(1.96 * math.sqrt(800 / 3) / math.sqrt(3000), rel=1e-3)
 
 
 def test_interval_covers_the_mean_over_all_tasks():
     """Two classes of 12 numbers, one shot: the mean over all tasks is one over all 144 supports and the 22 queries left
-    to each. Of 500 intervals 95 % +- 1 % (one binomial sd) cover it; four of these are allowed, and of few tasks the
-    normal interval is a little short."""
+    to each. Of 500 intervals 95 % +- 1 % (one binomial sd) cover it; four of these are allowed."""
     draw = np.random.default_rng(0)
     values = np.concatenate([draw.normal(0, 1, 12), draw.normal(1, 1, 12)])
     labels = np.repeat([0, 1], 12)
@@ -275,7 +276,47 @@ def test_interval_covers_the_mean_over_all_tasks():
         found = few_shot(features, torch.tensor(labels), ways=2, queries=3, tasks=60, seed=seed, classifier="centroid")
         covered += abs(found.accuracy - mean) <= found.half_width
     sd = math.sqrt(0.95 * 0.05 / 500)
-    assert 0.95 - 5 * sd < covered / 500 < 0.95 + 4 * sd
+    assert abs(covered / 500 - 0.95) < 4 * sd
+
+
+def test_the_interval_of_few_tasks_covers_as_often():
+    """Of three tasks each; 1.96 standard errors would cover the mean in 81 % of cases."""
+    drawn = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    covered = sum(abs(found.accuracy) <= found.half_width for found in (FewShot(each, ()) for each in drawn))
+    assert abs(covered / 2000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
+
+
+# --- What data allow
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "allowed"),
+    [
+        ((21, 21, 21, 21, 21), (5, 5, 16), (5, 16)),
+        ((21, 21, 21, 21, 20), (5, 5, 16), (5, 15)),  # as many classes, and then queries, as there are
+        ((40, 30, 7), (5, 5, 16), (3, 2)),
+        ((40, 30, 5), (5, 5, 16), (2, 16)),
+        ((40, 30, 6, 6, 6, 9, 8), (5, 5, 16), (5, 1)),
+        ((2, 2), (5, 1, 16), (2, 1)),
+    ],
+)
+def test_ways_and_queries_that_data_allow(sizes, asked, allowed):
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    ways, shots, queries = asked
+    assert within_reach(labels, *asked) == allowed
+    found = episodes(labels, allowed[0], shots, allowed[1], 3, seed=0)
+    assert found.query.shape == (3, *allowed)
+    for more in ((allowed[0] + 1, allowed[1]), (allowed[0], allowed[1] + 1)):
+        if more[0] <= ways and more[1] <= queries:
+            with pytest.raises(ValueError, match="ways need as many classes"):
+                episodes(labels, more[0], shots, more[1], 3, seed=0)
+
+
+def test_data_that_allow_no_task():
+    with pytest.raises(ValueError, match=r"two classes of 6 images or more; ask for fewshot\(shots=2\)$"):
+        within_reach(torch.tensor([0] * 30 + [1] * 3 + [2]), 5, 5, 16)
+    with pytest.raises(ValueError, match=r"two classes of 2 images or more$"):
+        within_reach(torch.tensor([0] * 30 + [1]), 5, 1, 16)
 
 
 # --- Mistakes

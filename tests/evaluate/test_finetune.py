@@ -1,6 +1,7 @@
 """Fine-tuning: rates of layers, which images have labels, what is learnt and what is left alone."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -189,6 +190,48 @@ def test_a_rate_is_chosen_on_what_is_held_out(val):
     assert again.tables["rates"].rows == report.tables["rates"].rows
     assert again.measures["lr"] == 0.05
     assert again.measures[""] < report.measures[""]
+
+
+class Asked:
+    """Images that note which were read."""
+
+    def __init__(self, images):
+        self.whole, self.read_at = images, set()
+        self.labels, self.index, self.size, self.channels = images.labels, images.index, images.size, images.channels
+
+    def __len__(self):
+        return len(self.whole)
+
+    def read(self, position, scale=1):
+        self.read_at.add(position)
+        return self.whole.read(position)
+
+    def size_of(self, position):
+        return None
+
+    def name(self, position):
+        return self.whole.name(position)
+
+
+def test_no_more_labels_are_looked_at_than_the_fraction_of_all():
+    features = frozen(train=300, val=100, test=40)
+    watched = {name: Asked(getattr(features.splits, name)) for name in ("train", "val")}
+    features = Features(features.model, replace(features.splits, **watched))
+    seen = {}
+    for fraction in (0.1, 0.2):
+        for images in watched.values():
+            images.read_at.clear()
+        report = Finetune(fraction=fraction, epochs=1, lr=(0.01, 0.05)).measure(features, "test")
+        assert (report.measures["labels"], report.measures["val_labels"]) == (300 * fraction, 100 * fraction)
+        assert len(watched["val"].read_at) == 100 * fraction
+        assert len(watched["train"].read_at) <= 300 * fraction
+        counts = np.bincount(features.splits.val.labels[sorted(watched["val"].read_at)], minlength=10)
+        assert counts == pytest.approx(fraction * np.bincount(features.splits.val.labels), abs=1)
+        seen[fraction] = set(watched["val"].read_at)
+    assert seen[0.1] < seen[0.2]
+    one = Finetune(fraction=0.1, epochs=1, lr=0.05).measure(features, "test")
+    assert "val_labels" not in one.measures, "nothing is chosen"
+    assert Finetune(epochs=1, lr=(0.01, 0.05)).measure(features, "test").measures["val_labels"] == 100
 
 
 def test_rates_that_overflow_are_not_chosen():

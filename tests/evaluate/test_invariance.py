@@ -218,6 +218,7 @@ def test_settings_are_written_as_in_a_recipe():
         ("invariance(ops=('cutout()',))", "missing a required argument: 'size'"),
         ("invariance(ops=('mixup()',))", "mixes images with one another"),
         ("invariance(ops=('flip(1) | flip(1)',))", "stands twice"),
+        ("invariance(ops=('flip(1)', 'blur(1.0, p=1)', 'flip( 1 )'))", "ops names 'flip\\(1\\)' twice"),
         ("invariance(ops=('flip(1',))", "brackets do not match"),
         ("invariance(ops=(3,))", "expected a call"),
         ("invariance(ops=())", "ops must be calls"),

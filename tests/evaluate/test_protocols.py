@@ -191,9 +191,27 @@ def test_fewshot_by_hand(known, classifier):
     measures = {"": expected.accuracy, "half_width": expected.half_width, "classes_left_out": 0.0}
     assert report.measures == measures
     assert protocol.measure(known, "val").measures != measures
-    with pytest.raises(DataError, match=r"^fewshot on test: ") as caught:
-        FewShotTasks(ways=3, queries=500, tasks=2).measure(known, "test")
+    with pytest.raises(DataError, match=r"^fewshot on test: 500 shots and a query need two classes of ") as caught:
+        FewShotTasks(shots=500, tasks=2).measure(known, "test")
     assert "\n" not in str(caught.value)
+    for splits in (known.splits, replace(known.splits, val=None)):
+        with pytest.raises(DataError, match=r"^evaluate: fewshot: 500 shots and a query need two classes"):
+            FewShotTasks(shots=500).check(splits)
+
+
+def test_fewshot_of_few_classes_and_images(known):
+    protocol = FewShotTasks(shots=2, queries=500, tasks=6)
+    protocol.check(known.splits)
+    report, outputs = protocol.measure(known, "test"), known.of("test")
+    least = int(outputs.labels.bincount().min())
+    expected = few_shot(outputs.features, outputs.labels, ways=3, shots=2, queries=least - 2, tasks=6)
+    assert report.measures == {
+        **{"": expected.accuracy, "half_width": expected.half_width, "classes_left_out": 0},
+        **{"ways": 3, "queries": least - 2},
+    }
+    assert report.note == (
+        f"fewshot takes ways=3, not 5 and queries={least - 2}, not 500: test has too few classes with as many images"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- aggregate
@@ -301,11 +319,45 @@ def test_transfer_is_the_probe_on_each_set(step, tmp_path):
         expected[name] = Linear(metric).measure(Features(home.model, splits), "test").measures[""]
         rows.append((name, "test", len(splits.train), metric, expected[name]))
     assert report.measures == {"": sum(expected.values()) / 2, **expected}
+    assert report.note == ""
     assert report.tables["transfer"].rows == tuple(rows)
     nearest = Transfer(str(tmp_path), sets="first", by="knn(k=3)").measure(home, "val")
     assert nearest.tables["transfer"].rows[0][:4] == ("first", "val", 22, "knn(k=3)")
     mean = Transfer(str(tmp_path), sets="first", by="linear('class_mean')").measure(home, "test")
     assert mean.tables["transfer"].rows[0][3] == "class_mean"
+
+
+def test_a_set_without_test_is_no_part_of_a_mean_over_test(step, tmp_path):
+    for seed, (name, splits) in enumerate({"whole": ("train", "test"), "bare": ("train",)}.items()):
+        folder(tmp_path / name, count=48, seed=seed, splits=splits)
+    home = features_of(step, pictures(4, 3), pictures(4, 3))
+    report = Transfer(str(tmp_path), sets=("whole", "bare"), by="knn(k=3)").measure(home, "test")
+    alone = Transfer(str(tmp_path), sets="bare", by="knn(k=3)").measure(home, "val")
+    assert list(report.measures) == ["", "whole", "bare_val"]
+    assert report.measures[""] == report.measures["whole"]
+    assert report.measures["bare_val"] == alone.measures["bare"] == alone.measures[""]
+    assert [row[:2] for row in report.tables["transfer"].rows] == [("whole", "test"), ("bare", "val")]
+    assert report.note == "no test images in bare: judged on val, and not part of the mean"
+    with pytest.raises(DataError, match=r"^transfer: none of the sets has test images; ask for --split val$"):
+        Transfer(str(tmp_path), sets="bare", by="knn(k=3)").measure(home, "test")
+    few = Transfer(str(tmp_path), sets="whole", by="knn(k=200)").measure(home, "test")
+    assert few.note.startswith("whole: knn asks k=")
+
+
+@pytest.mark.parametrize(
+    ("by", "name", "metric"),
+    [
+        *(("linear", each, "class_mean") for each in ("aircraft", "pets", "caltech101", "flowers")),
+        *(("linear", each, "top1") for each in ("cifar10", "cars", "dtd", "own")),
+        ("linear('top1')", "pets", "top1"),
+        ("linear_probe(metric='class_mean')", "cifar10", "class_mean"),
+        ("linear_sgd", "pets", "class_mean"),
+        ("linear_sgd(lr=0.1, metric='top1')", "pets", "top1"),
+        ("finetune", "aircraft", "class_mean"),
+    ],
+)
+def test_each_set_has_its_metric_unless_the_call_names_one(by, name, metric):
+    assert Transfer("x", sets=name, by=by)._protocol(name).metric == metric
 
 
 def test_transfer_to_parquet_files(step, tmp_path):
@@ -350,6 +402,8 @@ def test_transfer_to_what_is_not_there(step, tmp_path):
         ("transfer", r"missing a required argument: 'root'"),
         ("transfer('x', sets=())", r"sets must be names"),
         ("transfer('x', sets=(3,))", r"sets must be names"),
+        ("transfer('x', sets=('pets', 'pets'))", r"sets names 'pets' twice, which would count twice in the mean"),
+        ("transfer('x', sets=('pets', 'dtd', './pets/'))", r"sets names 'pets' twice"),
         ("transfer('x', by='knm')", r"transfer: by: unknown protocol 'knm'; did you mean 'knn'\?"),
         ("transfer('x', by='knn(k=0)')", r"k must be a whole number"),
         ("transfer('x', by=\"transfer('y')\")", r"by must be another protocol than transfer"),

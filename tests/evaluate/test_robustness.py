@@ -154,6 +154,26 @@ def test_so_many_images_are_drawn_by_the_seed():
         Robustness(**SOME).measure(features_of(model_of(), bare), "test")
 
 
+@pytest.mark.parametrize("names", ["all", ("spatter", "fog", "saturate", "zoom_blur"), "extra", "main"])
+def test_the_four_for_tuning_are_no_part_of_the_mean(names):
+    report = Robustness(corruptions=names, severities=(1, 4)).measure(features_of(model_of(), images_of(12)), "test")
+    rows = {row[0]: row for row in report.tables["accuracy"].rows}
+    main, extra = ([name for name in rows if name in group] for group in (MAIN, EXTRA))
+    assert (len(main), len(extra)) == {"all": (15, 4), "extra": (0, 4), "main": (15, 0)}.get(names, (2, 2))
+    means = {name: fmean(rows[name][1:3]) for name in (*main, *extra)}
+    judged = main or extra
+    assert report.measures[""] == pytest.approx(fmean(means[name] for name in judged))
+    assert report.measures["relative"] == pytest.approx(100 * report.measures[""] / report.measures["clean"])
+    assert rows["mean"][1:] == pytest.approx(
+        [*(fmean(rows[n][at] for n in judged) for at in (1, 2)), report.measures[""]]
+    )
+    beside = bool(main and extra)
+    assert ("extra" in report.measures) == ("mean of the extra" in rows) == ("for tuning" in report.note) == beside
+    if beside:
+        assert report.measures["extra"] == pytest.approx(fmean(means[name] for name in extra))
+        assert rows["mean of the extra"][1] == pytest.approx(fmean(rows[name][1] for name in extra))
+
+
 # Folders
 
 
@@ -227,6 +247,17 @@ def test_a_tree_like_imagenet_c_is_taken_as_it_is(tmp_path):
     assert read.measure(features, "test").to_dict() == made.to_dict()
 
 
+def test_kinds_of_unlike_many_images_are_told(tmp_path):
+    features = features_of(model_of(), images_of(24))
+    write_tree(tmp_path, features.splits.test, {".": "fog"}, (2, 5))
+    read = Robustness(corruptions="fog", severities=(2, 5), root=str(tmp_path))
+    assert read.measure(features, "test").note.startswith("24 images; ")
+    next((tmp_path / "fog" / "5").rglob("*.png")).unlink()
+    assert read.measure(features, "test").note.startswith(
+        "23 to 24 images of a kind, so means are not of the same ones"
+    )
+
+
 def test_mean_corruption_error_is_relative_to_alexnet_s(tmp_path):
     """The paper's table, in percent."""
     alexnet = [88.6, 89.4, 92.3, 82.0, 82.6, 78.6, 79.8, 86.7, 82.7, 81.9, 56.5, 85.3, 64.6, 71.8, 60.7]
@@ -257,7 +288,7 @@ def test_a_figure_has_a_bar_for_each_corruption_and_a_dot_for_each_severity():
     (axes,) = report.draw().axes
     rows = {row[0].replace("_", " "): row for row in report.tables["accuracy"].rows}
     assert [label.get_text() for label in axes.get_yticklabels()] == [name.replace("_", " ") for name in CORRUPTIONS]
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([row[-1] for row in list(rows.values())[:-1]])
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([row[-1] for row in list(rows.values())[:-2]])
     assert len(axes.lines) == 19 * 3 + 1
 
 
@@ -303,8 +334,8 @@ def test_data_that_cannot_be_corrupted(tmp_path):
     splits = features_of(model_of()).splits
     with pytest.raises(DataError, match=r"has no frost1\.png"):
         Robustness(textures=str(tmp_path)).check(splits)
-    with pytest.raises(DataError, match="robustness holds out training images"):
-        Robustness(by="linear").check(Splits(images_of(3, labels=[0, 1, 2]), None, images_of(9), CLASSES, "a test"))
+    with pytest.raises(DataError, match="no training image has a label"):
+        Robustness(by="linear").check(Splits(images_of(3, labels=[-1] * 3), None, images_of(9), CLASSES, "a test"))
 
 
 def test_folders_of_another_layout(tmp_path):

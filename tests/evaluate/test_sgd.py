@@ -238,7 +238,7 @@ def test_the_protocol_is_the_function_on_frozen_features(judged):
     protocol = LinearSgd(lr=(0.01, 1), epochs=10, batch_size=16, metric="class_mean")
     protocol.check(splits)
     report = protocol.measure(features, judged)
-    fitted, held = held_out(features, judged, "linear_sgd")
+    fitted, held = held_out(features, judged)
     assert len(fitted[1]) == (60 if judged == "test" else 54)  # val is what is judged: a tenth of train is held out
     options = {"lrs": (0.01, 1), "epochs": 10, "batch_size": 16, "milestones": (6, 8), "metric": "class_mean"}
     probe = sgd_probe(*fitted, *held, 3, seed=4, **options)
@@ -255,3 +255,12 @@ def test_data_that_none_can_be_held_out_of():
     one = split("train", 3, 1)
     with pytest.raises(DataError, match=r"^evaluate: linear_sgd holds out training images"):
         LinearSgd().check(Splits(one, None, one, tuple("abc"), "3 train"))
+    protocol, splits = LinearSgd(lr=0.1, epochs=4), Splits(one, None, split("test", 30, 2), tuple("abc"), "3 train")
+    protocol.check(splits)  # one rate needs none
+    features = Features(StepModel(Step(parse_recipe(RECIPE), 3), "abc"), splits, seed=4)
+    report, train, test = protocol.measure(features, "test"), features.of("train"), features.of("test")
+    probe = sgd_probe(
+        train.features, train.labels, train.features, train.labels, 3, lrs=[0.1], epochs=4, milestones=(2, 3), seed=4
+    )
+    assert report.measures == {"": accuracy(probe.scores(test.features), test.labels)["top1"], "lr": 0.1}
+    assert report.tables == {}

@@ -16,25 +16,35 @@ if TYPE_CHECKING:
     from manyview.data import Splits
     from manyview.evaluate.features import Features
 
+ROWS_AT_ONCE = 4096
+
 
 def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """top1, top5, class_mean (of the classes that occur) in percent, and the cross-entropy `loss`.
 
-    scores: [N, classes]; labels: integers [N]. Raises ValueError for shapes that disagree, and for no rows.
+    scores: [N, classes]; labels: integers [N]. Of classes with equal scores the first ranks higher, and a row with a
+    score that is not a number is wrong. Raises ValueError for shapes that disagree, and for no rows.
     """
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
         raise ValueError(
             f"expected scores [N, classes] and labels [N], N > 0, got {tuple(scores.shape)} and {tuple(labels.shape)}"
         )
-    ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
-    right = ranked[:, 0].float()
+    place = torch.cat(list(map(_place, scores.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE))))
+    right = (place == 0).double()
     per_class = [right[labels == label].mean() for label in labels.unique()]
     return {
-        "top1": 100 * float(right.mean()),
-        "top5": 100 * float(ranked.any(dim=1).float().mean()),
+        "top1": 100 * int(right.sum()) / len(labels),
+        "top5": 100 * int((place < 5).sum()) / len(labels),
         "class_mean": 100 * float(torch.stack(per_class).mean()),
         "loss": float(F.cross_entropy(scores, labels)),
     }
+
+
+def _place(scores: Tensor, labels: Tensor) -> Tensor:
+    """How many classes rank above each row's own, int64 [N]; all of them where a score is not a number."""
+    own, classes = scores.gather(1, labels.long()[:, None]), torch.arange(scores.shape[1], device=scores.device)
+    above = (scores > own) | ((scores == own) & (classes < labels[:, None]))
+    return above.sum(dim=1).masked_fill(scores.isnan().any(dim=1), max(5, scores.shape[1]))
 
 
 def check_labelled(splits: Splits) -> None:

@@ -100,4 +100,6 @@ class Aggregate:
             single.append(each[0])
             averaged.append(torch.stack(each).mean(dim=0))
             labels.append(torch.from_numpy(images.labels[kept]))
+        if not labels:
+            raise DataError(f"aggregate: no labelled image of split '{split}' could be read")
         return torch.cat(labels), torch.cat(single), torch.cat(averaged)

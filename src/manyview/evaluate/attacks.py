@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from manyview.augment.op import as_float, check_share, check_whole
 from manyview.draws import Draws
 from manyview.errors import DataError
-from manyview.evaluate.linear import check_held_out
+from manyview.evaluate.accuracy import check_labelled
 from manyview.evaluate.report import Report, Table
 from manyview.evaluate.robustness import bars, chosen
 from manyview.evaluate.scores import check_by, scores_of
@@ -161,9 +161,9 @@ class Adversarial:
     *normalised* pixels, which it cuts to [0, 1], and only on images that are right (see `fgsm_normalized`). Figures of
     fgsm are not comparable with that paper's, those of agmax are.
 
-    Pixels are those that the model looks at, before normalisation, and what is moved is not rounded to levels.
-    by: what is attacked: `classifier`, or a `linear` probe and the backbone beneath; `auto` is the classifier, or the
-    probe where there is none. zero_gradients: of how many percent of the images no pixel has a gradient: these withstand
+    Pixels are those that the model looks at, before normalisation, and what is moved is not rounded to levels. by: what
+    is attacked: `classifier`, or a `linear` probe and the backbone beneath; `auto` is the classifier, or the probe
+    where there is none. zero_gradients: of how many percent of the images no pixel has a gradient: these withstand
     whatever follows one.
     """
 
@@ -197,7 +197,7 @@ class Adversarial:
     def check(self, splits: Splits) -> None:
         """Raises DataError where a linear probe is asked for and cannot be fitted."""
         if self.by == "linear":
-            check_held_out(splits, "adversarial")
+            check_labelled(splits)
 
     def measure(self, features: Features, split: str) -> Report:
         """The accuracies, in percent: `clean`, and of each attack by its name and epsilon."""

@@ -150,7 +150,8 @@ class Awareness:
                 right = 100 * float((nearest(factor * answers, cases, classes) == truth).double().mean())
                 usual = 100 * float(truth.bincount().max()) / len(truth)
             rows.append((name, float(r2(answers, target)), right, usual))
-        return _report(rows)
+        alike = [name for name in held.targets if name not in varied]
+        return _report(rows, f"two views never differ in {', '.join(alike)}, which is not told" if alike else "")
 
 
 @dataclass(frozen=True)
@@ -280,14 +281,14 @@ def _pairs(asked: Awareness, features: Features, split: str) -> Pairs:
     return Pairs(torch.cat(read), {name: torch.cat(each) for name, each in targets.items()}, kinds, torch.cat(shown))
 
 
-def _report(rows: list[tuple[str, float, float | None, float | None]]) -> Report:
+def _report(rows: list[tuple[str, float, float | None, float | None]], note: str) -> Report:
     table = Table(("number", "R²", "right, %", "most frequent answer, %"), tuple(rows))
     measures = {"": sum(value for _, value, _, _ in rows) / len(rows)}
     for name, value, right, _ in rows:
         measures[name.replace(" ", "_")] = value
         if right is not None:
             measures[f"{name.replace(' ', '_')}_right"] = right
-    return Report(measures, {"numbers": table}, partial(_figure, rows))
+    return Report(measures, {"numbers": table}, partial(_figure, rows), note)
 
 
 def _figure(rows: list[tuple[str, float, float | None, float | None]]) -> Figure:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from manyview.evaluate.features import Features
 
 TEMPERATURES = (0.01, 100.0)
-"""Where a temperature is looked for."""
+"""Where a temperature is looked for, and further where scores are larger or smaller than that allows for."""
 ROWS_AT_ONCE = 4096
 ERRORS = (("ece10", 10, False), ("ece15", 15, False), ("adaptive_ece15", 15, True))
 """Name, bins, and whether these are of equal mass."""
@@ -116,7 +116,8 @@ def calibration_floor(
     starts = np.unique(bin_of.numpy(), return_index=True)[1]
     sure = confidence.double().numpy()[order.numpy()]
     said = np.add.reduceat(sure, starts)
-    words, found = np.random.Philox(key=seed), []
+    words = np.random.Philox(key=seed)
+    found: list[float] = []
     while len(found) < draws:
         count = min(draws - len(found), max(1, DRAWN_AT_ONCE // len(sure)))
         unit = (words.random_raw(count * len(sure)) >> np.uint64(11)).reshape(count, -1) * 2.0**-53
@@ -160,16 +161,16 @@ def calibration(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T within TEMPERATURES for which softmax(logits / T) makes the labels likeliest (Guo et al., ICML 2017).
+    """The T in `temperature_bounds` for which softmax(logits / T) makes the labels likeliest (Guo et al., ICML 2017).
 
     logits: [N, C] and labels: integers [N], of validation: neither what the network learnt from nor what it is judged
     on. The mean of -log softmax(b z)_y is convex in b = 1/T, with the slope E_p[z] - z_y; the root of this rising
     slope is bracketed and found in float64 to about 1e-9 relative. T changes no row's order of classes.
 
-    The labels may have no likeliest T. Where all rows are right, ever smaller T's do ever better: 0.01 is returned.
-    Where labels score no better on average than the other classes, ever larger ones do: 100. (Rows that are all wrong
-    can still have a T between.) Either bound says that validation cannot tell how sure to be. If the logits of each
-    row are equal, T means nothing and is 1.
+    The labels may have no likeliest T. Where all rows are right, ever smaller T's do ever better: the lower bound is
+    returned. Where labels score no better on average than the other classes, ever larger ones do: the upper. (Rows that
+    are all wrong can still have a T between.) Either bound says that validation cannot tell how sure to be. If the
+    logits of each row are equal, T means nothing and is 1.
 
     Raises ValueError for shapes that disagree, no rows, labels outside [0, C), logits that are not finite.
     """
@@ -190,12 +191,19 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     if bool((logits == logits[:, :1]).all()):
         return 1.0
-    low, high = map(math.log, TEMPERATURES)
+    bounds = temperature_bounds(logits)
+    low, high = map(math.log, bounds)
     if slope(low) <= 0:
-        return TEMPERATURES[0]
+        return bounds[0]
     if slope(high) >= 0:
-        return TEMPERATURES[1]
+        return bounds[1]
     return math.exp(brentq(slope, low, high, xtol=1e-12, rtol=1e-12))
+
+
+def temperature_bounds(logits: Tensor) -> tuple[float, float]:
+    """TEMPERATURES, the lower at most a hundredth of the widest row of logits [N, C], the upper at least all of it."""
+    widest = float((logits.double().amax(dim=1) - logits.double().amin(dim=1)).max())
+    return min(TEMPERATURES[0], widest / 100), max(TEMPERATURES[1], widest)
 
 
 @dataclass(frozen=True)
@@ -206,8 +214,8 @@ class Calibration:
     calibrated model with the same confidences shows of so few images, with its 95 % interval, ece15_floor_low to
     ece15_floor_high: an error in there is none that can be told (see `calibration_floor`; for the others a table). The
     same measures once more, `scaled_…`, after `temperature` was fitted on validation, where there is one besides the
-    split that is judged; a temperature at a bound of 0.01 or 100 says that validation cannot tell. by: whose scores, as
-    in `robustness`. bins: of the diagram.
+    split that is judged; a temperature at a bound, 0.01 or 100 for usual scores, says that validation cannot tell. by:
+    whose scores, as in `robustness`. bins: of the diagram.
     """
 
     by: str = "auto"
@@ -227,9 +235,10 @@ class Calibration:
         note, judged = scores.note, {"as it is": ("", logits)}
         measures: dict[str, float] = {}
         if split == "test" and features.splits.val is not None and not scores.saw_val:
-            temperature = measures["temperature"] = fit_temperature(scores.of("val"), features.of("val").labels)
+            chosen_on = scores.of("val")
+            temperature = measures["temperature"] = fit_temperature(chosen_on, features.of("val").labels)
             judged["after temperature scaling"] = ("scaled_", logits / temperature)
-            if temperature in TEMPERATURES:
+            if temperature in temperature_bounds(chosen_on):
                 note += f"; the temperature is at a bound, {temperature:g}: validation cannot tell how sure to be"
         rows: list[tuple[Cell, ...]] = []
         shown: dict[str, Reliability] = {}

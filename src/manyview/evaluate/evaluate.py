@@ -18,22 +18,29 @@ from manyview.step import Step
 
 
 def evaluate(
-    features: Features, split: str, protocols: Sequence[Measure], failed: dict[str, str] | None = None
+    features: Features,
+    split: str,
+    protocols: Sequence[Measure],
+    failed: dict[str, str] | None = None,
+    notes: dict[str, str] | None = None,
 ) -> dict[str, float]:
     """All protocols on one split: measure -> value, accuracies in percent (see `flat`).
 
     Only labelled images count, and of train only they are learnt from. Raises DataError for a split that is not there
     or has none. failed: receives, by its call, why a protocol could not be measured, and the others are; without it,
-    and for `classify`, that is raised.
+    and for `classify`, that is raised. notes: receives, by its call and split, what a reader has to know of a protocol.
     """
     reports = {}
     for protocol in dict.fromkeys(protocols):
         try:
-            reports[protocol] = protocol.measure(features, split)
+            report = reports[protocol] = protocol.measure(features, split)
         except ManyviewError as error:
             if failed is None or isinstance(protocol, Classify):
                 raise
             failed[call_of(protocol)] = str(error)
+            continue
+        if notes is not None and report.note:
+            notes[f"{call_of(protocol)} on {split}"] = report.note
     return flat(reports)
 
 

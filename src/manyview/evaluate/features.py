@@ -105,8 +105,8 @@ class Features:
     """A model's outputs on its splits, with the weights that it has now: make a new one when they have changed.
 
     seed: of all that protocols draw. skipped: receives a line on each image that cannot be read, see `collect`. watch:
-    shows how far long work is. folder: where outputs are kept for the next time, unless an image could not be read, which
-    then is tried again; None keeps them in memory alone.
+    shows how far long work is. folder: where outputs are kept for the next time, unless an image could not be read,
+    which then is tried again; None keeps them in memory alone.
     """
 
     def __init__(

@@ -75,8 +75,11 @@ class FewShot:
 
     @property
     def half_width(self) -> float:
-        """Half of the 95 % interval of the mean, in percent: 1.96 sd / sqrt(tasks)."""
-        return 1.96 * float(self.accuracies.std()) / math.sqrt(len(self.accuracies))
+        """Half of the 95 % interval of the mean, in percent: t sd / sqrt(tasks), t of tasks - 1; 1.96 of many."""
+        from scipy.special import stdtrit  # which few others need
+
+        count = len(self.accuracies)
+        return float(stdtrit(count - 1, 0.975)) * float(self.accuracies.std()) / math.sqrt(count)
 
 
 def episodes(labels: Tensor, ways: int, shots: int, queries: int, tasks: int, seed: int) -> Episodes:
@@ -116,6 +119,23 @@ def episodes(labels: Tensor, ways: int, shots: int, queries: int, tasks: int, se
     drawn = _without_replacement(unit, sizes[chosen].flatten()).view(tasks, ways, needed)
     rows = by_class[first[chosen][:, :, None] + drawn]
     return Episodes(rows[:, :, queries:], rows[:, :, :queries], found[chosen], tuple(found[~enough].tolist()))
+
+
+def within_reach(labels: Tensor, ways: int, shots: int, queries: int) -> tuple[int, int]:
+    """The ways and queries that labels [N] allow: as they are, or as many classes and then queries as there are.
+
+    Shots stay: they are what tells one such figure from another. Raises ValueError where not even two classes have a
+    query beside their shots, with the shots that would do.
+    """
+    sizes = labels.unique(return_counts=True)[1].sort(descending=True).values
+    if int((sizes >= shots + queries).sum()) >= ways:
+        return ways, queries
+    fitting = min(ways, int((sizes > shots).sum()))
+    if fitting < 2:
+        most = int(sizes[1]) - 1 if len(sizes) > 1 else 0
+        cure = f"; ask for fewshot(shots={most})" if most > 0 else ""
+        raise ValueError(f"{shots} shots and a query need two classes of {shots + 1} images or more{cure}")
+    return fitting, min(queries, int(sizes[fitting - 1]) - shots)
 
 
 def few_shot(
@@ -330,7 +350,8 @@ class FewShotTasks:
     """Mean accuracy over few-shot tasks drawn from the split alone, with half its 95 % interval, `half_width`.
 
     Each task has `ways` classes, `shots` images of each to learn from, `queries` to judge by; tasks are a function of
-    the run's seed. classifier: one_vs_rest (AugSelf's), softmax or centroid. unit: features scaled to length 1.
+    the run's seed. Where the split has too few classes or images, there are fewer ways or queries, which are told.
+    classifier: one_vs_rest (AugSelf's), softmax or centroid. unit: features scaled to length 1.
     """
 
     ways: int = 5
@@ -348,17 +369,29 @@ class FewShotTasks:
         check_kind("unit", self.unit, bool, "True or False")
 
     def check(self, splits: Splits) -> None:
-        """Raises DataError where no held-out split has enough classes."""
+        """Raises DataError where no held-out split has two classes with enough images."""
+        why = []
         held = [images for images in (splits.val, splits.test) if images is not None]
-        if held and all(len(set(images.labels[images.labels >= 0].tolist())) < self.ways for images in held):
-            raise DataError(f"evaluate: fewshot(ways={self.ways}) needs as many classes, there are fewer")
+        for images in held:
+            try:
+                within_reach(torch.from_numpy(images.labels[images.labels >= 0]), self.ways, self.shots, self.queries)
+            except ValueError as error:
+                why.append(str(error))
+        if held and len(why) == len(held):
+            raise DataError(f"evaluate: fewshot: {why[-1]}")
 
     def measure(self, features: Features, split: str) -> Report:
         """The mean, its interval, and how many classes had too few images."""
         outputs = features.of(split)
         with features.watch("fewshot", self.tasks, "tasks") as tick:
             try:
-                found = few_shot(outputs.features, outputs.labels, **vars(self), seed=features.seed, progress=tick)
+                ways, queries = within_reach(outputs.labels, self.ways, self.shots, self.queries)
+                asked = {**vars(self), "ways": ways, "queries": queries}
+                found = few_shot(outputs.features, outputs.labels, **asked, seed=features.seed, progress=tick)
             except ValueError as error:
                 raise DataError(f"fewshot on {split}: {error}") from None
-        return Report({"": found.accuracy, "half_width": found.half_width, "classes_left_out": len(found.left_out)})
+        changed = {name: float(asked[name]) for name in ("ways", "queries") if asked[name] != getattr(self, name)}
+        note = " and ".join(f"{name}={number:g}, not {getattr(self, name)}" for name, number in changed.items())
+        measures = {"": found.accuracy, "half_width": found.half_width, "classes_left_out": len(found.left_out)}
+        told = f"fewshot takes {note}: {split} has too few classes with as many images" if note else ""
+        return Report(measures | changed, note=told)

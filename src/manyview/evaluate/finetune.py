@@ -4,8 +4,8 @@ With 1 % and 10 % of the labels it is the semi-supervised test of SimCLR (Chen e
 (Grill et al., NeurIPS 2020, appendix D): SGD with momentum, no weight decay, a schedule to zero, crops and flips.
 Rates that fall from layer to layer are those of BEiT (Bao et al., ICLR 2022), over the layers that timm tells apart.
 
-Unlike there, no rate is chosen on what is then reported, and which images have labels is a function of the seed: those
-of 1 % are among those of 10 %, and each class has its share.
+Unlike there, no rate is chosen on what is then reported, nor on more labels than the fraction's, and which images have
+labels is a function of the seed: those of 1 % are among those of 10 %, and each class has its share.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class Finetune:
     """Accuracy after the whole backbone and a new linear layer were trained on labels of the training images.
 
     fraction: of the labelled training images, 1.0, 0.1 or 0.01: the same for a seed, nested, each class with its share.
-    lr: one rate or several, of which one is chosen by the metric, `top1` or `class_mean`: for test on val, for val, or
-    without a val, on a tenth of those labels, which then is not trained on. The rate rises over a tenth of the steps
+    lr: one rate or several, of which one is chosen by the metric, `top1` or `class_mean`: for test on the same fraction
+    of val (`val_labels` tells how many), for val, or without a val, on a tenth of those labels, which then is not
+    trained on. So no more labels are looked at than the fraction of all. The rate rises over a tenth of the steps
     and falls to 0 as a cosine. layer_decay: its factor from a layer to the one below. optimizer: `sgd`, with momentum
     0.9, or `adamw`. augment: ops as a recipe writes them; by default `pad_crop | flip` for images of the size that the
     network looks at, if that is at most 64 pixels, else `crop | flip`.
@@ -124,14 +125,21 @@ class Finetune:
         reached = found[best[0]] if held is None else self._accuracy(features, best[1], judged)
         tables = {} if held is None else {"rates": table_of_rates(found, f"{self.metric} on the images held out")}
         measures = {"": reached, "labels": float(len(images)), "lr": best[0]}
+        if held is not None and split == "test" and features.splits.val is not None:
+            measures["val_labels"] = float(len(held))
         return Report(measures, tables)
 
     def _held_out(self, features: Features, images: Images, split: str) -> tuple[Images, Images]:
         """Images to train on, and others to choose a rate by."""
-        from manyview.data import Subset, hold_out
+        from manyview.data import Subset, hold_out, labelled
 
         if split == "test" and features.splits.val is not None:
-            return images, features.splits.val
+            known = labelled(features.splits.val)
+            count = max(1, round(self.fraction * len(known)))
+            if count == len(known):
+                return images, known
+            _, some = hold_out(known.labels, count, features.seed, "finetune")
+            return images, Subset(known, some if len(some) else np.arange(count))
         count = max(1, round(HELD_OUT * len(images)))
         rest, out = hold_out(images.labels, count, features.seed, "finetune")
         return Subset(images, rest), Subset(images, out)
@@ -190,6 +198,8 @@ class Finetune:
         for batch, kept in features.batches(images, np.flatnonzero(images.labels >= 0), watch="finetune"):
             scores.append(network(features.model.prepare(batch)).cpu())
             labels.append(torch.from_numpy(images.labels[kept]))
+        if not labels:
+            raise DataError(f"finetune: none of {len(images)} images that judge could be read")
         whole = torch.cat(scores)
         return accuracy(whole, torch.cat(labels))[self.metric] if bool(whole.isfinite().all()) else math.nan
 

@@ -16,6 +16,7 @@ t(x) and x agree, and of how many images both are right, both wrong, or only one
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -106,6 +107,9 @@ class Invariance:
         check_whole("images", self.images, least=2)
         for text in self.ops:
             plan_ops(text, (32, 32), "", "ops")
+        written = Counter(" | ".join(map(str, parse_pipeline(text, "ops"))) for text in self.ops)
+        if twice := [text for text, count in written.items() if count > 1]:
+            raise ValueError(f"ops names {twice[0]!r} twice, which would count twice in the means; name it once")
 
     def check(self, splits: Splits) -> None:
         """Raises DataError for a split of one image."""

@@ -129,8 +129,8 @@ def _nearest(cosines: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor, T
 class Knn:
     """Weighted k-nearest-neighbour accuracy of the backbone's features, with the training images as the bank.
 
-    Where there are fewer training images with labels than k, all are asked, and `k` is told. `ties` and `dead` count, if
-    there are any, answers that a rule decided and images whose features are 0 or not finite, which count as wrong.
+    Where there are fewer training images with labels than k, all are asked, and `k` is told. A note counts, if there
+    are any, answers that a rule decided, and images whose features are 0 or not finite, which count as wrong.
     """
 
     k: int = 200
@@ -157,9 +157,6 @@ class Knn:
             f"{dead:,} of {count:,} images have no neighbours, for their features are 0 or not finite: wrong": dead,
             f"{found.lost:,} of {known:,} training images are nobody's neighbours, likewise": found.lost,
         }
-        counts = {"k": k if k < self.k else 0, "ties": ties, "dead": dead}
-        return Report(
-            {"": 100 * int((found.classes == queries.labels).sum()) / count}
-            | {name: float(number) for name, number in counts.items() if number},
-            note="; ".join(line for line, true in told.items() if true),
-        )
+        right = {"": 100 * int((found.classes == queries.labels).sum()) / count}
+        asked = {"k": float(k)} if k < self.k else {}
+        return Report(right | asked, note="; ".join(line for line, true in told.items() if true))

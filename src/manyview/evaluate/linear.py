@@ -40,6 +40,8 @@ STEPS, PRODUCTS = 100, 250
 REFRESH = 30
 """Products that a Newton step may need before the preconditioner, worth about as many, is made anew."""
 FORCING = 0.1
+ALONE = 0.5
+"""The penalty where none can be chosen: scikit-learn's C = 1."""
 HELD_OUT = 0.1
 """Of the training images, where no validation split is left to choose by."""
 
@@ -66,10 +68,24 @@ class Fit:
 
 @dataclass(frozen=True)
 class Probe:
-    """What `linear_probe` found: the model fitted to all rows, and the accuracy in percent that each penalty had."""
+    """What `linear_probe` found: the model fitted to all rows, and the accuracy in percent that each penalty had.
+
+    rest, held: how many rows the penalties were fitted to, and on how many others the best was chosen.
+    """
 
     fit: Fit
     accuracies: Mapping[float, float]
+    rest: int
+    held: int
+
+    @property
+    def note(self) -> str:
+        """What a reader has to know where the name tells less: nothing was chosen, or mostly by what is learnt from."""
+        if not self.accuracies:
+            return f"its penalty is {ALONE:g}: no training image could be held out to choose one"
+        if self.held <= self.rest:
+            return ""
+        return f"fitted to {self.rest:,} labels of train and the {self.held:,} on which its penalty was chosen"
 
     @property
     def weight(self) -> float:
@@ -90,10 +106,10 @@ def linear_probe(
 ) -> Probe:
     """Chooses the penalty on the rows held out, fits it to all rows: what is then measured is for a third set.
 
-    features: [N, D]; held_features: [M, D]. labels, held_labels: integers [N] and [M] below `classes`.
-    metric: `top1`, or `class_mean`, the mean of the classes' accuracies. Of penalties that do equally well the
-    strongest is taken. progress: told how many penalties are done, of how many. Raises ValueError as `fit_linear`
-    does, and for an unknown metric or no rows held out.
+    features: [N, D]; held_features: [M, D]. labels, held_labels: integers [N] and [M] below `classes`. metric: `top1`,
+    or `class_mean`, the mean of the classes' accuracies. Of penalties that do equally well the strongest is taken
+    (AugSelf's code takes the weakest). progress: told how many penalties are done, of how many. Raises ValueError as
+    `fit_linear` does, and for an unknown metric or no rows held out.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
@@ -112,7 +128,7 @@ def linear_probe(
             progress(len(accuracies), len(weights))
     assert best is not None
     rows, targets = torch.cat([features, held_features]), torch.cat([labels, held_labels])
-    return Probe(fit_linear(rows, targets, classes, best.weight, start=best), accuracies)
+    return Probe(fit_linear(rows, targets, classes, best.weight, start=best), accuracies, len(labels), len(held_labels))
 
 
 def fit_path(
@@ -297,8 +313,9 @@ class Linear:
     """Accuracy of logistic regression on the backbone's features; `linear_probe` is the same.
 
     One of 45 penalties is chosen by the metric, `top1` or `class_mean`: for test on val, then all of train and val is
-    fitted; for val, or without a val, on a tenth of train that is held out, then all of train is fitted. Measured when
-    a run has ended.
+    fitted; for val, or without a val, on a tenth of train that is held out, then all of train is fitted. So labels of
+    val are learnt from, which is told where they are more than those of train. With one image a class none is held out,
+    and the penalty is 0.5. Measured when a run has ended.
     """
 
     metric: str = "top1"
@@ -308,8 +325,8 @@ class Linear:
             raise ValueError(unknown("metric", str(self.metric), METRICS))
 
     def check(self, splits: Splits) -> None:
-        """Raises DataError where no training image can be held out to choose by."""
-        check_held_out(splits, "linear")
+        """Raises DataError where no training image has a label."""
+        check_labelled(splits)
 
     def measure(self, features: Features, split: str) -> Report:
         """The accuracy, and the penalty that was chosen."""
@@ -317,16 +334,18 @@ class Linear:
         rows = tuple((weight, value) for weight, value in probe.accuracies.items())
         table = Table(("penalty", f"{self.metric} on the rows held out"), rows)
         reached = accuracy(probe.fit.scores(measured.features), measured.labels)[self.metric]
-        return Report({"": reached, "weight": probe.weight}, {"penalties": table})
+        return Report({"": reached, "weight": probe.weight}, {"penalties": table} if rows else {}, note=probe.note)
 
 
 def probe_of(features: Features, split: str, metric: str = "top1") -> Probe:
     """The linear probe that may be judged on a split, its penalty chosen on other rows (see `Linear`)."""
 
     def fit() -> Probe:
-        fitted, held = held_out(features, split, "linear")
+        fitted, held = held_out(features, split)
         with features.watch("linear", len(WEIGHTS), "penalties") as tick:
             try:
+                if not len(held[1]):
+                    return Probe(fit_linear(*fitted, features.classes, ALONE), {}, len(fitted[1]), 0)
                 return linear_probe(*fitted, *held, features.classes, metric=metric, progress=tick)
             except ValueError as error:
                 raise DataError(f"linear: {error}") from None
@@ -337,29 +356,16 @@ def probe_of(features: Features, split: str, metric: str = "top1") -> Probe:
 Rows = tuple[Tensor, Tensor]
 
 
-def held_out(features: Features, split: str, name: str) -> tuple[Rows, Rows]:
+def held_out(features: Features, split: str) -> tuple[Rows, Rows]:
     """Features and labels to fit, and others to choose settings by, before anything is judged on `split`.
 
-    Those of train and val for test; else train's, of which a tenth is held out. name: the protocol, for messages.
+    Those of train and val for test; else train's, of which a tenth is held out: none where every class has only one.
     """
     train = features.of("train")
     if split == "test" and features.splits.val is not None:
         return _rows(train), _rows(features.of("val"))
     rest, out = _held_out(train, features.seed)
-    if not len(out):
-        raise DataError(NONE_TO_HOLD.format(name))
     return (train.features[rest], train.labels[rest]), (train.features[out], train.labels[out])
-
-
-def check_held_out(splits: Splits, name: str) -> None:
-    """Raises DataError where `held_out` would."""
-    check_labelled(splits)
-    labels = splits.train.labels[splits.train.labels >= 0]
-    if (splits.val is None or splits.test is None) and len(labels) <= len(set(labels.tolist())):
-        raise DataError(NONE_TO_HOLD.format(name))
-
-
-NONE_TO_HOLD = "evaluate: {} holds out training images to choose its settings on, and every class has only one"
 
 
 def _rows(outputs: Outputs) -> Rows:

@@ -15,11 +15,11 @@ from torch import Tensor
 from manyview.augment.op import as_float, as_uint8, check_kind, check_whole
 from manyview.data.corrupted import Corrupted
 from manyview.errors import DataError, unknown
+from manyview.evaluate.accuracy import check_labelled
 from manyview.evaluate.corruptions import CORRUPTIONS, EXTRA, MAIN, Corruption, corrupt
 from manyview.evaluate.corruptions.frost import textures_of
 from manyview.evaluate.corruptions.severities import SIZES
 from manyview.evaluate.knn import knn_predict
-from manyview.evaluate.linear import check_held_out
 from manyview.evaluate.pipeline import some_of
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.evaluate.scores import WAYS, scores_of
@@ -52,11 +52,13 @@ CLEAN: Key = ("clean", 0)
 class Robustness:
     """Accuracy under common corruptions, mean over corruptions of the mean over severities; `clean`, and what is left.
 
-    corruptions: `main` (the 15), `extra` (the 4 held back for tuning), `all`, or names. images: at most so many of the
-    split, drawn by the seed. Each is corrupted as the model looks at it, before normalisation, in 256 levels, by
-    draws of its own that no batch changes. size: whose constants, 224 (ImageNet-C) or 32 (CIFAR-10-C), by default the
-    nearer to the side of what the model looks at. textures: a folder of the published photographs for `frost`, else
-    ours are taken. Nothing is compressed, so figures are near ImageNet-C's but not its own.
+    corruptions: `main` (the 15), `extra` (the 4 that are for tuning), `all`, or names. The mean is over those of the
+    15, as its authors' is; over those of the 4, `extra` beside it, or in its place where no others are asked for.
+    images: at most so many of the split, drawn by the seed. Each is corrupted as the model looks at it, before
+    normalisation, in 256 levels, by draws of its own that no batch changes. size: whose constants, 224 (ImageNet-C) or
+    32 (CIFAR-10-C), by default the nearer to the side of what the model looks at. textures: a folder of the published
+    photographs for `frost`, else ours are taken. Nothing is compressed, so figures are near ImageNet-C's but not its
+    own.
 
     root: the published images instead, which are of test: a folder like CIFAR-10-C (`.npy`) or ImageNet-C (a tree,
     whole or its parts); those of the size that the model looks at are taken as they are. `relative` is the mean in
@@ -120,7 +122,7 @@ class Robustness:
         if splits.train.channels != 3:
             raise DataError(f"robustness: corruptions are of RGB images; these have {splits.train.channels} channels")
         if self.by == "linear":
-            check_held_out(splits, "robustness")
+            check_labelled(splits)
 
     def measure(self, features: Features, split: str) -> Report:
         """The accuracies, in percent, and a table of them."""
@@ -137,6 +139,8 @@ class Robustness:
             raise DataError(f"no image of '{split}' could be read")
         found = {key: 100 * right[key] / count for key, count in seen.items()}
         note = f"{seen[CLEAN]:,} images; {note}"
+        if len(sets := sorted(set(seen.values()))) > 1:
+            note = f"{sets[0]:,} to {sets[-1]:,} images of a kind, so means are not of the same ones; {note}"
         report = _report(found, self.names, self.severities, note)
         whole = set(MAIN) <= set(self.names) and len(self.severities) == 5 and features.classes == 1000
         if not (whole and self.root is not None and Corrupted(at_home(self.root)).tree):
@@ -187,13 +191,14 @@ def predictor(features: Features, split: str, by: str) -> tuple[Callable[[Tensor
         return predict, scores.note
     known = features.of("train")
     bank, labels = known.features.to(model.device), known.labels.to(model.device)
+    k = min(NEIGHBOURS, len(bank))
 
     @torch.no_grad()
     def nearest(pixels: Tensor) -> Tensor:
         queries = model.read(pixels)["h"]
-        return knn_predict(queries, bank, labels, features.classes, min(NEIGHBOURS, len(bank)), TEMPERATURE).cpu()
+        return knn_predict(queries, bank, labels, features.classes, k, TEMPERATURE).cpu()
 
-    return nearest, "answers of the nearest clean training images"
+    return nearest, f"answers of the {k} nearest clean training images"
 
 
 def chosen(features: Features, where: str, images: Images, count: int | None) -> Ints:
@@ -207,11 +212,20 @@ def chosen(features: Features, where: str, images: Images, count: int | None) ->
 def _report(found: Mapping[Key, float], names: Sequence[str], severities: Sequence[int], note: str) -> Report:
     """found: (corruption, severity) -> accuracy in percent, and that of CLEAN."""
     means = {name: fmean(found[name, severity] for severity in severities) for name in names}
-    mean, clean = fmean(means.values()), found[CLEAN]
-    over = (fmean(found[name, severity] for name in names) for severity in severities)
+    groups = {"mean": [name for name in names if name in MAIN], "mean of the extra": [n for n in names if n in EXTRA]}
+    if not groups["mean"]:
+        groups = {"mean": groups["mean of the extra"]}
     rows: list[tuple[Cell, ...]] = [(name, *(found[name, each] for each in severities), means[name]) for name in names]
-    table = Table(("corruption", *map(str, severities), "mean"), (*rows, ("mean", *over, mean)))
+    for title, group in groups.items():
+        if group:
+            over = (fmean(found[name, severity] for name in group) for severity in severities)
+            rows.append((title, *over, fmean(means[name] for name in group)))
+    clean, mean = found[CLEAN], fmean(means[name] for name in groups["mean"])
+    table = Table(("corruption", *map(str, severities), "mean"), tuple(rows))
     measures = {"": mean, "clean": clean} | ({"relative": 100 * mean / clean} if clean else {})
+    if extra := groups.get("mean of the extra"):
+        measures["extra"] = fmean(means[name] for name in extra)
+        note += f"; the mean is over {len(groups['mean'])} corruptions of the 15; those for tuning stand beside it"
     dots = {name: [found[name, severity] for severity in severities] for name in names}
     title = "Accuracy under common corruptions"
     return Report(measures, {"accuracy": table}, lambda: bars(title, clean, means, dots), note)

@@ -59,13 +59,14 @@ def scores_of(features: Features, split: str, by: str = "auto") -> Scores:
             False,
             "scores of the model's own classifier",
         )
-    fit = probe_of(features, split).fit
+    probe = probe_of(features, split)
+    fit = probe.fit
     coefficients, bias = fit.coefficients.to(model.device), fit.bias.to(model.device)
     return Scores(
         lambda name: fit.scores(features.of(name).features),
         lambda pixels: model.read(pixels)["h"].double() @ coefficients.T + bias,
         split == "test" and features.splits.val is not None,
-        "scores of a linear probe on the model's features",
+        "; ".join(filter(None, ["scores of a linear probe on the model's features", probe.note])),
     )
 
 

@@ -27,8 +27,8 @@ from torch import Tensor
 from manyview.augment.op import check_not_negative, check_whole
 from manyview.draws import Draws, order_of
 from manyview.errors import DataError, unknown
-from manyview.evaluate.accuracy import accuracy
-from manyview.evaluate.linear import METRICS, check_held_out, check_rows, held_out
+from manyview.evaluate.accuracy import accuracy, check_labelled
+from manyview.evaluate.linear import METRICS, check_rows, held_out
 from manyview.evaluate.report import Report, Table
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def sgd_probe(
     """Trains a layer for each rate on the first rows, and chooses the one that does best on the rows held out.
 
     features: [N, D]; held_features: [M, D]. labels, held_labels: integers [N] and [M] below `classes`. milestones:
-    epochs after which all rates are multiplied by 0.1. metric: `top1` or `class_mean`. Of rates that do equally well
-    the smallest is taken. progress: told how many epochs are done, of how many.
+    epochs after which all rates are multiplied by 0.1. metric: `top1` or `class_mean`. One rate needs no rows held out.
+    Of rates that do equally well the smallest is taken. progress: told how many epochs are done, of how many.
 
     The loss is the mean over a batch, whose last one in an epoch may be smaller. The rows held out are not trained on
     (`linear_probe` fits them with the rest in the end; the official code does not). Raises ValueError as `linear_probe`
@@ -93,7 +93,7 @@ def sgd_probe(
         check_rows(each, which, classes)
     if len(labels.unique()) < 2:
         raise ValueError("labels are of fewer than two classes; there is nothing to tell apart")
-    if not len(held_labels):
+    if not len(held_labels) and len(ordered) > 1:
         raise ValueError("no rows are held out to choose the rate on")
     if held_features.shape[1] != features.shape[1]:
         raise ValueError(f"features {tuple(features.shape)} and {tuple(held_features.shape)} are of unlike width")
@@ -117,12 +117,13 @@ def sgd_probe(
             progress(epoch + 1, epochs)
 
     probes = [SgdProbe(w, b, lr, {}) for w, b, lr in zip(weights, bias, ordered, strict=True)]
-    found = {probe.lr: _judge(probe, held_features, held_labels, metric) for probe in probes}
+    judging = (held_features, held_labels) if len(held_labels) else (features, labels)  # of one rate: is it finite?
+    found = {probe.lr: _judge(probe, *judging, metric) for probe in probes}
     sound = [probe for probe in probes if not math.isnan(found[probe.lr])]
     if not sound:
         raise ValueError(f"at no rate of {', '.join(f'{lr:g}' for lr in ordered)} the weights stay finite; lower them")
     best = max(sound, key=lambda probe: found[probe.lr])
-    return SgdProbe(best.coefficients.clone(), best.bias.clone(), best.lr, found)
+    return SgdProbe(best.coefficients.clone(), best.bias.clone(), best.lr, found if len(held_labels) else {})
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,25 @@ class LinearSgd:
         _check_settings(self.weight_decay, self.batch_size, self.epochs, self.metric)
 
     def check(self, splits: Splits) -> None:
-        """Raises DataError where no training image has a label, or none can be held out."""
-        check_held_out(splits, "linear_sgd")
+        """Raises DataError where no training image has a label, or none can be held out to choose a rate by."""
+        check_labelled(splits)
+        labels = splits.train.labels[splits.train.labels >= 0]
+        if (splits.val is None or splits.test is None) and len(labels) <= len(set(labels.tolist())):
+            self._check_one_rate()
+
+    def _check_one_rate(self) -> None:
+        if len(set(check_rates(self.lr))) > 1:
+            raise DataError(
+                "evaluate: linear_sgd holds out training images to choose a rate on, and every class has only one; "
+                "give one rate, as in linear_sgd(lr=1.0)"
+            )
 
     def measure(self, features: Features, split: str) -> Report:
         """The accuracy, the rate that was chosen, and what each rate had on the rows held out."""
         measured = features.of(split)
-        (x, y), held = held_out(features, split, "linear_sgd")
+        (x, y), held = held_out(features, split)
+        if not len(held[1]):
+            self._check_one_rate()
         with features.watch("linear_sgd", self.epochs, "epochs") as tick:
             try:
                 probe = sgd_probe(
@@ -175,7 +188,7 @@ class LinearSgd:
                 raise DataError(f"linear_sgd: {error}") from None
         found = accuracy(probe.scores(measured.features), measured.labels)[self.metric]
         rates = table_of_rates(probe.accuracies, f"{self.metric} on the rows held out")
-        return Report({"": found, "lr": probe.lr}, {"rates": rates})
+        return Report({"": found, "lr": probe.lr}, {"rates": rates} if probe.accuracies else {})
 
 
 def check_rates(lrs: float | Sequence[float]) -> tuple[float, ...]:

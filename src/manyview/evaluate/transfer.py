@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from manyview.augment.op import check_kind
 from manyview.errors import DataError, ManyviewError
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.files import at_home
+from manyview.grammar import parse_call
 
 if TYPE_CHECKING:
     from manyview.data import Splits
@@ -25,12 +28,13 @@ SETS: Mapping[str, tuple[str, str]] = {
     "flowers": ("torchvision('Flowers102')", "class_mean"),
     "caltech101": ("folder", "class_mean"),
     "cars": ("torchvision('StanfordCars')", "top1"),
-    "aircraft": ("torchvision('FGVCAircraft')", "top1"),
+    "aircraft": ("torchvision('FGVCAircraft')", "class_mean"),
     "dtd": ("torchvision('DTD')", "top1"),
     "sun397": ("folder", "top1"),
     "stl10": ("stl10", "top1"),
 }
-"""Name -> (source, measure); the first eleven are those of AugSelf (Lee et al., NeurIPS 2021)."""
+"""Name -> (source, measure); the first eleven are those of AugSelf (Lee et al., NeurIPS 2021), with the measures of
+Kornblith et al. (CVPR 2019): of Aircraft, Pets, Caltech101 and Flowers the mean over classes."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class Transfer:
     root: a folder; each set lies in a folder of its own name in it. sets: names; the eleven of AugSelf (cifar10,
     cifar100, food101, mit67, pets, flowers, caltech101, cars, aircraft, dtd, sun397) and stl10 are read as what they
     are (mit67, caltech101 and sun397 as folders of classes), any other as a folder of classes or of parquet files. by:
-    the protocol, `linear`, which then takes each set's own metric (the mean of classes for pets, flowers and
-    caltech101), or any other. Nothing is downloaded unless `download=True`.
+    the protocol, `linear`, or any other; one with a `metric` takes each set's own (the mean of classes for aircraft,
+    pets, flowers and caltech101) unless the call names one. A set without test images is judged on val, shown as
+    `NAME_val`, and left out of a mean over test. Nothing is downloaded unless `download=True`.
     """
 
     root: str
@@ -57,6 +62,9 @@ class Transfer:
         object.__setattr__(self, "sets", (self.sets,) if isinstance(self.sets, str) else tuple(self.sets))
         if not self.sets or not all(isinstance(name, str) and name for name in self.sets):
             raise ValueError(f"sets must be names, as in sets=('pets', 'dtd'), got {self.sets!r}")
+        folders = [os.path.normpath(name) for name in self.sets]
+        if twice := [name for name, count in Counter(folders).items() if count > 1]:
+            raise ValueError(f"sets names {twice[0]!r} twice, which would count twice in the mean; name it once")
         if isinstance(parse_protocol(self.by, "transfer: by"), Transfer):
             raise ValueError("by must be another protocol than transfer, such as by='linear'")
 
@@ -77,7 +85,9 @@ class Transfer:
         from manyview.evaluate.features import Features as Extracted
 
         rows: list[tuple[Cell, ...]] = []
-        measures = {"": 0.0}
+        measures: dict[str, float] = {}
+        counted: list[float] = []
+        notes: list[str] = []
         for name in self.sets:
             try:
                 splits, protocol = self._opened(name, features.seed), self._protocol(name)
@@ -91,24 +101,32 @@ class Transfer:
                     watch=features.watch,
                     folder=features.folder,
                 )
-                value = protocol.measure(there, judged).measures.get("")
+                found = protocol.measure(there, judged)
             except ManyviewError as error:
                 raise type(error)(f"transfer to {name}: {error}") from None
-            if value is None:
+            if "" not in found.measures:
                 raise DataError(f"transfer: {self.by} has no main measure to compare sets by")
-            measures[name] = value
+            value = found.measures[""]
+            measures[name if judged == split else f"{name}_{judged}"] = value
+            counted += [value] if judged == split else []
             rows.append((name, judged, len(splits.train), getattr(protocol, "metric", self.by), value))
-        measures[""] = sum(measures.values()) / len(self.sets)
+            notes += [f"{name}: {found.note}"] if found.note else []
+        if others := [str(row[0]) for row in rows if row[1] != split]:
+            notes.append(f"no {split} images in {', '.join(others)}: judged on val, and not part of the mean")
+        if not counted:
+            raise DataError(f"transfer: none of the sets has {split} images; ask for --split val")
         table = Table(("set", "split", "training images", "measure", "value"), tuple(rows))
-        return Report(measures, {"transfer": table})
+        return Report({"": sum(counted) / len(counted), **measures}, {"transfer": table}, note="; ".join(notes))
 
     def _protocol(self, name: str) -> Measure:
-        from manyview.evaluate.linear import Linear
         from manyview.evaluate.protocols import parse_protocol
 
-        protocol = parse_protocol(self.by, "transfer: by")
-        own = isinstance(protocol, Linear) and name in SETS
-        return replace(protocol, metric=SETS[name][1]) if own else protocol  # type: ignore[type-var]
+        protocol, call = parse_protocol(self.by, "transfer: by"), parse_call(self.by, "transfer: by")
+        settings = [field.name for field in fields(protocol)]  # type: ignore[arg-type]
+        chosen = "metric" in (*settings[: len(call.args)], *call.kwargs)
+        if name not in SETS or "metric" not in settings or chosen:
+            return protocol
+        return replace(protocol, metric=SETS[name][1])  # type: ignore[type-var]
 
     def _opened(self, name: str, seed: int) -> Splits:
         from manyview.data import open_splits
