@@ -472,9 +472,7 @@ def test_a_tie_of_whole_maps_is_the_mean_over_all_their_elements():
     assert loss > 2 * pooled
     with pytest.raises(RecipeError) as caught:
         Step(parse_recipe(text % "small"), C)
-    assert str(caught.value).endswith(
-        "views of 16x16 and 12x12 have unlike maps; read views of one size, or pool"
-    )
+    assert str(caught.value).endswith("views of 16x16 and 12x12 have unlike maps; read views of one size, or pool")
 
 
 def test_a_tap_of_a_transformer_is_the_mean_token():

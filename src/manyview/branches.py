@@ -212,7 +212,7 @@ class Branch(nn.Module):
             self.orbits[name] = built.orbit
 
     def check_maps(self, readout: str, size: tuple[int, int] | None, where: str) -> None:
-        """Raises RecipeError where a readout holds whole maps, but of views of another size than the maps were measured.
+        """Raises RecipeError where a readout holds whole maps of views of another size than they were measured on.
 
         size: height and width of the view, None if its ops do not fix them.
         """
@@ -221,9 +221,7 @@ class Branch(nn.Module):
         whole = readout in self.taps and self.spec.heads[readout].name == "maps"
         if whole and size not in (None, self._measured):
             sizes = " and ".join("{}x{}".format(*each) for each in (self._measured, size) if each)
-            raise RecipeError(
-                f"{where}: views of {sizes} have unlike maps; read views of one size, or pool"
-            )
+            raise RecipeError(f"{where}: views of {sizes} have unlike maps; read views of one size, or pool")
 
     @torch.no_grad()
     def _tap_widths(self, views: Mapping[str, PlannedView]) -> dict[str, int]:
