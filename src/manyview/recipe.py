@@ -22,6 +22,7 @@ from manyview.errors import ManyviewError, RecipeError, unknown
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
 from manyview.heads import HEADS
+from manyview.initial import INITS
 from manyview.optimize import SCHEDULES, check_training, parts
 from manyview.readouts import RelationPlan, plan_relations, unique_name
 from manyview.rehearse import rehearse
@@ -404,7 +405,7 @@ def _set_in_call(text: str, path: list[str], value: Any, where: str) -> str:
 
 def _factory(name: str) -> Any:
     """What a call builds, for the names of its positions; None where all arguments have names."""
-    known: dict[str, Any] = {"ema": Ema, **RELATIONS, **OPS, **SCHEDULES, **PROTOCOLS}
+    known: dict[str, Any] = {"ema": Ema, **RELATIONS, **OPS, **INITS, **SCHEDULES, **PROTOCOLS}
     return known.get(name)
 
 

@@ -122,9 +122,18 @@ def test_a_recipe_may_write_ways_as_calls_or_in_quotes():
     assert OneOf(*parse_call(describe(DSSL), "").args, p=(0.9, 0.1)) == DSSL
 
 
-def test_a_view_is_one_graph_without_numbers():
-    params = {key: values.to("meta") for key, values in draw(DSSL, 4).items()}
-    assert DSSL.render(photos(4, SQUARE).to("meta"), params).shape == (4, 3, *SQUARE)
+@EVERY
+def test_rendering_needs_no_number(op):
+    meta = {key: values.to("meta") for key, values in draw(op, 6).items()}
+    assert op.render(photos(6, SQUARE).to("meta"), meta).shape == (6, 3, *SQUARE)
+
+
+@pytest.mark.parametrize("op", CASES[1:3], ids=describe)
+def test_rendering_is_one_graph_with_the_same_pixels(op):
+    images, params = photos(6, SQUARE), draw(op, 6)
+    torch.compiler.reset()
+    compiled = torch.compile(op.render, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(images, params), op.render(images, params))
 
 
 @pytest.mark.parametrize(
