@@ -33,11 +33,6 @@ class Interrupted(RunError):
     """A run that was asked to stop, by Ctrl-C or a scheduler, and did so after saving where it stood."""
 
 
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None) -> str:
     """One line for a name that does not exist: the nearest that does, then all of them.
 
@@ -48,6 +43,12 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ";"
     return f"unknown {kind} '{name}'{hint} {plural or kind + 's'}: {', '.join(names) or 'none'}"
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line; the name of its kind where it says nothing."""
+    told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return told or type(error).__name__
 
 
 class ManyviewWarning(UserWarning):

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from manyview.errors import ManyviewError, RecipeError, first_line, unknown
+from manyview.errors import ManyviewError, RecipeError, reason, unknown
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ def bind(factory: Callable[..., T], call: Call, where: str, **extra: Any) -> T:
     except ManyviewError as error:
         raise type(error)(f"{where}: {error}") from None
     except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise RecipeError(f"{where}: {call}: {first_line(error)}") from None
+        raise RecipeError(f"{where}: {call}: {reason(error)}") from None
 
 
 def check_arguments(factory: Callable[..., Any], call: Call, where: str, extra: dict[str, Any] | None = None) -> None:

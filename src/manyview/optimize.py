@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from manyview.augment.op import check_not_negative
-from manyview.errors import RecipeError, RunError, first_line, unknown
+from manyview.errors import RecipeError, RunError, reason, unknown
 from manyview.grammar import Call, bind, check_arguments, parse_call
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
         if optimizer.defaults["lr"] is None:
             raise ValueError(f"give the learning rate, as in {call.name}(lr=0.01)")
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise RecipeError(f"train.optimizer: {call}: {first_line(error)}") from None
+        raise RecipeError(f"train.optimizer: {call}: {reason(error)}") from None
     for group in optimizer.param_groups:
         group["lr"] *= group["scale"]
     return optimizer

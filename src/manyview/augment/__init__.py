@@ -1,4 +1,4 @@
-"""Augmentations: one family a file, each op `sample -> params -> render`. A new op is one class and a line in `table`."""
+"""Augmentations: one family a file, each op `sample -> params -> render`. A new op: a class and a line in `table`."""
 
 from __future__ import annotations
 

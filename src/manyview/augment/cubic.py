@@ -8,6 +8,8 @@ the same steps in the same order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,12 +39,13 @@ def warp_cubic(images: Tensor, matrices: Tensor, level: int) -> Tensor:
             place = row + (first_x.long() + right).clamp(0, width - 1)
             tap = flat.gather(2, place.flatten(1)[:, None].expand(-1, images.shape[1], -1))
             taps.append(tap.view_as(images).double())
-        rows.append(_mixed(*taps, part_x))
-    levels = _mixed(*rows, part_y).clamp(0, 255).to(torch.uint8)  # cut off
+        rows.append(_mixed(taps, part_x))
+    levels = _mixed(rows, part_y).clamp(0, 255).to(torch.uint8)  # cut off
     return torch.where(inside[:, None], levels, level)
 
 
-def _mixed(v0: Tensor, v1: Tensor, v2: Tensor, v3: Tensor, part: Tensor) -> Tensor:
-    """The cubic through four neighbours, at `part` of the way from v1 to v2."""
+def _mixed(neighbours: Sequence[Tensor], part: Tensor) -> Tensor:
+    """The cubic through four neighbours, at `part` of the way from the second to the third."""
+    v0, v1, v2, v3 = neighbours
     linear, square, cube = v2 - v0, 2 * (v0 - v1) + v2 - v3, v1 - v0 - v2 + v3
     return v1 + part * (linear + part * (square + part * cube))
