@@ -62,6 +62,11 @@ OPS_AT: dict[str, tuple[str, ...]] = {
     "trivialaugment": ("trivialaugment('standard')", "trivialaugment('wide')", "trivialaugment('wide')"),
     "uniformaugment": ("uniformaugment(1)", "uniformaugment(2)", "uniformaugment(4)"),
     "augmix": ("augmix(3)", "augmix(6)", "augmix(10)"),
+    "one_of": (
+        "one_of(brightness(0.7), grid_shuffle(2))",
+        "one_of(brightness(1.5), grid_shuffle(3))",
+        "one_of(brightness(2.5), grid_shuffle(4))",
+    ),
     "flip": ("flip(1)",),
     "vflip": ("vflip(1)",),
     "grayscale": ("grayscale(1)",),

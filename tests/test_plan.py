@@ -182,10 +182,10 @@ def numbers(text: str) -> int:
         # without labels, heads as in the papers' own runs
         ("simsiam_cifar10", 10, RESNET18_SMALL, {"z": two(512, 2048, 2048, last=False), "p": two(2048, 512, 2048)}, 0),
         (
-            "simsiam_augself_stl10",
+            "simsiam_augself_stl10",  # the last BatchNorm of its projector has an affine
             10,
             RESNET18,
-            {"z": two(512, 2048, 2048, last=False), "p": two(2048, 512, 2048)},
+            {"z": two(512, 2048, 2048, last=False) + 2 * 2048, "p": two(2048, 512, 2048)},
             2 * teller(512),
         ),
         (

@@ -59,10 +59,12 @@ JOINT = ', joint: "linear(h, orbit=r)"'
 
 
 def by_hand(step, names):
-    """h by view, from a copy of the backbone, on pixels normalised by hand, all views in one pass."""
+    """h by view, from a copy of the backbone, on pixels normalised by hand, in one pass or one a view."""
     net = copy.deepcopy(step.main.backbone)
     views = step.views(photos(), LABELS, **BATCH)
     batches = [(views[name].pixels - step.main.mean) / step.main.std for name in names]
+    if not step.main.spec.joint:
+        return {name: net(batch) for name, batch in zip(names, batches, strict=True)}
     return dict(zip(names, net(torch.cat(batches)).split([len(batch) for batch in batches]), strict=True))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -151,7 +152,8 @@ def _parse_normalize(value: Any, where: str, channels: int) -> tuple[tuple[float
         mean, std = (tuple(float(number) for number in numbers) for numbers in value)
     except (TypeError, ValueError):
         raise RecipeError(f"{where}: expected a name or [[means], [stds]], got {value!r}") from None
-    if len(mean) != len(std) or len(mean) not in (1, channels) or not all(number > 0 for number in std):
+    finite = all(math.isfinite(number) for number in (*mean, *std))
+    if len(mean) != len(std) or len(mean) not in (1, channels) or not finite or not all(number > 0 for number in std):
         wanted = f"{channels} means and {channels} positive stds" if channels > 1 else "one mean and one positive std"
         raise RecipeError(f"{where}: expected {wanted}, one a channel, got {value!r}")
     return mean, std
@@ -212,7 +214,7 @@ class Branch(nn.Module):
             self.orbits[name] = built.orbit
 
     def check_maps(self, readout: str, size: tuple[int, int] | None, where: str) -> None:
-        """Raises RecipeError where a readout holds whole maps, but of views of another size than the maps were measured.
+        """Raises RecipeError where a readout holds whole maps of views of another size than they were measured on.
 
         size: height and width of the view, None if its ops do not fix them.
         """

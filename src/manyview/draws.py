@@ -86,6 +86,17 @@ class Draws:
         held = hashlib.blake2b(self._index.astype("<u8").tobytes(), digest_size=16).hexdigest()
         return Draws(self._seed, self._epoch, [0], *self._owner, "batch", held)
 
+    def inner(self, *names: str) -> Draws:
+        """Draws of a part of this one, unrelated to its own."""
+        return self._of(self._owner + names)
+
+    def shared(self) -> Draws:
+        """Draws that all views have in common: those of the op's name alone, whatever its view."""
+        return self._of(("shared", *self._owner[1:]))
+
+    def _of(self, owner: tuple[str, ...]) -> Draws:
+        return Draws(self._seed, self._epoch, self._index.astype(np.int64), *owner)
+
     def uniform(self, name: str, count: int = 1, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform numbers in [low, high), float64 [B, count]."""
         unit = _unit(self._index, self._epoch, count, key_of(self._seed, *self._owner, name))

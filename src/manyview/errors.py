@@ -40,11 +40,6 @@ class Interrupted(RunError):
     """A run that was asked to stop, by Ctrl-C or a scheduler, and did so after saving where it stood."""
 
 
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; its name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def shown(text: object) -> str:
     r"""A name as a line of text: ends of lines and other control characters, and bytes that are no text, are escaped.
 

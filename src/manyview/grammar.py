@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from manyview.errors import ManyviewError, RecipeError, first_line, misfit, unknown
+from manyview.errors import ManyviewError, RecipeError, misfit, reason, unknown
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ def bind(factory: Callable[..., T], call: Call, where: str, **extra: Any) -> T:
     except (TypeError, AttributeError):  # Python's words, which are about our code and change with its version
         raise RecipeError(f"{where}: {call}: an argument is of a kind that {call.name} cannot take") from None
     except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise RecipeError(f"{where}: {call}: {first_line(error)}") from None
+        raise RecipeError(f"{where}: {call}: {reason(error)}") from None
 
 
 def check_arguments(factory: Callable[..., Any], call: Call, where: str, extra: dict[str, Any] | None = None) -> None:

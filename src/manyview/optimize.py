@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from manyview.augment.op import check_not_negative
-from manyview.errors import RecipeError, RunError, first_line, unknown
+from manyview.errors import RecipeError, RunError, reason, unknown
 from manyview.grammar import Call, bind, check_arguments, parse_call
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
         groups = parameter_groups(module, options.pop("weight_decay", 0.0), Rules(**ours))
         optimizer = create_optimizer_v2(groups, opt=call.name, **options)
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise RecipeError(f"train.optimizer: {call}: refused by the optimiser: {first_line(error)}") from None
+        raise RecipeError(f"train.optimizer: {call}: refused by the optimiser: {reason(error)}") from None
     if optimizer.defaults["lr"] is None:
         raise RecipeError(f"train.optimizer: {call}: give the learning rate, as in {call.name}(lr=0.01)")
     for group in optimizer.param_groups:

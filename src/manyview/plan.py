@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -110,10 +111,12 @@ def _ops(view: PlannedView) -> str:
 def describe(op: object) -> str:
     """An op as a recipe would write it, defaults left out: `crop(32, scale=(0.2, 1))`."""
     name = next(key for key, kind in OPS.items() if isinstance(op, kind))
-    shown = [
+    several = [p.name for p in inspect.signature(type(op)).parameters.values() if p.kind is p.VAR_POSITIONAL]
+    shown = [repr(each) for key in several for each in getattr(op, key)]
+    shown += [
         f"{key}={value!r}"
         for key, field in type(op).__dataclass_fields__.items()  # type: ignore[attr-defined]
-        if (value := getattr(op, key)) != field.default
+        if key not in several and field.repr and (value := getattr(op, key)) != field.default
     ]
     return f"{name}({', '.join(shown)})"
 

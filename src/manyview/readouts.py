@@ -15,7 +15,7 @@ from torch import nn
 
 from manyview.augment.mix import MIXING
 from manyview.branches import BranchSpec
-from manyview.errors import RecipeError, first_line, unknown
+from manyview.errors import RecipeError, reason, unknown
 from manyview.grammar import Call, Name, bind, check_arguments, parse_call
 from manyview.relations import RELATIONS, SYMMETRIC, FitError, Port
 from manyview.relations.weight import SCHEDULES, Weight
@@ -294,4 +294,4 @@ def build_relation(plan: RelationPlan, ports: Mapping[Read, Port], where: str) -
     except RecipeError as error:
         raise type(error)(f"{where}: {error}") from None
     except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
-        raise RecipeError(f"{where}: {first_line(error)}") from None
+        raise RecipeError(f"{where}: {reason(error)}") from None

@@ -23,6 +23,7 @@ from manyview.errors import ManyviewError, RecipeError, reason, unknown
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
 from manyview.heads import HEADS
+from manyview.initial import INITS
 from manyview.optimize import SCHEDULES, check_training, parts
 from manyview.readouts import RelationPlan, plan_relations, unique_name
 from manyview.rehearse import rehearse
@@ -415,7 +416,7 @@ def _set_in_call(written: str, path: list[str], value: Any, where: str, text: st
 def _factory(name: str) -> Any:
     """What a call builds, for the names of its positions; None where all arguments have names."""
     sources = {name: partial(source, None) for name, source in SOURCES.items()}  # the folder is no argument there
-    known: dict[str, Any] = {"ema": Ema, **RELATIONS, **OPS, **SCHEDULES, **PROTOCOLS, **sources}
+    known: dict[str, Any] = {"ema": Ema, **RELATIONS, **OPS, **INITS, **SCHEDULES, **PROTOCOLS, **sources}
     return known.get(name)
 
 

@@ -408,3 +408,24 @@ def test_the_test_view_is_not_mixed():
 def test_the_plan_writes_them_as_a_recipe_would():
     assert describe(OPS["mixup"](partner="reversed")) == "mixup(partner='reversed')"
     assert describe(OPS["cutmix"](1.0, 0.5)) == "cutmix(p=0.5)"
+
+
+@NAMES
+@pytest.mark.parametrize("per", ["batch", "image"])
+def test_a_shared_coin_is_that_of_all_views_and_nothing_else_is_shared(name, per):
+    """AgMax's CIFAR runs: one coin a batch for both views, each with its own partners, lam and box."""
+    shared, own = OPS[name](p=0.5, per=per, coin="shared"), OPS[name](p=0.5, per=per)
+    batches = [range(start, start + 8) for start in range(200)]
+    pairs = [(draw(shared, index), draw(shared, index, view="b")) for index in batches]
+    assert all(torch.equal(a["applied"], b["applied"]) for a, b in pairs)
+    assert abs(sum(a["applied"].double().mean().item() for a, _ in pairs) / 200 - 0.5) < 0.15
+    for key in ("lam", "partner"):
+        mixed = [(a, b) for a, b in pairs if a["applied"].any()]
+        assert sum(torch.equal(a[key], b[key]) for a, b in mixed) < len(mixed) / 4, key
+    alike = [torch.equal(draw(own, index)["applied"], draw(own, index, view="b")["applied"]) for index in batches]
+    assert sum(alike) < 150
+
+
+def test_a_coin_is_own_or_shared():
+    with pytest.raises(ValueError, match=r"^coin must be 'own' or 'shared', got 'both'$"):
+        OPS["cutmix"](coin="both")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from torchvision.transforms import InterpolationMode, v2
 
@@ -13,11 +14,13 @@ from manyview.augment.augmix import ENHANCERS, dirichlet
 from manyview.augment.augmix import SPACE as AUGMIX
 from manyview.augment.autoaugment import POLICIES
 from manyview.augment.autoaugment import SPACE as AUTOAUGMENT
+from manyview.augment.cubic import warp_cubic
 from manyview.augment.policy import CODES, POLICY_OPS, apply_policy_op, apply_policy_ops, magnitudes_of, summed
 from manyview.augment.randaugment import SETS
 from manyview.augment.trivialaugment import SPACES
 from manyview.augment.uniformaugment import SPACE as UNIFORM
 from manyview.draws import Draws
+from manyview.engine.render import render
 from manyview.errors import RecipeError
 from manyview.views import ViewSpec, plan_views
 
@@ -501,7 +504,7 @@ def test_summed_magnitudes_are_a_loop():
     [
         ("autoaugment('cifar')", "unknown policy 'cifar'; did you mean 'cifar10'? policies: cifar10, imagenet, svhn"),
         ("autoaugment(10)", "unknown policy '10'; .*policies: cifar10, imagenet, svhn"),
-        ("randaugment(ops='tpus')", "unknown op set 'tpus'; did you mean 'tpu'? op sets: torchvision, tpu"),
+        ("randaugment(ops='tpus')", "unknown op set 'tpus'; did you mean 'tpu'? op sets: dssl, torchvision, tpu"),
         ("trivialaugment('wider')", "unknown space 'wider'; did you mean 'wide'? spaces: standard, wide"),
     ],
 )
@@ -509,3 +512,66 @@ def test_a_name_that_does_not_exist_gets_one_line_with_all_that_do(make, message
     pattern = message.replace("?", r"\?")
     with pytest.raises(RecipeError, match=f"^views.a.make: .*{pattern}$"):
         plan_views({"a": ViewSpec(**{"from": "image", "make": make})})
+
+
+# bicubic resampling, and ops as DSSL's code carries them out
+
+
+@SIZE
+@KIND
+@pytest.mark.parametrize("name", ["shear_x", "shear_y", "translate_x", "translate_y", "rotate"])
+def test_bicubic_resampling_is_what_torchvision_does_to_pillows_images(size, kind, name):
+    """As in Tied-Augment's runs, whose RandAugment sees Pillow's images."""
+    image = photos(kind, size, 1)[0]
+    values = [-5.0, 0.0, 3.0, 7.0] if name.startswith("translate") else [-0.3, -0.11, 0.0, 0.25]
+    values = [90 * value for value in values] if name == "rotate" else values
+    codes = torch.full((len(values),), CODES[name])
+    images = image.expand(len(values), -1, -1, -1)
+    ours = apply_policy_op(images, codes, torch.tensor(values).double(), None, 0.5, "bicubic")
+    picture, off = v2.functional.to_pil_image(image), 0.0
+    for value, made in zip(values, ours, strict=True):
+        theirs = v2.RandAugment()._apply_image_or_video_transform(
+            picture, SPELLED[name.replace("_", "")], value, InterpolationMode.BICUBIC, {Image.Image: [128] * 3}
+        )
+        off += float((made.int() - v2.functional.pil_to_tensor(theirs).int()).abs().gt(1).double().mean())
+    assert off / len(values) <= 0.001  # places are told apart by their last digits
+
+
+def test_a_cubic_goes_through_its_neighbours_and_beyond_the_levels_is_cut():
+    """A step from 0 to 255, half a pixel to the right: Keys' weights with a = -1 are -1/8, 5/8, 5/8, -1/8."""
+    image = torch.zeros(1, 3, 4, 8, dtype=torch.uint8)
+    image[..., 4:] = 255
+    half = torch.tensor([[[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]], dtype=torch.float64)
+    assert warp_cubic(image, half, 9)[0, 0, 1].tolist() == [0, 0, 0, 127, 255, 255, 255, 9]
+    whole = torch.tensor([[[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]]], dtype=torch.float64)
+    assert warp_cubic(image, whole, 9)[0, 0].tolist() == [[9] * 8] + [[0, 0, 255, 255, 255, 255, 9, 9]] * 3
+
+
+def test_dssls_own_ops_worked_by_hand():
+    op, tpu_op = OPS["randaugment"](1, 30, ops="dssl"), OPS["randaugment"](1, 30, ops="tpu")
+    image = torch.tensor([0, 10, 100, 127, 128, 200, 250, 255], dtype=torch.uint8).view(1, 1, 1, 8).repeat(1, 3, 8, 1)
+
+    def see(op, name, magnitude):
+        params = {"op": torch.tensor([[CODES[name]]]), "magnitude": torch.tensor([[magnitude]], dtype=torch.float64),
+                  "centre": torch.tensor([[[0.5, 0.5]]], dtype=torch.float64)}  # fmt: skip
+        made = op.render(image, params)
+        assert torch.equal(render([(op, params)], image), made)
+        return made[0]
+
+    # + 60 everywhere, at most 255, then 255 - level from 128 on
+    assert see(op, "solarize_add", 60 / 255)[0, 0].tolist() == [60, 70, 95, 68, 67, 0, 0, 0]
+    assert see(tpu_op, "solarize_add", 60 / 255)[0, 0].tolist() == [60, 70, 160, 187, 128, 200, 250, 255]
+    assert see(op, "translate_x", 3)[:, 0, :3].tolist() == [[0, 0, 0]] * 3
+    assert see(tpu_op, "translate_x", 3)[:, 0, :3].tolist() == [[128, 128, 128]] * 3
+    assert see(op, "cutout", 4)[:, 4, 4].tolist() == [125, 123, 114]
+    assert see(tpu_op, "cutout", 4)[:, 4, 4].tolist() == [128, 128, 128]
+    filled = OPS["randaugment"](1, 30, ops="dssl", fill=0.2)
+    assert see(filled, "cutout", 4)[:, 4, 4].tolist() == see(filled, "translate_x", 3)[:, 0, 0].tolist() == [51] * 3
+    assert SETS["dssl"][0] is SETS["tpu"][0]
+
+
+def test_only_policies_resample_bicubically():
+    with pytest.raises(ValueError, match=r"^interpolation must be 'nearest', 'bilinear' or 'bicubic', got 'cubic'$"):
+        OPS["randaugment"](interpolation="cubic")
+    with pytest.raises(ValueError, match=r"^interpolation must be 'nearest' or 'bilinear', got 'bicubic'$"):
+        OPS["rotate"](interpolation="bicubic")

@@ -1,5 +1,7 @@
 """Given the same parameters, every op makes what torchvision makes, in grey levels; and crops are drawn as there."""
 
+import colorsys
+import itertools
 import math
 
 import numpy as np
@@ -12,6 +14,7 @@ from torchvision.transforms.v2 import RandomErasing
 from torchvision.transforms.v2 import functional as F
 
 from manyview.augment import OPS, color, histogram
+from manyview.augment.color import Jitter, saturation_hsv
 from manyview.augment.crop import fractions
 from manyview.augment.erase import noise
 from manyview.augment.op import as_float, as_uint8
@@ -570,3 +573,29 @@ def test_grid_shuffle_moves_whole_cells(size, n):
 def test_autocontrast_is_torchvisions_to_the_last_level(size):
     images = photos("smooth", size)
     assert torch.equal(histogram.autocontrast(images), F.autocontrast(images))
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.4, 1.0, 1.7, 30.0])
+def test_saturation_of_hsv_is_colorsyss(factor):
+    """kornia's: S times the factor, at most 1; hue and value stay. The luma's differs, see `jitter(saturate=)`."""
+    images = torch.rand(3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    images[0, :, 0] = torch.tensor([[0.0, 0.5, 1.0, 0.3, 0.3], [0.0, 0.5, 1.0, 0.3, 0.0], [0.0, 0.5, 1.0, 0.9, 0.0]])
+    made = saturation_hsv(images, torch.full((3,), factor))
+    for place in itertools.product(range(3), range(4), range(5)):
+        i, y, x = place
+        h, s, v = colorsys.rgb_to_hsv(*images[i, :, y, x].double().tolist())
+        expected = colorsys.hsv_to_rgb(h, min(1.0, s * factor), v)
+        assert made[i, :, y, x].tolist() == pytest.approx(expected, abs=2e-6)
+    assert made.min() >= -1e-6
+    assert made.max() <= 1
+
+
+def test_jitter_saturates_as_it_is_told():
+    images = torch.rand(200, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    params = {"factors": torch.tensor([[1.0, 1.0, 1.4, 0.0]], dtype=torch.float64).repeat(200, 1),
+              "order": torch.arange(4).repeat(200, 1), "applied": torch.ones(200, dtype=torch.bool)}  # fmt: skip
+    luma, hsv = (Jitter(saturation=(1.4, 1.4), saturate=way).render(images, params) for way in ("luma", "hsv"))
+    torch.testing.assert_close(hsv, saturation_hsv(images, params["factors"][:, 2]))
+    assert not torch.equal(luma, hsv)
+    with pytest.raises(ValueError, match=r"^saturate must be 'luma' or 'hsv', got 'hsl'$"):
+        Jitter(saturate="hsl")

@@ -9,11 +9,11 @@ import torch
 from scipy.special import gammaincinv
 from torch import Tensor
 
-from manyview.augment.affine import check_resampling
 from manyview.augment.op import TURNS, Params, ViewParams, as_uint8, check_whole, per_image
 from manyview.augment.policy import (
     CODES,
     apply_policy_ops,
+    check_resampling,
     codes_of,
     lower_policy_ops,
     magnitudes_of,
@@ -40,7 +40,7 @@ class AugMix:
     blend. all_ops: False leaves out brightness, color, contrast and sharpness, as the paper does where it tests against
     corruptions of these kinds. Ops, magnitudes and bilinear resampling are torchvision's (`AugMix`); the mix is rounded
     to levels, where torchvision's is cut off.
-    fill: in [0, 1]. interpolation: `nearest` or `bilinear`.
+    fill: in [0, 1]. interpolation: `nearest`, `bilinear` or `bicubic`.
     Parameters: `weights` float64 [B, width], sum 1; `blend` [B], the share of the chains; `depth` int64 [B, width];
     `op` int64 [B, width, d] (codes of `policy.POLICY_OPS`) and `magnitude` float64 [B, width, d] with its sign, d the
     deepest; from a chain's depth on, op is the identity and magnitude 0.
@@ -63,7 +63,7 @@ class AugMix:
             raise ValueError(f"alpha must be a positive number, got {self.alpha!r}")
         if not isinstance(self.all_ops, bool):
             raise ValueError(f"all_ops must be True or False, got {self.all_ops!r}")
-        check_resampling(1.0, self.interpolation, self.fill)
+        check_resampling(self.interpolation, self.fill)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         space = SPACE if self.all_ops else {name: SPACE[name] for name in SPACE if name not in ENHANCERS}

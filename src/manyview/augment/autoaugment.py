@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manyview.augment.affine import check_resampling
 from manyview.augment.op import Params, ViewParams
 from manyview.augment.policy import (
     CODES,
     NOTHING,
     apply_policy_ops,
     check_choice,
+    check_resampling,
     lower_policy_ops,
     magnitudes_of,
     summed,
@@ -118,8 +118,8 @@ class AutoAugment:
     policy: `cifar10`, `imagenet` or `svhn`. Pairs, probabilities and magnitudes are torchvision's (`AutoAugment`, ten
     bins), which keep the authors' but for the ops' own scales (translations relative to the image, factors of 1 plus or
     minus a change with either sign).
-    fill: in [0, 1], black as in torchvision; the authors' code fills with level 128 (0.5). interpolation: `nearest` or
-    `bilinear`.
+    fill: in [0, 1], black as in torchvision; the authors' code fills with level 128 (0.5). interpolation: `nearest`,
+    `bilinear` or `bicubic`.
     Parameters: `policy` int64 [B] (which pair), `op` int64 [B, 2] (codes of `policy.POLICY_OPS`), `magnitude` float64
     [B, 2] with its sign, `applied` bool [B, 2].
     """
@@ -130,7 +130,7 @@ class AutoAugment:
 
     def __post_init__(self) -> None:
         check_choice("policy", self.policy, POLICIES, "policies")
-        check_resampling(1.0, self.interpolation, self.fill)
+        check_resampling(self.interpolation, self.fill)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         pairs = POLICIES[self.policy]

@@ -38,6 +38,8 @@ class Jitter:
 
     brightness, contrast, saturation: b stands for a factor in [max(0, 1 - b), 1 + b]; or a pair (low, high).
     hue: h <= 0.5 stands for a shift in [-h, h] turns; or a pair. p: the chance that an image is jittered at all.
+    saturate: "luma", which blends with the luma as torchvision, or "hsv", which scales S of HSV as kornia, with which
+    AugSelf's runs were made (0.05 apart on average).
     Parameters: `factors` [B, 4] (three factors and the shift), `order` [B, 4], `applied` [B]. Order and coin are an
     image's own, where torchvision's and AugSelf's code share the order within a batch.
     """
@@ -47,9 +49,12 @@ class Jitter:
     saturation: float | tuple[float, float] = 0.0
     hue: float | tuple[float, float] = 0.0
     p: float = 1.0
+    saturate: str = "luma"
 
     def __post_init__(self) -> None:
         check_probability(self.p)
+        if self.saturate not in ("luma", "hsv"):
+            raise ValueError(f"saturate must be 'luma' or 'hsv', got {self.saturate!r}")
         self.ranges()
 
     def ranges(self) -> list[tuple[float, float]]:
@@ -80,10 +85,11 @@ class Jitter:
         active = [
             low != high or low != neutral for (low, high), neutral in zip(self.ranges(), (1, 1, 1, 0), strict=True)
         ]
+        own_saturation = saturation_hsv if self.saturate == "hsv" else saturation
         # the CPU makes the chosen rows alone; elsewhere to count these would hold up the device, or break the graph
         choose = images.device.type == "cpu" and not torch.compiler.is_compiling()
         for turn in range(4):
-            for kind, function in enumerate((brightness, contrast, saturation, hue)):
+            for kind, function in enumerate((brightness, contrast, own_saturation, hue)):
                 chosen = params["applied"] & (params["order"][:, turn] == kind)
                 if active[kind] and choose:
                     rows = chosen.nonzero()[:, 0]
@@ -93,7 +99,10 @@ class Jitter:
         return out
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:
-        return [Column(Code.JITTER, torch.cat([params["factors"], params["order"]], dim=1), params["applied"])]
+        factors, order = params["factors"], params["order"]
+        if self.saturate == "hsv":  # which stands behind the order, as the factor of number 8
+            order = torch.where(order == 2, 8, order)
+        return [Column(Code.JITTER, torch.cat([factors, order, factors[:, 2:3]], dim=1), params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Brightness, contrast, saturation, hue [B, 4], a minus b, each over its range's width (AugSelf).
@@ -406,6 +415,18 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
     return blend(images, whole(luma(images), images), factor)
 
 
+def saturation_hsv(images: Tensor, factor: Tensor) -> Tensor:
+    """Multiplies S of HSV by a factor [B], up to 1, at constant hue and value. images: float [B, 3, H, W].
+
+    A channel is v - v s g with a g of the hue alone, so its distance from v grows as s does.
+    """
+    value, low = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
+    chroma = value - low
+    most = value / torch.where(chroma > 0, chroma, 1.0)  # at which s is 1
+    growth = torch.minimum(per_image(factor, images), most)
+    return torch.where(chroma > 0, (value - growth * (value - images)).clamp_min(0), images)
+
+
 def whole(values: Tensor, images: Tensor) -> Tensor:
     """Values cut off to whole grey levels if the images have such."""
     return values if images.is_floating_point() else values.floor()
@@ -457,6 +478,16 @@ def solarize_add(images: Tensor, amount: Tensor, threshold: float | Tensor = 0.5
         return torch.where(images < limit, (images + per_image(amount, images)).clamp(0, 1), images)
     levels = (amount * 255).round().to(images.device, torch.int16).view(-1, 1, 1, 1)
     return torch.where(images < limit * 255, (images + levels).clamp(0, 255).to(torch.uint8), images)
+
+
+def add_solarize(images: Tensor, amount: Tensor, threshold: int = 128) -> Tensor:
+    """Adds `amount` [B] in [-1, 1] to all pixels and clamps, then inverts levels of at least `threshold`; DSSL's code.
+
+    images: uint8 [B, C, H, W].
+    """
+    levels = (amount * 255).round().to(images.device, torch.int16).view(-1, 1, 1, 1)
+    raised = (images + levels).clamp(0, 255).to(torch.uint8)
+    return torch.where(raised >= threshold, 255 - raised, raised)
 
 
 def invert(images: Tensor) -> Tensor:

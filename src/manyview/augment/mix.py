@@ -9,7 +9,8 @@ The view's target is mixed with the same shares (`mix_target`), and so are the f
     box      float64 [B, 4], CutMix: top, left, height, width of what is pasted, as fractions of the frame
 
 `per="batch"`, one lam, box and coin for all, with a random order in which an image may meet itself, is what the
-authors' code of both and AgMax's do. `per="image"` draws lam, box and coin for each image.
+authors' code of both and AgMax's do. `per="image"` draws lam, box and coin for each image. `coin="shared"` tosses one
+coin for all views of a batch (or image): they are mixed, each in its own way, or none is.
 
 What belongs to the batch is a function of the images it holds, in their order, not of a step number (`Draws.batch`).
 Within a family of m members, member t is mixed with member t of the partner (`on_rows`).
@@ -30,6 +31,7 @@ from manyview.errors import DataError
 
 PARTNERS = ("random", "reversed")
 PER = ("batch", "image")
+COINS = ("own", "shared")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class MixUp:
     """lam * image + (1 - lam) * partner, lam ~ Beta(alpha, alpha), with probability p; the target is mixed alike.
 
     partner: "random" or "reversed" (Tied-Augment's). per: "batch" (one lam and coin for all, as the authors' code) or
-    "image". Gives floats, not rounded to grey levels. Parameters: `partner` [B], `lam` [B], `applied` [B].
+    "image". coin: "own", or "shared" by all views with a mixup of the same p. Gives floats, not rounded to grey levels.
+    Parameters: `partner` [B], `lam` [B], `applied` [B].
     Raises DataError for a batch of one and for images of unlike sizes.
     """
 
@@ -45,17 +48,19 @@ class MixUp:
     p: float = 1.0
     partner: str = "random"
     per: str = "batch"
+    coin: str = "own"
 
     def __post_init__(self) -> None:
         _check_positive("alpha", self.alpha)
         check_probability(self.p)
         _check_choice("partner", self.partner, PARTNERS)
         _check_choice("per", self.per, PER)
+        _check_choice("coin", self.coin, COINS)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         _check_mixable("mixup", sizes)
         source = draws.batch() if self.per == "batch" else draws
-        applied = source.coin("applied", self.p)
+        applied = (source.shared() if self.coin == "shared" else source).coin("applied", self.p)
         lam = torch.where(applied, beta(source.uniform("lam")[:, 0], self.alpha), 1.0)
         return _for_all(len(sizes), partner=_partners(draws, self.partner), lam=lam, applied=applied)
 
@@ -80,7 +85,8 @@ class CutMix:
 
     The box's sides are sqrt(1 - l) of the frame's, l ~ Beta(beta, beta), its centre anywhere, cut at the edges; as in
     the authors' code the sides are even numbers of pixels before that. `lam` is the exact share of pixels kept.
-    partner, per: as for `mixup`. Parameters: `partner` [B], `lam` [B], `box` [B, 4], `applied` [B].
+    partner, per, coin: as for `mixup`; AgMax's CIFAR runs toss one coin a batch for both views.
+    Parameters: `partner` [B], `lam` [B], `box` [B, 4], `applied` [B].
     Raises DataError for a batch of one and for images of unlike sizes.
     """
 
@@ -88,17 +94,19 @@ class CutMix:
     p: float = 1.0
     partner: str = "random"
     per: str = "batch"
+    coin: str = "own"
 
     def __post_init__(self) -> None:
         _check_positive("beta", self.beta)
         check_probability(self.p)
         _check_choice("partner", self.partner, PARTNERS)
         _check_choice("per", self.per, PER)
+        _check_choice("coin", self.coin, COINS)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         _check_mixable("cutmix", sizes)
         source = draws.batch() if self.per == "batch" else draws
-        applied = source.coin("applied", self.p)
+        applied = (source.shared() if self.coin == "shared" else source).coin("applied", self.p)
         side = (1 - beta(source.uniform("lam"), self.beta)).sqrt()
         half = (sizes * side).floor().div(2, rounding_mode="floor")
         centre = (source.uniform("centre", 2) * sizes).floor()

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from manyview.augment import affine, color, histogram
+from manyview.augment.cubic import warp_cubic
 from manyview.augment.erase import square
-from manyview.augment.op import as_uint8, check_rgb
+from manyview.augment.op import as_uint8, check_rgb, check_share
 from manyview.augment.sampling import affine_places, sample
 from manyview.draws import Draws
 from manyview.engine.program import Code, Column
@@ -79,6 +80,24 @@ POLICY_OPS: Mapping[str, PolicyOp] = MappingProxyType(
 CODES: Mapping[str, int] = MappingProxyType({name: code for code, name in enumerate(POLICY_OPS)})
 
 
+INTERPOLATIONS = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # with their numbers in a program
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a list of ops is carried out where published codes differ.
+
+    hidden: the colour of cutout's square, three grey levels; None takes the fill. inverts: solarize_add adds to all
+    pixels, then inverts those of level 128 and more, as in DSSL's code; else it adds to levels under 128.
+    """
+
+    hidden: tuple[int, int, int] | None = None
+    inverts: bool = False
+
+
+USUAL = Manner()
+
+
 def apply_policy_op(
     images: Tensor,
     codes: Tensor,
@@ -86,28 +105,32 @@ def apply_policy_op(
     centres: Tensor | None = None,
     fill: float = 0.0,
     interpolation: str = "nearest",
+    manner: Manner = USUAL,
 ) -> Tensor:
     """Applies to each image the op that was drawn for it.
 
     images: uint8 [B, C, H, W], left as they are. codes: int64 [B]. magnitudes: float64 [B]. centres: [B, 2] (y, x as
     fractions of the frame), for cutout, which without them hides nothing. fill: in [0, 1], the level of pixels that are
-    hidden or come from outside. interpolation: of the geometric ops. Returns uint8 [B, C, H, W].
+    hidden or come from outside. interpolation: of the geometric ops, one of `INTERPOLATIONS`. Returns uint8
+    [B, C, H, W].
     """
     height, width = images.shape[-2:]
     level = round(fill * 255)
+    colour = torch.tensor(manner.hidden or (level,), device=images.device, dtype=torch.uint8).view(-1, 1, 1)
     out = images.clone()
     moved, matrices = torch.zeros_like(codes, dtype=torch.bool), affine.identity(len(codes), codes.device)
     for code, op in enumerate(POLICY_OPS.values()):
         chosen = codes == code
         own = torch.where(chosen, magnitudes, 0.0)
         if op.levels is not None:
-            out = _where_chosen(out, images, chosen, op.levels, own)
+            kernel = color.add_solarize if manner.inverts and op.code == Code.SOLARIZE_ADD else op.levels
+            out = _where_chosen(out, images, chosen, kernel, own)
         elif op.matrix is not None:
             moved = moved | chosen
             matrices = torch.where(chosen[:, None, None], op.matrix(own, height, width), matrices)
         elif op.hides and centres is not None:
             out = _where_chosen(
-                out, images, chosen, lambda x, at, side: x.masked_fill(square(at, side, x), level), centres, own
+                out, images, chosen, lambda x, at, side: torch.where(square(at, side, x), colour, x), centres, own
             )
     return _where_chosen(out, images, moved, lambda x, maps: _warp(x, maps, level, interpolation), matrices)
 
@@ -119,6 +142,7 @@ def apply_policy_ops(
     centres: Tensor | None = None,
     fill: float = 0.0,
     interpolation: str = "nearest",
+    manner: Manner = USUAL,
 ) -> Tensor:
     """Applies T drawn ops in turn: codes and magnitudes [B, T], centres [B, T, 2]; the rest as `apply_policy_op`.
 
@@ -128,7 +152,7 @@ def apply_policy_ops(
     out = as_uint8(images)
     for turn in range(codes.shape[1]):
         centre = None if centres is None else centres[:, turn]
-        out = apply_policy_op(out, codes[:, turn], magnitudes[:, turn], centre, fill, interpolation)
+        out = apply_policy_op(out, codes[:, turn], magnitudes[:, turn], centre, fill, interpolation, manner)
     return out
 
 
@@ -144,6 +168,7 @@ def lower_policy_ops(
     centres: Tensor | None = None,
     fill: float = 0.0,
     interpolation: str = "nearest",
+    manner: Manner = USUAL,
 ) -> list[Column]:
     """`apply_policy_ops` as instructions, one column for each turn. sizes: of the images, all alike [B, 2]."""
     height, width = sizes[0].tolist() if len(sizes) else (1, 1)
@@ -153,17 +178,18 @@ def lower_policy_ops(
         numbers = torch.zeros(len(chosen), 10, dtype=torch.float64)
         numbers[:, 0] = _OFFSETS[chosen] + _SCALES[chosen] * magnitude
         numbers[:, 1] = 127.5  # the threshold of solarize_add
+        numbers[:, 2] = float(manner.inverts)
         for code, op in enumerate(POLICY_OPS.values()):
             if op.needs_fill:
                 rows = (chosen == code).nonzero()[:, 0]
                 if op.matrix is not None:
                     numbers[rows, :6] = op.matrix(magnitude[rows], height, width).flatten(1)
-                    numbers[rows, 6] = float(interpolation == "bilinear") * 2  # without the fill's second share
+                    numbers[rows, 6] = INTERPOLATIONS[interpolation]
                     numbers[rows, 7:] = round(fill * 255)
                 elif centres is not None:
                     corner = (centres[rows, turn] * sizes[rows]).round() - magnitude[rows, None] // 2
                     numbers[rows, :4] = torch.cat([corner, corner + magnitude[rows, None]], dim=1)
-                    numbers[rows, 4:7] = round(fill * 255)
+                    numbers[rows, 4:7] = torch.tensor(manner.hidden or (round(fill * 255),) * 3).double()
         columns.append(Column(_INSTRUCTIONS[chosen.numpy()], numbers, rgb=True))
     return columns
 
@@ -190,6 +216,8 @@ def _warp(images: Tensor, matrices: Tensor, level: int, interpolation: str) -> T
     There bilinear sampling mixes with the fill by its share. So do torchvision's policies where no fill is given; with
     a given one, and in `affine.moved`, that share counts twice.
     """
+    if interpolation == "bicubic":
+        return warp_cubic(images, matrices, level)
     places = affine_places(matrices, images)
     return sample(images.float(), places, interpolation, level, twice=False).round().to(torch.uint8)
 
@@ -290,3 +318,10 @@ def check_choice(kind: str, given: str, known: Mapping[str, object], plural: str
     """Raises ValueError, with all that exist, unless `given` is one of them."""
     if not isinstance(given, str) or given not in known:
         raise ValueError(unknown(kind, str(given), known, plural))
+
+
+def check_resampling(interpolation: str, fill: float) -> None:
+    """Raises ValueError unless these are one of `INTERPOLATIONS` and a number in [0, 1]."""
+    if not isinstance(interpolation, str) or interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation must be 'nearest', 'bilinear' or 'bicubic', got {interpolation!r}")
+    check_share("fill", fill)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from manyview.augment.affine import check_resampling
 from manyview.augment.op import Params, ViewParams
 from manyview.augment.policy import (
     Magnitude,
     Space,
     apply_policy_ops,
     check_choice,
+    check_resampling,
     codes_of,
     linear,
     lower_policy_ops,
@@ -43,7 +43,7 @@ class TrivialAugment:
     image's size, factors of 1 plus or minus up to 0.99. Or `standard`, the narrower space that the authors' code shares
     with RandAugment: shears of 0.3, 30 degrees, translations of 10/32 of the image (10 pixels on CIFAR and 70 on
     ImageNet there), factors 0.1 to 1.9, four bits at least, solarize from level 256 on, which inverts nothing.
-    fill: in [0, 1]. interpolation: `nearest` or `bilinear`.
+    fill: in [0, 1]. interpolation: `nearest`, `bilinear` or `bicubic`.
     Parameters: `op` int64 [B, 1] (code of `policy.POLICY_OPS`), `magnitude` float64 [B, 1] with its sign.
     """
 
@@ -53,7 +53,7 @@ class TrivialAugment:
 
     def __post_init__(self) -> None:
         check_choice("space", self.space, SPACES, "spaces")
-        check_resampling(1.0, self.interpolation, self.fill)
+        check_resampling(self.interpolation, self.fill)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         space = SPACES[self.space]

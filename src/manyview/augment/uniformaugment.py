@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manyview.augment.affine import check_resampling
 from manyview.augment.op import TURNS, Params, ViewParams, check_whole
 from manyview.augment.policy import (
     CODES,
@@ -16,6 +15,7 @@ from manyview.augment.policy import (
     Space,
     apply_policy_ops,
     centres,
+    check_resampling,
     codes_of,
     linear,
     lower_policy_ops,
@@ -52,7 +52,7 @@ class UniformAugment:
     The paper draws each op's probability uniformly and then the coin, which is a fair coin. Magnitudes are uniform over
     the ranges of AutoAugment's ops: shears 0.3, translations 0.45 of the image (whole pixels), 30 degrees, solarize
     from level 0 to 256 on, 4 to 7 bits, factors 0.1 to 1.9, cutout with a side of up to 0.2 of the width.
-    fill: in [0, 1], of geometric ops and cutout alike. interpolation: `nearest` or `bilinear`.
+    fill: in [0, 1], of geometric ops and cutout alike. interpolation: `nearest`, `bilinear` or `bicubic`.
     Parameters: `op` int64 [B, n] (codes of `policy.POLICY_OPS`), `magnitude` float64 [B, n] with its sign, `applied`
     bool [B, n], `centre` [B, n, 2] (y, x as fractions of the frame, for cutout).
     """
@@ -63,7 +63,7 @@ class UniformAugment:
 
     def __post_init__(self) -> None:
         check_whole("n", self.n, most=TURNS)
-        check_resampling(1.0, self.interpolation, self.fill)
+        check_resampling(self.interpolation, self.fill)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         op = codes_of(SPACE)[draws.integers("op", len(SPACE), self.n)]

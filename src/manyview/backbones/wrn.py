@@ -11,6 +11,7 @@ Where implementations differ:
 - Convolutions start from a normal with variance 2 / fan_out, as in the authors' Torch code.
 - The linear layer keeps PyTorch's start, so that one from `reset_classifier` starts alike; the authors'
   Torch code sets its bias to zero.
+- AgMax's WRN-40-2 has biases in its convolutions; here none has, as in the paper.
 - FixMatch's WRN-28-2 has LeakyReLU(0.1) and BatchNorm momentum 0.001 (in PyTorch's sense); here both are as
   in the original: ReLU and 0.1.
 """

@@ -416,6 +416,45 @@ def warp(a: Levels, b: Levels, matrix: Floats, mode: int, fill: Floats, places: 
 
 
 @exact
+def warp_cubic(a: Levels, b: Levels, matrix: Floats, fill: Floats) -> None:
+    """Resamples by an affine map as Pillow's bicubic `transform`, in the steps of `augment.cubic`; outside: `fill`."""
+    channels, height, width = a.shape
+    m00, m01, m02 = np.float64(matrix[0]), np.float64(matrix[1]), np.float64(matrix[2])
+    m10, m11, m12 = np.float64(matrix[3]), np.float64(matrix[4]), np.float64(matrix[5])
+    for y in range(height):
+        from_y = np.float64(y) + (0.5 - height / 2)
+        for x in range(width):
+            from_x = np.float64(x) + (0.5 - width / 2)
+            at_x = m00 * from_x + m01 * from_y + m02 + width / 2
+            at_y = m10 * from_x + m11 * from_y + m12 + height / 2
+            if not (at_x >= 0 and at_x < width and at_y >= 0 and at_y < height):
+                for c in range(channels):
+                    b[c, y, x] = np.uint8(fill[min(c, 2)])
+                continue
+            at_x -= 0.5
+            at_y -= 0.5
+            x1, y1 = math.floor(at_x), math.floor(at_y)
+            part_x, part_y = at_x - x1, at_y - y1
+            x0, x2, x3 = max(x1 - 1, 0), min(x1 + 1, width - 1), min(x1 + 2, width - 1)
+            y0, y2, y3 = max(y1 - 1, 0), min(y1 + 1, height - 1), min(y1 + 2, height - 1)
+            x1, y1 = max(x1, 0), max(y1, 0)
+            for c in range(channels):
+                plane = a[c]
+                r0 = cubic(plane[y0, x0], plane[y0, x1], plane[y0, x2], plane[y0, x3], part_x)
+                r1 = cubic(plane[y1, x0], plane[y1, x1], plane[y1, x2], plane[y1, x3], part_x)
+                r2 = cubic(plane[y2, x0], plane[y2, x1], plane[y2, x2], plane[y2, x3], part_x)
+                r3 = cubic(plane[y3, x0], plane[y3, x1], plane[y3, x2], plane[y3, x3], part_x)
+                b[c, y, x] = np.uint8(min(max(cubic(r0, r1, r2, r3, part_y), 0.0), 255.0))
+
+
+@exact
+def cubic(a0: Any, a1: Any, a2: Any, a3: Any, part: float) -> Any:
+    """Keys' cubic with a = -1 through four neighbours, at `part` of the way from the second to the third."""
+    v0, v1, v2, v3 = np.float64(a0), np.float64(a1), np.float64(a2), np.float64(a3)
+    return v1 + part * (v2 - v0 + part * (2.0 * (v0 - v1) + v2 - v3 + part * (v1 - v0 - v2 + v3)))
+
+
+@exact
 def project(a: Levels, b: Levels, terms: Floats, mode: int, fill: Floats, places: Floats, index: Whole) -> None:
     """Resamples by a projective map from output pixel centres to the source: (ax+by+c, dx+ey+f) / (gx+hy+1).
 
@@ -706,6 +745,8 @@ def permute(a: Levels, order: Floats) -> None:
 def jitter(a: Levels, factors: Floats, order: Floats, floats: Floats) -> None:
     """Brightness, contrast, saturation and hue in any order, rounded once. a: [3, N]; floats: scratch [3, N].
 
+    order: numbers of factors: 0 to 3, with 8 in the place of 2 for the saturation of HSV.
+
     What precedes contrast is done in a first pass, since contrast needs the mean of its result.
     """
     size = a.shape[1]
@@ -777,7 +818,7 @@ def luma_sum(r: Floats, g: Floats, b: Floats) -> Any:
 
 @finite
 def color_step(kind: int, factors: Floats, r: Floats, g: Floats, b: Floats, mean: Any) -> None:
-    """One of the four steps of jitter on a block of floats, each clamped to 0…255."""
+    """One of the four steps of jitter on a block of floats, each clamped to 0…255; number 8 saturates in HSV."""
     factor = factors[kind]
     if factor == (ZERO if kind == 3 else ONE):
         return
@@ -804,8 +845,23 @@ def color_step(kind: int, factors: Floats, r: Floats, g: Floats, b: Floats, mean
             r[i] = min(max(fused(factor, red, add), ZERO), TOP)
             g[i] = min(max(fused(factor, green, add), ZERO), TOP)
             b[i] = min(max(fused(factor, blue, add), ZERO), TOP)
+    elif kind == 8:
+        saturate_hsv(r, g, b, factor)
     else:
         turn_hue(r, g, b, factor)
+
+
+@finite
+def saturate_hsv(r: Floats, g: Floats, b: Floats, factor: Any) -> None:
+    """Multiplies S of HSV by a factor, up to 1: the distance of each channel from the largest grows with it."""
+    for i in range(r.size):
+        red, green, blue = r[i], g[i], b[i]
+        value = max(red, max(green, blue))
+        chroma = value - min(red, min(green, blue))
+        growth = min(factor, value / max(chroma, F(1e-6)))
+        r[i] = max(value - growth * (value - red), ZERO)
+        g[i] = max(value - growth * (value - green), ZERO)
+        b[i] = max(value - growth * (value - blue), ZERO)
 
 
 @finite
@@ -868,6 +924,14 @@ def solarize_add(a: Levels, amount: Any, threshold: Any) -> None:
     for i in range(a.size):
         raised = np.uint8(np.int32(min(max(F(a[i]) + amount, ZERO), TOP)))
         a[i] = raised if F(a[i]) < threshold else a[i]
+
+
+@finite
+def add_solarize(a: Levels, amount: Any) -> None:
+    """Adds `amount` to all levels, clamped, then inverts those of at least 128. a: flat."""
+    for i in range(a.size):
+        raised = np.uint8(np.int32(min(max(F(a[i]) + amount, ZERO), TOP)))
+        a[i] = np.uint8(255) - raised if raised >= np.uint8(128) else raised
 
 
 @finite
@@ -1021,7 +1085,10 @@ def run(
                     else:
                         turn(image, b, quarters)
                 elif code == Code.WARP:
-                    warp(image, b, arg[:6], int(arg[6]), arg[7:], places, index)
+                    if arg[6] == F(3):
+                        warp_cubic(image, b, arg[:6], arg[7:])
+                    else:
+                        warp(image, b, arg[:6], int(arg[6]), arg[7:], places, index)
                 elif code == Code.PROJECT:
                     project(image, b, arg[:8], int(arg[8]), arg[9:], places, index)
                 elif code == Code.SHUFFLE:
@@ -1035,7 +1102,7 @@ def run(
             elif code == Code.FILL:
                 fill_box(image, int(arg[0]), int(arg[1]), int(arg[2]), int(arg[3]), arg[4:])
             elif code == Code.JITTER:
-                jitter(planes, arg[:4], arg[4:8], floats)
+                jitter(planes, arg[:9], arg[4:8], floats)
             elif code == Code.GRAY:
                 gray(planes)
             elif code == Code.LEVELS:
@@ -1050,7 +1117,10 @@ def run(
             elif code == Code.SOLARIZE:
                 solarize(a, arg[0])
             elif code == Code.SOLARIZE_ADD:
-                solarize_add(a, arg[0], arg[1])
+                if arg[2] > ZERO:
+                    add_solarize(a, arg[0])
+                else:
+                    solarize_add(a, arg[0], arg[1])
             elif code == Code.INVERT:
                 invert(a)
             elif code == Code.AUTOCONTRAST:

@@ -28,20 +28,24 @@ class Code(IntEnum):
     FLIP = 4  # along x, along y
     TURN = 5  # quarter turns anticlockwise; square images
     PERMUTE = 6  # order of the channels (3)
-    WARP = 7  # 2x3 matrix from output to source, from the centre, x first; 0 nearest, 1, 2 bilinear; fill (3)
+    WARP = (
+        7  # 2x3 matrix from output to source, from the centre, x first; 0 nearest, 1, 2 bilinear, 3 bicubic; fill (3)
+    )
     PROJECT = 8  # eight terms of the map from output to source; 0 nearest, 1, 2 bilinear; fill (3)
     SHUFFLE = 9  # cells a side; order of the cells
     FILL = 10  # top, left, bottom, right in pixels; fill (3)
     BLUR = 11  # sigma, reach
     SHARPEN = 12  # factor
-    JITTER = 13  # factors of brightness, contrast, saturation, turns of hue; their order (4)
+    JITTER = (
+        13  # factors of brightness, contrast, saturation, turns of hue; their order (4), 8 for HSV's; HSV saturation
+    )
     GRAY = 14
     LEVELS = 15  # factor
     CONTRAST = 16  # factor
     SATURATE = 17  # factor
     POSTERIZE = 18  # bits
     SOLARIZE = 19  # threshold
-    SOLARIZE_ADD = 20  # amount, threshold
+    SOLARIZE_ADD = 20  # amount, threshold; whether all gain it, and those of the threshold are then inverted
     INVERT = 21
     AUTOCONTRAST = 22
     EQUALIZE = 23
@@ -73,6 +77,10 @@ class Column:
     def is_one_of(self, *codes: Code) -> bool:
         """Whether all images have the same instruction, and it is among these."""
         return isinstance(self.code, Code) and self.code in codes
+
+    def where(self, chosen: Tensor) -> Column:
+        """The same, for the chosen images [B] alone."""
+        return replace(self, applied=chosen if self.applied is None else self.applied & chosen)
 
     def scaled(self, by: Tensor) -> Column:
         """A RESAMPLE whose boxes are multiplied by a number for each image [B]."""

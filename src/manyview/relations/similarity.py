@@ -9,8 +9,8 @@ The authors' default is the mean squared error; its good weight depends on the f
 - vicreg: the variance term carries the 1/2 of the VICReg authors' code (Bardes et al., ICLR 2022), which the
   Tied-Augment code drops, doubling its weight.
 - cka: none. K is the RBF kernel (Kornblith et al., ICML 2019); sigma, the root of the median of the squared distances
-  that are not zero, is a bandwidth and no path for gradients, in the official code as here. The value itself is
-  maximised there; ours is 1 minus it.
+  that are not zero, is a bandwidth and no path for gradients, in the official code as here. That code gives the
+  similarity and leaves the sign to its weight; ours is 1 minus it.
 - cosine_l2_norm: the official code maximises cosine - l2_norm; here both are distances, so they add up.
 """
 

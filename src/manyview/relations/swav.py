@@ -81,9 +81,9 @@ class SwAV(nn.Module):
     """`swav(z(a), z(b), others=z(small), prototypes=100, temperature=0.1, epsilon=0.05, freeze=409)`.
 
     Owns the prototypes [prototypes, dim], which have unit length at every step. freeze: updates during which they stay
-    where they were drawn (AugSelf's code counts steps from 1 and lets go at the 410th: 409). others: small crops, a view
-    or a family. Codes balance the rows of all processes; with fewer rows than prototypes they cannot (a ManyviewWarning
-    says so).
+    where they were drawn (AugSelf's code counts steps from 1 and lets go at the 410th: 409). others: small crops, a
+    view or a family. Codes balance the rows of all processes; with fewer rows than prototypes they cannot (a
+    ManyviewWarning says so).
     """
 
     def __init__(
