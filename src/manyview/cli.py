@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError, unknown
+from manyview.usage import USAGE, usage_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +21,7 @@ app = typer.Typer(
     help="Train vision models on several augmented views of each image.",
 )
 console = Console(highlight=False, markup=False)
+STOPPED = 130  # the exit code of a command that Ctrl-C ended
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe's name, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, as train.epochs=10.")]
@@ -39,10 +41,16 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.showwarning = show
         try:
-            app()
+            code = app(standalone_mode=False) or 0
         except ManyviewError as error:
-            typer.echo(f"manyview: {error}", err=True)
-            sys.exit(2)
+            told, code = str(error), 2
+        except USAGE as error:
+            told, code = usage_line(error), 2
+        else:
+            told = "stopped" if code == STOPPED else ""
+    if told:
+        typer.echo(f"manyview: {told}", err=True)
+    sys.exit(code)
 
 
 @app.command()
