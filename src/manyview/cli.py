@@ -200,7 +200,7 @@ def replay(
     from manyview.data.loader import Batches
     from manyview.optimize import clock_of
     from manyview.run import Run
-    from manyview.sheet import contact_sheet, save_png
+    from manyview.sheet import contact_sheet, save_png, short_path
     from manyview.views import mixes
 
     folder = Run(run)
@@ -236,7 +236,8 @@ def replay(
     if position not in kept:
         raise DataError(f"image {index} cannot be read: it was skipped in training")
     name = f"{train.name(position)}, index {index}, epoch {epoch}"
-    row, names = kept.tolist().index(position), [name] * len(kept)
+    shown = f"{short_path(train.name(position))}\nindex {index}, epoch {epoch}"
+    row, names = kept.tolist().index(position), [shown] * len(kept)
     save_png(contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row]), out)
     console.print(f"drew {name}, seed {recipe.seed}: {out}", soft_wrap=True)
 
