@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFont
 from typer.testing import CliRunner
 
-from commands import done, png
+from commands import done, manyview, one_line, png
 from manyview import parse_recipe, train
 from manyview.augment import OPS
 from manyview.augment.op import as_uint8
@@ -472,3 +472,20 @@ def test_replay_of_a_long_path_shows_index_and_epoch(tmp_path):
         assert not (pixels[:, GAP + 144 : 2 * GAP + 144] < 128).any(), "the caption keeps to its column"
     lines = int((np.diff(inked.astype(int)) == 1).sum() + inked[0])
     assert 2 <= lines <= 4, "the end of the path, and the index"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP")]
+)
+def test_sheets_are_written_as_their_names_say(tmp_path, name, kind):
+    assert "drew 1 image, epoch 0" in done("views", "quickstart", "--count", 1, "--out", tmp_path / name)
+    with Image.open(tmp_path / name) as picture:
+        assert picture.format == kind
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.txt", "a"])
+def test_a_sheet_whose_name_says_no_format_is_refused(tmp_path, name):
+    for command in (["views", "quickstart"], ["replay", tmp_path, "--index", 0, "--epoch", 0]):
+        message = one_line(*manyview(*command, "--out", tmp_path / name))
+        assert message.startswith(f"--out: '{name}' does not say what to write; end it in .png, .jpg, .jpeg or .webp")
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError, unknown
 from manyview.usage import USAGE, usage_line
+from manyview.words import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,19 +78,34 @@ def recipes(
 def plan(
     recipe: RecipeName,
     overrides: Overrides = None,
-    classes: Annotated[int, typer.Option(help="Number of classes to build the heads for.", min=2)] = 10,
-    svg: Annotated[Path | None, typer.Option(help="Also draw the view graph into this file.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Classes to build the heads for; by default the data's, or 10.", min=2)
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Also draw the view graph: .svg, .png or .pdf.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Train two steps, and tell what one costs.")] = False,
 ) -> None:
     """Shows what a recipe will do: views, networks, relations, cost."""
-    from manyview.files import write_text
+    from manyview.graph import save_graph
+    from manyview.optimize import clock_of
+    from manyview.pictures import DRAWINGS, check_name
     from manyview.plan import plan as make_plan
-    from manyview.plan import svg as draw
+    from manyview.plan import visible_data
     from manyview.recipe import load_recipe
+    from manyview.step_cost import step_cost
 
-    made = make_plan(load_recipe(recipe, *overrides or ()), classes)
-    console.print(made.render())
     if svg is not None:
-        write_text(svg, draw(made))
+        check_name(svg, DRAWINGS, "--svg")
+    loaded = load_recipe(recipe, *overrides or ())
+    splits, note = visible_data(loaded)
+    made = make_plan(loaded, classes or (len(splits.classes) if splits is not None else 0) or 10)
+    clock = None if splits is None else clock_of(loaded.train, len(splits.train))
+    console.print(made.render(note, clock))
+    if measure:
+        seen = None if classes else splits  # the data's labels belong to the data's classes
+        for line in step_cost(loaded, made.step, seen).lines(loaded.train.steps if clock is None else clock.steps):
+            console.print(line, soft_wrap=True)
+    if svg is not None:
+        save_graph(made, svg)
         console.print(f"drew {svg}", soft_wrap=True)
 
 
@@ -159,7 +175,7 @@ def views(
     images: Annotated[
         list[str] | None, typer.Argument(metavar="[IMAGES]… [KEY=VALUE]…", help="By default the recipe's own data.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")] = ...,  # type: ignore[assignment]
     count: Annotated[int, typer.Option(help="How many of the recipe's images to show.", min=1)] = 6,
     epoch: Annotated[int, typer.Option(help="The epoch whose draws are shown.", min=0)] = 0,
     columns: Annotated[int | None, typer.Option(help="Views that stand side by side; by default all.", min=1)] = None,
@@ -169,10 +185,12 @@ def views(
 
     from manyview.data import decode, open_splits
     from manyview.data.loader import read_images
+    from manyview.pictures import PHOTOS, check_name, save_picture
     from manyview.predict import image_files
     from manyview.recipe import load_recipe
-    from manyview.sheet import contact_sheet, save_png
+    from manyview.sheet import contact_sheet
 
+    check_name(out, PHOTOS, "--out")
     given = images or []
     overrides = [text for text in given if "=" in text and not Path(text).exists()]
     paths = image_files([Path(text) for text in given if text not in overrides])
@@ -183,8 +201,8 @@ def views(
         train = open_splits(loaded.data, loaded.seed).train
         pictures, kept, _ = read_images(train, np.arange(min(count, len(train))))
         names, index = [f"image {train.index[i]}" for i in kept], [int(train.index[i]) for i in kept]
-    save_png(contact_sheet(loaded, pictures, names, index, epoch, columns=columns), out)
-    console.print(f"drew {len(names)} images, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True)
+    save_picture(contact_sheet(loaded, pictures, names, index, epoch, columns=columns), out)
+    console.print(f"drew {counted(len(names), 'image')}, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True)
 
 
 @app.command()
@@ -194,21 +212,24 @@ def replay(
     *,
     index: Annotated[int, typer.Option(help="The image's index, as in its split of the source.")],
     epoch: Annotated[int, typer.Option(help="The epoch, counted from 0.", min=0)],
-    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")],
+    out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")],
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
     from manyview.data.loader import Batches
     from manyview.optimize import clock_of
+    from manyview.pictures import PHOTOS, check_name, save_picture
     from manyview.run import Run
-    from manyview.sheet import contact_sheet, save_png, short_path
+    from manyview.sheet import contact_sheet, short_path
     from manyview.views import mixes
 
+    check_name(out, PHOTOS, "--out")
     folder = Run(run)
     recipe = folder.recipe(*overrides or ())
     train = folder.splits(recipe).train
     clock = clock_of(recipe.train, len(train))
     if epoch * clock.steps_per_epoch >= clock.steps:
-        raise RunError(f"--epoch {epoch}: this run has epochs 0 to {(clock.steps - 1) // clock.steps_per_epoch}")
+        last = (clock.steps - 1) // clock.steps_per_epoch
+        raise RunError(f"--epoch {epoch}: this run has {f'epochs 0 to {last}' if last else 'epoch 0 alone'}")
     found = (train.index == index).nonzero()[0]
     if not len(found):
         raise DataError(
@@ -238,7 +259,7 @@ def replay(
     name = f"{train.name(position)}, index {index}, epoch {epoch}"
     shown = f"{short_path(train.name(position))}\nindex {index}, epoch {epoch}"
     row, names = kept.tolist().index(position), [shown] * len(kept)
-    save_png(contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row]), out)
+    save_picture(contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row]), out)
     console.print(f"drew {name}, seed {recipe.seed}: {out}", soft_wrap=True)
 
 

@@ -61,10 +61,10 @@ def contact_sheet(
 ) -> Image.Image:
     """Every view of every image as the network would see it in that epoch.
 
-    images: uint8 [B, 3, H, W], or a list of unlike sizes. names, index: [B]; a name may be several lines. rows: which of them to show, by default
-    all; the others are drawn nevertheless, for views that mix the images of a batch. Families show a column a member.
-    columns: views that stand side by side, by default all; the others follow below, beside the images again. titles:
-    what stands above a view instead of its name.
+    images: uint8 [B, 3, H, W], or a list of unlike sizes. names, index: [B]; a name may be several lines. rows: which
+    of them to show, by default all; the others are drawn nevertheless, for views that mix the images of a batch.
+    Families show a column a member. columns: views that stand side by side, by default all; the others follow below,
+    beside the images again. titles: what stands above a view instead of its name.
     """
     shown = range(len(index)) if rows is None else rows
     # what no relation reads may need the whole image
