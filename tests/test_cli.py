@@ -843,7 +843,7 @@ def test_an_image_that_cannot_be_read_is_skipped_and_listed(tmp_path, pictures, 
     printed = done("train", "quickstart", *FOLDER, *overrides, "--out", out)
     (line,) = json.loads((out / "result.json").read_text())["skipped_images"]
     assert line.startswith(f"{path}: {BAD[how]}")
-    assert "1 images could not be read and were skipped:\n" in printed
+    assert "1 image could not be read and was skipped:\n" in printed
     assert f"  {line}\n" in printed
 
 

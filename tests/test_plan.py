@@ -6,7 +6,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from manyview.plan import describe, plan, svg
+from commands import done, manyview, one_line, png
+from manyview.graph import save_graph
+from manyview.plan import describe, layout, plan, svg
 from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
 from manyview.views import plan_views
 from small import small
@@ -274,3 +276,42 @@ def test_the_plan_says_what_is_mixed_and_like_what():
     # image to views, views to readouts, readouts to relations; and from a to the relation that mixes b like it
     assert drawn.count("<path") == 2 + 4 + 4 + 1
     assert drawn.count("stroke-dasharray") == 1
+
+
+def test_classes_are_the_datas_where_they_can_be_seen(tmp_path):
+    for label in ("cat", "cow", "dog"):
+        for number in range(4):
+            png(tmp_path / "photos" / label / f"{number}.png", seed=number)
+    small = ("branches.net.backbone=cresnet20", "train.batch_size=2", "train.epochs=1")
+    printed = " ".join(done("plan", "tied_imagenet", f"data.root={tmp_path / 'photos'}", *small).split())
+    assert " parameters for 3 classes; 1 epoch; a step: 2 images, " in printed
+    assert "data: 10 train, 1 val" in printed
+    assert "run: 5 steps, 1 epoch of 5" in printed
+    asked = done("plan", "tied_imagenet", f"data.root={tmp_path / 'photos'}", *small, "--classes", 7)
+    assert " parameters for 7 classes; " in " ".join(asked.split())
+    unseen = " ".join(done("plan", "tied_imagenet", *small).split())
+    assert " parameters for 10 classes; " in unseen
+    assert "data: not seen (source 'folder' needs data.root); heads are for 10 classes, or those of --classes" in unseen
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"), [("a.svg", b"<svg "), ("a.png", b"\x89PNG"), ("a.PNG", b"\x89PNG"), ("a.pdf", b"%PDF")]
+)
+def test_the_graph_is_written_as_its_name_says(tmp_path, name, begins):
+    made = plan(load_recipe("quickstart"))
+    save_graph(made, tmp_path / name)
+    save_graph(made, tmp_path / f"again.{name}")
+    assert (tmp_path / name).read_bytes().startswith(begins)
+    assert (tmp_path / name).read_bytes() == (tmp_path / f"again.{name}").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a", "a.jpg", "svg"])
+def test_a_name_that_says_no_format_is_refused(tmp_path, name):
+    message = one_line(*manyview("plan", "quickstart", "--svg", tmp_path / name))
+    assert message.startswith(f"--svg: '{name}' does not say what to write; end it in .svg, .png or .pdf, as in ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_title_keeps_within_the_figure():
+    made = plan(load_recipe("quickstart", f"title={'a long title ' * 12}"))
+    assert layout(made).width >= 7 * len(made.recipe.title)

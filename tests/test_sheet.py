@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 from typer.testing import CliRunner
 
+from commands import done, manyview, one_line, png
 from manyview import parse_recipe, train
 from manyview.augment import OPS
 from manyview.augment.op import as_uint8
@@ -16,7 +17,7 @@ from manyview.cli import app
 from manyview.data import open_splits
 from manyview.errors import DataError, RunError
 from manyview.run import Run
-from manyview.sheet import GAP, NAME, caption, compose, contact_sheet, save_png, to_pil
+from manyview.sheet import GAP, NAME, caption, compose, contact_sheet, save_png, short_path, to_pil, wrap
 from manyview.step import Step
 from manyview.views import View
 
@@ -433,3 +434,58 @@ def test_save_png_writes_whole_or_not_at_all(tmp_path):
 def test_run_recipe_is_that_of_the_sheet(tmp_path):
     train(parse_recipe(RECIPE), tmp_path / "run", quiet=True)
     assert Run(tmp_path / "run").recipe() == parse_recipe(RECIPE)
+
+
+LONG = "/home/somebody/data/animals/train/n02123045_tabby_cat_domestic_shorthair/n02123045_00012345678901234567890.jpg"
+
+
+@pytest.mark.parametrize(
+    "text", [LONG, "x" * 200, f"{LONG} index 3, epoch 0", "crop top 0.12, left 0.3", "ÄÖ/日本語" * 20]
+)
+def test_captions_are_parted_where_they_are_too_long_and_lose_nothing(text):
+    font = ImageFont.load_default(size=10)
+    lines = wrap([text], 144, font)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert all(font.getlength(line) <= 144 for line in lines)
+
+
+def test_what_a_caption_shows_of_a_path():
+    assert short_path(LONG) == "…/" + "/".join(LONG.split("/")[-3:])
+    assert short_path("train/cat/1.jpg") == "train/cat/1.jpg"
+    assert short_path("digits row 7") == "digits row 7"
+
+
+def test_replay_of_a_long_path_shows_index_and_epoch(tmp_path):
+    """Under the image are the path's lines and then, on one of its own, which image and epoch it was."""
+    root = tmp_path / ("a-folder-with-a-long-name/" * 6) / "photos"
+    for label in ("cat", "dog"):
+        for number in range(4):
+            png(root / label / f"{number}.png", seed=number)
+    small = ("train.steps=1", "train.batch_size=2", "train.schedule=constant()", "evaluate=[]", "data.val_fraction=0")
+    where = ("data.source=folder", f"data.root={root}")
+    done("train", "quickstart", *small, *where, "--quiet", "--out", tmp_path / "run")
+    printed = done("replay", tmp_path / "run", "--index", 3, "--epoch", 0, "--out", tmp_path / "seen.png")
+    assert "3.png, index 3, epoch 0, seed 0: " in printed
+    with Image.open(tmp_path / "seen.png") as sheet:
+        pixels = np.asarray(sheet)[NAME + GAP + 144 :]
+        inked = (pixels[:, GAP : GAP + 144] < 128).any(axis=(1, 2))
+        assert not (pixels[:, GAP + 144 : 2 * GAP + 144] < 128).any(), "the caption keeps to its column"
+    lines = int((np.diff(inked.astype(int)) == 1).sum() + inked[0])
+    assert 2 <= lines <= 4, "the end of the path, and the index"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP")]
+)
+def test_sheets_are_written_as_their_names_say(tmp_path, name, kind):
+    assert "drew 1 image, epoch 0" in done("views", "quickstart", "--count", 1, "--out", tmp_path / name)
+    with Image.open(tmp_path / name) as picture:
+        assert picture.format == kind
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.txt", "a"])
+def test_a_sheet_whose_name_says_no_format_is_refused(tmp_path, name):
+    for command in (["views", "quickstart"], ["replay", tmp_path, "--index", 0, "--epoch", 0]):
+        message = one_line(*manyview(*command, "--out", tmp_path / name))
+        assert message.startswith(f"--out: '{name}' does not say what to write; end it in .png, .jpg, .jpeg or .webp")
+    assert list(tmp_path.iterdir()) == []

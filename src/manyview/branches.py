@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +21,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from manyview import backbones
 from manyview.backbones.arguments import timm_options
+from manyview.backbones.make import like_backbones, timm_model
 from manyview.ema import Ema, follow
-from manyview.errors import RecipeError, unknown
+from manyview.errors import RecipeError, reason, unknown
 from manyview.grammar import Call, Name, bind, check_name, parse_call
 from manyview.heads import HEADS, TAPS, build_head
 from manyview.initial import Init, Normal, parse_init
@@ -105,7 +106,7 @@ def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
         wanted = "a mapping with a backbone, such as {backbone: resnet18}"
         raise RecipeError(f"{where}: expected {wanted}{', or ema(online)' if isinstance(raw, str) else ''}; {got}")
     fields = dict(raw)
-    backbone = parse_call(fields.pop("backbone"), f"{where}.backbone")
+    backbone = _parse_backbone(fields.pop("backbone"), f"{where}.backbone")
     timm_options(backbone, f"{where}.backbone", channels)
     forward = fields.pop("forward", "joint")
     if forward not in ("joint", "separate"):
@@ -139,6 +140,16 @@ def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
             raise RecipeError(f"{where}.{head}: {unknown('readout', call.args[0].text, [FEATURES, *heads])}")
         heads[head] = call
     return BranchSpec(name, backbone, heads, forward == "joint", normalize, init)
+
+
+def _parse_backbone(text: Any, where: str) -> Call:
+    """The call; names are also told that are no call, such as ResNet-50 or resnet18.a1_in1k."""
+    if isinstance(text, str) and re.fullmatch(r"[\w.-]*[.-][\w.-]*", text.strip()):
+        name = text.strip()
+        if name in timm.list_pretrained():
+            raise RecipeError(f"{where}: write {name}(pretrained=True) for those weights, or {name.partition('.')[0]}")
+        raise RecipeError(f"{where}: unknown backbone '{name}'; {like_backbones(name)}")
+    return parse_call(text, where)
 
 
 def _parse_normalize(value: Any, where: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -255,7 +266,8 @@ class Branch(nn.Module):
             except AssertionError as error:  # timm's way to refuse an image's size
                 size = "x".join(map(str, images.shape[-2:]))
                 raise RecipeError(
-                    f"branches.{self.spec.name}.backbone: {self.spec.backbone} cannot read views of {size}: {error}"
+                    f"branches.{self.spec.name}.backbone: {self.spec.backbone} cannot read views of {size}: "
+                    f"{reason(error)}"
                 ) from None
         return values
 
@@ -344,10 +356,9 @@ def make_backbone(call: Call, where: str, pretrained: bool = True, channels: int
     if not pretrained:
         options.pop("pretrained", None)
     try:
-        model = timm.create_model(call.name, **options)
-        model = backbones.small_stem(model) if small else model
-    except Exception as error:  # what models and the hub raise has no common base
-        raise RecipeError(f"{where}: {call}: {str(error).splitlines()[0]}") from None
+        model = timm_model(call.name, options, small)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {call}: {error}") from None
     return model.to(memory_format=torch.channels_last)
 
 

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError, shown, unknown
+from manyview.usage import USAGE, usage_line
+from manyview.words import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +25,7 @@ app = typer.Typer(
     help="Train vision models on several augmented views of each image.",
 )
 console = Console(highlight=False, markup=False)
+STOPPED = 130  # the exit code of a command that Ctrl-C ended
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe's name, or a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, as train.epochs=10.")]
@@ -46,10 +49,16 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.showwarning = show
         try:
-            app()
+            code = app(standalone_mode=False) or 0
         except ManyviewError as error:
-            _tell(error)
-            sys.exit(2)
+            told, code = str(error), 2
+        except USAGE as error:
+            told, code = usage_line(error), 2
+        else:
+            told = "stopped" if code == STOPPED else ""
+    if told:
+        _tell(told)
+    sys.exit(code)
 
 
 def _tell(what: object) -> None:
@@ -81,19 +90,34 @@ def recipes(
 def plan(
     recipe: RecipeName,
     overrides: Overrides = None,
-    classes: Annotated[int, typer.Option(help="Number of classes to build the heads for.", min=2)] = 10,
-    svg: Annotated[Path | None, typer.Option(help="Also draw the view graph into this file.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Classes to build the heads for; by default the data's, or 10.", min=2)
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Also draw the view graph: .svg, .png or .pdf.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Train two steps, and tell what one costs.")] = False,
 ) -> None:
     """Shows what a recipe will do: views, networks, relations, cost."""
-    from manyview.files import write_text
+    from manyview.graph import save_graph
+    from manyview.optimize import clock_of
+    from manyview.pictures import DRAWINGS, check_name
     from manyview.plan import plan as make_plan
-    from manyview.plan import svg as draw
+    from manyview.plan import visible_data
     from manyview.recipe import load_recipe
+    from manyview.step_cost import step_cost
 
-    made = make_plan(load_recipe(recipe, *overrides or ()), classes)
-    console.print(made.render())
     if svg is not None:
-        write_text(svg, draw(made))
+        check_name(svg, DRAWINGS, "--svg")
+    loaded = load_recipe(recipe, *overrides or ())
+    splits, note = visible_data(loaded)
+    made = make_plan(loaded, classes or (len(splits.classes) if splits is not None else 0) or 10)
+    clock = None if splits is None else clock_of(loaded.train, len(splits.train))
+    console.print(made.render(note, clock))
+    if measure:
+        seen = None if classes else splits  # the data's labels belong to the data's classes
+        for line in step_cost(loaded, made.step, seen).lines(loaded.train.steps if clock is None else clock.steps):
+            console.print(line, soft_wrap=True)
+    if svg is not None:
+        save_graph(made, svg)
         console.print(f"drew {svg}", soft_wrap=True)
 
 
@@ -181,7 +205,7 @@ def views(
     images: Annotated[
         list[str] | None, typer.Argument(metavar="[IMAGES]… [KEY=VALUE]…", help="By default the recipe's own data.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")] = ...,  # type: ignore[assignment]
     count: Annotated[int, typer.Option(help="How many of the recipe's images to show.", min=1)] = 6,
     epoch: Annotated[int, typer.Option(help="The epoch whose draws are shown.", min=0)] = 0,
     columns: Annotated[int | None, typer.Option(help="Views that stand side by side; by default all.", min=1)] = None,
@@ -191,10 +215,12 @@ def views(
 
     from manyview.data import open_splits
     from manyview.data.loader import read_images
+    from manyview.pictures import PHOTOS, check_name, save_picture
     from manyview.predict import image_files, read_files
     from manyview.recipe import load_recipe
-    from manyview.sheet import contact_sheet, save_png
+    from manyview.sheet import contact_sheet
 
+    check_name(out, PHOTOS, "--out")
     given = images or []
     overrides = [text for text in given if "=" in text and not os.path.exists(text)]
     loaded = load_recipe(recipe, *overrides)
@@ -211,10 +237,10 @@ def views(
         names, index = [f"image {train.index[i]}" for i in kept], [int(train.index[i]) for i in kept]
     if not names:
         raise DataError("none of the images could be read")
-    save_png(contact_sheet(loaded, pictures, names, index, epoch, columns=columns), out)
+    save_picture(contact_sheet(loaded, pictures, names, index, epoch, columns=columns), out)
     for note in notes:
         _tell(note)
-    console.print(f"drew {len(names)} images, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True)
+    console.print(f"drew {counted(len(names), 'image')}, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True)
 
 
 @app.command()
@@ -224,21 +250,24 @@ def replay(
     *,
     index: Annotated[int, typer.Option(help="The image's index, as in its split of the source.")],
     epoch: Annotated[int, typer.Option(help="The epoch, counted from 0.", min=0)],
-    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")],
+    out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")],
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
     from manyview.data.loader import Batches
     from manyview.optimize import clock_of
+    from manyview.pictures import PHOTOS, check_name, save_picture
     from manyview.run import Run
-    from manyview.sheet import contact_sheet, save_png
+    from manyview.sheet import contact_sheet, short_path
     from manyview.views import mixes
 
+    check_name(out, PHOTOS, "--out")
     folder = Run(run)
     recipe = folder.recipe(*overrides or ())
     train = folder.splits(recipe).train
     clock = clock_of(recipe.train, len(train))
     if epoch * clock.steps_per_epoch >= clock.steps:
-        raise RunError(f"--epoch {epoch}: this run has epochs 0 to {(clock.steps - 1) // clock.steps_per_epoch}")
+        last = (clock.steps - 1) // clock.steps_per_epoch
+        raise RunError(f"--epoch {epoch}: this run has {f'epochs 0 to {last}' if last else 'epoch 0 alone'}")
     found = (train.index == index).nonzero()[0]
     if not len(found):
         raise DataError(
@@ -271,8 +300,9 @@ def replay(
     if position not in kept:
         raise DataError(f"image {index} cannot be read: it was skipped in training")
     name = f"{shown(train.name(position))}, index {index}, epoch {epoch}"
-    row, names = kept.tolist().index(position), [name] * len(kept)
-    save_png(contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row]), out)
+    caption = f"{short_path(shown(train.name(position)))}\nindex {index}, epoch {epoch}"
+    row, names = kept.tolist().index(position), [caption] * len(kept)
+    save_picture(contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row]), out)
     console.print(f"drew {name}, seed {recipe.seed}: {out}", soft_wrap=True)
 
 

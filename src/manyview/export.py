@@ -8,13 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from manyview.augment.crop import CenterCrop, Resize
-from manyview.backbones import small_stem
+from manyview.backbones.make import timm_model
 from manyview.branches import Branch
 from manyview.errors import RunError
 from manyview.files import write_bytes, write_json
@@ -105,8 +104,7 @@ def _check_same(
     weights: dict[str, Tensor],
 ) -> None:
     """Raises RunError unless timm's model with these weights gives the step's outputs."""
-    model = timm.create_model(name, num_classes=classes, **arguments)
-    model = small_stem(model) if small else model
+    model = timm_model(name, {"num_classes": classes, **arguments}, small)
     model.load_state_dict(weights)
     channels = branch.mean.shape[1]
     pixels = torch.rand(2, channels, *[arguments.get("img_size", 64)] * 2)

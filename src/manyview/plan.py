@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -12,11 +13,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from manyview.augment import OPS
-from manyview.optimize import make_optimizer
+from manyview.data import Splits, open_splits
+from manyview.errors import DataError
+from manyview.optimize import Clock, make_optimizer
 from manyview.readouts import RelationPlan
 from manyview.recipe import Recipe
 from manyview.step import Step
 from manyview.views import IMAGE, TEST, PlannedView, mixes
+from manyview.words import counted
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,11 @@ class Plan:
     recipe: Recipe
     step: Step
 
-    def render(self) -> RenderableType:
-        """Tables of views, branches and relations, and a line on cost."""
+    def render(self, data: str = "", clock: Clock | None = None) -> RenderableType:
+        """Tables of views, branches and relations, and a line on cost.
+
+        data: what is known of the data, in a line; clock: the length of the run on them, where they can be seen.
+        """
         views = _table("view", "from", "ops", "images")
         for view in self.recipe.view_plan.values():
             together = self.recipe.train.batch_size // self.recipe.train.accumulate
@@ -56,12 +63,16 @@ class Plan:
             )
         train = self.recipe.train
         tuned = f"{train.optimizer}, {train.schedule}, {train.precision}"
-        return Group(self.recipe.title, "", views, branches, relations, self.summary(), tuned)
+        told = [] if not data else [f"data: {data}"]
+        if clock is not None:
+            epochs = counted(clock.steps / clock.steps_per_epoch, "epoch")
+            told.append(f"run: {counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}")
+        return Group(self.recipe.title, "", views, branches, relations, self.summary(), tuned, *told)
 
     def summary(self) -> str:
         """One line on cost."""
         train, rows = self.recipe.train, self.step.rows_per_image
-        length = f"{train.epochs} epochs" if train.epochs else f"{train.steps:,} steps"
+        length = counted(train.epochs, "epoch") if train.epochs else counted(train.steps or 0, "step")
         data = self.recipe.data
         render = {
             "auto": f"made from memory or on the device where a split of one size takes at most {data.memory:g} GiB, "
@@ -71,8 +82,9 @@ class Plan:
             "workers": "made by the loader's workers",
         }[data.render]
         return (
-            f"{_count(self.step)} parameters for {self.step.num_classes} classes; {length}; a step: {train.batch_size} "
-            f"images, {train.batch_size * rows:,} through the networks ({rows} an image), views {render}"
+            f"{_count(self.step)} parameters for {counted(self.step.num_classes, 'class')}; {length}; a step: "
+            f"{counted(train.batch_size, 'image')}, {train.batch_size * rows:,} through the networks "
+            f"({rows} an image), views {render}"
         )
 
 
@@ -81,6 +93,15 @@ def plan(recipe: Recipe, num_classes: int = 10) -> Plan:
     step = Step(recipe, num_classes)
     make_optimizer(recipe.train, step)
     return Plan(recipe, step)
+
+
+def visible_data(recipe: Recipe) -> tuple[Splits | None, str]:
+    """The recipe's data, where they lie here, and a line about them; nothing is downloaded, and nothing else fails."""
+    try:
+        splits = open_splits(recipe.data.model_copy(update={"download": False}), recipe.seed)
+    except DataError as error:
+        return None, f"not seen ({str(error).partition('; ')[0]}); heads are for 10 classes, or those of --classes"
+    return splits, splits.note
 
 
 def _table(*columns: str) -> Table:
@@ -128,6 +149,9 @@ def _count(module: torch.nn.Module) -> str:
 # ---------------------------------------------------------------------------------------------------------------- SVG
 
 COLUMN, ROW, BOX, HEIGHT, MARGIN = 236, 58, 196, 38, 24
+LETTER = 7.6  # how wide a letter of the title is, on average
+EDGE, INK, PALE = "#8a94a0", "#1b1f24", "#57606a"
+FILL = {"image": "#eef1f4", "view": "#dceeff", "readout": "#e4f6e4", "relation": "#fff0d6"}
 
 
 @dataclass(frozen=True)
@@ -141,8 +165,26 @@ class Node:
     kind: str
 
 
-def svg(plan: Plan) -> str:
-    """The view graph as an SVG: image, views, readouts, relations, from left to right."""
+@dataclass(frozen=True)
+class Layout:
+    """Where the boxes of the figure stand, and its size, in points. edges: (from, to, whether dashed)."""
+
+    nodes: Sequence[Node]
+    edges: Sequence[tuple[str, str, bool]]
+    at: Mapping[str, tuple[float, float]]
+    width: float
+    height: float
+
+    def bend(self, start: str, end: str) -> tuple[tuple[float, float], ...]:
+        """The four points of an edge's curve."""
+        (x1, y1), (x2, y2) = self.at[start], self.at[end]
+        x1, y1, y2 = x1 + BOX, y1 + HEIGHT / 2, y2 + HEIGHT / 2
+        middle = (x1 + x2) / 2
+        return (x1, y1), (middle, y1), (middle, y2), (x2, y2)
+
+
+def layout(plan: Plan) -> Layout:
+    """The view graph from left to right: image, views, readouts, relations; as wide as its title, too."""
     nodes, edges = _graph(plan)
     columns: dict[int, list[Node]] = {}
     for node in nodes:
@@ -153,36 +195,42 @@ def svg(plan: Plan) -> str:
         offset = (tallest - len(column)) * ROW / 2
         for position, node in enumerate(column):
             at[node.key] = (MARGIN + rank * COLUMN, MARGIN + 20 + offset + position * ROW)
-    width, height = 2 * MARGIN + max(columns) * COLUMN + BOX, 2 * MARGIN + 20 + tallest * ROW
+    width = max(max(columns) * COLUMN + BOX, math.ceil(LETTER * len(plan.recipe.title)))
+    return Layout(nodes, edges, at, 2 * MARGIN + width, 2 * MARGIN + 20 + tallest * ROW)
+
+
+def svg(plan: Plan) -> str:
+    """The view graph as an SVG."""
+    drawn = layout(plan)
+    width, height = drawn.width, drawn.height
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="system-ui, sans-serif">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         f'<text x="{MARGIN}" y="{MARGIN}" font-size="14" font-weight="600">{escape(plan.recipe.title)}</text>',
     ]
-    for start, end, dashed in edges:
-        (x1, y1), (x2, y2) = at[start], at[end]
-        x1, y1, y2 = x1 + BOX, y1 + HEIGHT / 2, y2 + HEIGHT / 2
-        bend = (x1 + x2) / 2
+    for start, end, dashed in drawn.edges:
+        (x1, y1), (middle, _), _, (x2, y2) = drawn.bend(start, end)
         dash = ' stroke-dasharray="5 4"' if dashed else ""
-        parts.append(f'<path d="M{x1} {y1} C{bend} {y1} {bend} {y2} {x2} {y2}" fill="none" stroke="#8a94a0"{dash}/>')
-    fill = {"image": "#eef1f4", "view": "#dceeff", "readout": "#e4f6e4", "relation": "#fff0d6"}
-    for node in nodes:
-        x, y = at[node.key]
+        curve = f"M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}"
+        parts.append(f'<path d="{curve}" fill="none" stroke="{EDGE}"{dash}/>')
+    for node in drawn.nodes:
+        x, y = drawn.at[node.key]
         parts.append(
-            f'<rect x="{x}" y="{y}" width="{BOX}" height="{HEIGHT}" rx="7" fill="{fill[node.kind]}" stroke="#8a94a0"/>'
+            f'<rect x="{x}" y="{y}" width="{BOX}" height="{HEIGHT}" rx="7" fill="{FILL[node.kind]}" stroke="{EDGE}"/>'
         )
         up = HEIGHT / 2 + 4 if not node.below else 16
         parts.append(
-            f'<text x="{x + 10}" y="{y + up}" font-size="13" fill="#1b1f24">{escape(_cut(node.label, 27))}</text>'
+            f'<text x="{x + 10}" y="{y + up}" font-size="13" fill="{INK}">{escape(cut(node.label, 27))}</text>'
         )
         if node.below:
-            text = escape(_cut(node.below, 36))
-            parts.append(f'<text x="{x + 10}" y="{y + 30}" font-size="10" fill="#57606a">{text}</text>')
+            text = escape(cut(node.below, 36))
+            parts.append(f'<text x="{x + 10}" y="{y + 30}" font-size="10" fill="{PALE}">{text}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
+    """At most so many letters, the last of them … where some are left out."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from manyview.console import TIE, Row, tied, wrapped
 from manyview.data.render import Rendering
 from manyview.evaluate.report import Table as Tabular
 from manyview.evaluate.report import cell
@@ -21,6 +22,7 @@ from manyview.optimize import Clock
 from manyview.recipe import Recipe
 from manyview.step import Step
 from manyview.streams import Escaping
+from manyview.words import counted
 
 WATCHED = {"z_std_sqrt_d": "z_std·√d {:.2f}", "effective_rank": "rank {:.1f}"}
 LABELS = {
@@ -71,21 +73,25 @@ class Display:
         self._total = self._done = 0
         self._watches = False
 
-    def say(self, text: str) -> None:
-        """One line."""
-        self._console.print(text, soft_wrap=True)
+    def say(self, text: str, indent: int = 0) -> None:
+        """One line; on a terminal, which would break words, it goes on below, indented."""
+        if self._console.is_terminal:
+            text = wrapped(text, self._console.width, indent)
+        self._console.print(text.replace(TIE, " "), soft_wrap=True)
 
     def start(self, recipe: Recipe, note: str, rendering: Rendering, clock: Clock, done: int, step: Step) -> None:
         """What is about to be trained."""
         parameters = sum(p.numel() for p in step.parameters() if p.requires_grad)
+        epochs = counted(clock.steps / clock.steps_per_epoch, "epoch")
+        lines = {
+            "data": note,
+            "views": f"{', '.join(step.rendered_views)}, made by {rendering}",
+            "model": f"{step.main.spec.backbone}, {counted(parameters, 'parameter')}",
+            "run": f"{counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}, seed {recipe.seed}",
+        }
         self.say(f"{recipe.title or 'untitled'}")
-        self.say(f"  data     {note}")
-        self.say(f"  views    {', '.join(step.rendered_views)}, made by {rendering}")
-        self.say(f"  model    {step.main.spec.backbone}, {parameters:,} parameters")
-        epochs = clock.steps / clock.steps_per_epoch
-        self.say(
-            f"  run      {clock.steps:,} steps, {epochs:g} epochs of {clock.steps_per_epoch:,}, seed {recipe.seed}"
-        )
+        for name, text in lines.items():
+            self.say(f"  {name:<9}{text}", indent=11)
         self._total, self._done = clock.steps, done
         self._watches = step.classifier is None
 
@@ -93,7 +99,7 @@ class Display:
     def training(self) -> Iterator[None]:
         """Shows the bar of the whole run while the loop is inside."""
         with self._progress() as self._bar:
-            self._task = self._bar.add_task("train", total=self._total, completed=self._done, measures="")
+            self._task = self._bar.add_task("train", total=self._total, completed=self._done, measures=())
             yield
         self._bar = None
 
@@ -110,8 +116,9 @@ class Display:
             return
         self._bar.update(self._task, completed=done)
         if terms is not None:
-            parts = "  ".join([f"{name} {value:.3f}" for name, value in terms.items()] + self._spread(spread or {}))
-            self._bar.update(self._task, measures=f"{speed:,.0f} images/s  loss {loss:.3f}  {parts}")
+            parts = [f"{name} {value:.3f}" for name, value in terms.items()]
+            shown = (f"loss {loss:.3f}", f"{speed:,.0f} images/s", *self._spread(spread or {}), *parts)
+            self._bar.update(self._task, measures=shown)
 
     def epoch(
         self,
@@ -127,7 +134,7 @@ class Display:
             for name, value in val.items()
             if name in ("top1", "aggregated_top1", "knn")
         ]
-        self.say(f"epoch {number:>3}  " + "  ".join(parts))
+        self.say(f"epoch {number:>3}  {tied(parts)}", indent=11)
 
     def _spread(self, measures: Mapping[str, float]) -> list[str]:
         """How far the embeddings are from a collapse, where nothing classifies them."""
@@ -142,12 +149,12 @@ class Display:
         """A bar for as long as the block lasts, below that of the training if there is one; gives f(done, total)."""
         with contextlib.ExitStack() as stack:
             bar = self._bar or stack.enter_context(self._progress())
-            task = bar.add_task(what, total=count, measures="")
+            task = bar.add_task(what, total=count, measures=("starting",))
             began = time.perf_counter()
 
             def tick(done: int, total: int) -> None:
                 speed = done / max(time.perf_counter() - began, 1e-9)
-                bar.update(task, completed=done, total=total, measures=f"{speed:,.0f} {unit}/s")
+                bar.update(task, completed=done, total=total, measures=(f"{speed:,.0f} {unit}/s",))
 
             yield tick
             bar.remove_task(task)
@@ -155,12 +162,12 @@ class Display:
     def summary(self, folder: Path, result: Mapping[str, Any]) -> None:
         """The end: a table of what was measured, and where it lies."""
         table = Table()
-        table.add_column("measure")
+        table.add_column("measure", overflow="fold")
         splits = {
             split: result[key] for split, key in (("val", "val"), (result["eval_split"], "eval")) if result.get(key)
         }
         for split in splits:
-            table.add_column(str(split), justify="right")
+            table.add_column(str(split), justify="right", no_wrap=True)
         for name in dict.fromkeys(name for measures in splits.values() for name in measures):
             table.add_row(*table_row(name, *(measures.get(name) for measures in splits.values())))
         if splits:
@@ -174,13 +181,11 @@ class Display:
             f"waiting for data; weights chosen by {result['selected_by']}; results in {folder / 'result.json'}"
         )
         if result["skipped_images"]:
-            self.say(f"{len(result['skipped_images'])} images could not be read and were skipped:")
+            said = counted(len(result["skipped_images"]), "image")
+            self.say(f"{said} could not be read and {'was' if said.startswith('1 ') else 'were'} skipped:")
             for line in result["skipped_images"]:
                 self.say(f"  {line}")
 
     def _progress(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        measures = TextColumn("{task.fields[measures]}")
-        return Progress(
-            *columns, measures, console=self._console, transient=True, disable=not self._console.is_terminal
-        )
+        shown = self._console.is_terminal
+        return Progress(Row(), console=self._console, transient=True, disable=not shown, expand=True)

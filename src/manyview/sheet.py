@@ -19,6 +19,7 @@ from manyview.recipe import Recipe
 from manyview.views import View, draw_views
 
 GAP, LINE, NAME = 10, 12, 16
+PARTS = 3  # of a path that a caption shows
 Column = tuple[str, list[Tensor], list[list[str]]]  # title, images [C, h, w], a caption each
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -60,10 +61,10 @@ def contact_sheet(
 ) -> Image.Image:
     """Every view of every image as the network would see it in that epoch.
 
-    images: uint8 [B, 3, H, W], or a list of unlike sizes. names, index: [B]. rows: which of them to show, by default
-    all; the others are drawn nevertheless, for views that mix the images of a batch. Families show a column a member.
-    columns: views that stand side by side, by default all; the others follow below, beside the images again. titles:
-    what stands above a view instead of its name.
+    images: uint8 [B, 3, H, W], or a list of unlike sizes. names, index: [B]; a name may be several lines. rows: which
+    of them to show, by default all; the others are drawn nevertheless, for views that mix the images of a batch.
+    Families show a column a member. columns: views that stand side by side, by default all; the others follow below,
+    beside the images again. titles: what stands above a view instead of its name.
     """
     shown = range(len(index)) if rows is None else rows
     # what no relation reads may need the whole image
@@ -77,7 +78,7 @@ def contact_sheet(
             captions = [caption(view, row * view.members + member) for row in shown]
             title = (titles or {}).get(name, name) if view.members == 1 else f"{name}.{member}"
             drawn.append((title, [pixels[row] for row in shown], captions))
-    source: Column = ("image", [pictures[row] for row in shown], [[names[row]] for row in shown])
+    source: Column = ("image", [pictures[row] for row in shown], [names[row].splitlines() for row in shown])
     width = columns or len(drawn)
     return compose(*([source, *drawn[first : first + width]] for first in range(0, len(drawn), width)))
 
@@ -104,8 +105,8 @@ def compose(*bands: Sequence[Column]) -> Image.Image:
 
 def _band(columns: Sequence[Column], cell: int, font: Font, large: Font) -> Image.Image:
     """Columns beside one another: titles, and a row an image."""
-    titles = [_wrap([title], cell, large) for title, _, _ in columns]
-    wrapped = [[_wrap(lines, cell, font) for lines in captions] for _, _, captions in columns]
+    titles = [wrap([title], cell, large) for title, _, _ in columns]
+    wrapped = [[wrap(lines, cell, font) for lines in captions] for _, _, captions in columns]
     rows = len(columns[0][1])
     heights = [cell + GAP + LINE * max(len(column[row]) for column in wrapped) for row in range(rows)]
     top = GAP + NAME * max(len(lines) for lines in titles)
@@ -127,6 +128,12 @@ def _band(columns: Sequence[Column], cell: int, font: Font, large: Font) -> Imag
                 draw.text((x, y + cell + 2 + number * LINE), line, "#444444", font)
             y += heights[row]
     return band
+
+
+def short_path(name: str) -> str:
+    """A file's name and its last two folders, as a caption has room for; what is no long path stays as it is."""
+    parts = name.split("/")
+    return name if len(parts) <= PARTS + 1 else "/".join(["…", *parts[-PARTS:]])
 
 
 def caption(view: View, row: int) -> list[str]:
@@ -191,7 +198,8 @@ def _number(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}".rstrip("0").rstrip(".")
 
 
-def _wrap(lines: Sequence[str], width: int, font: Font) -> list[str]:
+def wrap(lines: Sequence[str], width: int, font: Font) -> list[str]:
+    """Lines of text in lines of at most `width` pixels; no character is lost but the blanks between."""
     wrapped: list[str] = []
     for line in lines:
         current = ""
@@ -200,11 +208,20 @@ def _wrap(lines: Sequence[str], width: int, font: Font) -> list[str]:
             if current and font.getlength(longer) > width:
                 wrapped.append(current)
                 longer = word
+            while font.getlength(longer) > width and len(longer) > 1:
+                first = _parting(longer, width, font)
+                wrapped.append(longer[:first])
+                longer = longer[first:]
             current = longer
-        while font.getlength(current) > width and len(current) > 4:
-            current = "…" + current[2:]
-        wrapped.append(current)
+        wrapped.append(current)  # the last
     return wrapped
+
+
+def _parting(word: str, width: int, font: Font) -> int:
+    """Where a word too long for a line is parted: behind its last / or the like that still fits, else anywhere."""
+    fits = max((n for n in range(1, len(word)) if font.getlength(word[:n]) <= width), default=1)
+    joints = [n for n in range(fits // 2, fits + 1) if n and word[n - 1] in "/\\_-.,="]
+    return joints[-1] if joints else fits
 
 
 def to_pil(image: Tensor) -> Image.Image:

@@ -10,6 +10,7 @@ from typing import Any
 import timm
 from timm.models import build_model_with_cfg, model_entrypoint
 
+from manyview.backbones.make import like_backbones
 from manyview.errors import RecipeError
 from manyview.grammar import Call
 
@@ -25,9 +26,7 @@ def timm_options(call: Call, where: str, channels: int = 3) -> tuple[dict[str, A
     if call.args:
         raise RecipeError(f"{where}: write arguments of a backbone by name, as in {call.name}(small=True)")
     if not timm.is_model(call.name):
-        near = difflib.get_close_matches(call.name.partition(".")[0], timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() has them all"
-        raise RecipeError(f"{where}: unknown backbone '{call.name}'; {hint}")
+        raise RecipeError(f"{where}: unknown backbone '{call.name}'; {like_backbones(call.name)}")
     options.setdefault("num_classes", 0)
     if options["num_classes"] != 0:
         raise RecipeError(f"{where}: the classifier is the head `logits: linear(h)`; drop num_classes")

@@ -18,9 +18,9 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from manyview.augment.op import as_float
-from manyview.backbones import small_stem
+from manyview.backbones.make import like_backbones, timm_model
 from manyview.branches import FEATURES, LOGITS
-from manyview.errors import RunError
+from manyview.errors import RecipeError, RunError
 from manyview.files import read_state
 from manyview.grammar import Call
 from manyview.step import Step
@@ -227,8 +227,8 @@ def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None 
         raise RunError(f"{call}: write arguments of a model by name, as in {call.name}(small=True)")
     if not timm.is_model(call.name):
         raise RunError(
-            f"'{call.name}' is neither the folder of a run or an export, nor a model of timm (timm.list_models() has "
-            "them all)"
+            f"'{call.name}' is neither the folder of a run or an export, nor a model of timm; "
+            f"{like_backbones(call.name)}"
         )
     state = _unwrapped(_weights(checkpoint), checkpoint)
     spec = Call(call.name, (), options)
@@ -263,10 +263,9 @@ def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
     if refused:
         raise RunError(f"{spec}: {min(refused)} cannot be given; weights and classes are those of {where}")
     try:
-        network = timm.create_model(spec.name, num_classes=classes, **spec.kwargs)
-        return small_stem(network) if small else network
-    except Exception as error:  # what models raise has no common base
-        raise RunError(f"{where}: {spec}: {str(error).splitlines()[0]}") from None
+        return timm_model(spec.name, {"num_classes": classes, **spec.kwargs}, small)
+    except RecipeError as error:
+        raise RunError(f"{where}: {spec}: {error}") from None
 
 
 def _weights(path: Path) -> Any:
