@@ -190,8 +190,6 @@ def replay(
     out: Annotated[Path, typer.Option(help="The picture to write (PNG).")],
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
-    from dataclasses import replace
-
     from manyview.data.loader import Batches
     from manyview.optimize import clock_of
     from manyview.run import Run
