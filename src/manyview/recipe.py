@@ -21,6 +21,7 @@ from manyview.errors import ManyviewError, RecipeError, unknown
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
 from manyview.heads import HEADS
+from manyview.lr_of_batch import drop_replaced_per, tell_of_smaller_batches
 from manyview.optimize import SCHEDULES, check_training
 from manyview.readouts import RelationPlan, plan_relations, unique_name
 from manyview.relations import LEARN_FROM_LABELS, RELATIONS
@@ -77,7 +78,8 @@ class Train(_Frozen, strict=True):
 
     accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
     weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together, on
-    GPUs. on_collapse: what happens when the embeddings of a recipe without a classifier collapse: warn, stop or ignore.
+    GPUs. on_collapse: what happens when the embeddings of a recipe without a classifier collapse, or a classifier gives
+    all images one answer: warn, stop or ignore.
     keep: which weights are measured and taken out in the end, the best on validation images or the last. By default the
     best; of a recipe that learns nothing from labels the last, for to choose by them is to learn from them.
     evaluate_every: epochs. checkpoint_every: "1 epochs" or "500 steps". log_every: steps.
@@ -208,6 +210,8 @@ def parse_recipe(text: str, *overrides: str) -> Recipe:
     if not isinstance(raw, dict):
         raise RecipeError("expected a mapping with views, branches, relations and train")
     _drop_replaced_length(raw, overrides)
+    drop_replaced_per(raw, overrides)
+    size = raw["train"].get("batch_size", Train().batch_size) if isinstance(raw.get("train"), dict) else None
     for override in overrides:
         apply_override(raw, override)
     try:
@@ -215,6 +219,7 @@ def parse_recipe(text: str, *overrides: str) -> Recipe:
     except ValidationError as error:
         raise RecipeError(_first_line(error)) from None
     _check(recipe)
+    tell_of_smaller_batches(size, recipe.train.batch_size, recipe.train.optimizer, overrides)
     return recipe
 
 
