@@ -547,8 +547,8 @@ def test_workers_forked_while_the_bar_is_drawn_can_speak(monkeypatch):
 
 def printing(worker):
     loader._begin_worker(worker)
-    print("a library's words", file=sys.stderr)  # noqa: T201
-    print("a library's words", file=sys.__stdout__)  # noqa: T201
+    print("a library's words", file=sys.stderr)
+    print("a library's words", file=sys.__stdout__)
 
 
 def test_workers_have_streams_of_their_own(monkeypatch):

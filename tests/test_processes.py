@@ -8,8 +8,8 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
-from commands import done, manyview, png
 
+from commands import done, manyview, png
 from manyview import parse_recipe, train
 from manyview.data import open_splits
 from manyview.data.loader import Batches

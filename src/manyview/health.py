@@ -13,6 +13,11 @@ All of it looks at unit rows u = z / |z| of a batch, [B, d]:
                     collapse, about -4 where rows lie evenly on a sphere of many dimensions
                     (both: Wang & Isola, ICML 2020, with their alpha = 2 and t = 2)
 
+Of a classifier, whose features can be narrow and right, its answers P = softmax(scores) [B, C] are looked at:
+
+    told_apart      entropy of the mean of P minus the mean of its entropies, over ln C: what an answer tells about the
+                    image it was given to; 0 where all get the same, whatever it is, 1 where all is told
+
 Low dimensional rows that lie evenly and high dimensional ones that do not may have the same spread: hence the rank.
 """
 
@@ -28,6 +33,8 @@ from torch import Tensor
 ROWS = 256  # of a batch that pairs and ranks look at, the first ones: they cost some 10 ms
 COLLAPSED = 0.1  # of z_std * sqrt(d)
 PATIENCE = 5  # logged steps in a row
+ALIKE = 0.02  # of told_apart; cross-entropy alone on CIFAR-10 has 0.12 after ten updates
+YOUNG = 20  # updates, and an epoch or a tenth of the run: so long a classifier may be silent
 
 
 @torch.no_grad()
@@ -76,17 +83,59 @@ def uniformity(rows: Tensor) -> float:
     return float(torch.logsumexp(-2 * pairs, dim=0)) - math.log(count * (count - 1) / 2)
 
 
-def steps_low(before: int, measures: Mapping[str, float]) -> int:
-    """For how many logged steps in a row the spread has been that of a collapse, this one included."""
-    return before + 1 if measures["z_std_sqrt_d"] < COLLAPSED else 0
+@torch.no_grad()
+def told_apart(scores: Tensor) -> float:
+    """What the answers tell about the image; scores: [B, C], of any precision. nan for what is not finite."""
+    answers = scores.double().softmax(dim=1)
+    told = torch.special.entr(answers.mean(dim=0)).sum() - torch.special.entr(answers).sum(dim=1).mean()
+    return float(told) / math.log(scores.shape[1])
 
 
-def collapse_message(measures: Mapping[str, float], step: int) -> str:
-    """One line: what was measured, at which step, and what helps."""
+def steps_low(before: int, measures: Mapping[str, float], grown: bool = True) -> int:
+    """For how many logged steps in a row the measures have been those of a collapse, this one included.
+
+    With `told_apart`, of a classifier, the answers count, once it has `grown`; else the embeddings' spread.
+    """
+    answers = "told_apart" in measures
+    low = grown and measures["told_apart"] < ALIKE if answers else measures["z_std_sqrt_d"] < COLLAPSED
+    return before + 1 if low else 0
+
+
+def grown(step: int, steps: int, steps_per_epoch: int) -> bool:
+    """Whether a run of so many steps has come so far that a classifier should tell images apart."""
+    return step > max(YOUNG, min(steps_per_epoch, steps // 10))
+
+
+def collapse_message(
+    measures: Mapping[str, float], step: int, terms: Mapping[str, float] | None = None, labelled: Sequence[str] = ()
+) -> str:
+    """One line: what was measured, at which step, and what helps.
+
+    terms: of the loss; those of relations that are not `labelled`, which learn from labels, may outweigh the others.
+    """
+    if "told_apart" in measures:
+        return _alike_message(measures, step, terms or {}, labelled)
     return (
         f"the embeddings have collapsed: z_std*sqrt(d) is {measures['z_std_sqrt_d']:.3f} at step {step}, and was under "
         f"{COLLAPSED} at {PATIENCE} logged steps in a row (1 where embeddings are spread evenly, 0 where all images "
         f"have the same); effective rank {measures['effective_rank']:.1f}. What helps: no gradient through the target, "
         f"by stop(...) or an ema branch; a lower lr; a constant lr for the predictor; BatchNorm in the projector; "
         f"lighter views, or heavy views that only move towards light ones"
+    )
+
+
+def _alike_message(
+    measures: Mapping[str, float], step: int, terms: Mapping[str, float], labelled: Sequence[str]
+) -> str:
+    shown = {False: [], True: []}
+    for term, value in terms.items():
+        shown[term.partition(".")[0] in labelled].append(f"{term} {value:.3f}")
+    others = list(dict.fromkeys(term.partition(".")[0] for term in terms if term.partition(".")[0] not in labelled))
+    outweighed = f", which {', '.join(shown[False])} may outweigh" if others else ""
+    weights = f"a smaller weight, as in relations.{others[0]}.weight=0.1; " if others else ""
+    return (
+        f"the classifier answers all images nearly alike: told_apart is {measures['told_apart']:.3f} at step {step}, "
+        f"and was under {ALIKE} at {PATIENCE} logged steps in a row (0 where all get one answer); the loss from labels is "
+        f"{', '.join(shown[True]) or 'none'}{outweighed}. What helps: {weights}a warm-up of lr, as in "
+        f"train.schedule.warmup=0.1; a lower lr; lighter views; a longer run"
     )

@@ -24,6 +24,7 @@ from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
 from manyview.heads import HEADS
 from manyview.initial import INITS
+from manyview.lr_of_batch import drop_replaced_per, tell_of_smaller_batches
 from manyview.optimize import SCHEDULES, check_training, parts
 from manyview.readouts import RelationPlan, plan_relations, unique_name
 from manyview.rehearse import rehearse
@@ -84,7 +85,8 @@ class Train(_Frozen, strict=True):
 
     accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
     weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together, on
-    GPUs. on_collapse: what happens when the embeddings of a recipe without a classifier collapse: warn, stop or ignore.
+    GPUs. on_collapse: what happens when the embeddings of a recipe without a classifier collapse, or a classifier gives
+    all images one answer: warn, stop or ignore.
     keep: which weights are measured and taken out in the end, the best on validation images or the last. By default the
     best; of a recipe that learns nothing from labels the last, for to choose by them is to learn from them.
     evaluate_every: epochs. checkpoint_every: "1 epochs" or "500 steps". log_every: steps.
@@ -240,6 +242,8 @@ def parse_recipe(text: str, *overrides: str, name: str | None = None) -> Recipe:
     keep_texts(raw, text, Recipe)
     keys = [key for override in overrides for key in _given(override)]
     _drop_replaced_length(raw, keys)
+    drop_replaced_per(raw, keys)
+    size = raw["train"].get("batch_size", Train().batch_size) if isinstance(raw.get("train"), dict) else None
     changed: dict[str, str] = {}
     for override in overrides:
         before = copy.deepcopy(raw)
@@ -251,6 +255,7 @@ def parse_recipe(text: str, *overrides: str, name: str | None = None) -> Recipe:
     except ValidationError as error:
         raise RecipeError(first_line(error, raw, _models())) from None
     _check(recipe)
+    tell_of_smaller_batches(size, recipe.train.batch_size, recipe.train.optimizer, keys)
     title = None if name is None or "title" in keys else true_title(name, changed, recipe.data.source)
     return recipe if title is None else recipe.model_copy(update={"title": title})
 

@@ -24,7 +24,7 @@ def left_as_found() -> Iterator[None]:
     Inside, cuDNN is deterministic, and accelerate begins anew: else a second run could not choose its precision. A
     group of processes stays, since the others are in it too.
     """
-    generators = random.getstate(), np.random.get_state()
+    generators = random.getstate(), np.random.get_state()  # noqa: NPY002
     switches = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     threads, variables = torch.get_num_threads(), dict(os.environ)
     states = [dict(kind._shared_state) for kind in SHARED]
@@ -40,7 +40,7 @@ def left_as_found() -> Iterator[None]:
             kind._shared_state.clear()
             kind._shared_state.update(state)
         random.setstate(generators[0])
-        np.random.set_state(generators[1])
+        np.random.set_state(generators[1])  # noqa: NPY002
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = switches
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)

@@ -21,6 +21,7 @@ from manyview.data.loader import Batches
 from manyview.data.loader import stream as open_stream
 from manyview.data.render import choose_rendering
 from manyview.distributed import anywhere, mean_of, union
+from manyview.doubts import doubts
 from manyview.draws import key_of
 from manyview.environment import git_commit, versions
 from manyview.errors import Interrupted, ManyviewWarning, RecipeError, RunError
@@ -30,13 +31,14 @@ from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import Measure, parse_protocols
 from manyview.failure import earliest, largest_weight, note_failure, report_failure
 from manyview.files import read_state, write_json, write_state
-from manyview.health import PATIENCE, collapse_message, health, steps_low
+from manyview.health import PATIENCE, collapse_message, grown, health, steps_low, told_apart
 from manyview.interrupt import interruptible
 from manyview.metrics import Metrics
 from manyview.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, steps_of, sync_batchnorm
 from manyview.prepare import images_together, in_memory, rehearse
 from manyview.progress import Display
 from manyview.recipe import Recipe
+from manyview.relations import LEARN_FROM_LABELS
 from manyview.run import Run
 from manyview.step import Step
 from manyview.surroundings import left_as_found
@@ -159,6 +161,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         return measures
 
     # -------------------------------------------------------------------------------------------- train
+    for doubt in doubts(recipe, step, clock, len(splits.train)) if main else ():
+        warnings.warn(doubt, ManyviewWarning, stacklevel=2)
+    labelled = [plan.name for plan in recipe.relation_plan if plan.factory in LEARN_FROM_LABELS]
     display.start(recipe, splits.note, rendering, clock, state["number"], step)
     marked, stopped, waited, failed, ending = state["number"], False, 0.0, 0, ""
     terms: dict[str, float] = {}
@@ -214,18 +219,23 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             if logs:
                 now = time.perf_counter()
                 speed = (done - marked) * images_per_step / (now - mark)
-                spread = mean_of(health(output["z"]), accelerator)
+                looks = health(output["z"])
+                if output["output"] is not None:
+                    looks["told_apart"] = told_apart(output["output"])
+                spread = mean_of(looks, accelerator)
                 if metrics is not None:
                     measured = {"images_per_second": round(speed, 1), **spread}
                     metrics.write(done, done / clock.steps_per_epoch, loss=loss, terms=terms, lr=lr, **measured)
                 display.advance(done, speed, loss, terms, spread)
                 mark, marked = now, done
-                if step.classifier is None and config.on_collapse != "ignore":
-                    state["low"] = steps_low(state["low"], spread)
+                if config.on_collapse != "ignore":
+                    late = grown(done, clock.steps, clock.steps_per_epoch)
+                    state["low"] = steps_low(state["low"], spread, late)
+                    told = collapse_message(spread, done, terms, labelled)
                     if state["low"] >= PATIENCE and config.on_collapse == "stop":
-                        keeps, ending = True, f"{collapse_message(spread, done)}; stopped, as train.on_collapse says"
+                        keeps, ending = True, f"{told}; stopped, as train.on_collapse says"
                     elif state["low"] == PATIENCE and main:
-                        warnings.warn(collapse_message(spread, done), ManyviewWarning, stacklevel=2)
+                        warnings.warn(told, ManyviewWarning, stacklevel=2)
             else:
                 display.advance(done)
 

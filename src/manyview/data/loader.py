@@ -81,9 +81,9 @@ class Batch:
 class Batches:
     """Batch number n of a run, for one process. Number n is part n % accumulate of update n // accumulate.
 
-    views: the plan to render here; None leaves rendering to the step. classes: how many, for views that
-    mix labels. skip: put others in the place of images that cannot be read (and say so) instead of raising. reduced: decode JPEGs no
-    larger than their crops need, where all views of the image begin with a crop or a resize.
+    views: the plan to render here; None leaves rendering to the step. classes: how many, for views that mix labels.
+    skip: put others in the place of images that cannot be read (and say so) instead of raising. reduced: decode JPEGs
+    no larger than their crops need, where all views of the image begin with a crop or a resize.
     """
 
     images: Images
@@ -199,9 +199,8 @@ class Batches:
                 bad.append(str(error))
                 if bad[-1] not in skipped:  # it may stand in for another, too
                     skipped.append(bad[-1])
-        raise DataError(
-            f"no image of a batch could be read; the first: {bad[0]} (nor could any other of the {len(bad):,} to train on)"
-        )
+        others = f"nor could any other of the {len(bad):,} to train on"
+        raise DataError(f"no image of a batch could be read; the first: {bad[0]} ({others})")
 
     def _scales(self, positions: NDArray[np.int64], epoch: int) -> dict[int, tuple[int, tuple[int, int]]]:
         """Of images that may be decoded at a part of their size: position -> (scale, size of the whole)."""
