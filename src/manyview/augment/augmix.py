@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import gammaincinv
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from manyview.augment.policy import (
     torchvision_space,
 )
 from manyview.draws import Draws
+from manyview.engine.compiler import compiled
 from manyview.engine.program import Code, Column
 
 BINS = 10
@@ -126,5 +129,19 @@ def dirichlet(draws: Draws, name: str, count: int, alpha: float) -> Tensor:
     """
     # uniform draws lie on multiples of 2^-32; halfway between them neither 0 nor 1 comes up
     first, second = (draws.uniform(name, 2 * count) + 2.0**-33).chunk(2, dim=1)
-    gamma = torch.from_numpy(gammaincinv(alpha + 1, first.numpy()))
-    return (gamma.log() + second.log() / alpha).softmax(dim=1)
+    return torch.from_numpy(_shares(gammaincinv(alpha + 1, first.numpy()), second.numpy(), float(alpha)))
+
+
+@compiled()
+def _shares(gamma: NDArray[np.float64], uniform: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+    """gamma * uniform^(1/alpha) over the sum of its row. NumPy and torch have logarithms for each instruction set."""
+    shares = np.empty(gamma.shape)
+    for row in range(len(gamma)):
+        for n in range(gamma.shape[1]):
+            shares[row, n] = math.log(gamma[row, n]) + math.log(uniform[row, n]) / alpha
+        most, total = shares[row].max(), 0.0
+        for n in range(gamma.shape[1]):
+            shares[row, n] = math.exp(shares[row, n] - most)
+            total += shares[row, n]
+        shares[row] /= total
+    return shares

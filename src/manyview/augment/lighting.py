@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from scipy.special import ndtri  # torch has one for each instruction set
 from torch import Tensor
 
 from manyview.augment.op import (
@@ -47,7 +48,7 @@ class Lighting:
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         # the quantile function at the middles of 2**32 equal parts: finite at both ends
-        normal = torch.special.ndtri(draws.uniform("alphas", 3) + 2.0**-33)
+        normal = torch.from_numpy(ndtri((draws.uniform("alphas", 3) + 2.0**-33).numpy()))
         return {"alphas": self.std * normal, "applied": draws.coin("applied", self.p)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:

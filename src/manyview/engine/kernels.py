@@ -704,7 +704,7 @@ def mean_whole_luma(red: Levels, green: Levels, blue: Levels) -> Any:
     total = np.int64(0)
     for i in range(red.size):
         total += np.int32(RED * F(red[i]) + GREEN * F(green[i]) + BLUE * F(blue[i]))
-    return F(total) / F(red.size)
+    return F(total / red.size)
 
 
 @finite
