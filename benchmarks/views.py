@@ -1,15 +1,19 @@
 """Two views of every image: manyview against the libraries and pipelines that are installed.
 
-    python benchmarks/views.py [--cases simclr32,simclr224,supervised32] [--cores one|all] [--data DIR] [--out FILE]
+    python benchmarks/views.py [--cases simclr32,simclr224,supervised32] [--cores one|all] [--reverse]
+                               [--data DIR] [--out FILE]
     python benchmarks/views.py --profile          where manyview's own time goes
 
 All sides of a case get the same images and the same recipe, and hand over both views as CHW tensors of a batch, uint8
 or float as each does by nature, normalised by nobody. They take turns in one process: after a warm-up, every round
 times each of them for about `--seconds`, so that a machine which slows down slows all. A side's speed is the median of
 its rounds; its ratio is that of manyview's speed over its own in the same round: the median, and the extremes.
+`--reverse` lets them take their turns in the opposite order, which must not change a ratio.
 
 `--cores one` pins the process to one core, without any threads or workers, and counts processor time, so that other
-programs on the machine disturb less; `cpu_share` in the JSON says how much of the core it had. `--cores all` counts
+programs on the machine disturb less; `cpu_share` in the JSON says how much of the core it had. After each side torch
+must still have the threads that it was given: libraries that start threads of their own change its number, and the
+benchmark then ends instead of measuring threads that wait for each other. `--cores all` counts
 wall time and gives each side what its users give it: manyview, kornia and DALI threads, the others a worker process a
 core.
 
@@ -20,6 +24,7 @@ be imported are left out, with a line that says so.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import io
 import json
@@ -67,6 +72,7 @@ PACKAGES = (
     "pillow",
     "lightly",
     "albumentations",
+    "albumentationsx",
     "opencv-python-headless",
     "kornia",
     "nvidia-dali-cuda130",
@@ -288,8 +294,12 @@ def v2_side(size: int, blur: float, inputs: Inputs, cores: int) -> Work:
 
 
 def albumentations_side(size: int, blur: float, area: bool, inputs: Inputs, cores: int) -> Work:
-    """albumentations on arrays, with the parameters that it reports."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for news
+    """albumentations, or its successor albumentationsx, on arrays, with the parameters that it reports.
+
+    They call their arguments by other names, and agree on the positions.
+    """
+    for switch in ("NO_ALBUMENTATIONS_UPDATE", "ALBUMENTATIONS_OFFLINE", "ALBUMENTATIONS_NO_TELEMETRY"):
+        os.environ.setdefault(switch, "1")  # they would ask the network for news
     import albumentations as A
     import cv2
     from albumentations.pytorch import ToTensorV2
@@ -300,9 +310,9 @@ def albumentations_side(size: int, blur: float, area: bool, inputs: Inputs, core
                 (size, size), scale=(0.2, 1.0), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR
             ),
             A.HorizontalFlip(p=0.5),
-            A.ColorJitter(*[(1 - j, 1 + j) for j in JITTER[:3]], hue=(-JITTER[3], JITTER[3]), p=0.8),
+            A.ColorJitter(*[(1 - j, 1 + j) for j in JITTER[:3]], (-JITTER[3], JITTER[3]), p=0.8),
             A.ToGray(p=0.2),
-            *([A.GaussianBlur(blur_limit=(KERNEL, KERNEL), sigma_limit=SIGMA, p=blur)] if blur else []),
+            *([A.GaussianBlur((KERNEL, KERNEL), SIGMA, p=blur)] if blur else []),
             ToTensorV2(),
         ],
         save_applied_params=True,
@@ -583,12 +593,12 @@ class Runner:
 
 
 def measure(
-    case: Case, inputs: Inputs, cores: int, rounds: int, seconds: float, wanted: Sequence[str]
+    case: Case, inputs: Inputs, cores: int, rounds: int, seconds: float, wanted: Sequence[str], reverse: bool
 ) -> dict[str, Any]:
     """Times the sides of a case in turns: name -> what it is, what it gives, views/s of each round."""
     runners: dict[str, tuple[Side, Runner, int]] = {}
     result: dict[str, Any] = {}
-    for side in case.sides:
+    for side in reversed(case.sides) if reverse else case.sides:
         if wanted and side.name not in wanted:
             continue
         try:
@@ -596,7 +606,10 @@ def measure(
         except ImportError as error:
             print(f"{side.name} left out: {error}", file=sys.stderr)
             continue
-        views = runner.batches(2)  # compiles and starts what there is
+        runner.batches(1)  # compiles and starts what there is, threads too
+        limit_threads(cores)
+        views = runner.batches(2)
+        check_threads(side.name, cores)
         count = max(1, round(seconds * runner.views_per_second(2)[0] / (2 * case.batch)))
         runners[side.name] = (side, runner, count)
         level = torch.cat(views).float() / (255 if views[0].dtype == torch.uint8 else 1)
@@ -612,6 +625,7 @@ def measure(
     for _ in range(rounds):
         for name, (_, runner, count) in runners.items():
             speed, share = runner.views_per_second(count)
+            check_threads(name, cores)
             result[name]["views_per_second"].append(round(speed, 1))
             result[name]["cpu_share"].append(round(share, 3))
     base = result.get(case.sides[0].name)
@@ -634,20 +648,28 @@ def pin(cores: str) -> int:
     count = len(usable) if cores == "all" else 1
     for task in os.listdir("/proc/self/task"):  # libraries have started threads by now
         os.sched_setaffinity(int(task), usable[-count:])
-    torch.set_num_threads(count)
-    try:
-        import cv2
+    limit_threads(count)
+    return count
 
-        cv2.setNumThreads(0)
-    except ImportError:
-        pass
-    try:
+
+def limit_threads(count: int) -> None:
+    """Gives every library that is there so many threads. torch comes last: numba's layer, which starts with the first
+    word about its threads, sets the number of OpenMP's, and those are torch's too."""
+    with contextlib.suppress(ImportError):
         import numba
 
         numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
-    except ImportError:
-        pass
-    return count
+    with contextlib.suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(0)
+    torch.set_num_threads(count)
+
+
+def check_threads(name: str, count: int) -> None:
+    """Ends the benchmark where a side has changed the number of torch's threads: all sides share them."""
+    if torch.get_num_threads() != count:
+        sys.exit(f"{name} set torch to {torch.get_num_threads()} threads, it was given {count}: no speed would be true")
 
 
 def machine() -> dict[str, Any]:
@@ -686,6 +708,7 @@ def main() -> None:
     parser.add_argument("--cores", choices=("one", "all"), default="one")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each side in each round")
+    parser.add_argument("--reverse", action="store_true", help="sides take their turns in the opposite order")
     parser.add_argument("--data", type=Path, help="folder with cifar10/ and tiny-imagenet/")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--profile", action="store_true", help="only manyview, and where its time goes")
@@ -700,9 +723,10 @@ def main() -> None:
 
     report: dict[str, Any] = machine()
     cores = pin(args.cores)
-    report |= {"used_cores": cores, "rounds": args.rounds, "seconds": args.seconds}
+    report |= {"used_cores": cores, "rounds": args.rounds, "seconds": args.seconds, "reverse": args.reverse}
     report["cases"] = {}
     console = Console(width=None if sys.stdout.isatty() else 180)
+    console.print(report["cpu"] + "; " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     with torch.inference_mode():
         for name in names:
             case = CASES[name]
@@ -716,7 +740,7 @@ def main() -> None:
                 shares = ", ".join(f"{part} {value / total:.0%}" for part, value in parts.items())
                 console.print(f"{name}: {about}\n  {total * 1e6 / case.batch:.1f} us an image (two views): {shares}")
             else:
-                row["sides"] = measure(case, inputs, cores, args.rounds, args.seconds, wanted)
+                row["sides"] = measure(case, inputs, cores, args.rounds, args.seconds, wanted, args.reverse)
                 show(name, row["sides"], about, console)
             report["cases"][name] = row
     if args.out:
