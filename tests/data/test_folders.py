@@ -379,6 +379,7 @@ def test_a_folder_of_images_for_another_source_is_told_with_its_cure(tmp_path, s
 def test_splits_of_a_table_that_are_not_read_are_told(tmp_path):
     for split in ("train", "validation", "extra"):
         table(4, tmp_path / f"{split}.parquet")
+    fails(r"no class folders in .*; parquet files are read with data\.source=hf", "folder", root=tmp_path)
     note = open_("hf", root=tmp_path, val_fraction=0).note
     way = """data.source="hf(val='validation')\""""
     assert note == f"4 train, no val, no test; 'extra' and 'validation' not read (else say {way})"

@@ -139,6 +139,8 @@ def _check(parts: dict[str, _Part], found: Found, labels: str | None, without: C
     for role, part in parts.items():
         if not part.loose and not part.classes:
             cure = "" if role == "train" else f"; to leave it out, say {without(part.place.name)}"
+            if any(detail == ".parquet" for _, detail in found.left_out):
+                cure = "; parquet files are read with data.source=hf"
             where = shown(part.place / part.empty[0] if part.empty else part.place)
             what = "images" if part.empty or not labels else "class folders"
             raise DataError(f"no {what} in {where}{left_out}; {LAYOUT}{cure}")

@@ -170,7 +170,7 @@ class _Walk:
 
     def folder(self, number: int, below: str, start: str) -> None:
         """Reads a folder and all real ones in it; links are kept for later. below: its path under root `number`."""
-        stack = [(below, start)]
+        stack, known = [(below, start)], extensions()
         while stack and not (self.any_one and self.files[number]):
             relative, place = stack.pop()
             top = relative != "" and os.sep not in relative
@@ -181,7 +181,7 @@ class _Walk:
                     continue
                 self.read.add(key)
                 with os.scandir(place) as entries:
-                    inside = sorted(entries, key=lambda entry: entry.name)
+                    inside = list(entries)
             except OSError as error:
                 if not relative:
                     raise _unreadable(place, error) from None
@@ -190,8 +190,12 @@ class _Walk:
                 continue
             self.folders[number].update([relative] if top else [])
             for entry in inside:
-                path = os.path.join(relative, entry.name)
-                if self.entry(number, path, entry):
+                name = entry.name
+                path = f"{relative}{os.sep}{name}" if relative else name
+                # of a million files most are such, and need no second look
+                if name[name.rfind(".") :].lower() in known and name[0] != "." and entry.is_file(follow_symlinks=False):
+                    self.files[number].append(path)
+                elif self.entry(number, path, entry):
                     stack.append((path, entry.path))
 
     def links(self) -> None:
