@@ -20,6 +20,7 @@ from manyview.views import View, draw_views
 
 GAP, LINE, NAME = 10, 12, 16
 PARTS = 3  # of a path that a caption shows
+MOST = 2048  # pixels of a picture's side
 Column = tuple[str, list[Tensor], list[list[str]]]  # title, images [C, h, w], a caption each
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -86,10 +87,11 @@ def contact_sheet(
 def compose(*bands: Sequence[Column]) -> Image.Image:
     """Columns of (title, images [C, h, w], captions) as one picture, one band of them below the other.
 
-    Images as large as the largest, or smaller by a whole factor, keep their pixels or show each as a square.
+    Images as large as the largest, or smaller by a whole factor, keep their pixels or show each as a square; those of
+    more than `MOST` pixels a side are shown smaller.
     """
     font = ImageFont.load_default(size=10)
-    largest = max(max(image.shape[-2:]) for columns in bands for _, images, _ in columns for image in images)
+    largest = min(MOST, max(max(image.shape[-2:]) for columns in bands for _, images, _ in columns for image in images))
     cell = largest * max(1, round(144 / largest))
     words = [word for columns in bands for title, _, _ in columns for word in title.split(" ")]
     fonts = [ImageFont.load_default(size=size) for size in (13, 12, 11)]

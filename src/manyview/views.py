@@ -24,6 +24,7 @@ from manyview.augment.crop import CenterCrop, Crop, Resize
 from manyview.augment.mix import MIXING, mix_target, on_rows
 from manyview.augment.op import TURNS, as_float
 from manyview.augment.orbit import ORBITS, orbit, orbit_size
+from manyview.augment.part import ResizedPart, check_growth, in_parts
 from manyview.draws import Draws
 from manyview.engine.program import Lowered
 from manyview.engine.render import Reduced, Source, is_levels, render, sizes_of, together
@@ -273,8 +274,19 @@ def sample_views(
 
     sizes: heights and widths of the source images, int64 [B, 2]. index: which images, [B]. Nothing but the arguments
     matters, so the same call gives the same parameters on any machine, at any time; and in any batch, but for ops that
-    mix the images of a batch.
+    mix the images of a batch. Raises DataError for an image that is too small for an op, or would grow without bounds.
     """
+    size_of: dict[str, Tensor] = {IMAGE: sizes}
+    for view in plan.values():
+        size = size_of[view.source.partition(".")[0]]
+        check_growth([planned.op for planned in view.ops], size)
+        size_of[view.name] = view.output_size(size)
+    return _sample(plan, sizes, index, epoch, seed)
+
+
+def _sample(
+    plan: Mapping[str, PlannedView], sizes: Tensor, index: Tensor | Sequence[int], epoch: int, seed: int
+) -> dict[str, dict[str, Params]]:
     rows = np.asarray(index, dtype=np.int64)
     size_of: dict[str, Tensor] = {IMAGE: sizes}
     drawn: dict[str, dict[str, Params]] = {}
@@ -394,7 +406,7 @@ def draw_boxes(
     }
     if not all(view.ops and isinstance(view.ops[0].op, (Crop, Resize)) for view in first.values()):
         return None
-    drawn = sample_views(first, sizes, index, epoch, seed)
+    drawn = _sample(first, sizes, index, epoch, seed)
     boxes, outs = [], []
     for name, view in first.items():
         box = drawn[name][view.ops[0].name]["box"].view(len(sizes), -1, 4)
@@ -412,7 +424,7 @@ def _render(
 ) -> Tensor | Sequence[Tensor]:
     """The images, each `repeat` times, after all ops: runs of compiled ops as one program, others one by one."""
     for can_lower, run in groupby(ops, key=lambda planned: isinstance(planned.op, Lowered)):
-        drawn = [(planned.op, params[planned.name]) for planned in run]
+        drawn = in_parts([(planned.op, params[planned.name]) for planned in run])
         if compiled and can_lower and is_levels(images):
             made = render(drawn, images, repeat)  # type: ignore[arg-type]
             if made is not None:
@@ -424,7 +436,7 @@ def _render(
     return repeated(images, repeat)
 
 
-def _one_by_one(op: Op, images: Tensor | Sequence[Tensor], params: Params) -> Tensor | list[Tensor]:
+def _one_by_one(op: Op | ResizedPart, images: Tensor | Sequence[Tensor], params: Params) -> Tensor | list[Tensor]:
     """Renders a batch at once; images of unlike sizes one by one, until they are alike."""
     images = images if isinstance(images, Tensor) else together(images)
     if isinstance(images, Tensor):

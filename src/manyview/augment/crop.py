@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from manyview.augment.op import PIXELS, Params, ViewParams, as_float, as_range, check_whole
@@ -20,6 +19,7 @@ from manyview.draws import Draws
 from manyview.engine.program import Code, Column
 from manyview.errors import DataError
 
+ROWS_FIRST = 8  # times the height that rows may become before columns are mixed
 ATTEMPTS = 10  # torchvision's and the Inception crop's number of tries before it falls back to the centre
 
 
@@ -107,14 +107,8 @@ class PadCrop:
         return {"box": fractions(torch.cat([top, left, out], dim=1).double(), sizes)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
-        pad = (self.padding,) * 4
-        if self.mode == "zeros":
-            padded = F.pad(images, pad)
-        else:
-            padded = F.pad(images.float(), pad, mode="reflect").to(images.dtype)
-        boxes = pixels(params["box"], images)
-        boxes = boxes + torch.tensor([self.padding, self.padding, 0, 0], device=boxes.device)
-        return cut(padded, boxes, images.shape[-2:] if self.size is None else as_pair(self.size))
+        size = images.shape[-2:] if self.size is None else as_pair(self.size)
+        return cut(images, pixels(params["box"], images), size, self.mode)
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:
         corner = box_pixels(params["box"], sizes)[:, :2]
@@ -153,7 +147,8 @@ class CenterCrop:
         return cut(images, pixels(params["box"], images), as_pair(self.size))
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:
-        return [Column(Code.WINDOW, box_pixels(params["box"], sizes)[:, :2], size=as_pair(self.size))]
+        corner = box_pixels(params["box"], sizes)[:, :2]
+        return [Column(Code.WINDOW, torch.cat([corner, torch.zeros(len(corner), 1)], dim=1), size=as_pair(self.size))]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """As `crop` [B, 4]."""
@@ -177,11 +172,7 @@ class Resize:
         return {"box": whole.repeat(len(sizes), 1)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
-        height, width = images.shape[-2:]
-        size = as_pair(self.size)
-        if isinstance(self.size, int):  # in plain numbers: those of a tensor would break the graph
-            size = self.size * height // min(height, width), self.size * width // min(height, width)
-        return resample(images, pixels(params["box"], images), size)
+        return resample(images, pixels(params["box"], images), self.whole(images.shape[-2], images.shape[-1]))
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:
         out = self.output_size(sizes)
@@ -196,6 +187,12 @@ class Resize:
         if not isinstance(self.size, int):
             return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
         return self.size * sizes // sizes.min(dim=1, keepdim=True).values
+
+    def whole(self, height: int, width: int) -> tuple[int, int]:
+        """`output_size` of one image in plain numbers; those of a tensor would break the graph of a compiler."""
+        if not isinstance(self.size, int):
+            return as_pair(self.size)
+        return self.size * height // min(height, width), self.size * width // min(height, width)
 
 
 def check_size(size: Any) -> None:
@@ -245,30 +242,57 @@ def box_difference(a: Params, b: Params, frame: ViewParams | None) -> Tensor:
     return apart
 
 
-def cut(images: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Boxes [B, 4], all of one size (height, width), cut out of the images, pixel for pixel."""
-    boxes = boxes.to(images.device)
-    rows = boxes[:, :1] + torch.arange(size[0], device=images.device)
-    columns = boxes[:, 1:2] + torch.arange(size[1], device=images.device)
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+def cut(images: Tensor, boxes: Tensor, size: Sequence[int], beyond: str | None = None) -> Tensor:
+    """Boxes [B, 4], all of one size (height, width), cut out of the images, pixel for pixel.
 
-
-def resample(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes in pixels [B, 4], each resized to (height, width) with an antialiased triangle filter; float [0, 1]."""
-    boxes = boxes.to(images.device)
-    images = as_float(images)
-    rows = mix_rows(images.permute(0, 2, 1, 3), boxes[:, 0], boxes[:, 2], size[0])  # [B, height, C, W]
-    both = mix_rows(rows.permute(0, 3, 2, 1), boxes[:, 1], boxes[:, 3], size[1])  # [B, width, C, height]
-    return both.permute(0, 2, 3, 1).contiguous().clamp(0, 1)
-
-
-def mix_rows(rows: Tensor, start: Tensor, length: Tensor, target: int) -> Tensor:
-    """[start, start + length) of each image's rows [B, N, …], with lengths of its own [B], resized to `target` rows.
-
-    The taps of a row are added up one after the other, so that nothing but the image bears on how its sums round.
+    beyond: what boxes that reach over the edges find there, "zeros" or "reflect"; no image is made larger for it.
     """
-    first, weights = triangle_taps(start, length, rows.shape[1], target)
+    boxes = boxes.to(images.device)
+    places, inside = [], []
+    for axis in (0, 1):
+        last = images.shape[axis - 2] - 1
+        at = boxes[:, axis : axis + 1] + torch.arange(size[axis], device=images.device)
+        inside.append((at >= 0) & (at <= last))
+        places.append(last - (last - at.abs()).abs() if beyond == "reflect" else at.clamp(0, last))
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    made = images.permute(0, 2, 3, 1)[batch, places[0][:, :, None], places[1][:, None, :]].permute(0, 3, 1, 2)
+    if beyond == "zeros":
+        made = made * (inside[0][:, None, :, None] & inside[1][:, None, None, :])
+    return made.contiguous()
+
+
+def resample(
+    images: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    corner: Tensor | None = None,
+    part: tuple[int, int] | None = None,
+) -> Tensor:
+    """Boxes in pixels [B, 4], each resized to (height, width) with an antialiased triangle filter; float [0, 1].
+
+    corner, part: of the resized images only the part of that height and width from there on is made; top, left [B, 2].
+    """
+    boxes, part = boxes.to(images.device), part or size
+    corner = torch.zeros_like(boxes[:, :2]) if corner is None else corner.to(images.device)
+    images = as_float(images)
+    mixed = images.permute(0, 2, 1, 3)  # [B, H, C, W]
+    axes = (0, 1)
+    if part[0] > ROWS_FIRST * images.shape[-2]:  # or what lies in between were larger than image and output
+        mixed, axes = images.permute(0, 3, 1, 2), (1, 0)
+    for axis in axes:
+        start, length = boxes[:, axis], boxes[:, axis + 2]
+        mixed = mix_rows(mixed, start, length, size[axis], corner[:, axis], part[axis]).transpose(1, 3)
+    # rows and columns changed places twice: [B, height, C, width], or [B, width, C, height]
+    return (mixed.permute(0, 2, 1, 3) if axes == (0, 1) else mixed.permute(0, 2, 3, 1)).contiguous().clamp(0, 1)
+
+
+def mix_rows(rows: Tensor, start: Tensor, length: Tensor, whole: int, first_out: Tensor, target: int) -> Tensor:
+    """[start, start + length) of each image's rows [B, N, …], with lengths of its own [B], resized to `whole` rows.
+
+    Of these, `target` are made, from the row `first_out` [B] on. The taps of a row are added up one after the other, so
+    that nothing but the image bears on how its sums round.
+    """
+    first, weights = triangle_taps(start, length, rows.shape[1], whole, first_out, target)
     batch = torch.arange(len(rows), device=rows.device)[:, None]
     shape = (len(rows), target, *(1,) * (rows.ndim - 2))
     mixed = rows.new_zeros(())
@@ -278,19 +302,22 @@ def mix_rows(rows: Tensor, start: Tensor, length: Tensor, target: int) -> Tensor
     return mixed
 
 
-def triangle_taps(start: Tensor, length: Tensor, source: int, target: int) -> tuple[Tensor, list[Tensor]]:
-    """The triangle filter that resizes [start, start + length) within `source` pixels to `target` of them.
+def triangle_taps(
+    start: Tensor, length: Tensor, source: int, whole: int, first_out: Tensor, target: int
+) -> tuple[Tensor, list[Tensor]]:
+    """The triangle filter that resizes [start, start + length) within `source` pixels to `whole` of them.
 
-    start, length: [B]. Returns the first pixel that each takes, int64 [B, target], and the weights of that and of the
-    following ones, float64 [B, target] each: as many as the largest reduction needs, so that none has to be looked at.
+    start, length: [B]. Returns, for `target` of them from `first_out` [B] on, the first pixel that each takes, int64
+    [B, target], and the weights of that and of the following ones, float64 [B, target] each: as many as the largest
+    reduction needs, so that none has to be looked at.
     """
     start, length = start.double()[:, None], length.double()[:, None]
-    scale = length / target
+    scale = length / whole
     reach = scale.clamp_min(1.0)
-    centre = start + scale * (torch.arange(target, device=start.device) + 0.5)
+    centre = start + scale * ((first_out[:, None] + torch.arange(target, device=start.device)).double() + 0.5)
     first = torch.maximum((centre - reach + 0.5).floor(), start)
     weights = []
-    for tap in range(math.ceil(2 * max(source / target, 1.0))):
+    for tap in range(math.ceil(2 * max(source / whole, 1.0))):
         position = first + (tap + 0.5)
         weight = (1 - (position - centre).abs() / reach).clamp_min(0)
         weights.append(torch.where(position < start + length, weight, 0.0))

@@ -191,14 +191,22 @@ def resample(
 ) -> None:
     """A box (top, left, height, width in pixels) resized with an antialiased triangle filter, then flipped.
 
-    source: flat uint8. box: need not lie on whole pixels. flips: along x, along y. taps, rows: scratch.
+    source: flat uint8. box: need not lie on whole pixels; it ends with the numbers of a part, see `Code.RESAMPLE`.
+    flips: along x, along y. taps, rows: scratch.
     """
     channels, out_h, out_w = b.shape
     top, left = math.floor(box[0]), math.floor(box[1])
     box_h, box_w = min(math.ceil(box[0] + box[2]), height) - top, min(math.ceil(box[1] + box[3]), width) - left
-    first_y, count_y, weight_y, first_x, count_x, weight_x = taps
-    triangle(box[0] - top, box[2], box_h, out_h, first_y, count_y, weight_y)
-    most = triangle(box[1] - left, box[3], box_w, out_w, first_x, count_x, weight_x)
+    first_y, count_y, flat_y, first_x, count_x, flat_x = taps
+    most_y, most_x = len(flat_y) // out_h, len(flat_x) // out_w
+    weight_y, weight_x = (
+        flat_y[: most_y * out_h].reshape(most_y, out_h),
+        flat_x[: most_x * out_w].reshape(most_x, out_w),
+    )
+    scale_y, scale_x = box[2] / float(box[8] or out_h), box[3] / float(box[9] or out_w)
+    start_y, start_x = box[0] - top + scale_y * box[6], box[1] - left + scale_x * box[7]
+    triangle(start_y, scale_y * out_h, box_h, out_h, first_y, count_y, weight_y)
+    most = triangle(start_x, scale_x * out_w, box_w, out_w, first_x, count_x, weight_x)
     if flips[0] > ZERO:
         for x in range(out_w // 2):
             o = out_w - 1 - x
@@ -1020,12 +1028,13 @@ def run(
     for t in range(len(sizes)):
         largest = max(largest, sizes[t, 0] * sizes[t, 1])
         widest = max(widest, max(sizes[t, 0], sizes[t, 1]))
-    most_taps = 8
+    most_weights = 0
     for i in range(start, stop):
         widest = max(widest, max(source_sizes[i, 0], source_sizes[i, 1]))
         for t in range(len(sizes)):
             for side in range(2 if codes[i, t] == Code.RESAMPLE else 0):
-                most_taps = max(most_taps, int(2 * args[i, t, 2 + side] / sizes[t, side]) + 4)
+                whole = args[i, t, 8 + side] or F(sizes[t, side])
+                most_weights = max(most_weights, sizes[t, side] * (int(2 * args[i, t, 2 + side] / whole) + 4))
     rows_a, rows_b = np.empty(channels * largest, np.uint8), np.empty(channels * largest, np.uint8)
     rows_k = np.empty(channels * largest, np.uint8)
     floats = np.empty((3, largest), np.float32)
@@ -1037,7 +1046,7 @@ def run(
     tap_weights = np.empty(widest + 1, np.float32)
     first_y, count_y = np.empty(widest, np.int32), np.empty(widest, np.int32)
     first_x, count_x = np.empty(widest, np.int32), np.empty(widest, np.int32)
-    weight_y, weight_x = np.empty((most_taps, widest), np.float32), np.empty((most_taps, widest), np.float32)
+    weight_y, weight_x = np.empty(most_weights, np.float32), np.empty(most_weights, np.float32)
     share = np.empty(widest, np.float32)
     counts = np.empty(256, np.int32)
     taps = (first_y, count_y, weight_y, first_x, count_x, weight_x)
@@ -1058,10 +1067,10 @@ def run(
                     copy(source, packed, b)
                 elif code == Code.WINDOW:
                     window(source, packed, height, width, int(arg[0]), int(arg[1]), arg[2] > 0, arg[3:5], b)
-                elif arg[2] <= out_h and arg[3] <= out_w and on_pixels(arg[:4]):
+                elif arg[8] == 0 and arg[2] <= out_h and arg[3] <= out_w and on_pixels(arg[:4]):
                     enlarge(source, packed, height, width, arg[:4], arg[4:6], b, first_x, share, wide, lines)
                 else:
-                    resample(source, packed, height, width, arg[:4], arg[4:6], b, taps, wide)
+                    resample(source, packed, height, width, arg[:10], arg[4:6], b, taps, wide)
                 height, width = out_h, out_w
                 rows_a, rows_b = rows_b, rows_a
                 source, packed = rows_a, False

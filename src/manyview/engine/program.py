@@ -23,7 +23,8 @@ class Code(IntEnum):
 
     NOTHING = 0
     LOAD = 1  # the source as it is
-    RESAMPLE = 2  # box in pixels: top, left, height, width; flipped along x, along y. Changes the size
+    RESAMPLE = 2  # box in pixels: top, left, height, width; flipped along x, along y; top, left of the part that is
+    # made of a box resized to a height, width (all four 0: the whole). Changes the size
     WINDOW = 3  # top, left, reflect (else zeros); flipped along x, along y. Changes the size
     FLIP = 4  # along x, along y
     TURN = 5  # quarter turns anticlockwise; square images
@@ -149,7 +150,8 @@ def _fuse_flips(columns: list[Column]) -> list[Column]:
             place = places[last.code]  # type: ignore[index]
             kept = last.args[:, :place].double()
             before = last.args[:, place : place + 2].double() if last.args.shape[1] > place else torch.zeros_like(flips)
-            both = torch.cat([kept, (before != flips).double()], dim=1)  # two flips undo each other
+            more = last.args[:, place + 2 :].double()
+            both = torch.cat([kept, (before != flips).double(), more], dim=1)  # two flips undo each other
             fused[-1] = Column(last.code, both, last.applied, last.size)
         else:
             fused.append(column)
