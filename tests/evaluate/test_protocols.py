@@ -25,6 +25,7 @@ from manyview.evaluate.calibration import (
 from manyview.evaluate.evaluate import check_protocols, evaluate
 from manyview.evaluate.features import Features, Outputs, collect
 from manyview.evaluate.fewshot import FewShotTasks, few_shot
+from manyview.evaluate.finetune import Finetune
 from manyview.evaluate.invariance import Invariance
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import Linear, linear_probe
@@ -266,6 +267,14 @@ def test_augmentation_at_test_time_against_a_slow_loop(step, orbit, by):
     assert report.measures["forwards"] == len(members)
     assert report.measures["gain"] == pytest.approx(report.measures[""] - report.measures["single"])
     assert set(skipped) == {"picture 7: broken"}
+
+
+def test_images_none_of_which_can_be_read(step):
+    known = features_of(step, Broken(sunny(5, 4), set(range(5))), sunny(60, 2), skipped=[])
+    with pytest.raises(DataError, match=r"^aggregate: no labelled image of split 'test' could be read$"):
+        Aggregate("mirror").measure(known, "test")
+    with pytest.raises(DataError, match=r"^finetune: none of 5 images that judge could be read$"):
+        Finetune(epochs=1, fraction=0.2).measure(known, "test")
 
 
 def test_what_cannot_be_aggregated(known):
