@@ -67,7 +67,7 @@ def begun(folder) -> None:
             "autoaugment('cifar11')",
             "unknown policy 'cifar11'; did you mean 'cifar10'? policies: cifar10, imagenet, svhn",
         ),
-        ("randaugment(2, 9, ops='gpu')", "unknown op set 'gpu'; did you mean 'tpu'? op sets: torchvision, tpu"),
+        ("randaugment(2, 9, ops='gpu')", "unknown op set 'gpu'; did you mean 'tpu'? op sets: dssl, torchvision, tpu"),
         ("trivialaugment('narrow')", "unknown space 'narrow'; spaces: standard, wide"),
         ("randaugment(2, 31)", "m must be at most 30, got 31"),
         ("mixup(-1)", "alpha must be a number above 0, got -1"),

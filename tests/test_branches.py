@@ -669,6 +669,14 @@ def test_wrong_starts(init, message):
     assert refused(init=init).startswith(f"branches.net.init: {message}")
 
 
+def test_weights_start_in_one_way():
+    assert refused(init="torch", init_std=0.1).startswith("branches.net.init_std: init says how weights start; drop ")
+    assert (
+        parse_branch("net", {"backbone": "cresnet20", "init_std": 0.1}).init
+        == parse_branch("net", {"backbone": "cresnet20", "init": "normal(0.1)"}).init
+    )
+
+
 def test_published_weights_have_no_other_start():
     message = refused(backbone="resnet18(pretrained=True)", init="torch")
     assert message == ("branches.net.init: torch would draw the published weights anew; drop it, or pretrained=True")

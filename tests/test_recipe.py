@@ -752,7 +752,12 @@ def test_a_readout_of_two_branches_must_say_whose():
             "train.optimizer: sgd: unknown argument 'lrr'; did you mean 'lr'? arguments: ",
         ),
         ("train.optimizer=sgd(lr=-0.1)", "train.optimizer: lr must be a number of at least 0, got -0.1"),
-        ("train.optimizer=sgd(lr=1.0, momentum='x')", "train.optimizer: sgd(lr=1.0, momentum='x'): "),
+        ("train.optimizer=sgd(lr=1.0, momentum='x')", "train.optimizer: sgd: momentum must be a number, got 'x'"),
+        ("train.optimizer=sgd(lr=1.0, momentum=-1)", "train.optimizer: sgd(lr=1.0, momentum=-1): Invalid momentum"),
+        ("train.optimizer=sgd(lr=1.0, nesterov='x')", "train.optimizer: sgd: nesterov must be True or False, got 'x'"),
+        ("train.optimizer=sgd(lr=1.0, dampening='x')", "train.optimizer: sgd: dampening must be a number, got 'x'"),
+        ("train.optimizer=adamw(lr=1.0, betas=0.9)", "train.optimizer: adamw: betas must be 2 numbers, got 0.9"),
+        ("train.optimizer=lars(lr=1.0, trust_coeff='x')", "train.optimizer: lars: trust_coeff must be a number, got "),
         ("train.optimizer=adamw(lr=1.0, betas=(2, 3))", "train.optimizer: adamw(lr=1.0, betas=(2, 3)): Invalid beta"),
         ("train.optimizer=adafactor()", "train.optimizer: adafactor(): give the learning rate, as in adafactor(lr="),
         (

@@ -41,6 +41,7 @@ ARGUMENTS = {
     "crop": "8",
     "cutout": "4",
     "jitter": "0.4, 0.4, 0.4, 0.1",
+    "one_of": "'flip(1)', 'grid_shuffle(2)'",
     "pad_crop": "8",
     "randaugment": "3, 9",
     "resize": "12",
@@ -295,6 +296,8 @@ def test_captions_of_every_op(op, shape):
         if op == "augmix":  # the image's share, and a chain a line
             assert lines[0].split()[:2] == ["augmix", "image"]
             assert len(lines) == 1 + view.params[op]["depth"].shape[1]
+        elif op == "one_of":  # the way that was taken
+            assert [line.split()[0] for line in lines] == [("flip", "grid_shuffle")[int(view.params[op]["way"][row])]]
         elif "magnitude" in view.params[op]:  # a policy: an op a line
             assert len(lines) <= view.params[op]["op"][row].numel()
             assert {line.split()[0] for line in lines} <= set(POLICY_OPS)

@@ -117,7 +117,9 @@ def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
     init_std = fields.pop("init_std", None)
     if init_std is not None and (type(init_std) not in (int, float) or init_std <= 0):
         raise RecipeError(f"{where}.init_std: expected a positive number, got {init_std!r}")
-    init = Normal(init_std) if init_std else init  # as earlier versions wrote it
+    if init is not None and init_std:
+        raise RecipeError(f"{where}.init_std: init says how weights start; drop init_std, which earlier versions had")
+    init = Normal(init_std) if init_std else init
     if init is not None and backbone.kwargs.get("pretrained"):
         raise RecipeError(f"{where}.init: {init} would draw the published weights anew; drop it, or pretrained=True")
     heads: dict[str, Call] = {}

@@ -246,7 +246,7 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
             options["lr"] *= lr_factor(train)
         groups = parameter_groups(module, options.pop("weight_decay", 0.0), Rules(**ours))
         optimizer = create_optimizer_v2(groups, opt=call.name, **options)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
         raise RecipeError(f"train.optimizer: {call}: refused by the optimiser: {reason(error)}") from None
     if optimizer.defaults["lr"] is None:
         raise RecipeError(f"train.optimizer: {call}: give the learning rate, as in {call.name}(lr=0.01)")
@@ -326,6 +326,17 @@ def sync_batchnorm(step: nn.Module, processes: int, device: torch.device) -> Non
     convert_sync_batchnorm(step)
 
 
+def _check_alike(name: str, value: Any, default: Any) -> None:
+    """Raises RecipeError unless a value is of its default's kind, which optimisers may find out at their first step."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise RecipeError(f"{name} must be True or False, got {value!r}")
+    if isinstance(default, (int, float)) and not isinstance(default, bool) and not number:
+        raise RecipeError(f"{name} must be a number, got {value!r}")
+    if isinstance(default, tuple) and not (isinstance(value, (tuple, list)) and len(value) == len(default)):
+        raise RecipeError(f"{name} must be {len(default)} numbers, got {value!r}")
+
+
 def check_training(train: Train, known: Collection[str] | None = None) -> None:
     """Raises RecipeError for a length given twice or not at all, and for unknown optimisers, schedules, arguments.
 
@@ -359,6 +370,10 @@ def check_training(train: Train, known: Collection[str] | None = None) -> None:
         if key not in names:
             raise RecipeError(f"train.optimizer: {call.name}: {unknown('argument', key, names)}")
     check_arguments(optimizer, Call(call.name, (), options), "train.optimizer", {"params": None})
+    for key, value in options.items():
+        _check_alike(
+            f"train.optimizer: {call.name}: {key}", value, inspect.signature(optimizer).parameters[key].default
+        )
     make_optimizer(
         train.model_copy(update={"optimizer": str(Call(call.name, (), options))}), skip_init(nn.Linear, 1, 1)
     )

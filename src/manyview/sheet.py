@@ -139,15 +139,31 @@ def short_path(name: str) -> str:
 
 
 def caption(view: View, row: int) -> list[str]:
-    """What was drawn for one image, an op a line; ops whose coin said no are left out."""
+    """What was drawn for one image, an op a line; ops whose coin said no are left out, and ways not taken."""
+    return _lines({op: {name: value[row] for name, value in params.items()} for op, params in view.params.items()})
+
+
+def _lines(drawn: Mapping[str, Params]) -> list[str]:
     lines = []
-    for op, params in view.params.items():
-        values = {name: value[row] for name, value in params.items()}
-        if "magnitude" in values:
+    for op, values in drawn.items():
+        if "way" in values:  # one of several
+            lines += _lines(_taken(values))
+        elif "magnitude" in values:
             lines += _policy_lines(op, values)
         elif bool(values.pop("applied", True)):
             lines.append(f"{op} {', '.join(_described(values))}".strip())
     return lines
+
+
+def _taken(values: Params) -> dict[str, Params]:
+    """What the ops of the way drew that `one_of` took: op -> its parameters."""
+    taken: dict[str, Params] = {}
+    for key, value in values.items():
+        way, _, rest = key.partition(".")
+        if rest and int(way) == int(values["way"]):
+            op, _, name = rest.partition(".")
+            taken.setdefault(op, {})[name] = value
+    return taken
 
 
 def _described(values: Params) -> list[str]:

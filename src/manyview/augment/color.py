@@ -62,7 +62,7 @@ class Jitter:
         given = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
         ranges = []
         for name, value in given.items():
-            if isinstance(value, (int, float)):
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
                 if value < 0:
                     raise ValueError(f"{name} must not be negative, got {value}")
                 value = (max(0.0, 1 - value), 1 + value)

@@ -123,7 +123,7 @@ def check_rgb(name: str, images: Tensor) -> None:
 
 def check_probability(p: float) -> None:
     """Raises ValueError unless p is a probability."""
-    if not isinstance(p, (int, float)) or not 0 <= p <= 1:
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
         raise ValueError(f"p must be a probability in [0, 1], got {p!r}")
 
 

@@ -29,16 +29,14 @@ class Code(IntEnum):
     FLIP = 4  # along x, along y
     TURN = 5  # quarter turns anticlockwise; square images
     PERMUTE = 6  # order of the channels (3)
-    WARP = (
-        7  # 2x3 matrix from output to source, from the centre, x first; 0 nearest, 1, 2 bilinear, 3 bicubic; fill (3)
-    )
+    WARP = 7  # 2x3 matrix from output to source, from the centre, x first; 0 nearest, 1, 2 bilinear, 3 cubic; fill (3)
     PROJECT = 8  # eight terms of the map from output to source; 0 nearest, 1, 2 bilinear; fill (3)
     SHUFFLE = 9  # cells a side; order of the cells
     FILL = 10  # top, left, bottom, right in pixels; fill (3)
     BLUR = 11  # sigma, reach
     SHARPEN = 12  # factor
     JITTER = (
-        13  # factors of brightness, contrast, saturation, turns of hue; their order (4), 8 for HSV's; HSV saturation
+        13  # factors of brightness, contrast, saturation, turns of hue; their order (4); HSV's saturation, number 8
     )
     GRAY = 14
     LEVELS = 15  # factor

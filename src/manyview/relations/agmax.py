@@ -101,7 +101,7 @@ class AgMax(nn.Module):
         super().__init__()
         if over_classes not in OVER_CLASSES:
             raise ValueError(f"over_classes must be 'mean' or 'sum', got {over_classes!r}")
-        if divergence_weight < 0:
+        if isinstance(divergence_weight, bool) or divergence_weight < 0:
             raise ValueError(f"divergence_weight must not be negative, got {divergence_weight}")
         self.init = None if std is None else Normal(std)
         hidden = joint_width(a.dim) if hidden is None else hidden

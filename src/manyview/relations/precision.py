@@ -37,7 +37,7 @@ def _raise(value: Any) -> Any:
 def check_temperature(temperature: float) -> None:
     """Raises ValueError unless the temperature is positive."""
     try:
-        positive = bool(temperature > 0)  # of any number, a tensor's too
+        positive = not isinstance(temperature, bool) and bool(temperature > 0)  # of any number, a tensor's too
     except TypeError:
         positive = False
     if not positive:
