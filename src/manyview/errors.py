@@ -35,7 +35,7 @@ class Interrupted(RunError):
     """A run that was asked to stop, by Ctrl-C or a scheduler, and did so after saving where it stood."""
 
 
-FEW = 8  # names that a message lists; of more it gives the nearest
+FEW = 10  # names that a message lists; of more it gives the nearest
 NEAREST = 3
 LISTS = {
     "optimizer": "timm.optim.list_optimizers()",

@@ -19,6 +19,7 @@ from torch import nn
 from manyview.augment.op import check_not_negative
 from manyview.errors import RecipeError, RunError, unknown
 from manyview.grammar import Call, bind, check_arguments, parse_call
+from manyview.words import counted
 
 if TYPE_CHECKING:
     from manyview.recipe import Train
@@ -69,7 +70,8 @@ def cosine(
     prefix = steps_of(warmup, clock, "warmup")
     if prefix >= clock.steps:
         raise ValueError(
-            f"a warm-up of {prefix} steps leaves nothing of a run of {clock.steps}; shorten it, as in warmup=0.1"
+            f"a warm-up of {counted(prefix, 'step')} leaves nothing of a run of {clock.steps}; "
+            "shorten it, as in train.schedule.warmup=0.1"
         )
     return CosineLRScheduler(optimizer, max(1, clock.steps - prefix), lr_min=floor, **_warmup(prefix, optimizer))
 

@@ -81,7 +81,7 @@ class Train(_Frozen, strict=True):
     accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
     weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together, on
     GPUs. on_collapse: what happens when the embeddings of a recipe without a classifier collapse: warn, stop or ignore.
-    evaluate_every: epochs. checkpoint_every: "1 epochs" or "500 steps". log_every: steps.
+    evaluate_every: epochs. checkpoint_every: "1 epoch" or "500 steps". log_every: steps.
     """
 
     epochs: int | None = Field(None, ge=1)
@@ -97,7 +97,7 @@ class Train(_Frozen, strict=True):
     sync_batchnorm: bool = False
     on_collapse: Literal["warn", "stop", "ignore"] = "warn"
     evaluate_every: int = Field(1, ge=1)
-    checkpoint_every: str = "1 epochs"
+    checkpoint_every: str = "1 epoch"
     log_every: int = Field(10, ge=1)
 
     @field_validator("optimizer", "schedule")

@@ -39,6 +39,7 @@ from manyview.views import (
     usual_test_view,
     with_sources,
 )
+from manyview.words import counted
 
 
 class Output(TypedDict):
@@ -158,14 +159,14 @@ class Step(nn.Module):
         for function in read.functions:
             if isinstance(function, Mix) and self._members(function.like) not in (1, members):
                 raise RecipeError(
-                    f"{where}: '{function.like}' has {self._members(function.like)} rows an image and "
+                    f"{where}: '{function.like}' has {counted(self._members(function.like), 'row')} an image and "
                     f"{read.name}({read.view}) has {members}; name a member, as in like={function.like}.0"
                 )
             if function == "aggregate":
                 if members == 1 or dim % members:
                     raise RecipeError(
                         f"{where}: aggregate needs joint logits of a family, a column a class and member; "
-                        f"{read.name}({read.view}) has {dim} columns for {members} members"
+                        f"{read.name}({read.view}) has {counted(dim, 'column')} for {counted(members, 'member')}"
                     )
                 dim, members = dim // members, 1
         constant = "stop" in read.functions or branch.spec.ema is not None

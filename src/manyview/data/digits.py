@@ -22,7 +22,10 @@ def digits(root: Path | None, *, download: bool, stored: Stored | None = None) -
     from sklearn.datasets import load_digits
 
     if root is not None:
-        raise DataError(f"digits lie in no folder, so data.root={root} would not be looked at; say data.source=folder")
+        raise DataError(
+            f"digits lie in no folder, so data.root={root} would not be looked at; "
+            f"say data.source=folder data.root={root}"
+        )
     data = load_digits()
     grey = torch.from_numpy(np.round(data.images * 255 / 16).astype(np.uint8))
     labels = data.target.astype(np.int64)

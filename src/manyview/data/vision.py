@@ -50,7 +50,9 @@ def vision(
             reason = (
                 (str(error).strip() or type(error).__name__).partition("\n")[0].partition(" You can use")[0].rstrip(".")
             )
-            hint = "" if download else "; nothing is downloaded unless data.download=true"
+            folders = root.is_dir() and any(entry.is_dir() for entry in root.iterdir())
+            own = f"; if {root} holds images of your own, say data.source=folder data.root={root}" if folders else ""
+            hint = "" if download else f"; nothing is downloaded unless data.download=true{own}"
             raise DataError(f"{name} cannot be opened under {root} ({reason}){hint}") from error
         classes = classes or _class_names(data, opened[part])
     return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, carve_test="test" not in opened)

@@ -85,4 +85,4 @@ class Knn:
             )
         except ValueError as error:  # images that cannot be read are missing in the bank
             raise DataError(f"knn: {error}") from None
-        return Report({"": 100 * float((predicted == queries.labels).float().mean())})
+        return Report({"": 100 * float((predicted == queries.labels).double().mean())})

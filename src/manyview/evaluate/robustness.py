@@ -24,6 +24,7 @@ from manyview.evaluate.linear import check_held_out
 from manyview.evaluate.pipeline import some_of
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.evaluate.scores import WAYS, scores_of
+from manyview.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,7 +137,7 @@ class Robustness:
         if not seen:
             raise DataError(f"no image of '{split}' could be read")
         found = {key: 100 * right[key] / count for key, count in seen.items()}
-        note = f"{seen[CLEAN]:,} images; {note}"
+        note = f"{counted(seen[CLEAN], 'image')}; {note}"
         report = _report(found, self.names, self.severities, note)
         whole = set(MAIN) <= set(self.names) and len(self.severities) == 5 and features.classes == 1000
         if not (whole and self.root is not None and Corrupted(Path(self.root).expanduser()).tree):

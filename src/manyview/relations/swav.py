@@ -26,6 +26,7 @@ from manyview.distributed import gather
 from manyview.errors import ManyviewWarning, RecipeError
 from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import Port, Reading, check_alike, check_single, same_shape
+from manyview.words import counted
 
 
 @in_float32
@@ -101,7 +102,9 @@ class SwAV(nn.Module):
         check_alike(a, b)
         check_single(a, b)
         if others is not None and others.dim != a.dim:
-            raise RecipeError(f"{others} has {others.dim} columns and {a} has {a.dim}; read the same head of both")
+            raise RecipeError(
+                f"{others} has {counted(others.dim, 'column')} and {a} has {a.dim}; read the same head of both"
+            )
         check_whole("prototypes", prototypes)
         check_temperature(temperature)
         if type(epsilon) not in (int, float) or not epsilon > 0:
@@ -119,7 +122,8 @@ class SwAV(nn.Module):
         scores1, scores2 = self._scores(a.value), self._scores(b.value)
         if len(scores1) < len(self.prototypes):
             warnings.warn(
-                f"swav: {len(scores1)} images a step for {len(self.prototypes)} prototypes; codes cannot use all; "
+                f"swav: {counted(len(scores1), 'image')} a step for {len(self.prototypes)} prototypes; "
+                "codes cannot use all; "
                 "take fewer prototypes or a larger batch",
                 ManyviewWarning,
                 stacklevel=2,
