@@ -375,7 +375,7 @@ def refused(relation, recipe=RECIPE):
          "crop: a weight is a positive number, got 'much'; leave a kind out to drop it"),
         ("augself(h(a), h(b), crop=1, hidden=0)", "width must be a whole number of at least 1, got 0"),
         ("augself(h(a), h(t), crop=1)",
-         "h(a) has 1 rows an image and h(t) has 3; relate views with the same number of members"),
+         "h(a) has 1 row an image and h(t) has 3; relate views with the same number of members"),
         ("augself(h(a), logits(b), crop=1)",
          "h(a) has 64 columns and logits(b) has 10; relate readouts of the same width"),
     ],

@@ -342,7 +342,7 @@ def test_out_is_a_folder(refused, tmp_path):
         (
             ["train.steps=3", "train.schedule.warmup=3 steps"],
             "train.schedule: cosine(warmup='3 steps'): a warm-up of 3 steps leaves nothing of a run of 3; "
-            "shorten it, as in warmup=0.1",
+            "shorten it, as in train.schedule.warmup=0.1",
         ),
         (
             ["branches.net.logits=predictor(h, 8, 10)", "train.batch_size=4", "train.accumulate=4"],

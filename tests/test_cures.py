@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from commands import done
+from commands import done, manyview, one_line
 from manyview.cures import in_full, places
 from manyview.errors import FEW, ManyviewError, RecipeError, reason, unknown
 from manyview.recipe import Recipe, Train, load_recipe, parse_recipe
@@ -198,3 +198,73 @@ def test_an_exception_without_a_text_is_told_by_its_kind():
     assert reason(FileNotFoundError(2, "No such file or directory", "x.pt")) == "x.pt: No such file or directory"
     assert reason(RuntimeError("\n  first\n  second")) == "first"
     assert reason(KeyError("missing")) == "'missing'"
+
+
+# -------------------------------------------------------------------------------------------------- the parser's words
+
+USAGES = {
+    "train quickstart": "missing option '--out'; write --out runs/NAME",
+    "views quickstart": "missing option '--out'; write --out views.png",
+    "replay run --epoch 0 --out seen.png": "missing option '--index'; write --index 3",
+    "train quickstart --epochs 3 --out o": "no such option: --epochs; write train.epochs=3",
+    "train quickstart --epochs=3 --out o": "no such option: --epochs; write train.epochs=3",
+    "train quickstart --train.epochs=3 --out o": "no such option: --train.epochs; write train.epochs=3",
+    "train quickstart --lr 0.1 --out o": "no such option: --lr; write train.optimizer.lr=0.1",
+    "train": "missing argument 'RECIPE'; see manyview train --help",
+    "plann x": "no such command 'plann'. Did you mean 'plan'?; see manyview --help",
+    "views quickstart --count 0 --out v.png": "invalid value for '--count': ",
+}
+
+
+@pytest.mark.parametrize("command", USAGES)
+def test_what_the_parser_refuses_is_one_line(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert one_line(*manyview(*command.split())).startswith(USAGES[command])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_still_help():
+    code, out, err = manyview("train", "--help")
+    assert (code, err) == (0, "")
+    assert "Usage: manyview train" in out
+    assert manyview()[0] == 2
+    assert "Usage: manyview" in manyview()[1]
+
+
+def test_ctrl_c_is_one_line(monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("manyview.recipe.load_recipe", interrupted)
+    assert manyview("plan", "quickstart") == (130, "", "manyview: stopped\n")
+
+
+# ---------------------------------------------------------------------------------------------- what is not where it is
+
+
+def test_what_eval_was_meant_to_look_at(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "recipe.yaml").touch()
+    (tmp_path / "run" / "checkpoints" / "best.pt").touch()
+    inside = "; it lies in the run run, so write manyview eval run"
+    assert one_line(*manyview("eval", "run/checkpoints/best.pt")).endswith(inside)
+    assert one_line(*manyview("eval", "run/recipe.yaml")).endswith(inside)
+    message = one_line(*manyview("eval", "quickstart"))
+    assert message.endswith("; it is a recipe, so train it first: manyview train quickstart --out runs/quickstart")
+    assert "; did you mean resnet18, " in one_line(*manyview("eval", "resnet-18"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "cure"),
+    [
+        ("quickstart", ["data.root=photos"], "say data.source=folder data.root=photos"),
+        ("quickstart", ["data.source=photos"], "for that folder, write data.source=folder data.root=photos"),
+        ("tied_cifar10", ["data.root=photos"], "say data.source=folder data.root=photos"),
+    ],
+)
+def test_a_folder_of_own_images_is_told_in_full(recipe, overrides, cure, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    message = one_line(*manyview("train", recipe, *overrides, "--out", "run"))
+    assert message.endswith(f"; {cure}")

@@ -671,7 +671,7 @@ def test_a_warm_up_as_long_as_the_run():
         rates("cosine(warmup='60 steps')")
     expected = (
         "train.schedule: cosine(warmup='60 steps'): a warm-up of 60 steps leaves nothing of a run of 60; "
-        "shorten it, as in warmup=0.1"
+        "shorten it, as in train.schedule.warmup=0.1"
     )
     assert str(caught.value) == expected
 

@@ -398,7 +398,7 @@ def test_every_value_is_checked(override, message):
 
 def test_a_source_that_does_not_exist_is_refused_before_data_is_opened():
     message = refused("source: digits", "source: digit", DataError)
-    assert message.startswith("data.source: unknown source 'digit'; did you mean 'digits'? sources: digits, ")
+    assert message.startswith("data.source: unknown source 'digit'; did you mean 'digits'? sources: cifar10, ")
     message = refused("{source: digits}", "{source: digits(8)}", DataError)
     assert message.startswith("data.source: ")
     assert "write digits()" in message
@@ -707,7 +707,7 @@ def test_arguments_of_relations_are_checked(line, message):
         ("similarity(h(a), logits(b))", "h(a) has 64 columns and logits(b) has 10; relate readouts of the same width"),
         (
             "similarity(h(a), h(r))",
-            "h(a) has 1 rows an image and h(r) has 4; relate views with the same number of members",
+            "h(a) has 1 row an image and h(r) has 4; relate views with the same number of members",
         ),
         (
             "similarity(h(many), h(r))",
@@ -721,7 +721,7 @@ def test_arguments_of_relations_are_checked(line, message):
         ("orbit_cross_entropy(z(r))", "z(r) has 8 columns where 4 are needed; change its head"),
         (
             "distill(logits(a), toward=stop(logits(r)))",
-            "logits(a) has 1 rows an image and stop(logits(r)) has 4; relate views with the same number of members",
+            "logits(a) has 1 row an image and stop(logits(r)) has 4; relate views with the same number of members",
         ),
         (
             "distill(logits(a), toward=stop(aggregate(logits(r))))",

@@ -409,7 +409,7 @@ def test_more_prototypes_than_images_are_warned_of():
 
 
 UNLIKE_WIDTH = "h(a) has 5 columns and h(b) has 7; relate readouts of the same width"
-UNLIKE_ROWS = "h(a) has 1 rows an image and h(r) has 4; relate views with the same number of members"
+UNLIKE_ROWS = "h(a) has 1 row an image and h(r) has 4; relate views with the same number of members"
 
 
 @pytest.mark.parametrize(
@@ -559,7 +559,7 @@ train: {{epochs: 1}}
         ),
         (
             "similarity(h(a), h(r))",
-            "h(a) has 1 rows an image and h(r) has 4; relate views with the same number of members",
+            "h(a) has 1 row an image and h(r) has 4; relate views with the same number of members",
         ),
         ("cross_entropy(h(a))", "h(a) has 64 columns where 10 are needed; change its head"),
         ("cross_entropy(joint(r))", "joint(r) has 40 columns where 10 are needed; change its head"),

@@ -271,7 +271,7 @@ def replay(
     found = (train.index == index).nonzero()[0]
     if not len(found):
         raise DataError(
-            f"no training image has index {index}; this run trained on {len(train):,} images between "
+            f"no training image has index {index}; this run trained on {counted(len(train), 'image')} between "
             f"{train.index.min()} and {train.index.max()}"
         )
     position, together = int(found[0]), found

@@ -55,7 +55,7 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else found[0].encode("unicode_escape").decode()
 
 
-FEW = 8  # names that a message lists; of more it gives the nearest
+FEW = 10  # names that a message lists; of more it gives the nearest
 NEAREST = 3
 LISTS = {
     "optimizer": "timm.optim.list_optimizers()",

@@ -20,6 +20,7 @@ from manyview.files import write_bytes, write_json
 from manyview.run import Run
 from manyview.step import Step
 from manyview.views import TEST, fixed_size
+from manyview.words import counted
 
 OURS = ("num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
 
@@ -64,7 +65,7 @@ def export_timm(run: Run, out: Path) -> list[str]:
     data = save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata={"format": "pt"})
     write_bytes(out / "model.safetensors", data)
     write_json(out / "config.json", config)
-    lines = [f"wrote {out / 'model.safetensors'} and config.json: {spec.name}, {classes} classes"]
+    lines = [f"wrote {out / 'model.safetensors'} and config.json: {spec.name}, {counted(classes, 'class')}"]
     if small:
         lines.append(f"its stem is the small one: before loading, model.conv1 = nn.Conv2d({channels}, C, 3, 1, 1, "
                      "bias=False); model.maxpool = nn.Identity()")  # fmt: skip

@@ -20,6 +20,7 @@ from torch.nn.utils import skip_init
 from manyview.augment.op import check_not_negative
 from manyview.errors import RecipeError, RunError, reason, unknown
 from manyview.grammar import Call, bind, check_arguments, parse_call
+from manyview.words import counted
 
 if TYPE_CHECKING:
     from manyview.recipe import Train
@@ -86,7 +87,8 @@ def cosine(
     prefix = -(-steps_of(warmup, clock, "warmup") // every) * every
     if prefix >= clock.steps:
         raise ValueError(
-            f"a warm-up of {prefix} steps leaves nothing of a run of {clock.steps}; shorten it, as in warmup=0.1"
+            f"a warm-up of {counted(prefix, 'step')} leaves nothing of a run of {clock.steps}; "
+            "shorten it, as in train.schedule.warmup=0.1"
         )
     scheduler = CosineLRScheduler(optimizer, max(1, clock.steps - prefix), lr_min=floor, **_warmup(prefix, optimizer))
     if prefix and (start is not None or per == "epoch"):  # at lr in the last moment before the cosine, not in its first

@@ -20,6 +20,7 @@ from manyview.grammar import Call, Name, bind, check_arguments, parse_call
 from manyview.relations import RELATIONS, SYMMETRIC, FitError, Port
 from manyview.relations.weight import SCHEDULES, Weight
 from manyview.views import TEST, PlannedView, check_member
+from manyview.words import counted
 
 
 @dataclass(frozen=True)
@@ -265,14 +266,14 @@ def make_port(
     for function in read.functions:
         if isinstance(function, Mix) and rows_an_image(function.like, views) not in (1, members):
             raise FitError(
-                f"{where}: '{function.like}' has {rows_an_image(function.like, views)} rows an image and "
+                f"{where}: '{function.like}' has {counted(rows_an_image(function.like, views), 'row')} an image and "
                 f"{read.name}({read.view}) has {members}; name a member, as in like={function.like}.0"
             )
         if function == "aggregate":
             if members == 1 or dim % members:
                 raise FitError(
                     f"{where}: aggregate needs joint logits of a family, a column a class and member; "
-                    f"{read.name}({read.view}) has {dim} columns for {members} members"
+                    f"{read.name}({read.view}) has {counted(dim, 'column')} for {counted(members, 'member')}"
                 )
             dim, members = dim // members, 1
     constant = "stop" in read.functions or spec.ema is not None

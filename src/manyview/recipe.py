@@ -89,7 +89,7 @@ class Train(_Frozen, strict=True):
     all images one answer: warn, stop or ignore.
     keep: which weights are measured and taken out in the end, the best on validation images or the last. By default the
     best; of a recipe that learns nothing from labels the last, for to choose by them is to learn from them.
-    evaluate_every: epochs. checkpoint_every: "1 epochs" or "500 steps". log_every: steps.
+    evaluate_every: epochs. checkpoint_every: "1 epoch" or "500 steps". log_every: steps.
     """
 
     epochs: int | None = Field(None, ge=1, le=COUNTABLE)
@@ -106,7 +106,7 @@ class Train(_Frozen, strict=True):
     on_collapse: Literal["warn", "stop", "ignore"] = "warn"
     keep: Literal["best", "last"] | None = None
     evaluate_every: int = Field(1, ge=1, le=COUNTABLE)
-    checkpoint_every: str = "1 epochs"
+    checkpoint_every: str = "1 epoch"
     log_every: int = Field(10, ge=1, le=COUNTABLE)
 
     @field_validator("optimizer", "schedule")

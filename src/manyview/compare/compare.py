@@ -15,6 +15,7 @@ from manyview.compare.table import tabulate
 from manyview.compare.write import show, write_all
 from manyview.errors import RunError
 from manyview.streams import Escaping
+from manyview.words import counted
 
 
 def compare(
@@ -67,6 +68,7 @@ def compare(
     if results.failed:
         told = ", ".join(f"{name} seed {seed}" for name, seed, _ in results.failed)
         raise RunError(
-            f"{len(results.failed)} of {len(comparison.runs)} runs failed: {told}; {out}/compare.md has the rest"
+            f"{len(results.failed)} of {counted(len(comparison.runs), 'run')} failed: {told}; "
+            f"{out}/compare.md has the rest"
         )
     return written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from manyview.progress import LABELS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TITLE, NAME, LINE = 40, 26, 0.18  # letters of a line above an axis and beside a row, and the height of a line in inches
 INK, POINT, MEAN = "#1b1f24", "#8a94a0", "#0b62a8"
 
 
@@ -19,7 +21,14 @@ def draw(results: Results) -> Figure:
     from matplotlib.figure import Figure
 
     entries, main = results.comparison.entries, results.main
-    figure = Figure(figsize=(10, 1.5 + 0.42 * len(entries)), layout="constrained")
+    label = LABELS.get(main, main)
+    titles = [
+        lines(f"{label} on {results.comparison.split}: seeds and mean", TITLE),
+        lines(f"paired difference to {results.reference.name}: bootstrap (thick), t (thin), 95 %", TITLE),
+    ]
+    names = [lines(entry.name, NAME) for entry in entries]
+    height = 1.1 + LINE * max(map(len, titles)) + sum(max(0.42, LINE * len(name) + 0.1) for name in names)
+    figure = Figure(figsize=(10, height), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for row, entry in enumerate(entries):
         score = results.scores.get(main, {}).get(entry.name)
@@ -36,16 +45,26 @@ def draw(results: Results) -> Figure:
             right.plot(found.bootstrap, [row, row], "-", color=MEAN, lw=4, alpha=0.5, solid_capstyle="butt")
         right.plot([found.mean], [row], "o", color=MEAN, ms=6)
     right.axvline(0, color=INK, lw=0.8)
-    left.set_yticks(range(len(entries)), [entry.name for entry in entries])
+    left.set_yticks(range(len(entries)), ["\n".join(name) for name in names])
     left.set_ylim(len(entries) - 0.5, -0.5)
-    label = LABELS.get(main, main)
-    left.set_title(f"{label} on {results.comparison.split}: seeds and mean", fontsize=10)
-    right.set_title(f"paired difference to {results.reference.name}: bootstrap (thick), t (thin), 95 %", fontsize=10)
-    for axes in (left, right):
+    for axes, title in zip((left, right), titles, strict=True):
+        axes.set_title("\n".join(title), fontsize=10, parse_math=False)
         axes.grid(axis="x", alpha=0.3)
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
+
+
+def lines(text: str, width: int) -> list[str]:
+    """Text in lines of at most so many letters, parted at blanks and behind underscores, else anywhere."""
+    found = [""]
+    for part in re.findall(r"[^ _]*_|[^ _]+ ?| ", text):
+        if found[-1] and len((found[-1] + part).rstrip()) > width:
+            found.append("")
+        found[-1] += part
+        while len(found[-1].rstrip()) > width:
+            found[-1:] = [found[-1][:width], found[-1][width:]]
+    return [line.strip() for line in found]
 
 
 def save_svg(figure: Figure, path: Path) -> None:

@@ -24,6 +24,7 @@ from manyview.progress import Display
 from manyview.recipe import Recipe, difference, load_recipe
 from manyview.run import Run
 from manyview.step import Step
+from manyview.words import counted
 
 # settings of data that say how images are reached, not which they are
 ANYWHERE = ("data.download", "data.memory", "data.render", "data.workers")
@@ -273,7 +274,7 @@ def _at_length(drafts: Sequence[_Draft], lengths: Sequence[Length], splits: Spli
             # a warm-up of some steps is meant as it is; milestones belong to a length
             if re.search(r"at=[^=]*\d ?(epoch|step)", recipe.train.schedule.partition("warmup")[0]):
                 warnings.warn(
-                    f"recipe {draft.name}: the budget gives it {length.steps:,} steps, not its own, and "
+                    f"recipe {draft.name}: the budget gives it {counted(length.steps, 'step')}, not its own, and "
                     f"{recipe.train.schedule} does not follow; name parts of the run, as in at=(0.3, 0.6)",
                     ManyviewWarning,
                     stacklevel=2,

@@ -16,6 +16,7 @@ from manyview.errors import Interrupted, RunError
 from manyview.progress import table_row
 from manyview.run import Run
 from manyview.train import train
+from manyview.words import counted
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def train_runs(comparison: Comparison, console: Console, verbose: bool = False) 
     mine = [(entry, seed) for entry, seed in comparison.runs if not comparison.only or entry.name in comparison.only]
     waiting = [(entry, seed) for entry, seed in mine if (entry.name, seed) not in outcomes]
     if len(waiting) < len(mine):
-        console.print(f"{len(mine) - len(waiting)} of {len(mine)} runs have ended before")
+        console.print(f"{len(mine) - len(waiting)} of {counted(len(mine), 'run')} ended before")
     spent: dict[str, list[float]] = {}
     for number, (entry, seed) in enumerate(waiting):
         began = time.perf_counter()
@@ -71,9 +72,9 @@ def train_runs(comparison: Comparison, console: Console, verbose: bool = False) 
             spent.setdefault(entry.name, []).append(time.perf_counter() - began)
         left = _time_left([entry for entry, _ in waiting[number + 1 :]], {e.name: e for e in comparison.entries}, spent)
         took = _clock(time.perf_counter() - began)
-        counted = f"{number + 1} of {len(waiting)}" + (f", about {_clock(left)} left" if left else "")
+        place = f"{number + 1} of {len(waiting)}" + (f", about {_clock(left)} left" if left else "")
         console.print(
-            f"{entry.name}, seed {seed}: {_told(outcome, comparison.split)} ({took}); {counted}", soft_wrap=True
+            f"{entry.name}, seed {seed}: {_told(outcome, comparison.split)} ({took}); {place}", soft_wrap=True
         )
     return outcomes
 

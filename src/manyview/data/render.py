@@ -12,6 +12,7 @@ from typing import Literal
 
 from manyview.data.images import ArrayImages, Images
 from manyview.errors import RunError
+from manyview.words import counted
 
 Place = Literal["workers", "memory", "device"]
 
@@ -43,7 +44,7 @@ def choose_rendering(asked: str, images: Images, device: str) -> Rendering:
         return Rendering(asked, "as the recipe asks")  # type: ignore[arg-type]
     if not in_memory:
         return Rendering("workers", "the images have unlike sizes or exceed data.memory")
-    held = f"{len(images):,} decoded images lie in memory"
+    held = f"{counted(len(images), 'decoded image')} {'lies' if len(images) == 1 else 'lie'} in memory"
     if device == "cpu":
         return Rendering("memory", held)
     return Rendering("device", f"{held}, and {device} renders faster than it could be fed")

@@ -20,6 +20,7 @@ from manyview.data.splits import RawSplits, Selection, Splits, make_splits
 from manyview.data.vision import vision
 from manyview.errors import DataError, misfit, shown, unknown
 from manyview.files import at_home
+from manyview.words import counted
 
 TRIED = 8  # unreadable images at the beginning of train that do not stop a run from opening its data
 
@@ -87,7 +88,8 @@ def _looked_at(root: Path) -> Path:
 def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, Any]]:
     """The source that a call names, and its options; nothing is opened. Raises `DataError`."""
     if call.name not in SOURCES:
-        raise DataError(f"data.source: {unknown('source', call.name, SOURCES)}")
+        own = f"; for that folder, write data.source=folder data.root={call.name}" if Path(call.name).is_dir() else ""
+        raise DataError(f"data.source: {unknown('source', call.name, SOURCES)}{own}")
     source = SOURCES[call.name]
     options = [p for p in inspect.signature(source).parameters.values() if p.name not in ("root", "download", "stored")]
     signature = inspect.Signature([p.replace(annotation=p.empty) for p in options])
@@ -113,9 +115,8 @@ def _alike(raw: RawSplits, stored: Stored) -> RawSplits:
         if isinstance(images, FolderImages | TableImages):
             splits[split] = replace(images, stored=known)
         elif images is not None and images.channels != stored.channels:
-            plural = "s" if images.channels > 1 else ""
             raise DataError(
-                f"{split} has images of {images.channels} channel{plural}, but data.channels is {stored.channels}"
+                f"{split} has images of {counted(images.channels, 'channel')}, but data.channels is {stored.channels}"
             )
     return replace(raw, **splits)
 

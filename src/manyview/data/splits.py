@@ -17,6 +17,7 @@ import numpy as np
 
 from manyview.data.images import Images, Ints, Subset, labelled
 from manyview.errors import DataError
+from manyview.words import counted
 
 
 class Selection(Protocol):
@@ -197,7 +198,7 @@ def thin_out(labels: Ints, kept: Ints, classes: tuple[str, ...], choice: Selecti
     if choice.limit is not None:
         n, present = choice.limit, len(np.unique(labels[kept]))
         if n > len(kept):
-            raise DataError(f"data.limit is {n:,}, but only {len(kept):,} training images are available")
+            raise DataError(f"data.limit is {n:,}, but train has only {counted(len(kept), 'image')}")
         if n < present:
             kinds = "classes and the unlabelled together" if len(bare) else "classes"
             raise DataError(f"data.limit is {n:,}, fewer than the {present:,} {kinds}; give each at least one image")
@@ -241,5 +242,5 @@ def _check(images: Images, split: str, classes: int) -> None:
     wrong = np.flatnonzero((images.labels < -1) | (images.labels >= classes))
     if len(wrong):
         first = int(wrong[0])
-        known = f"one of 0 to {classes - 1} ({classes} classes), nor " if classes else ""
+        known = f"one of 0 to {classes - 1} ({counted(classes, 'class')}), nor " if classes else ""
         raise DataError(f"{images.name(first)}: label {images.labels[first]} is not {known}-1 (no label)")

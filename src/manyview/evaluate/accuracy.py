@@ -36,7 +36,7 @@ def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
         "top1": 100 * int(right.sum()) / len(labels),
         "top5": 100 * int((place < 5).sum()) / len(labels),
         "class_mean": 100 * float(torch.stack(per_class).mean()),
-        "loss": float(F.cross_entropy(scores, labels)),
+        "loss": float(F.cross_entropy(scores.double(), labels)),
     }
 
 

@@ -27,6 +27,7 @@ from manyview.evaluate.report import Report, Table
 from manyview.evaluate.robustness import bars, chosen
 from manyview.evaluate.scores import check_by, scores_of
 from manyview.relations.reading import check_labels
+from manyview.words import counted
 
 if TYPE_CHECKING:
     from manyview.data import Splits
@@ -236,7 +237,7 @@ class Adversarial:
             {"": found[main], **found, "zero_gradients": 100 * flat / seen},
             {"accuracy": Table(("attack", "accuracy, %"), tuple(found.items()))},
             lambda: bars("Accuracy under attack", found["clean"], attacked),
-            f"{seen:,} images{stays}; {found_by.note}",
+            f"{counted(seen, 'image')}{stays}; {found_by.note}",
         )
 
 

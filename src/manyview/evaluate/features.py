@@ -25,6 +25,7 @@ from manyview.data.loader import read_images
 from manyview.errors import DataError
 from manyview.evaluate import cache
 from manyview.evaluate.model import Model
+from manyview.words import counted
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -72,7 +73,7 @@ def collect(
     """
     labelled = np.flatnonzero(images.labels >= 0)
     if not len(labelled):
-        raise DataError(f"none of {len(images)} images has a label")
+        raise DataError(f"none of {counted(len(images), 'image')} has a label")
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(labelled), batch_size):
         positions = labelled[start : start + batch_size]
@@ -88,7 +89,9 @@ def collect(
         if progress is not None:
             progress(start + len(positions), len(labelled))
     if not parts:
-        raise DataError(f"none of {len(labelled)} images could be read; the first: {images.name(int(labelled[0]))}")
+        raise DataError(
+            f"none of {counted(len(labelled), 'image')} could be read; the first: {images.name(int(labelled[0]))}"
+        )
     whole = {name: torch.cat(values) for name, values in parts.items()}
     return Outputs(whole[FEATURES], whole["labels"], whole.get(LOGITS), whole.get("aggregated"))
 

@@ -28,6 +28,7 @@ from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.linear import HELD_OUT, METRICS
 from manyview.evaluate.report import Report
 from manyview.evaluate.sgd import check_rates, table_of_rates
+from manyview.words import counted
 
 if TYPE_CHECKING:
     from manyview.data import Images, Splits
@@ -92,7 +93,9 @@ class Finetune:
         labels = splits.train.labels[splits.train.labels >= 0]
         count, present = round(self.fraction * len(labels)), len(np.unique(labels))
         if present < 2:
-            raise DataError(f"finetune: training images with labels are of {present} classes; at least two are needed")
+            raise DataError(
+                f"finetune: training images with labels are of {counted(present, 'class')}; at least two are needed"
+            )
         if count < present:
             raise DataError(
                 f"finetune(fraction={self.fraction:g}): that is {count} of {len(labels):,} labelled training images, "

@@ -24,6 +24,7 @@ from manyview.evaluate.pipeline import some_of
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.evaluate.scores import WAYS, scores_of
 from manyview.files import at_home
+from manyview.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,7 +139,7 @@ class Robustness:
         if not seen:
             raise DataError(f"no image of '{split}' could be read")
         found = {key: 100 * right[key] / count for key, count in seen.items()}
-        note = f"{seen[CLEAN]:,} images; {note}"
+        note = f"{counted(seen[CLEAN], 'image')}; {note}"
         if len(sets := sorted(set(seen.values()))) > 1:
             note = f"{sets[0]:,} to {sets[-1]:,} images of a kind, so means are not of the same ones; {note}"
         report = _report(found, self.names, self.severities, note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from manyview.evaluate.model import Model, StepModel, exported, of_timm
 from manyview.evaluate.protocols import Measure, parse_protocols
 from manyview.files import at_home
 from manyview.grammar import Call, parse_call
-from manyview.recipe import Data, data_of
+from manyview.recipe import Data, data_of, packaged_recipes
 from manyview.run import Run
+from manyview.words import counted
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,21 @@ def _timm_call(target: str) -> Call:
 def _nothing(target: str) -> RunError:
     return RunError(
         f"{target} is neither a run (it has no recipe.yaml) nor an export (it has no config.json) nor a model of timm"
+        f"{_meant(target)}"
     )
+
+
+def _meant(target: str) -> str:
+    """What the words may have meant: a recipe, a file inside a run, or a model by nearly its name."""
+    within = next((folder for folder in Path(target).parents if (folder / "recipe.yaml").is_file()), None)
+    if within is not None:
+        return f"; it lies in the run {within}, so write manyview eval {within}"
+    if target in packaged_recipes():
+        return f"; it is a recipe, so train it first: manyview train {target} --out runs/{target}"
+    if Path(target).exists() or "/" in target:
+        return ""
+    near = difflib.get_close_matches(target.partition("(")[0].lower(), timm.list_models(), n=3)
+    return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def _of_run(run: Run, overrides: Sequence[str], device: str) -> Subject:
@@ -133,7 +149,7 @@ def _of_run(run: Run, overrides: Sequence[str], device: str) -> Subject:
         own = [] if recipe.data.channels is None else [f"data.channels={recipe.data.channels}"]
         data, _ = data_of([*own, *(each for each in overrides if each.startswith("data."))])
         if (data.channels or 3) != (recipe.data.channels or 3):
-            raise DataError(f"{run.folder} was trained on images of {recipe.data.channels or 3} channels; "
+            raise DataError(f"{run.folder} was trained on images of {counted(recipe.data.channels or 3, 'channel')}; "
                             f"leave data.channels out")  # fmt: skip
         splits = open_splits(data, recipe.seed)
         usual = _usual(model, splits)

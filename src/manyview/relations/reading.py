@@ -10,6 +10,7 @@ from torch import Tensor
 
 from manyview.augment.op import Op
 from manyview.errors import RecipeError
+from manyview.words import counted
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def check_classifies(port: Port, columns: int | None = None) -> None:
     """Raises FitError unless the port has one column a class (or `columns`)."""
     wanted = port.classes if columns is None else columns
     if port.dim != wanted:
-        raise FitError(f"{port.text} has {port.dim} columns where {wanted} are needed; change its head")
+        raise FitError(f"{port.text} has {counted(port.dim, 'column')} where {wanted} are needed; change its head")
 
 
 def check_alike(*ports: Port) -> None:
@@ -71,13 +72,13 @@ def check_alike(*ports: Port) -> None:
     for port in ports[1:]:
         if port.members != first.members:
             raise FitError(
-                f"{first.text} has {first.members} rows an image and {port.text} has {port.members}; "
+                f"{first.text} has {counted(first.members, 'row')} an image and {port.text} has {port.members}; "
                 f"relate views with the same number of members"
             )
     for port in ports[1:]:
         if port.dim != first.dim:
             raise FitError(
-                f"{first.text} has {first.dim} columns and {port.text} has {port.dim}; "
+                f"{first.text} has {counted(first.dim, 'column')} and {port.text} has {port.dim}; "
                 f"relate readouts of the same width"
             )
 

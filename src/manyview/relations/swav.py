@@ -26,6 +26,7 @@ from manyview.distributed import gather
 from manyview.errors import ManyviewWarning
 from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import FitError, Port, Reading, check_alike, check_single, same_shape
+from manyview.words import counted
 
 
 @in_float32
@@ -108,7 +109,9 @@ class SwAV(nn.Module):
         check_alike(a, b)
         check_single(a, b)
         if others is not None and others.dim != a.dim:
-            raise FitError(f"{others} has {others.dim} columns and {a} has {a.dim}; read the same head of both")
+            raise FitError(
+                f"{others} has {counted(others.dim, 'column')} and {a} has {a.dim}; read the same head of both"
+            )
         self.temperature, self.epsilon, self.iterations, self.freeze = temperature, epsilon, iterations, freeze
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, a.dim), dim=1))
         self.register_buffer("start", self.prototypes.detach().clone())
@@ -120,7 +123,8 @@ class SwAV(nn.Module):
         scores1, scores2 = self._scores(a.value), self._scores(b.value)
         if len(scores1) < len(self.prototypes):
             warnings.warn(
-                f"swav: {len(scores1)} images a step for {len(self.prototypes)} prototypes; codes cannot use all; "
+                f"swav: {counted(len(scores1), 'image')} a step for {len(self.prototypes)} prototypes; "
+                "codes cannot use all; "
                 "take fewer prototypes or a larger batch",
                 ManyviewWarning,
                 stacklevel=2,
