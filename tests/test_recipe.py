@@ -274,7 +274,7 @@ def test_the_comma_of_flow_style(old, new, message):
             "  batch_size:",
             "  batchsize:",
             "train.batchsize: unknown key 'batchsize'; did you mean 'batch_size'? keys: "
-            "accumulate, batch_size, checkpoint_every, clip, compile, ema, epochs, evaluate_every, log_every, "
+            "accumulate, batch_size, checkpoint_every, clip, compile, ema, epochs, evaluate_every, keep, log_every, "
             "on_collapse, optimizer, precision, schedule, steps, sync_batchnorm",
         ),
         (
