@@ -127,7 +127,7 @@ def collapse_message(
 def _alike_message(
     measures: Mapping[str, float], step: int, terms: Mapping[str, float], labelled: Sequence[str]
 ) -> str:
-    shown = {False: [], True: []}
+    shown: dict[bool, list[str]] = {False: [], True: []}
     for term, value in terms.items():
         shown[term.partition(".")[0] in labelled].append(f"{term} {value:.3f}")
     others = list(dict.fromkeys(term.partition(".")[0] for term in terms if term.partition(".")[0] not in labelled))
