@@ -104,7 +104,8 @@ def test_an_epoch_that_has_one_rate_is_told():
         [],
         ["train.ema=0.9", "train.schedule=multistep(at=(0.5, '3 epochs'))"],
         ["train.schedule=cosine(warmup='1 epochs', per='epoch', floor=0.001)", "train.checkpoint_every=4 epochs"],
-        [TEACHER.format(0.9), "relations=['info_nce(z(a), toward=teacher.z(b), queue=40)', 'swav(z(a), z(b), freeze=9)']"],
+        [TEACHER.format(0.9), "relations=['info_nce(z(a), toward=teacher.z(b), queue=400)']"],
+        ["relations=['swav(z(a), z(b), freeze=9)']"],
     ],
 )  # fmt: skip
 def test_what_fits_is_not_told(overrides):

@@ -127,7 +127,7 @@ def collapse_message(
 def _alike_message(
     measures: Mapping[str, float], step: int, terms: Mapping[str, float], labelled: Sequence[str]
 ) -> str:
-    shown = {False: [], True: []}
+    shown: dict[bool, list[str]] = {False: [], True: []}
     for term, value in terms.items():
         shown[term.partition(".")[0] in labelled].append(f"{term} {value:.3f}")
     others = list(dict.fromkeys(term.partition(".")[0] for term in terms if term.partition(".")[0] not in labelled))
@@ -135,7 +135,7 @@ def _alike_message(
     weights = f"a smaller weight, as in relations.{others[0]}.weight=0.1; " if others else ""
     return (
         f"the classifier answers all images nearly alike: told_apart is {measures['told_apart']:.3f} at step {step}, "
-        f"and was under {ALIKE} at {PATIENCE} logged steps in a row (0 where all get one answer); the loss from labels is "
-        f"{', '.join(shown[True]) or 'none'}{outweighed}. What helps: {weights}a warm-up of lr, as in "
+        f"and was under {ALIKE} at {PATIENCE} logged steps in a row (0 where all get one answer); the loss from labels "
+        f"is {', '.join(shown[True]) or 'none'}{outweighed}. What helps: {weights}a warm-up of lr, as in "
         f"train.schedule.warmup=0.1; a lower lr; lighter views; a longer run"
     )

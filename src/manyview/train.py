@@ -219,19 +219,18 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
             if logs:
                 now = time.perf_counter()
                 speed = (done - marked) * images_per_step / (now - mark)
-                looks = health(output["z"])
-                if output["output"] is not None:
-                    looks["told_apart"] = told_apart(output["output"])
-                spread = mean_of(looks, accelerator)
+                spread = mean_of(health(output["z"]), accelerator)
                 if metrics is not None:
                     measured = {"images_per_second": round(speed, 1), **spread}
                     metrics.write(done, done / clock.steps_per_epoch, loss=loss, terms=terms, lr=lr, **measured)
                 display.advance(done, speed, loss, terms, spread)
                 mark, marked = now, done
-                if config.on_collapse != "ignore":
+                if config.on_collapse != "ignore" and (step.classifier is None or output["output"] is not None):
+                    answers = None if step.classifier is None else told_apart(output["output"])
+                    looks = spread if answers is None else mean_of({"told_apart": answers}, accelerator)
                     late = grown(done, clock.steps, clock.steps_per_epoch)
-                    state["low"] = steps_low(state["low"], spread, late)
-                    told = collapse_message(spread, done, terms, labelled)
+                    state["low"] = steps_low(state["low"], looks, late)
+                    told = collapse_message(looks, done, terms, labelled)
                     if state["low"] >= PATIENCE and config.on_collapse == "stop":
                         keeps, ending = True, f"{told}; stopped, as train.on_collapse says"
                     elif state["low"] == PATIENCE and main:

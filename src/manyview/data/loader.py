@@ -171,7 +171,9 @@ class Batches:
         if isinstance(self.images, ArrayImages):
             return self.images.read_many(positions), positions, []
         scales = self._scales(positions, epoch)
-        images, kept, skipped = [], [], []
+        images: list[Tensor] = []
+        kept: list[int] = []
+        skipped: list[str] = []
         for position in map(int, positions):
             image, found = self._read_one(position, epoch, scales, skipped)
             images.append(image)
