@@ -278,12 +278,7 @@ def test_the_comma_of_flow_style(old, new, message):
             "  batch_size:",
             "  batchsize:",
             "train.batchsize: unknown key 'batchsize'; did you mean 'batch_size'? keys: "
-<<<<<<< HEAD
             f"batch_size, optimizer, sync_batchnorm, … (docs/reference.md has all {len(Train.model_fields)})",
-=======
-            "accumulate, batch_size, checkpoint_every, clip, compile, ema, epochs, evaluate_every, keep, log_every, "
-            "on_collapse, optimizer, precision, schedule, steps, sync_batchnorm",
->>>>>>> h/loop
         ),
         (
             "b: {like: a}",

@@ -36,8 +36,8 @@ def places(raw: Mapping[str, Any], sections: Mapping[str, Collection[str]]) -> d
     branches = raw.get("branches")
     if isinstance(branches, Mapping) and len(branches) == 1:
         ((name, only),) = branches.items()
-        keys = [*BRANCH, *only] if isinstance(only, Mapping) else BRANCH
-        found |= {str(key): f"branches.{name}.{key}" for key in keys}
+        inside = [*BRANCH, *only] if isinstance(only, Mapping) else BRANCH
+        found |= {str(key): f"branches.{name}.{key}" for key in inside}
     relations = raw.get("relations")
     found |= {name: f"relations.{name}" for name in _names(relations if isinstance(relations, list) else [])}
     for section, keys in sections.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -29,7 +30,11 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """Writes the picture whole or not at all: PNG, JPEG or WebP by its name. Raises RunError."""
     check_name(path, PHOTOS, "--out")
     kind = PHOTOS.get(path.suffix.lower(), "PNG")
-    options = {"PNG": {"optimize": True}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}}[kind]
+    kinds: dict[str, dict[str, Any]] = {
+        "PNG": {"optimize": True},
+        "JPEG": {"quality": 95},
+        "WEBP": {"lossless": True},
+    }
     buffer = BytesIO()
-    picture.save(buffer, kind, **options)
+    picture.save(buffer, kind, **kinds[kind])
     write_bytes(path, buffer.getvalue())
