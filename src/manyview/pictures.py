@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -12,6 +13,7 @@ from manyview.errors import RunError
 from manyview.files import write_bytes
 
 PHOTOS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+OPTIONS: dict[str, dict[str, Any]] = {"PNG": {"optimize": True}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 DRAWINGS = (".svg", ".png", ".pdf")
 
 
@@ -29,7 +31,6 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """Writes the picture whole or not at all: PNG, JPEG or WebP by its name. Raises RunError."""
     check_name(path, PHOTOS, "--out")
     kind = PHOTOS.get(path.suffix.lower(), "PNG")
-    options = {"PNG": {"optimize": True}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}}[kind]
     buffer = BytesIO()
-    picture.save(buffer, kind, **options)
+    picture.save(buffer, kind, **OPTIONS[kind])
     write_bytes(path, buffer.getvalue())
