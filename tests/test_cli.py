@@ -177,7 +177,7 @@ def test_plan_says_which_views_nobody_reads(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nope"], "unknown recipe 'nope'; recipes: agmax_cifar10, "),
+        (["nope"], "unknown recipe 'nope'; recipes: tied_imagenet, "),
         (
             ["quickstart", "train.epoch=3"],
             "recipe quickstart: train.epoch: unknown key 'epoch'; did you mean 'epochs'? ",
@@ -655,7 +655,7 @@ def test_views_draws_what_the_recipe_makes(tmp_path):
     sheet = tmp_path / "sub" / "views.png"
     image = png(tmp_path / "image.png")
     printed = done("views", "quickstart", image, "seed=5", "--epoch", 3, "--out", sheet)
-    assert printed == f"drew 1 images, epoch 3, seed 5: {sheet}\n"
+    assert printed == f"drew 1 image, epoch 3, seed 5: {sheet}\n"
     recipe = load_recipe("quickstart", "seed=5")
     source = torch.from_numpy(np.asarray(Image.open(image)).copy()).permute(2, 0, 1)[None]
     views = plan(recipe).step.views(source, index=[0], epoch=3)

@@ -267,4 +267,4 @@ def test_a_folder_of_own_images_is_told_in_full(recipe, overrides, cure, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     message = one_line(*manyview("train", recipe, *overrides, "--out", "run"))
-    assert message.endswith(f"; {cure}")
+    assert message.endswith(f" {cure}")

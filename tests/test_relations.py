@@ -569,7 +569,7 @@ train: {{epochs: 1}}
         (
             "distill(logits(a), toward=aggregate(joint(r.0)))",
             "aggregate needs joint logits of a family, a column a class and member; joint(r.0) has 40 columns for "
-            "1 members",
+            "1 member",
         ),
         (
             "distill(logits(a), toward=stop(aggregate(turn(r))))",

@@ -49,7 +49,7 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.showwarning = show
         try:
-            code = app(standalone_mode=False) or 0
+            code = app(prog_name="manyview", standalone_mode=False) or 0
         except ManyviewError as error:
             told, code = str(error), 2
         except USAGE as error:

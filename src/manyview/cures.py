@@ -100,6 +100,8 @@ def first_line(error: ValidationError, raw: Mapping[str, Any], models: Mapping[s
         model = models.get(path[0] if len(path) > 1 else "", models[""])
         keys = [field.alias or key for key, field in model.model_fields.items()]
         known = places(raw, {name: each.model_fields for name, each in models.items() if name != "views"})
+        if len(path) > 1:  # inside a section the nearest of its own keys is meant, unless the key is another's
+            known = {key: where for key, where in known.items() if key == path[-1]}
         cure = in_full(path[-1], got, known) if len(path) < 3 else ""
         return f"{place}: " + (f"unknown key '{path[-1]}'; {cure}" if cure else unknown("key", path[-1], keys))
     if first["type"] == "missing":

@@ -13,6 +13,7 @@ from manyview.errors import RunError
 from manyview.files import write_bytes
 
 PHOTOS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+OPTIONS: dict[str, dict[str, Any]] = {"PNG": {"optimize": True}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 DRAWINGS = (".svg", ".png", ".pdf")
 
 
@@ -30,6 +31,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """Writes the picture whole or not at all: PNG, JPEG or WebP by its name. Raises RunError."""
     check_name(path, PHOTOS, "--out")
     kind = PHOTOS.get(path.suffix.lower(), "PNG")
+<<<<<<< HEAD
     kinds: dict[str, dict[str, Any]] = {
         "PNG": {"optimize": True},
         "JPEG": {"quality": 95},
@@ -37,4 +39,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     }
     buffer = BytesIO()
     picture.save(buffer, kind, **kinds[kind])
+=======
+    buffer = BytesIO()
+    picture.save(buffer, kind, **OPTIONS[kind])
+>>>>>>> h/ui
     write_bytes(path, buffer.getvalue())
