@@ -31,16 +31,6 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """Writes the picture whole or not at all: PNG, JPEG or WebP by its name. Raises RunError."""
     check_name(path, PHOTOS, "--out")
     kind = PHOTOS.get(path.suffix.lower(), "PNG")
-<<<<<<< HEAD
-    kinds: dict[str, dict[str, Any]] = {
-        "PNG": {"optimize": True},
-        "JPEG": {"quality": 95},
-        "WEBP": {"lossless": True},
-    }
-    buffer = BytesIO()
-    picture.save(buffer, kind, **kinds[kind])
-=======
     buffer = BytesIO()
     picture.save(buffer, kind, **OPTIONS[kind])
->>>>>>> h/ui
     write_bytes(path, buffer.getvalue())
