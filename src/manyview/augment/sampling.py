@@ -1,8 +1,9 @@
 """Where a pixel of the output lies in its source, and what is read there: for maps, policies and perspective.
 
 The compiled kernels `warp`, `project` and `gather` compute the same numbers in the same steps, so that a place right
-between two pixels falls to the same one in both. Each step is one float32 operation, rounded once, or a product that
-float64 holds exactly: no processor, matrix library or compiler that fuses products with sums can round it otherwise.
+between two pixels falls to the same one in both. Each step is one float32 operation, rounded once; products are taken
+in float64, which holds them exactly, so that no matrix library, and no compiler that fuses them with sums, rounds them
+otherwise.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def affine_places(matrices: Tensor, images: Tensor) -> Places:
     places = []
     for row, side in ((1, height), (0, width)):
         by_x, by_y, shift = (matrices[:, row] / _number(side / 2, device)).view(-1, 3, 1, 1).unbind(dim=1)
-        along = (by_y.double() * y.double() + (by_x * x).double()).float()
+        along = (by_y.double() * y.double() + _product(by_x, x).double()).float()
         places.append(_from_grid(along + shift, side))
     return places[0], places[1]
 
@@ -36,7 +37,9 @@ def projective_places(maps: Tensor, images: Tensor) -> Places:
     maps = maps.to(device, torch.float32)[..., None, None]
     x = torch.arange(width, device=device, dtype=torch.float32) + 0.5
     y = torch.arange(height, device=device, dtype=torch.float32)[:, None] + 0.5
-    along_x, along_y, depth = (maps[:, row, 0] * x + maps[:, row, 1] * y + maps[:, row, 2] for row in range(3))
+    along_x, along_y, depth = (
+        _product(maps[:, row, 0], x) + _product(maps[:, row, 1], y) + maps[:, row, 2] for row in range(3)
+    )
     grid_y, grid_x = (
         along / _number(side / 2, device) / depth - 1 for along, side in ((along_y, height), (along_x, width))
     )
@@ -84,8 +87,13 @@ def _shares(part: Tensor, first: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def _from_grid(grid: Tensor, side: int) -> Tensor:
-    """Pixels from a grid in [-1, 1] over `side` of them. float64 holds the product, which is then rounded once."""
-    return (((grid + 1).double() * side).float() - 1) / 2
+    """Pixels from a grid in [-1, 1] over `side` of them."""
+    return (_product(grid + 1, _number(side, grid.device)) - 1) / 2
+
+
+def _product(one: Tensor, other: Tensor) -> Tensor:
+    """Of float32 numbers, rounded once, whatever it is added to."""
+    return (one.double() * other.double()).float()
 
 
 def _number(value: float, device: torch.device) -> Tensor:
