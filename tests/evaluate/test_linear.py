@@ -194,3 +194,14 @@ def test_fits_are_frozen():
     assert isinstance(fit, Fit)
     with pytest.raises(AttributeError):
         fit.weight = 2.0
+
+
+@pytest.mark.parametrize("weight", [1e-6, 0.5, 1e5])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_classes_far_apart_are_told_apart_at_any_scale(scale, weight):
+    """Where features are tiny the optimum is near 0, where all classes score alike, and within any tolerance of it."""
+    labels = torch.arange(120) % 4
+    noise = torch.randn(120, 12, generator=torch.Generator().manual_seed(0))
+    features = scale * (noise + 8 * torch.nn.functional.one_hot(labels, 12))
+    fit = fit_linear(features, labels, 4, weight)
+    assert torch.equal(fit.scores(features).argmax(dim=1), labels)

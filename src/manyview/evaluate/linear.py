@@ -39,9 +39,13 @@ ROWS_AT_ONCE = 4096
 STEPS, PRODUCTS = 100, 250
 REFRESH = 30
 """Products that a Newton step may need before the preconditioner, worth about as many, is made anew."""
+<<<<<<< HEAD
 FORCING = 0.1
 ALONE = 0.5
 """The penalty where none can be chosen: scikit-learn's C = 1."""
+=======
+FORCING, ROUNDING = 0.1, 1e-12
+>>>>>>> h/suite
 HELD_OUT = 0.1
 """Of the training images, where no validation split is left to choose by."""
 
@@ -288,8 +292,9 @@ class _Problem:
         """The fit, and its theta."""
         theta = _centred(theta)
         loss, gradient, chances = self.look(theta, weight)
+        nothing = not bool(theta.any())  # 0 tells no class from another, however little there is to gain
         for _ in range(STEPS):
-            if float(gradient.square().sum()) / (4 * weight) <= tolerance * loss:
+            if not nothing and float(gradient.square().sum()) / (4 * weight) <= tolerance * loss:
                 break
             direction = self.newton(gradient, chances, weight)
             slope, length = float((gradient * direction).sum()), 1.0
@@ -299,9 +304,9 @@ class _Problem:
                 if found[0] <= loss + 1e-4 * length * slope or length < 1e-6:
                     break
                 length /= 2
-            if found[0] >= loss:  # as low as rounding lets it go
+            if found[0] >= loss + nothing * ROUNDING * loss:  # as low as rounding lets it go
                 break
-            theta, (loss, gradient, chances) = moved, found
+            theta, (loss, gradient, chances), nothing = moved, found, False
             if -slope / 2 <= tolerance * loss:
                 break
         gap = float(gradient.square().sum()) / (4 * weight * loss)
