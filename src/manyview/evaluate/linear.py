@@ -39,13 +39,9 @@ ROWS_AT_ONCE = 4096
 STEPS, PRODUCTS = 100, 250
 REFRESH = 30
 """Products that a Newton step may need before the preconditioner, worth about as many, is made anew."""
-<<<<<<< HEAD
-FORCING = 0.1
+FORCING, ROUNDING = 0.1, 1e-12
 ALONE = 0.5
 """The penalty where none can be chosen: scikit-learn's C = 1."""
-=======
-FORCING, ROUNDING = 0.1, 1e-12
->>>>>>> h/suite
 HELD_OUT = 0.1
 """Of the training images, where no validation split is left to choose by."""
 
