@@ -404,8 +404,8 @@ def test_folder_of_class_folders_is_split_by_seed(tmp_path):
 
 
 def test_folder_errors(tmp_path):
-    cure = r"say data\.source=folder data\.root=DIR; expected root/train/CLASS/.*"
-    fails(rf"source 'folder' needs data\.root: {cure}", "folder")
+    cure = r"expected root/train/CLASS/.*; say data\.source=folder data\.root=DIR"
+    fails(rf"source 'folder' needs data\.root; {cure}", "folder")
     fails(rf"no folder .*gone; {cure}", "folder", root=tmp_path / "gone")
     fails(r"no class folders in .*; expected root/train/CLASS/.*", "folder", root=tmp_path)
     (tmp_path / "train/cat").mkdir(parents=True)

@@ -24,6 +24,8 @@ LAYOUT = (
     "without labels root/train/*.jpg or root/*.jpg"
 )
 
+CALL = "data.source=folder data.root=DIR"
+
 
 def folder(
     root: Path | None,
@@ -60,10 +62,10 @@ def folder(
     if labels not in ("folders", None):
         raise DataError(f"data.source: {unknown('value of labels', labels, ['folders', 'None'], 'values')}")
     if root is None:
-        raise DataError(f"source 'folder' needs data.root: say data.source=folder data.root=DIR; {LAYOUT}")
+        raise DataError(f"source 'folder' needs data.root; {LAYOUT}; say {CALL}")
     if not root.is_dir():
         what = "a file, not a folder:" if root.is_file() else "no folder"
-        raise DataError(f"{what} {shown(root)}; say data.source=folder data.root=DIR; {LAYOUT}")
+        raise DataError(f"{what} {shown(root)}; {LAYOUT}; say {CALL}")
     patterns, arrays = (ignore,) if isinstance(ignore, str) else ignore, stored is not None
     layout = layout_of(root, split, arrays, patterns)
     places = {role: root / name for role, name in layout.splits.items()} or {"train": root}
