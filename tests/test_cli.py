@@ -127,8 +127,7 @@ def test_one_recipe_is_printed_as_it_is_written(refused, tmp_path):
 
 def test_plan_knows_the_parts_of_the_optimiser(refused):
     message = refused("plan", "simclr_digits", "train.optimizer.constant=pred")
-    assert message.startswith("train.optimizer: sgd(lr=")
-    assert "constant='pred'): unknown part 'pred'; parts: backbone, online.backbone, " in message
+    assert message.startswith("recipe simclr_digits: train.optimizer: unknown part 'pred'; parts: backbone, ")
 
 
 @pytest.mark.parametrize("name", packaged_recipes())
@@ -183,10 +182,10 @@ def test_plan_says_which_views_nobody_reads(tmp_path):
             "recipe quickstart: train.epoch: unknown key 'epoch'; did you mean 'epochs'? ",
         ),
         (["quickstart", "train.epochs"], "recipe quickstart: override 'train.epochs': write key=value, as in "),
-        (["quickstart", "branches.net.backbone=zz"], "branches.net.backbone: unknown backbone 'zz'; "),
+        (["quickstart", "branches.net.backbone=zz"], "recipe quickstart: branches.net.backbone: unknown backbone 'zz'; "),
         (
             ["quickstart", "relations.similarity.kind=x"],
-            "relations.1: similarity(h(a), h(b), kind='x', weight=warmup(1)): ",
+            "recipe quickstart: relations.1: similarity(h(a), h(b), kind='x', weight=warmup(1)): ",
         ),
         (["sla_cifar10", "views.r.orbit=rotation9"], "recipe sla_cifar10: views.r.orbit: unknown orbit 'rotation9'; "),
     ],

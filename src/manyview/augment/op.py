@@ -19,7 +19,8 @@ ViewParams = Mapping[str, Mapping[str, Tensor]]  # what all ops of a view drew: 
 COUNTABLE = 10**12  # of anything
 PIXELS = 1 << 16  # a side of an image, a padding, a kernel
 TURNS = 256  # ops that a policy applies one after the other, chains, members of a family
-WIDTH = 10**7  # columns of a layer, rows of a queue, prototypes
+WIDTH = 1 << 18  # columns of a layer
+ROWS = 1 << 20  # keys of a queue, prototypes
 
 
 class Op(Protocol):

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from manyview.augment.op import WIDTH, check_whole
+from manyview.augment.op import ROWS, check_whole
 from manyview.distributed import gather
 from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import Port, Reading, check_alike, check_labels, check_single, same_shape
@@ -150,7 +150,7 @@ class InfoNce(nn.Module):
 
     def __init__(self, query: Port, *, toward: Port, queue: int = 65536, temperature: float = 0.2) -> None:
         super().__init__()
-        check_whole("queue", queue, most=WIDTH)
+        check_whole("queue", queue, most=ROWS)
         check_temperature(temperature)
         check_alike(query, toward)
         check_single(query, toward)

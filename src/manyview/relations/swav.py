@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyview.augment.op import WIDTH, check_whole
+from manyview.augment.op import ROWS, check_whole
 from manyview.distributed import gather
 from manyview.errors import ManyviewWarning
 from manyview.relations.precision import check_temperature, in_float32
@@ -100,7 +100,7 @@ class SwAV(nn.Module):
         freeze: int = 0,
     ) -> None:
         super().__init__()
-        check_whole("prototypes", prototypes, most=WIDTH)
+        check_whole("prototypes", prototypes, most=ROWS)
         check_temperature(temperature)
         if type(epsilon) not in (int, float) or not epsilon > 0:
             raise ValueError(f"epsilon must be a positive number, got {epsilon!r}")
