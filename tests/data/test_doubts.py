@@ -50,7 +50,7 @@ def test_logs_are_warnings_too(caplog):
     content = bytearray(buffer.getvalue())
     at = content.index((305).to_bytes(2, "little"))  # Software, whose text now lies beyond the file
     content[at + 8 : at + 12] = b"\xff\xff\xff\x7f"
-    with overheard() as lines, tifffile.TiffFile(io.BytesIO(bytes(content))) as file:
+    with overheard(logged=True) as lines, tifffile.TiffFile(io.BytesIO(bytes(content))) as file:
         file.pages[0].tags.valueof(305)
     assert lines
     said = told(*[lambda: decode(bytes(content), "logged.tif", Stored(1))] * 2)
