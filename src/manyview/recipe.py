@@ -48,10 +48,11 @@ class Data(_Frozen, strict=True):
     labels_per_class, imbalance (largest class / smallest, exponential; both leave images without labels alone), limit:
     which training images remain. on_bad_image: raise, or skip and list; in training another image takes its place.
     channels: images are taken as they are stored, 8-bit or deeper, and must have this many channels; null makes them
-    8-bit RGB. reduced: JPEGs are decoded at each reading, no larger than their crops need, faster but not to the same
-    grey levels (see `data.decode`). memory: GiB that the decoded images of a split may take; where they fit, they stay
-    in memory. render: where views are made (see `data.render`): by the loader's "workers"; by threads from images in
-    "memory", ahead of the step; or on the "device"; "auto" chooses, and the run says why.
+    8-bit RGB. Either way they stand upright, and colour profiles are not applied. reduced: JPEGs are decoded at each
+    reading, no larger than their crops need, faster but not to the same grey levels (see `data.decode`). memory: GiB
+    that the decoded images of a split may take; where they fit, they stay in memory. render: where views are made (see
+    `data.render`): by the loader's "workers"; by threads from images in "memory", ahead of the step; or on the
+    "device"; "auto" chooses, and the run says why.
     """
 
     source: str = "folder"

@@ -1,6 +1,5 @@
 """Only what a centre crop keeps of a resize is made: the same pixels, in no more memory than image and output."""
 
-import resource
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from manyview.errors import DataError
 from manyview.sheet import MOST, compose
 from manyview.views import ViewSpec, plan_views, render_views, sample_views
 
+resource = pytest.importorskip("resource")
 BYTES = 512  # that an image's pixel, or its output's, may take while a view of it is made
 FLIPS = ("", " | flip(1)", " | vflip(1)", " | flip(0.5) | vflip(1) | flip(0.5)")
 

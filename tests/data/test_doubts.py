@@ -2,15 +2,17 @@
 
 import io
 import logging
+import struct
 import threading
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from manyview.data import Stored, decode, size_of
+from manyview.data import BadImage, Stored, decode, size_of
 from manyview.data.doubts import NAMED, overheard, tell
 from manyview.errors import ManyviewWarning
 
@@ -50,7 +52,7 @@ def test_logs_are_warnings_too(caplog):
     content = bytearray(buffer.getvalue())
     at = content.index((305).to_bytes(2, "little"))  # Software, whose text now lies beyond the file
     content[at + 8 : at + 12] = b"\xff\xff\xff\x7f"
-    with overheard() as lines, tifffile.TiffFile(io.BytesIO(bytes(content))) as file:
+    with overheard(logged=True) as lines, tifffile.TiffFile(io.BytesIO(bytes(content))) as file:
         file.pages[0].tags.valueof(305)
     assert lines
     said = told(*[lambda: decode(bytes(content), "logged.tif", Stored(1))] * 2)
@@ -93,6 +95,24 @@ def test_other_threads_keep_their_warnings_and_doubts_their_images():
             thread.join()
     assert not wrong
     assert (warnings.showwarning, warnings.filters) == usual
+
+
+def test_a_bomb_is_one_line_in_both_modes():
+    """A few bytes that claim to be a billion pixels are refused before anything is unfolded."""
+    head = struct.pack(">IIBBBBB", 40_000, 40_000, 16, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    png = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.zeros((8, 8), np.uint16), compression="zlib")
+    tiff = bytearray(buffer.getvalue())
+    for tag in (256, 257, 278):  # width, height, rows of the one strip
+        at = tiff.index(struct.pack("<H", tag), 8)
+        tiff[at : at + 12] = struct.pack("<HHII", tag, 4, 1, 90_000)
+    for content in (b"\x89PNG\r\n\x1a\n" + png, bytes(tiff)):
+        for stored in (None, Stored(1)):
+            with pytest.raises(BadImage, match=r"^bomb: .*(exceeds limit|more than \d+ pixels)") as caught:
+                decode(content, "bomb", stored)
+            assert "\n" not in str(caught.value)
 
 
 def test_of_one_kind_only_some_images_are_named():

@@ -160,7 +160,11 @@ class CenterCrop:
 
 @dataclass(frozen=True)
 class Resize:
-    """The whole image, resized. size: pixels of the shorter side (the shape is kept), or (height, width)."""
+    """The whole image, resized. size: pixels of the shorter side (the shape is kept), or (height, width).
+
+    Where `center_crop` follows, only what it keeps is made. Otherwise a long, narrow image of which more than 16 times
+    its own and `size`² pixels would be made raises DataError.
+    """
 
     size: int | tuple[int, int]
 

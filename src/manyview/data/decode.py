@@ -12,7 +12,7 @@ from typing import BinaryIO, final
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from manyview.data.alpha import over_white, png_bits, scale_key
@@ -20,7 +20,7 @@ from manyview.data.depth import deep_grey, is_deep, levels, state_samples
 from manyview.data.doubts import load, overheard, tell
 from manyview.data.jpeg import SCALES, is_scalable, jpeg
 from manyview.data.stored import MOST_CHANNELS, as_stored, is_tiff, unit
-from manyview.data.upright import channels_first, orientation_of, turns_of
+from manyview.data.upright import channels_first, orientation_of, turn, turns_of
 from manyview.errors import DataError
 from manyview.files import open_regular
 
@@ -95,12 +95,13 @@ def decode(data: bytes | Path, name: str, stored: Stored | None = None, scale: i
     The tensor is the caller's own; its channels may lie last in memory. Raises `BadImage` if the file is missing,
     empty, truncated, without pixels or not an image, or holds numbers that have no agreed range.
     """
-    with _naming(name), overheard() as doubts:
+    with _naming(name):
         with _file(data) as file:
             content = file.read()
         if not content:
             raise ValueError("the file is empty (0 bytes)")
-        pixels = _rgb(content, scale) if stored is None else as_stored(content, scale)
+        with overheard(logged=is_tiff(content)) as doubts:
+            pixels = _rgb(content, scale) if stored is None else as_stored(content, scale)
         if not pixels.numel():
             raise ValueError(f"the image has no pixels (it is {pixels.shape[1]} high and {pixels.shape[2]} wide)")
     if stored is not None:
@@ -162,7 +163,7 @@ def _rgb(content: bytes, scale: int) -> Tensor:
         state_samples(image)
         load(image)
         scale_key(image, content)
-        ImageOps.exif_transpose(image, in_place=True)
+        turn(image)
         pixels = np.array(_to_rgb(image))
         if png_bits(content) == 16 and not pixels.any():
             warnings.warn("is black in 8 bits: only the higher byte of its 16-bit colours is kept", stacklevel=2)

@@ -22,22 +22,38 @@ from manyview.errors import ManyviewWarning
 
 NAMED = 20  # images that are named for one kind of doubt; of the others it is only said that there are more
 
-DECODERS = r"(PIL|numpy|tifffile|imagecodecs|manyview\.data)\b"  # modules whose warnings are meant
+# an entry of `warnings.filters`: every warning of these modules
+ALWAYS = ("always", None, Warning, re.compile(r"(PIL|numpy|tifffile|imagecodecs|manyview\.data)\b"), 0)
 LOGGERS = ("PIL", "tifffile")
 LIBTIFF = re.compile(rb"[\w.]+: .*\.\s*$")  # what its messages look like
 
 _printing = threading.Lock()  # there is one error stream
 
 
-@contextmanager
-def overheard() -> Iterator[list[str]]:
-    """The lines that decoders warn of or log in this thread meanwhile, each once; what others say passes."""
-    lines: list[str] = []
-    before = _ears.listen(lines)
-    try:
-        yield lines
-    finally:
-        _ears.rest(before)
+@final
+class overheard:
+    """The lines that decoders warn of in this thread meanwhile, each once; what others say passes.
+
+    logged: also those that they log. A context that costs a microsecond, for it is entered for every image.
+    """
+
+    def __init__(self, *, logged: bool = False) -> None:
+        self.lines: list[str] = []
+        self._logged = logged
+        self._before: list[str] | None = None
+
+    def __enter__(self) -> list[str]:
+        self._before = _ears.listen(self.lines)
+        if self._logged:
+            for name in LOGGERS:
+                logging.getLogger(name).addHandler(_ears)
+        return self.lines
+
+    def __exit__(self, *error: object) -> None:
+        if self._logged and self._before is None:
+            for name in LOGGERS:
+                logging.getLogger(name).removeHandler(_ears)
+        _ears.rest(self._before)
 
 
 def tell(name: str, lines: list[str]) -> None:
@@ -89,22 +105,20 @@ class _Ears(logging.Handler):
         self._heard = threading.local()
         self._guard = threading.Lock()
         self._listeners = 0
-        self._restore = warnings.catch_warnings()
-        self._usual: Any = None
+        self._usual: tuple[Any, Any] = (None, None)
 
     def listen(self, lines: list[str]) -> list[str] | None:
-        """What this thread's decoders say goes to `lines`; returns where it went before."""
-        before = getattr(self._heard, "lines", None)
+        """What this thread's decoders say goes to `lines`; returns where it went before.
+
+        Not by `warnings.catch_warnings`, after which all that was said once in a process is said again.
+        """
+        before: list[str] | None = getattr(self._heard, "lines", None)
         self._heard.lines = lines
         with self._guard:
             self._listeners += 1
             if self._listeners == 1:
-                self._restore = warnings.catch_warnings()
-                self._restore.__enter__()
-                warnings.filterwarnings("always", module=DECODERS)
-                self._usual, warnings.showwarning = warnings.showwarning, self._show
-                for name in LOGGERS:
-                    logging.getLogger(name).addHandler(self)
+                self._usual = warnings.filters, warnings.showwarning
+                warnings.filters, warnings.showwarning = [ALWAYS, *warnings.filters], self._show
         return before
 
     def rest(self, before: list[str] | None) -> None:
@@ -113,9 +127,7 @@ class _Ears(logging.Handler):
         with self._guard:
             self._listeners -= 1
             if not self._listeners:
-                self._restore.__exit__(None, None, None)
-                for name in LOGGERS:
-                    logging.getLogger(name).removeHandler(self)
+                warnings.filters, warnings.showwarning = self._usual
 
     def emit(self, record: logging.LogRecord) -> None:
         """A line of a decoder's log."""
@@ -123,7 +135,7 @@ class _Ears(logging.Handler):
 
     def _show(self, message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
         if not self._note(str(message)):
-            self._usual(message, category, *where, **more)
+            self._usual[1](message, category, *where, **more)
 
     def _note(self, text: str) -> bool:
         lines = getattr(self._heard, "lines", None)

@@ -27,7 +27,7 @@ def jpeg(image: Image.Image, content: bytes, space: str, scale: int) -> Tensor:
     if scale not in (1, *SCALES):
         raise ValueError(f"scale must be 1, 2, 4 or 8, got {scale}")
     orientation = orientation_of(image)
-    finer = _decodable(image.size, orientation, scale)
+    finer = 1 if scale == 1 else _decodable(image.size, orientation, scale)
     pixels = upright(channels_first(_decoded(image, content, space, finer)), orientation)
     return pixels if finer == scale else _averaged(pixels, scale // finer)
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from manyview.data.alpha import over_white, png_bits, scale_key
 from manyview.data.depth import deep_grey, is_deep, levels, state_samples, white_of
 from manyview.data.doubts import load
 from manyview.data.jpeg import is_scalable, jpeg
-from manyview.data.upright import channels_first, orientation_in_xmp, orientation_of, upright
+from manyview.data.upright import channels_first, orientation_in_xmp, orientation_of, turn, upright
 from manyview.errors import DataError
 
 MOST_CHANNELS = 16
@@ -38,11 +38,12 @@ def as_stored(content: bytes, scale: int) -> Tensor:
         if is_scalable(image):
             return jpeg(image, content, "GRAY" if image.mode == "L" else "RGB", scale)
         if png_bits(content) == 16:  # Pillow would keep 8 bits of each colour
+            image.load()  # what is said of its orientation may stand behind the pixels
             return upright(_checked(_deep_png(content)), orientation_of(image))
         state_samples(image)
         load(image)
         scale_key(image, content)
-        ImageOps.exif_transpose(image, in_place=True)
+        turn(image)
         return _checked(_by_pillow(image))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 _TURNS = {2: (False, (2,)), 3: (False, (1, 2)), 4: (False, (1,)),
@@ -15,8 +15,16 @@ _TURNS = {2: (False, (2,)), 3: (False, (1, 2)), 4: (False, (1,)),
 """EXIF orientation -> whether axes 1 and 2 are swapped, and which are reversed then."""
 
 
+_SAYING = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})  # in Pillow's `info`
+
+
 def orientation_of(image: Image.Image) -> int:
-    """1 to 8, from the EXIF or else the XMP, wherever the format keeps them; other numbers mean 1."""
+    """1 to 8, from the EXIF or else the XMP, wherever the format keeps them; other numbers mean 1.
+
+    Of a PNG whose pixels have not been read, what stands behind them is not seen.
+    """
+    if image.format in ("JPEG", "PNG") and _SAYING.isdisjoint(image.info):  # most images, and `getexif` takes its time
+        return 1
     return int(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
@@ -36,6 +44,12 @@ def upright(pixels: Tensor, orientation: int) -> Tensor:
     swapped, reversed_axes = turns_of(orientation)
     pixels = pixels.transpose(1, 2) if swapped else pixels
     return pixels.flip(reversed_axes) if reversed_axes else pixels
+
+
+def turn(image: Image.Image) -> None:
+    """Turns an image whose pixels have been read as `orientation_of` says."""
+    if orientation_of(image) in _TURNS:
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def channels_first(pixels: NDArray[Any]) -> Tensor:
