@@ -293,7 +293,10 @@ ERRORS = {
     "no label": ({"labels": LABELS - 2}, "label -1 is negative"),
     "classifier": ({"classifier": "svm"}, "one of one_vs_rest, softmax, centroid, got 'svm'"),
     "weight": ({"weight": 0}, "weight must be positive, got 0"),
-    "too large": ({"features": FEATURES.double() * 1e200, "classifier": "softmax", "tasks": 2}, "does not converge.*unit=True"),
+    "too large": (
+        {"features": FEATURES.double() * 1e200, "classifier": "softmax", "tasks": 2},
+        "does not converge.*unit=True",
+    ),
 }
 
 
