@@ -3,8 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := runs/quickstart
-SPINE := $(addprefix tests/,test_draws.py test_grammar.py test_heads.py test_step.py test_train.py test_views.py \
-	engine/test_engine.py evaluate/test_evaluate.py)
+SPINE := $(addprefix tests/,test_grammar.py test_views.py test_heads.py test_step.py engine/test_engine.py \
+	evaluate/test_evaluate.py evaluate/test_fewshot.py test_train.py::test_result_is_what_best_gives_on_the_test_images)
 
 .PHONY: install quickstart test check lint clean
 

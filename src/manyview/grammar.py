@@ -22,6 +22,7 @@ from torch import nn
 from manyview.errors import ManyviewError, RecipeError, misfit, reason, unknown
 
 T = TypeVar("T")
+LONGEST = 10_000  # characters of a call or pipeline
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def with_argument(call: Call, key: str, value: Any, factory: Callable[..., Any] 
 def _parse(text: str, where: str) -> ast.expr:
     if not isinstance(text, str) or not text.strip():
         raise RecipeError(f"{where}: expected a call such as name(…), got {text!r}")
+    if len(text) > LONGEST:  # how much Python can parse changes with its version
+        raise RecipeError(f"{where}: {len(text)} characters are too long for a call; at most {LONGEST}")
     try:
         return ast.parse(_members_as_subscripts(text), mode="eval").body
     except (SyntaxError, tokenize.TokenError, ValueError, RecursionError, MemoryError) as error:
