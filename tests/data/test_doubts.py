@@ -2,6 +2,8 @@
 
 import io
 import logging
+import os
+import signal
 import struct
 import threading
 import warnings
@@ -12,7 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from manyview.data import BadImage, Stored, decode, size_of
+from manyview.data import BadImage, Stored, decode, doubts, size_of
 from manyview.data.doubts import NAMED, overheard, tell
 from manyview.errors import ManyviewWarning
 
@@ -95,6 +97,31 @@ def test_other_threads_keep_their_warnings_and_doubts_their_images():
             thread.join()
     assert not wrong
     assert (warnings.showwarning, warnings.filters) == usual
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_process_forked_meanwhile_decodes_and_restores_what_it_found():
+    content, listening, done = jpeg_with_damaged_exif(), threading.Event(), threading.Event()
+    usual = warnings.showwarning
+
+    def listen():
+        with overheard(), doubts._printing:
+            listening.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    listening.wait(60)
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        same = doubts._printing.acquire(blocking=False) and warnings.showwarning is usual
+        with warnings.catch_warnings(record=True) as caught:
+            decode(content, "forked.jpg")
+        os._exit(0 if same and [str(warning.message)[:12] for warning in caught] == ["forked.jpg: "] else 1)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_bomb_is_one_line_in_both_modes():

@@ -43,17 +43,11 @@ class overheard:
         self._before: list[str] | None = None
 
     def __enter__(self) -> list[str]:
-        self._before = _ears.listen(self.lines)
-        if self._logged:
-            for name in LOGGERS:
-                logging.getLogger(name).addHandler(_ears)
+        self._before = _ears.listen(self.lines, self._logged)
         return self.lines
 
     def __exit__(self, *error: object) -> None:
-        if self._logged and self._before is None:
-            for name in LOGGERS:
-                logging.getLogger(name).removeHandler(_ears)
-        _ears.rest(self._before)
+        _ears.rest(self._before, self._logged)
 
 
 def tell(name: str, lines: list[str]) -> None:
@@ -104,10 +98,10 @@ class _Ears(logging.Handler):
         super().__init__(logging.WARNING)
         self._heard = threading.local()
         self._guard = threading.Lock()
-        self._listeners = 0
+        self._listeners, self._readers = 0, 0
         self._usual: tuple[Any, Any] = (None, None)
 
-    def listen(self, lines: list[str]) -> list[str] | None:
+    def listen(self, lines: list[str], logged: bool) -> list[str] | None:
         """What this thread's decoders say goes to `lines`; returns where it went before.
 
         Not by `warnings.catch_warnings`, after which all that was said once in a process is said again.
@@ -119,15 +113,30 @@ class _Ears(logging.Handler):
             if self._listeners == 1:
                 self._usual = warnings.filters, warnings.showwarning
                 warnings.filters, warnings.showwarning = [ALWAYS, *warnings.filters], self._show
+            if logged:
+                self._readers += 1
+                for name in LOGGERS:
+                    logging.getLogger(name).addHandler(self)
         return before
 
-    def rest(self, before: list[str] | None) -> None:
+    def rest(self, before: list[str] | None, logged: bool) -> None:
         """Ends `listen`."""
         self._heard.lines = before
         with self._guard:
             self._listeners -= 1
             if not self._listeners:
                 warnings.filters, warnings.showwarning = self._usual
+            self._readers -= logged
+            if logged and not self._readers:
+                for name in LOGGERS:
+                    logging.getLogger(name).removeHandler(self)
+
+    def begin_anew(self) -> None:
+        """In a process that was just forked: threads of its parent that listened are none of its own."""
+        self._guard = threading.Lock()
+        if self._listeners:
+            warnings.filters, warnings.showwarning = self._usual
+        self._listeners, self._readers = 0, 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """A line of a decoder's log."""
@@ -161,4 +170,12 @@ class _Told:
         warnings.warn(f"{name}: {text}{more}", ManyviewWarning, stacklevel=2)
 
 
+def _after_fork() -> None:
+    """A lock that another thread of the parent held would be held for ever."""
+    global _printing
+    _printing = threading.Lock()
+    _ears.begin_anew()
+
+
 _ears, _told = _Ears(), _Told()
+os.register_at_fork(after_in_child=_after_fork)

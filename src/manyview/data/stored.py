@@ -23,6 +23,7 @@ from manyview.errors import DataError
 MOST_CHANNELS = 16
 
 _NPY = b"\x93NUMPY"
+_PNG_TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks that may state an orientation
 _XMP = 700  # a tag of TIFF
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type
@@ -38,7 +39,8 @@ def as_stored(content: bytes, scale: int) -> Tensor:
         if is_scalable(image):
             return jpeg(image, content, "GRAY" if image.mode == "L" else "RGB", scale)
         if png_bits(content) == 16:  # Pillow would keep 8 bits of each colour
-            image.load()  # what is said of its orientation may stand behind the pixels
+            if any(kind in content for kind in _PNG_TEXTS):  # which may stand behind the pixels
+                image.load()
             return upright(_checked(_deep_png(content)), orientation_of(image))
         state_samples(image)
         load(image)

@@ -203,10 +203,13 @@ def resample(
         flat_y[: most_y * out_h].reshape(most_y, out_h),
         flat_x[: most_x * out_w].reshape(most_x, out_w),
     )
-    scale_y, scale_x = box[2] / float(box[8] or out_h), box[3] / float(box[9] or out_w)
-    start_y, start_x = box[0] - top + scale_y * box[6], box[1] - left + scale_x * box[7]
-    triangle(start_y, scale_y * out_h, box_h, out_h, first_y, count_y, weight_y)
-    most = triangle(start_x, scale_x * out_w, box_w, out_w, first_x, count_x, weight_x)
+    start_y, start_x, length_y, length_x = box[0] - float(top), box[1] - float(left), float(box[2]), float(box[3])
+    if box[8] > ZERO:
+        scale_y, scale_x = length_y / box[8], length_x / box[9]
+        start_y, start_x = start_y + scale_y * box[6], start_x + scale_x * box[7]
+        length_y, length_x = scale_y * out_h, scale_x * out_w
+    triangle(start_y, length_y, box_h, out_h, first_y, count_y, weight_y)
+    most = triangle(start_x, length_x, box_w, out_w, first_x, count_x, weight_x)
     if flips[0] > ZERO:
         for x in range(out_w // 2):
             o = out_w - 1 - x
