@@ -21,7 +21,7 @@ from manyview.errors import ManyviewError, RecipeError, unknown
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
 from manyview.heads import HEADS
-from manyview.lr_of_batch import drop_replaced_per, tell_of_smaller_batches
+from manyview.lr_of_batch import TRIAL, drop_replaced_per, tell_of_smaller_batches
 from manyview.optimize import SCHEDULES, check_training
 from manyview.readouts import RelationPlan, plan_relations, unique_name
 from manyview.relations import LEARN_FROM_LABELS, RELATIONS
@@ -219,7 +219,8 @@ def parse_recipe(text: str, *overrides: str) -> Recipe:
     except ValidationError as error:
         raise RecipeError(_first_line(error)) from None
     _check(recipe)
-    tell_of_smaller_batches(size, recipe.train.batch_size, recipe.train.optimizer, overrides)
+    if recipe.train.steps is None or recipe.train.steps >= TRIAL:
+        tell_of_smaller_batches(size, recipe.train.batch_size, recipe.train.optimizer, overrides)
     return recipe
 
 
