@@ -53,6 +53,7 @@ train:
   schedule: "cosine(warmup='1 epochs')"
   log_every: 1
   checkpoint_every: 7 steps
+  keep: best
 evaluate: [knn(k=5)]
 """
 # 12 steps an epoch, 48 in all, a checkpoint at 7, 14, …: at step 17 the run is within its second epoch. MoCo's 16 keys

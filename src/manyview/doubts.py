@@ -12,18 +12,18 @@ from typing import Any
 
 from manyview.ema import Ema
 from manyview.grammar import Name, parse_call
+from manyview.lr_of_batch import TRIAL
 from manyview.optimize import SCHEDULES, Clock, steps_of
 from manyview.recipe import Recipe, Train
 from manyview.step import Step
 
-SHORTEST = 20  # updates; a shorter run only tries whether all works
 LEFT = 0.1  # of the untrained weights in an average: more than that is told
 ENOUGH = 0.01  # what the momentum that is proposed leaves of them
 
 
 def doubts(recipe: Recipe, step: Step, clock: Clock, images: int) -> list[str]:
     """A line on each setting that does not fit the run's length or its number of training images."""
-    if clock.steps < SHORTEST:
+    if clock.steps < TRIAL:
         return []
     found = [*_of_schedule(recipe.train, clock), *_of_averages(recipe, clock), *_of_relations(step, clock, images)]
     every = steps_of(recipe.train.checkpoint_every, clock, "checkpoint_every")

@@ -9,7 +9,8 @@ from typing import Any
 from manyview.errors import ManyviewWarning
 from manyview.grammar import Call, parse_call
 
-LR, PER, SIZE = "train.optimizer.lr", "train.optimizer.per", "train.batch_size"
+LR, PER = "train.optimizer.lr", "train.optimizer.per"
+TRIAL = 20  # updates; a shorter run only tries whether all works
 
 
 def drop_replaced_per(raw: Mapping[str, Any], keys: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
 from manyview.heads import HEADS
 from manyview.initial import INITS
-from manyview.lr_of_batch import drop_replaced_per, tell_of_smaller_batches
+from manyview.lr_of_batch import TRIAL, drop_replaced_per, tell_of_smaller_batches
 from manyview.optimize import SCHEDULES, check_training, parts
 from manyview.readouts import RelationPlan, plan_relations, unique_name
 from manyview.rehearse import rehearse
@@ -256,7 +256,8 @@ def parse_recipe(text: str, *overrides: str, name: str | None = None) -> Recipe:
     except ValidationError as error:
         raise RecipeError(first_line(error, raw, _models())) from None
     _check(recipe)
-    tell_of_smaller_batches(size, recipe.train.batch_size, recipe.train.optimizer, keys)
+    if recipe.train.steps is None or recipe.train.steps >= TRIAL:
+        tell_of_smaller_batches(size, recipe.train.batch_size, recipe.train.optimizer, keys)
     title = None if name is None or "title" in keys else true_title(name, changed, recipe.data.source)
     return recipe if title is None else recipe.model_copy(update={"title": title})
 
