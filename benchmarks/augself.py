@@ -22,9 +22,9 @@ from manyview.data import Images
 from manyview.data.loader import read_images
 from manyview.relations import Reading
 from manyview.relations.augself import KINDS, AugSelf
-from manyview.run import Run
 from manyview.step import Step
-from manyview.views import View, member_view
+from manyview.training.run import Run
+from manyview.views.view import View, member_view
 
 UNSEEN = 1_000_000  # the first epoch to draw from: no run gets there
 

@@ -32,7 +32,7 @@ from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.features import Features
 from manyview.evaluate.linear import METRICS, WEIGHTS, fit_linear, fit_path, linear_probe
 from manyview.evaluate.model import StepModel
-from manyview.run import Run
+from manyview.training.run import Run
 
 OFFICIAL = {"lr": 1.0, "max_iter": 5000, "tolerance_grad": 1e-10, "tolerance_change": 0.0}
 Rows = tuple[Tensor, Tensor]

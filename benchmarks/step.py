@@ -38,9 +38,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import manyview
-from manyview.branches import Branch
+from manyview.branches.branch import Branch
 from manyview.step import Step
-from manyview.views import View
+from manyview.views.view import View
 from views import machine
 
 CLASSES = 10

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from manyview import parse_recipe
-from manyview.sheet import contact_sheet, save_png
+from manyview.show.sheet import contact_sheet, save_png
 
 SIDE, COLUMNS = 144, 6
 SEED = 431201  # of those tried, one whose draws leave no op without an effect

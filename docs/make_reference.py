@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from manyview.augment import OPS
-from manyview.augment.orbit import ORBITS, orbit_size
-from manyview.branches import NORMALIZATIONS
+from manyview.branches.branch import NORMALIZATIONS
+from manyview.branches.heads import HEADS
+from manyview.branches.initial import INITS
 from manyview.data import SOURCES
 from manyview.evaluate.protocols import PROTOCOLS
-from manyview.heads import HEADS
-from manyview.initial import INITS
-from manyview.optimize import SCHEDULES
-from manyview.readouts import FUNCTIONS
-from manyview.recipe import Data, Train
+from manyview.optimize.optimize import SCHEDULES
+from manyview.recipe.readouts import FUNCTIONS
+from manyview.recipe.recipe import Data, Train
 from manyview.relations import RELATIONS
+from manyview.views.ops import OPS
+from manyview.views.ops.orbit import ORBITS, orbit_size
 
 HEADER = """# Reference
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from manyview.augment import OPS
-from manyview.augment.erase import noise
-from manyview.augment.orbit import ORBITS
 from manyview.evaluate.corruptions import CORRUPTIONS, corrupt, corruption
-from manyview.views import ViewSpec, draw_views, plan_views
+from manyview.views.ops import OPS
+from manyview.views.ops.erase import noise
+from manyview.views.ops.orbit import ORBITS
+from manyview.views.view import ViewSpec, draw_views, plan_views
 
 STORED = Path(__file__).with_name("digests.json")
 COUNT, SIDE = 6, 40

@@ -2,7 +2,7 @@
 
 import torch
 
-from manyview.augment.op import as_float
+from manyview.views.ops.op import as_float
 
 # op, arguments; every op of the table stands here, in its default form where it has one and in unlike others
 CASES = [

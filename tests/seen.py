@@ -2,8 +2,8 @@
 
 import torch
 
-from manyview.augment.op import as_float
-from manyview.views import TEST, draw_views, together, usual_test_view
+from manyview.views.ops.op import as_float
+from manyview.views.view import TEST, draw_views, together, usual_test_view
 
 
 class Looks:

@@ -2,8 +2,8 @@
 
 import re
 
-from manyview.recipe import load_recipe
-from manyview.views import TEST
+from manyview.recipe.recipe import load_recipe
+from manyview.views.view import TEST
 
 
 def small(name: str, side: int = 32) -> tuple[str, ...]:

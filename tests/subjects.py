@@ -10,9 +10,9 @@ from manyview import parse_recipe
 from manyview.data import ArrayImages, BadImage, Splits
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
-from manyview.files import write_state
-from manyview.run import Run
+from manyview.foundation.files import write_state
 from manyview.step import Step
+from manyview.training.run import Run
 
 TIED = """
 views:

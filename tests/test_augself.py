@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from manyview.errors import RecipeError
-from manyview.recipe import parse_recipe
+from manyview.recipe.recipe import parse_recipe
 from manyview.relations import Port, Reading
 from manyview.relations.augself import KINDS, AugSelf
 from manyview.step import Step
-from manyview.views import View, sample_views
+from manyview.views.view import View, sample_views
 from op_cases import photos
 from references import log_softmax
 

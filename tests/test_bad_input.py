@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from commands import contents, done, manyview, one_line, png
-from manyview.sheet import GAP, NAME
+from manyview.show.sheet import GAP, NAME
 
 FOLDER = (
     "data.source=folder", "data.val_fraction=0", "train.steps=1", "train.batch_size=16", "train.schedule=constant()",

@@ -7,13 +7,13 @@ import timm
 import torch
 from torch import nn
 
-from manyview.branches import NORMALIZATIONS, Branch, parse_branch
+from manyview.branches.branch import NORMALIZATIONS, Branch, parse_branch
 from manyview.errors import RecipeError
-from manyview.optimize import make_optimizer
-from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
+from manyview.optimize.optimize import make_optimizer
+from manyview.recipe.recipe import load_recipe, packaged_recipes, parse_recipe
 from manyview.relations.swav import SwAV
 from manyview.step import Step
-from manyview.views import View, ViewSpec, plan_views
+from manyview.views.view import View, ViewSpec, plan_views
 from small import small
 
 PLAN = plan_views(

@@ -24,10 +24,10 @@ from manyview.evaluate.evaluate import evaluate
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
-from manyview.plan import plan
-from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
-from manyview.run import Run
-from manyview.sheet import GAP, NAME
+from manyview.recipe.recipe import load_recipe, packaged_recipes, parse_recipe
+from manyview.show.plan import plan
+from manyview.show.sheet import GAP, NAME
+from manyview.training.run import Run
 from small import small
 
 TINY = ("train.steps=3", "train.batch_size=16", "train.schedule=cosine()", "data.limit=60", "train.log_every=1")

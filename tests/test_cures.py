@@ -6,10 +6,10 @@ import shlex
 import pytest
 
 from commands import done, manyview, one_line
-from manyview.cures import in_full, places
 from manyview.errors import FEW, ManyviewError, RecipeError, reason, unknown
-from manyview.recipe import Recipe, Train, load_recipe, parse_recipe
-from manyview.words import counted
+from manyview.foundation.words import counted
+from manyview.recipe.cures import in_full, places
+from manyview.recipe.recipe import Recipe, Train, load_recipe, parse_recipe
 
 # ---------------------------------------------------------------------------------------------------------------- keys
 
@@ -235,7 +235,7 @@ def test_ctrl_c_is_one_line(monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("manyview.recipe.load_recipe", interrupted)
+    monkeypatch.setattr("manyview.recipe.recipe.load_recipe", interrupted)
     assert manyview("plan", "quickstart") == (130, "", "manyview: stopped\n")
 
 

@@ -1,7 +1,7 @@
 """Rendered views keep their bits: from version to version, and on every processor."""
 
 from digests import STRENGTHS, digests, stored
-from manyview.augment import OPS
+from manyview.views.ops import OPS
 
 
 def test_every_op_has_digests():

@@ -6,8 +6,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from manyview.distributed import gather
-from manyview.recipe import parse_recipe
+from manyview.foundation.distributed import gather
+from manyview.recipe.recipe import parse_recipe
 from manyview.relations.similarity import KINDS, WHOLE_BATCH
 from manyview.step import Step
 

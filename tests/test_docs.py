@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import manyview
-from manyview.augment import OPS
 from manyview.errors import RecipeError
-from manyview.grammar import parse_call, parse_pipeline
-from manyview.recipe import packaged_recipes, read_yaml
-from manyview.sheet import GAP, LINE, NAME
+from manyview.foundation.grammar import parse_call, parse_pipeline
+from manyview.recipe.recipe import packaged_recipes, read_yaml
+from manyview.show.sheet import GAP, LINE, NAME
+from manyview.views.ops import OPS
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from manyview import load_recipe, parse_recipe, train
-from manyview.doubts import doubts
+from manyview import load_recipe, parse_recipe
 from manyview.errors import ManyviewWarning, RunError
-from manyview.health import PATIENCE, grown, steps_low, told_apart
-from manyview.optimize import Clock, clock_of
-from manyview.recipe import packaged_recipes
+from manyview.optimize.optimize import Clock, clock_of
+from manyview.recipe.recipe import packaged_recipes
 from manyview.step import Step
+from manyview.training import train
+from manyview.training.doubts import doubts
+from manyview.training.health import PATIENCE, grown, steps_low, told_apart
 
 TEXT = """
 data: {source: digits, limit: 800, val_fraction: 0}

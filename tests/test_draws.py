@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from manyview.draws import Draws, key_of, order_of, philox
+from manyview.views.draws import Draws, key_of, order_of, philox
 
 MANY = 120_000
 PINNED = [
@@ -70,7 +70,7 @@ def test_values_are_pinned():
 
 def test_values_do_not_depend_on_the_process():
     program = (
-        "from manyview.draws import Draws, order_of;"
+        "from manyview.views.draws import Draws, order_of;"
         "print(Draws(1, 2, [0, 49_999], 'a', 'crop').uniform('scale', 5).tolist(), order_of(1, 2, 8).tolist())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from manyview.ema import Ema, follow
+from manyview.branches.ema import Ema, follow
 from manyview.errors import RecipeError
-from manyview.grammar import Name
-from manyview.optimize import make_optimizer
-from manyview.recipe import difference, parse_recipe
+from manyview.foundation.grammar import Name
+from manyview.optimize.optimize import make_optimizer
+from manyview.recipe.recipe import difference, parse_recipe
 from manyview.step import Step
 
 B, C = 6, 5

@@ -11,12 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from manyview import parse_recipe, train
+from manyview import parse_recipe
 from manyview.cli import app
 from manyview.errors import RunError
-from manyview.export import export_timm
-from manyview.files import read_state
-from manyview.run import Run
+from manyview.foundation.files import read_state
+from manyview.judge.export import export_timm
+from manyview.training import train
+from manyview.training.run import Run
 
 RECIPE = """
 title: to be exported
@@ -199,7 +200,7 @@ def test_our_networks_load_where_they_are_registered(exported):
     with torch.no_grad():
         scores = model((pictures("cresnet20").float() / 255 - mean) / std)
     torch.testing.assert_close(scores, expected(root, "cresnet20"), rtol=1e-4, atol=1e-5)
-    assert lines["cresnet20"][-1] == "'cresnet20' is registered with timm by `import manyview.backbones`"
+    assert lines["cresnet20"][-1] == "'cresnet20' is registered with timm by `import manyview.branches.backbones`"
 
 
 def test_small_stem_loads_as_the_printed_lines_say(exported):

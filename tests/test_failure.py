@@ -13,14 +13,15 @@ import torch
 import torch.multiprocessing as mp
 
 from commands import manyview
-from manyview import parse_recipe, train
+from manyview import parse_recipe
 from manyview.data import open_splits
 from manyview.data.loader import Batches
 from manyview.errors import RunError
-from manyview.failure import largest_weight, note_failure
-from manyview.files import read_state
-from manyview.optimize import clock_of, make_optimizer, make_schedule
+from manyview.foundation.files import read_state
+from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
 from manyview.step import Step
+from manyview.training import train
+from manyview.training.failure import largest_weight, note_failure
 
 # the learning rate becomes far too large after 7 steps of 5 an epoch: step 8 goes wrong, and step 9 shows it
 DIVERGING = """
@@ -239,7 +240,7 @@ def test_two_processes(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["manyview.train"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["manyview.training.train"])
     mp.start_processes(process, (tmp_path, port), nprocs=2, start_method="forkserver")
     saved = parts_of(tmp_path / "run")
     number = saved["step"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from manyview.errors import RunError
-from manyview.files import read_state, write_atomically, write_bytes, write_json, write_state, write_text
+from manyview.foundation.files import read_state, write_atomically, write_bytes, write_json, write_state, write_text
 
 
 def test_what_is_written_is_read(tmp_path):

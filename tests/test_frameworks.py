@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 import references
-from manyview.branches import parse_branch
-from manyview.grammar import Call, bind
-from manyview.heads import HEADS
-from manyview.recipe import parse_recipe
+from manyview.branches.branch import parse_branch
+from manyview.branches.heads import HEADS
+from manyview.foundation.grammar import Call, bind
+from manyview.recipe.recipe import parse_recipe
 from manyview.step import Step
 
 B, C, UPDATES = 8, 5, 3

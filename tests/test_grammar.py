@@ -7,10 +7,10 @@ import os
 
 import pytest
 
-from manyview.augment import OPS
-from manyview.augment.crop import Crop
 from manyview.errors import RecipeError, misfit
-from manyview.grammar import Call, Name, bind, check_arguments, parse_call, parse_pipeline, with_argument
+from manyview.foundation.grammar import Call, Name, bind, check_arguments, parse_call, parse_pipeline, with_argument
+from manyview.views.ops import OPS
+from manyview.views.ops.crop import Crop
 
 WHERE = "views.a.make"
 

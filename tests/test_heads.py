@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from manyview.heads import HEADS, linear, mlp, pooled, predictor, projector
+from manyview.branches.heads import HEADS, linear, mlp, pooled, predictor, projector
 
 SIZES = {"inputs": 6, "classes": 5}
 

@@ -10,11 +10,21 @@ import pytest
 import torch
 
 from commands import manyview, png
-from manyview import parse_recipe, train
-from manyview.draws import order_of
+from manyview import parse_recipe
 from manyview.errors import ManyviewWarning, RecipeError, RunError
-from manyview.files import read_state
-from manyview.health import COLLAPSED, PATIENCE, ROWS, collapse_message, effective_rank, health, steps_low, uniformity
+from manyview.foundation.files import read_state
+from manyview.training import train
+from manyview.training.health import (
+    COLLAPSED,
+    PATIENCE,
+    ROWS,
+    collapse_message,
+    effective_rank,
+    health,
+    steps_low,
+    uniformity,
+)
+from manyview.views.draws import order_of
 
 KEYS = ["z_std", "z_std_sqrt_d", "effective_rank", "uniformity"]
 

@@ -20,8 +20,8 @@ import manyview
 from manyview.data import ArrayImages, BadImage, loader, open_splits, preload
 from manyview.data.loader import AHEAD, Batch, Batches, load, load_ahead, read_images
 from manyview.errors import DataError
-from manyview.progress import Display
-from manyview.views import TEST, View, interleave
+from manyview.show.display import Display
+from manyview.views.view import TEST, View, interleave
 
 VIEWS = """
 views:

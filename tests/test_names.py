@@ -8,7 +8,7 @@ import pytest
 
 from commands import done, manyview, one_line, png
 from manyview.errors import shown
-from manyview.run import Run
+from manyview.training.run import Run
 
 ROOT, RUN = os.fsdecode(b"donn\xe9es"), os.fsdecode(b"run\xe9")
 CLASSES = (os.fsdecode(b"ch\xe2t"), "dog\t1", "猫")

@@ -13,8 +13,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from manyview.errors import RecipeError, RunError
-from manyview.optimize import Clock, check_training, clock_of, make_optimizer, make_schedule, steps_of, sync_batchnorm
-from manyview.recipe import Train, load_recipe, parse_recipe
+from manyview.optimize.optimize import (
+    Clock,
+    check_training,
+    clock_of,
+    make_optimizer,
+    make_schedule,
+    steps_of,
+    sync_batchnorm,
+)
+from manyview.recipe.recipe import Train, load_recipe, parse_recipe
 from manyview.step import Step
 
 CLOCK = Clock(steps=60, steps_per_epoch=6)  # ten epochs

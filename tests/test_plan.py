@@ -7,10 +7,10 @@ import torch
 from rich.console import Console
 
 from commands import done, manyview, one_line, png
-from manyview.graph import save_graph
-from manyview.plan import describe, layout, plan, svg
-from manyview.recipe import load_recipe, packaged_recipes, parse_recipe
-from manyview.views import plan_views
+from manyview.recipe.recipe import load_recipe, packaged_recipes, parse_recipe
+from manyview.show.graph import save_graph
+from manyview.show.plan import describe, layout, plan, svg
+from manyview.views.view import plan_views
 from small import small
 
 ROWS = {  # images that pass each network for each image of a batch, read off the papers

@@ -12,9 +12,9 @@ import pytest
 from commands import done, manyview, png
 from manyview import cli
 from manyview.data import BadImage
-from manyview.predict import predict_files
-from manyview.recipe import load_recipe
-from manyview.train import train
+from manyview.judge.predict import predict_files
+from manyview.recipe.recipe import load_recipe
+from manyview.training.train import train
 
 TINY = ("train.steps=2", "train.batch_size=16", "train.schedule=constant()", "data.limit=40", "evaluate=[]")
 

@@ -4,8 +4,8 @@ import pytest
 
 from commands import manyview, one_line
 from manyview.errors import ManyviewWarning, RecipeError
-from manyview.prepare import images_together
-from manyview.recipe import Train
+from manyview.recipe.recipe import Train
+from manyview.training.prepare import images_together
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import torch
 import torch.multiprocessing as mp
 
 from commands import done, manyview, png
-from manyview import parse_recipe, train
+from manyview import parse_recipe
 from manyview.data import open_splits
 from manyview.data.loader import Batches
 from manyview.errors import ManyviewWarning
-from manyview.files import read_state
-from manyview.run import Run
+from manyview.foundation.files import read_state
+from manyview.training import train
+from manyview.training.run import Run
 
 RECIPE = """
 seed: 3
@@ -53,7 +54,7 @@ def on_two(recipe, folder, resume=False):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["manyview.train"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["manyview.training.train"])
     mp.start_processes(process, (recipe, folder, port, resume), nprocs=2, start_method="forkserver")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from manyview.progress import Display
+from manyview.show.display import Display
 
 TERMS = {"cross_entropy": 1.1, "similarity": 0.12, "augself": 0.3, "joint_cross_entropy": 3.2}
 RESULT = {

@@ -13,8 +13,17 @@ from pydantic import ValidationError
 import manyview
 from manyview.errors import DataError, ManyviewError, RecipeError
 from manyview.evaluate.protocols import PROTOCOLS
-from manyview.grammar import parse_call
-from manyview.recipe import Data, Recipe, Train, difference, load_recipe, packaged_recipes, parse_recipe, read_yaml
+from manyview.foundation.grammar import parse_call
+from manyview.recipe.recipe import (
+    Data,
+    Recipe,
+    Train,
+    difference,
+    load_recipe,
+    packaged_recipes,
+    parse_recipe,
+    read_yaml,
+)
 from manyview.relations import RELATIONS
 from manyview.step import Step
 

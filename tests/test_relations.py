@@ -9,9 +9,8 @@ import torch.nn.functional as torch_functional
 from torch import nn
 
 from manyview import functional as F
-from manyview.augment.flip import Flip
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
-from manyview.recipe import parse_recipe
+from manyview.recipe.recipe import parse_recipe
 from manyview.relations import RELATIONS, HasState, Port, Reading
 from manyview.relations.agmax import AgMax, Agreement, joint_width
 from manyview.relations.contrastive import InfoNce, NtXent, SupervisedContrastive
@@ -23,6 +22,7 @@ from manyview.relations.redundancy import BarlowTwins, VicReg
 from manyview.relations.similarity import KINDS, Similarity
 from manyview.relations.swav import SwAV
 from manyview.step import Step
+from manyview.views.ops.flip import Flip
 
 B, C, M = 6, 5, 4
 

@@ -13,8 +13,8 @@ import torch
 
 from manyview import cli
 from manyview.errors import RunError
-from manyview.files import read_state
-from manyview.metrics import Metrics
+from manyview.foundation.files import read_state
+from manyview.training.log import Metrics
 
 RECIPE = """
 title: to be killed
@@ -80,7 +80,7 @@ def command_line(folder, recipe, *arguments):
 def start(*arguments):
     # a server that has imported everything: a fresh interpreter would take seconds a run, a fork would inherit threads
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["manyview.cli", "manyview.train", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["manyview.cli", "manyview.training.train", "torch.utils.tensorboard"])
     process = context.Process(target=command_line, args=arguments)
     process.start()
     return process
@@ -312,7 +312,8 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, recipe, uninterrupted):
     ],
 )
 def test_another_recipe_may_not_continue(tmp_path, recipe, uninterrupted, overrides, message):
-    from manyview import load_recipe, train
+    from manyview import load_recipe
+    from manyview.training import train
 
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted("dropout and random weights"), folder)
@@ -325,7 +326,8 @@ def test_another_recipe_may_not_continue(tmp_path, recipe, uninterrupted, overri
 
 
 def test_a_damaged_checkpoint_is_one_line(killed, recipe):
-    from manyview import load_recipe, train
+    from manyview import load_recipe
+    from manyview.training import train
 
     last = killed / "checkpoints" / "last.pt"
     last.write_bytes(last.read_bytes()[:5000])
@@ -335,7 +337,8 @@ def test_a_damaged_checkpoint_is_one_line(killed, recipe):
 
 
 def test_a_folder_of_something_else_is_no_run(tmp_path, recipe):
-    from manyview import load_recipe, train
+    from manyview import load_recipe
+    from manyview.training import train
 
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match=r"is no run: it has no recipe.yaml$"):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manyview import functional as F
-from manyview.distributed import gather
+from manyview.foundation.distributed import gather
 
 WORLD, B, D = 2, 8, 5
 WHOLE_BATCH = {

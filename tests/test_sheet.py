@@ -9,17 +9,18 @@ from PIL import Image, ImageFont
 from typer.testing import CliRunner
 
 from commands import done, manyview, one_line, png
-from manyview import parse_recipe, train
-from manyview.augment import OPS
-from manyview.augment.op import as_uint8
-from manyview.augment.policy import POLICY_OPS
+from manyview import parse_recipe
 from manyview.cli import app
 from manyview.data import open_splits
 from manyview.errors import DataError, RunError
-from manyview.run import Run
-from manyview.sheet import GAP, NAME, caption, compose, contact_sheet, save_png, short_path, to_pil, wrap
+from manyview.show.sheet import GAP, NAME, caption, compose, contact_sheet, save_png, short_path, to_pil, wrap
 from manyview.step import Step
-from manyview.views import View
+from manyview.training import train
+from manyview.training.run import Run
+from manyview.views.ops import OPS
+from manyview.views.ops.op import as_uint8
+from manyview.views.ops.policy import POLICY_OPS
+from manyview.views.view import View
 
 RECIPE = """
 title: to look at

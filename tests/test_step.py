@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as torch_functional
 
 from manyview import functional as F
-from manyview.augment import OPS
-from manyview.draws import Draws
 from manyview.errors import ManyviewWarning, RecipeError
-from manyview.health import health
-from manyview.optimize import fixed_parts
-from manyview.recipe import load_recipe, parse_recipe
+from manyview.optimize.optimize import fixed_parts
+from manyview.recipe.recipe import load_recipe, parse_recipe
 from manyview.relations.similarity import KINDS
 from manyview.step import Step
+from manyview.training.health import health
+from manyview.views.draws import Draws
+from manyview.views.ops import OPS
 
 B, C = 6, 10
 TINY = "vit_tiny_patch16_224(img_size=16, patch_size=8, depth=1, embed_dim=32, num_heads=2)"  # soon compiled

@@ -7,9 +7,9 @@ import torch
 
 from commands import done
 from manyview.data import open_splits
-from manyview.recipe import load_recipe
+from manyview.recipe.recipe import load_recipe
+from manyview.show.step_cost import duration, size, step_cost
 from manyview.step import Step
-from manyview.step_cost import duration, size, step_cost
 
 SMALL = ("train.batch_size=4", "data.limit=40")
 

@@ -13,9 +13,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from manyview import ManyviewError, Step, parse_recipe, train
+from manyview import ManyviewError, Step, parse_recipe
 from manyview.errors import Interrupted
-from manyview.surroundings import left_as_found
+from manyview.training import train
+from manyview.training.surroundings import left_as_found
 
 RECIPE = """
 data: {source: digits, limit: 120, render: memory}

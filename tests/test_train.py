@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import manyview
-from manyview import ManyviewError, parse_recipe, train
+from manyview import ManyviewError, parse_recipe
 from manyview.data import open_splits
 from manyview.data.loader import Batches
 from manyview.errors import ManyviewWarning, RecipeError, RunError
@@ -26,9 +26,10 @@ from manyview.evaluate.evaluate import evaluate
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import Knn, Linear
-from manyview.files import read_state
-from manyview.run import Run
+from manyview.foundation.files import read_state
 from manyview.step import Step
+from manyview.training import train
+from manyview.training.run import Run
 
 DIGITS = """
 title: two views of digits
@@ -694,4 +695,4 @@ def test_handlers_of_signals_are_given_back(tmp_path):
 
 
 def test_public_names():
-    assert manyview.train is train
+    assert manyview.training.train is train

@@ -4,11 +4,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from manyview.augment import OPS
-from manyview.augment.orbit import ORBITS, orbit
-from manyview.draws import Draws
 from manyview.errors import RecipeError
-from manyview.views import (
+from manyview.views.draws import Draws
+from manyview.views.ops import OPS
+from manyview.views.ops.orbit import ORBITS, orbit
+from manyview.views.view import (
     ViewSpec,
     draw_views,
     interleave,

@@ -10,10 +10,10 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from manyview.errors import ManyviewError
-from manyview.recipe import Recipe, load_recipe, parse_recipe
+from manyview.recipe.recipe import Recipe, load_recipe, parse_recipe
 from manyview.step import Step
-from manyview.train import train
-from manyview.views import View
+from manyview.training.train import train
+from manyview.views.view import View
 
 __version__ = version("manyview")
 __all__ = ["ManyviewError", "Recipe", "Step", "View", "load_recipe", "parse_recipe", "train"]

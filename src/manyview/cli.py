@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError, shown, unknown
-from manyview.usage import USAGE, usage_line
-from manyview.words import counted
+from manyview.foundation.words import counted
+from manyview.show.usage import USAGE, usage_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,7 +71,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Print this one, to read or to copy.")] = None,
 ) -> None:
     """Lists the packaged recipes, or prints one of them."""
-    from manyview.recipe import packaged_recipes, parse_recipe
+    from manyview.recipe.recipe import packaged_recipes, parse_recipe
 
     if name is not None:
         if name not in packaged_recipes():
@@ -97,13 +97,13 @@ def plan(
     measure: Annotated[bool, typer.Option("--measure", help="Train two steps, and tell what one costs.")] = False,
 ) -> None:
     """Shows what a recipe will do: views, networks, relations, cost."""
-    from manyview.graph import save_graph
-    from manyview.optimize import clock_of
-    from manyview.pictures import DRAWINGS, check_name
-    from manyview.plan import plan as make_plan
-    from manyview.plan import visible_data
-    from manyview.recipe import load_recipe
-    from manyview.step_cost import step_cost
+    from manyview.optimize.optimize import clock_of
+    from manyview.recipe.recipe import load_recipe
+    from manyview.show.graph import save_graph
+    from manyview.show.pictures import DRAWINGS, check_name
+    from manyview.show.plan import plan as make_plan
+    from manyview.show.plan import visible_data
+    from manyview.show.step_cost import step_cost
 
     if svg is not None:
         check_name(svg, DRAWINGS, "--svg")
@@ -130,8 +130,8 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")] = False,
 ) -> None:
     """Trains a recipe and writes checkpoints, metrics and result.json into a folder."""
-    from manyview.recipe import load_recipe
-    from manyview.train import train as run_training
+    from manyview.recipe.recipe import load_recipe
+    from manyview.training.train import train as run_training
 
     run_training(load_recipe(recipe, *overrides or ()), out, resume=resume, quiet=quiet)
 
@@ -154,10 +154,10 @@ def evaluate(
     cache: Annotated[bool, typer.Option(help="Keep features on disk for the next time.")] = True,
 ) -> None:
     """Evaluates a model by named protocols, on the validation split unless told otherwise."""
-    from manyview.environment import best_device
-    from manyview.evaluate.judge import judge
     from manyview.evaluate.protocols import parse_protocols, with_own_settings
-    from manyview.evaluate.subject import open_subject
+    from manyview.foundation.environment import best_device
+    from manyview.judge.judge import judge
+    from manyview.judge.subject import open_subject
 
     given = protocols or []
     overrides = [text for text in given if text.partition("=")[0].replace(".", "_").isidentifier() and "=" in text]
@@ -179,8 +179,8 @@ def predict(
     Tabs, ends of lines and backslashes in names are escaped. A file that cannot be read is told on stderr, and the
     others follow; the exit code is 1 then, unless the run's own data.on_bad_image is skip.
     """
-    from manyview.predict import image_files, predict_files
-    from manyview.run import Run
+    from manyview.judge.predict import image_files, predict_files
+    from manyview.training.run import Run
 
     data, bad = Run(run).recipe().data, 0
 
@@ -215,10 +215,10 @@ def views(
 
     from manyview.data import open_splits
     from manyview.data.loader import read_images
-    from manyview.pictures import PHOTOS, check_name, save_picture
-    from manyview.predict import image_files, read_files
-    from manyview.recipe import load_recipe
-    from manyview.sheet import contact_sheet
+    from manyview.judge.predict import image_files, read_files
+    from manyview.recipe.recipe import load_recipe
+    from manyview.show.pictures import PHOTOS, check_name, save_picture
+    from manyview.show.sheet import contact_sheet
 
     check_name(out, PHOTOS, "--out")
     given = images or []
@@ -254,11 +254,11 @@ def replay(
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
     from manyview.data.loader import Batches
-    from manyview.optimize import clock_of
-    from manyview.pictures import PHOTOS, check_name, save_picture
-    from manyview.run import Run
-    from manyview.sheet import contact_sheet, short_path
-    from manyview.views import mixes
+    from manyview.optimize.optimize import clock_of
+    from manyview.show.pictures import PHOTOS, check_name, save_picture
+    from manyview.show.sheet import contact_sheet, short_path
+    from manyview.training.run import Run
+    from manyview.views.view import mixes
 
     check_name(out, PHOTOS, "--out")
     folder = Run(run)
@@ -353,8 +353,8 @@ def export(
     to: Annotated[str, typer.Option(help="The format: timm.")] = "timm",
 ) -> None:
     """Takes the trained model out, for timm alone."""
-    from manyview.export import export_timm
-    from manyview.run import Run
+    from manyview.judge.export import export_timm
+    from manyview.training.run import Run
 
     if to != "timm":
         raise RecipeError(f"--to: unknown format '{to}'; formats: timm")

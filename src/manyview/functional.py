@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from manyview.augment.orbit import orbit
 from manyview.evaluate.calibration import expected_calibration_error
 from manyview.evaluate.knn import knn_predict
 from manyview.relations.agmax import agmax, agreement
@@ -15,6 +14,7 @@ from manyview.relations.pseudo_label import pseudo_label
 from manyview.relations.redundancy import barlow_twins, vicreg
 from manyview.relations.similarity import similarity
 from manyview.relations.swav import sinkhorn, swav
+from manyview.views.ops.orbit import orbit
 
 __all__ = [
     "aggregate",

@@ -18,19 +18,19 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from manyview.augment.mix import mix_rows, mix_target, on_rows
-from manyview.augment.op import as_float
-from manyview.augment.orbit import orbit
-from manyview.branches import FEATURES, LOGITS, Branch
-from manyview.ema import Ema
+from manyview.branches.branch import FEATURES, LOGITS, Branch
+from manyview.branches.ema import Ema
 from manyview.errors import RecipeError
-from manyview.optimize import parts_of
-from manyview.readouts import Mix, Read, RelationPlan, build_relation, make_port, rows_an_image
-from manyview.recipe import Recipe
+from manyview.optimize.optimize import parts_of
+from manyview.recipe.readouts import Mix, Read, RelationPlan, build_relation, make_port, rows_an_image
+from manyview.recipe.recipe import Recipe
 from manyview.relations import HasState, Port, Reading
 from manyview.relations.joint import aggregate
 from manyview.relations.weight import Moment
-from manyview.views import (
+from manyview.views.ops.mix import mix_rows, mix_target, on_rows
+from manyview.views.ops.op import as_float
+from manyview.views.ops.orbit import orbit
+from manyview.views.view import (
     TEST,
     View,
     draw_views,

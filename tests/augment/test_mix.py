@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy import stats
 
-from manyview.augment import OPS
-from manyview.augment.mix import beta, mix_rows, mix_target, on_rows
-from manyview.augment.op import as_float
-from manyview.draws import Draws
 from manyview.errors import DataError, RecipeError
-from manyview.plan import describe
-from manyview.views import ViewSpec, draw_views, member_view, plan_views
+from manyview.show.plan import describe
+from manyview.views.draws import Draws
+from manyview.views.ops import OPS
+from manyview.views.ops.mix import beta, mix_rows, mix_target, on_rows
+from manyview.views.ops.op import as_float
+from manyview.views.view import ViewSpec, draw_views, member_view, plan_views
 
 SIZE = (11, 14)
 CASES = [

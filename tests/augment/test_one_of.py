@@ -4,14 +4,14 @@ import pytest
 import torch
 from scipy import stats
 
-from manyview.augment import OPS
-from manyview.augment.op import as_float
-from manyview.draws import Draws
-from manyview.engine.render import render
 from manyview.errors import RecipeError
-from manyview.grammar import parse_call
-from manyview.plan import describe
-from manyview.views import ViewSpec, draw_views, plan_views
+from manyview.foundation.grammar import parse_call
+from manyview.show.plan import describe
+from manyview.views.draws import Draws
+from manyview.views.engine.render import render
+from manyview.views.ops import OPS
+from manyview.views.ops.op import as_float
+from manyview.views.view import ViewSpec, draw_views, plan_views
 from op_cases import OBLONG, SQUARE, photos
 
 OneOf = OPS["one_of"]

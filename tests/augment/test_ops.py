@@ -8,11 +8,11 @@ import pytest
 import torch
 from scipy import stats
 
-from manyview.augment import OPS
-from manyview.augment.mix import MIXING
-from manyview.augment.op import as_float
-from manyview.draws import Draws
 from manyview.errors import DataError
+from manyview.views.draws import Draws
+from manyview.views.ops import OPS
+from manyview.views.ops.mix import MIXING
+from manyview.views.ops.op import as_float
 from op_cases import CASES, OBLONG, RGB, SETTINGS, SQUARE, photos
 
 WITH_P = [(name, arguments) for name, arguments in CASES if "p" in {f.name for f in dataclasses.fields(OPS[name])}]

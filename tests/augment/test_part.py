@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from manyview.augment.crop import PadCrop, cut
-from manyview.augment.part import MULTIPLE, in_parts
 from manyview.data import ArrayImages
 from manyview.data.loader import Batches
 from manyview.errors import DataError
-from manyview.sheet import MOST, compose
-from manyview.views import ViewSpec, plan_views, render_views, sample_views
+from manyview.show.sheet import MOST, compose
+from manyview.views.ops.crop import PadCrop, cut
+from manyview.views.ops.part import MULTIPLE, in_parts
+from manyview.views.view import ViewSpec, plan_views, render_views, sample_views
 
 resource = pytest.importorskip("resource")
 BYTES = 512  # that an image's pixel, or its output's, may take while a view of it is made

@@ -9,20 +9,20 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms import InterpolationMode, v2
 
-from manyview.augment import OPS
-from manyview.augment.augmix import ENHANCERS, dirichlet
-from manyview.augment.augmix import SPACE as AUGMIX
-from manyview.augment.autoaugment import POLICIES
-from manyview.augment.autoaugment import SPACE as AUTOAUGMENT
-from manyview.augment.cubic import warp_cubic
-from manyview.augment.policy import CODES, POLICY_OPS, apply_policy_op, apply_policy_ops, magnitudes_of, summed
-from manyview.augment.randaugment import SETS
-from manyview.augment.trivialaugment import SPACES
-from manyview.augment.uniformaugment import SPACE as UNIFORM
-from manyview.draws import Draws
-from manyview.engine.render import render
 from manyview.errors import RecipeError
-from manyview.views import ViewSpec, plan_views
+from manyview.views.draws import Draws
+from manyview.views.engine.render import render
+from manyview.views.ops import OPS
+from manyview.views.ops.augmix import ENHANCERS, dirichlet
+from manyview.views.ops.augmix import SPACE as AUGMIX
+from manyview.views.ops.autoaugment import POLICIES
+from manyview.views.ops.autoaugment import SPACE as AUTOAUGMENT
+from manyview.views.ops.cubic import warp_cubic
+from manyview.views.ops.policy import CODES, POLICY_OPS, apply_policy_op, apply_policy_ops, magnitudes_of, summed
+from manyview.views.ops.randaugment import SETS
+from manyview.views.ops.trivialaugment import SPACES
+from manyview.views.ops.uniformaugment import SPACE as UNIFORM
+from manyview.views.view import ViewSpec, plan_views
 
 SIZES = [(32, 32), (33, 47), (64, 40)]
 SIZE = pytest.mark.parametrize("size", SIZES, ids=str)

@@ -13,12 +13,12 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import RandomErasing
 from torchvision.transforms.v2 import functional as F
 
-from manyview.augment import OPS, color, histogram
-from manyview.augment.color import Jitter, saturation_hsv
-from manyview.augment.crop import fractions
-from manyview.augment.erase import noise
-from manyview.augment.op import as_float, as_uint8
-from manyview.draws import Draws
+from manyview.views.draws import Draws
+from manyview.views.ops import OPS, color, histogram
+from manyview.views.ops.color import Jitter, saturation_hsv
+from manyview.views.ops.crop import fractions
+from manyview.views.ops.erase import noise
+from manyview.views.ops.op import as_float, as_uint8
 
 SIZES = [(32, 32), (33, 47), (64, 40)]
 KINDS = ["noise", "smooth", "flat"]

@@ -6,8 +6,8 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from commands import contents, manyview, one_line
-from manyview.backbones import make
-from manyview.branches import make_backbone, parse_branch
+from manyview.branches.backbones import make
+from manyview.branches.branch import make_backbone, parse_branch
 from manyview.errors import RecipeError
 
 

@@ -12,12 +12,12 @@ import manyview
 from manyview.cli import app
 from manyview.data import BadImage, open_splits
 from manyview.data.loader import Batches, load
-from manyview.draws import order_of
-from manyview.engine.render import Reduced
 from manyview.errors import DataError, RecipeError, RunError
-from manyview.sheet import GAP, NAME, to_pil
-from manyview.train import train
-from manyview.views import View
+from manyview.show.sheet import GAP, NAME, to_pil
+from manyview.training.train import train
+from manyview.views.draws import order_of
+from manyview.views.engine.render import Reduced
+from manyview.views.view import View
 
 RECIPE = """
 seed: 4

@@ -14,13 +14,13 @@ from PIL import Image
 
 from manyview.data import ArrayImages, BadImage, FolderImages, Stored, Subset, decode, open_splits, preload
 from manyview.errors import DataError, RecipeError
-from manyview.export import export_timm
-from manyview.predict import predict_files
-from manyview.recipe import Data, parse_recipe
-from manyview.run import Run
-from manyview.sheet import to_pil
+from manyview.judge.export import export_timm
+from manyview.judge.predict import predict_files
+from manyview.recipe.recipe import Data, parse_recipe
+from manyview.show.sheet import to_pil
 from manyview.step import Step
-from manyview.train import train
+from manyview.training.run import Run
+from manyview.training.train import train
 
 
 def noise(dtype, *shape, seed=0):

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from manyview.augment import OPS
-from manyview.augment.mix import MIXING
-from manyview.draws import Draws
-from manyview.engine.kernels import window
-from manyview.engine.program import LEAST_ARGS, Code, Column, Lowered, pack
-from manyview.engine.render import is_levels, render
 from manyview.errors import RecipeError
-from manyview.views import ViewSpec, draw_views, plan_views
+from manyview.views.draws import Draws
+from manyview.views.engine.kernels import window
+from manyview.views.engine.program import LEAST_ARGS, Code, Column, Lowered, pack
+from manyview.views.engine.render import is_levels, render
+from manyview.views.ops import OPS
+from manyview.views.ops.mix import MIXING
+from manyview.views.view import ViewSpec, draw_views, plan_views
 from op_cases import OBLONG, RGB, SETTINGS, SQUARE, photos
 
 LOWERED = [case for case in SETTINGS if not issubclass(OPS[case[0]], MIXING)]

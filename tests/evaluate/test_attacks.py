@@ -13,7 +13,7 @@ from manyview.errors import DataError, RecipeError
 from manyview.evaluate.attacks import Adversarial, fgsm, fgsm_normalized, pgd
 from manyview.evaluate.features import Features
 from manyview.evaluate.linear import probe_of
-from manyview.grammar import bind, parse_call
+from manyview.foundation.grammar import bind, parse_call
 from op_cases import photos
 from seen import Looks
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import manyview.evaluate.awareness as module
-from manyview.augment import OPS
 from manyview.data import ArrayImages, Splits
 from manyview.errors import DataError, RecipeError
 from manyview.evaluate.awareness import (
@@ -23,10 +22,11 @@ from manyview.evaluate.awareness import (
 )
 from manyview.evaluate.features import Features
 from manyview.evaluate.pipeline import draw, plan_ops
-from manyview.grammar import bind, parse_call
+from manyview.foundation.grammar import bind, parse_call
 from manyview.relations import Port, Reading
 from manyview.relations.augself import AugSelf
-from manyview.views import IMAGE, PlannedView
+from manyview.views.ops import OPS
+from manyview.views.view import IMAGE, PlannedView
 from op_cases import photos
 from seen import Looks
 

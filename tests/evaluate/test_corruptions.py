@@ -15,7 +15,6 @@ from scipy import ndimage, stats
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
-from manyview.draws import Draws
 from manyview.errors import DataError
 from manyview.evaluate.corruptions import CORRUPTIONS, EXTRA, MAIN, corrupt, corruption
 from manyview.evaluate.corruptions.blur import along_line, disk
@@ -25,6 +24,7 @@ from manyview.evaluate.corruptions.noise import poisson
 from manyview.evaluate.corruptions.paint import normal_field, uniform_field
 from manyview.evaluate.corruptions.severities import SEVERITIES, constants
 from manyview.evaluate.corruptions.weather import cloud, distances, edges, equalized
+from manyview.views.draws import Draws
 
 SIDES = {224: 96, 32: 32}  # the pictures that stand for each set of constants
 WITHOUT_DRAWS = [

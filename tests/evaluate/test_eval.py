@@ -20,8 +20,8 @@ from manyview.evaluate.features import Features
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import Linear
 from manyview.evaluate.model import StepModel
-from manyview.export import export_timm
-from manyview.recipe import Data
+from manyview.judge.export import export_timm
+from manyview.recipe.recipe import Data
 from subjects import LETTERS, SLA, TIED, UNLABELED, run_of, trained
 
 ABC = LETTERS[:3]

@@ -19,7 +19,7 @@ from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import measure_names, parse_protocols
 from manyview.evaluate.scores import scores_of
 from manyview.functional import aggregate, orbit
-from manyview.progress import table_row
+from manyview.show.display import table_row
 from manyview.step import Step
 from subjects import SLA, TIED, UNLABELED, Broken, features_of, pictures, trained
 

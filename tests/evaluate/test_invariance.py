@@ -11,7 +11,7 @@ from manyview.data import ArrayImages, Splits
 from manyview.errors import DataError, RecipeError
 from manyview.evaluate.features import Features
 from manyview.evaluate.invariance import DEFAULT, OVERLAP, Invariance, cosines, others, overlap, score
-from manyview.grammar import bind, parse_call
+from manyview.foundation.grammar import bind, parse_call
 from op_cases import photos
 from seen import Looks
 

@@ -13,8 +13,8 @@ from manyview import parse_recipe
 from manyview.errors import RunError
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel, TimmModel, exported, of_timm
-from manyview.export import export_timm
-from manyview.grammar import parse_call
+from manyview.foundation.grammar import parse_call
+from manyview.judge.export import export_timm
 from manyview.step import Step
 from subjects import LETTERS, SLA, TIED, UNLABELED, features_of, pictures, run_of, trained
 

@@ -31,12 +31,12 @@ from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import Linear, linear_probe
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import call_of, parse_protocol
-from manyview.evaluate.record import check_place, file_name, publish, record
 from manyview.evaluate.report import Report, Table
 from manyview.evaluate.robustness import Robustness
 from manyview.evaluate.scores import scores_of
 from manyview.evaluate.sgd import LinearSgd
 from manyview.evaluate.transfer import Transfer
+from manyview.judge.record import check_place, file_name, publish, record
 from subjects import SLA, TIED, UNLABELED, Broken, counted, features_of, pictures, sunny, trained
 
 REPORT = Report({"": 61.5, "weight": 1e-3}, {"rows": Table(("what", "value"), (("a", 1.0), ("b", None)))})
@@ -313,7 +313,7 @@ def folder(root, count=24, seed=0, splits=("train", "test"), classes=("cat", "do
 
 def test_transfer_is_the_probe_on_each_set(step, tmp_path):
     from manyview.data import open_splits
-    from manyview.recipe import Data
+    from manyview.recipe.recipe import Data
 
     for seed, name in enumerate(("first", "caltech101")):
         folder(tmp_path / name, seed=seed)

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import nn
 
 import manyview.evaluate.robustness as module
-from manyview.augment.op import as_float
 from manyview.data import ArrayImages, Splits
 from manyview.errors import DataError, RecipeError
 from manyview.evaluate.corruptions import CORRUPTIONS, EXTRA, MAIN, corrupt, corruption
@@ -18,7 +17,8 @@ from manyview.evaluate.features import Features
 from manyview.evaluate.knn import knn_predict
 from manyview.evaluate.linear import probe_of
 from manyview.evaluate.robustness import Robustness
-from manyview.grammar import bind, parse_call
+from manyview.foundation.grammar import bind, parse_call
+from manyview.views.ops.op import as_float
 from op_cases import photos
 from seen import Looks
 

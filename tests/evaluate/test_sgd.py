@@ -8,7 +8,6 @@ import torch
 
 from manyview import parse_recipe
 from manyview.data import ArrayImages, Splits
-from manyview.draws import order_of
 from manyview.errors import DataError
 from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.features import Features
@@ -16,6 +15,7 @@ from manyview.evaluate.linear import METRICS, fit_linear, held_out
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.sgd import LRS, LinearSgd, sgd_probe
 from manyview.step import Step
+from manyview.views.draws import order_of
 
 
 def blobs(rows, dim=6, classes=3, apart=1.0, seed=0, present=None):

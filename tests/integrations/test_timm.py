@@ -17,10 +17,10 @@ from timm.utils import AverageMeter, accuracy  # noqa: E402
 from torch import nn  # noqa: E402
 
 from manyview import load_recipe, parse_recipe  # noqa: E402
-from manyview.augment.op import as_uint8  # noqa: E402
 from manyview.errors import RecipeError  # noqa: E402
 from manyview.integrations.timm import PIXELS, ViewsDataset, ViewsTask, splits_of  # noqa: E402
 from manyview.step import Step  # noqa: E402
+from manyview.views.ops.op import as_uint8  # noqa: E402
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10" / "train.parquet"
 CPU = torch.device("cpu")

@@ -18,11 +18,11 @@ import torch
 from manyview.data import Splits
 from manyview.data.loader import Batch, Batches, stream
 from manyview.data.render import choose_rendering
-from manyview.environment import best_device
 from manyview.errors import RunError
-from manyview.files import write_json
-from manyview.optimize import clock_of, make_optimizer, make_schedule
-from manyview.recipe import Recipe
+from manyview.foundation.environment import best_device
+from manyview.foundation.files import write_json
+from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
+from manyview.recipe.recipe import Recipe
 from manyview.step import Step
 
 BUDGETS = {

@@ -14,8 +14,8 @@ from manyview.compare.runs import train_runs
 from manyview.compare.table import tabulate
 from manyview.compare.write import show, write_all
 from manyview.errors import RunError
-from manyview.streams import Escaping
-from manyview.words import counted
+from manyview.foundation.streams import Escaping
+from manyview.foundation.words import counted
 
 
 def compare(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyview.compare.table import Results
-from manyview.progress import LABELS
+from manyview.show.display import LABELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,13 +18,13 @@ from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.evaluate import check_model, check_protocols, with_accuracy
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import Classify, measure_names, parse_protocols
-from manyview.optimize import clock_of, make_optimizer, make_schedule
-from manyview.prepare import in_memory, rehearse
-from manyview.progress import Display
-from manyview.recipe import Recipe, difference, load_recipe
-from manyview.run import Run
+from manyview.foundation.words import counted
+from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
+from manyview.recipe.recipe import Recipe, difference, load_recipe
+from manyview.show.display import Display
 from manyview.step import Step
-from manyview.words import counted
+from manyview.training.prepare import in_memory, rehearse
+from manyview.training.run import Run
 
 # settings of data that say how images are reached, not which they are
 ANYWHERE = ("data.download", "data.memory", "data.render", "data.workers")

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from manyview.compare.plan import Comparison, Entry
 from manyview.errors import Interrupted, RunError
-from manyview.progress import table_row
-from manyview.run import Run
-from manyview.train import train
-from manyview.words import counted
+from manyview.foundation.words import counted
+from manyview.show.display import table_row
+from manyview.training.run import Run
+from manyview.training.train import train
 
 
 @dataclass(frozen=True)

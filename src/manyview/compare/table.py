@@ -14,7 +14,7 @@ from manyview.compare.plan import Comparison, Entry
 from manyview.compare.runs import Outcome, Outcomes, measures_of
 from manyview.errors import RunError, unknown
 from manyview.evaluate.report import Table
-from manyview.progress import LABELS, table_row
+from manyview.show.display import LABELS, table_row
 
 AGGREGATED = "aggregated_top1"
 

@@ -14,11 +14,11 @@ from manyview.compare.figure import draw, save_svg
 from manyview.compare.intervals import FEW
 from manyview.compare.plan import Comparison
 from manyview.compare.table import Results, cost_table, main_table, measures_table, remarks
-from manyview.environment import git_commit, versions
 from manyview.evaluate.report import Table
-from manyview.files import write_atomically, write_json, write_text
-from manyview.progress import rich_table
-from manyview.recipe import read_yaml
+from manyview.foundation.environment import git_commit, versions
+from manyview.foundation.files import write_atomically, write_json, write_text
+from manyview.recipe.recipe import read_yaml
+from manyview.show.display import rich_table
 
 BRIEF = ("recipe", "images", "forward passes", "epochs", "seconds", "time, relative")  # what a terminal has room for
 

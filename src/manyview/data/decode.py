@@ -22,7 +22,7 @@ from manyview.data.jpeg import SCALES, is_scalable, jpeg
 from manyview.data.stored import MOST_CHANNELS, as_stored, is_tiff, unit
 from manyview.data.upright import channels_first, orientation_of, turn, turns_of
 from manyview.errors import DataError
-from manyview.files import open_regular
+from manyview.foundation.files import open_regular
 
 
 class BadImage(DataError):

@@ -28,10 +28,10 @@ from torch.utils.data import DataLoader
 
 from manyview.data.decode import BadImage, scale_for
 from manyview.data.images import ArrayImages, Images
-from manyview.draws import order_of
-from manyview.engine.render import Reduced, Source
 from manyview.errors import DataError, ManyviewError
-from manyview.views import PlannedView, View, draw_boxes, draw_views, together
+from manyview.views.draws import order_of
+from manyview.views.engine.render import Reduced, Source
+from manyview.views.view import PlannedView, View, draw_boxes, draw_views, together
 
 AHEAD = 2  # batches that are made while one is in use
 GRACE = 30  # seconds that a worker lives on after SIGTERM

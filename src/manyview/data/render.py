@@ -12,7 +12,7 @@ from typing import Literal
 
 from manyview.data.images import ArrayImages, Images
 from manyview.errors import RunError
-from manyview.words import counted
+from manyview.foundation.words import counted
 
 Place = Literal["workers", "memory", "device"]
 

@@ -22,7 +22,7 @@ from typing import final
 from PIL import Image
 
 from manyview.errors import DataError, shown
-from manyview.files import open_regular
+from manyview.foundation.files import open_regular
 
 ARRAYS = (".npy",)  # read where images are taken as they are stored
 # Formats that Pillow names without decoding them, and one for which it would start another program.

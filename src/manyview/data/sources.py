@@ -19,8 +19,8 @@ from manyview.data.images import FolderImages, Images
 from manyview.data.splits import RawSplits, Selection, Splits, make_splits
 from manyview.data.vision import vision
 from manyview.errors import DataError, misfit, shown, unknown
-from manyview.files import at_home
-from manyview.words import counted
+from manyview.foundation.files import at_home
+from manyview.foundation.words import counted
 
 TRIED = 8  # unreadable images at the beginning of train that do not stop a run from opening its data
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from manyview.data.images import Images, Ints, Subset, labelled
 from manyview.errors import DataError
-from manyview.words import counted
+from manyview.foundation.words import counted
 
 
 class Selection(Protocol):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from manyview.augment.orbit import ORBITS, orbit, orbit_size
 from manyview.errors import DataError, unknown
 from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.evaluate.scores import Scores, check_by, scores_of
+from manyview.views.ops.orbit import ORBITS, orbit, orbit_size
 
 if TYPE_CHECKING:
     from manyview.data import Splits

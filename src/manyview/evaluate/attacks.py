@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from manyview.augment.op import as_float, check_share, check_whole
-from manyview.draws import Draws
 from manyview.errors import DataError
 from manyview.evaluate.accuracy import check_labelled
 from manyview.evaluate.report import Report, Table
 from manyview.evaluate.robustness import bars, chosen
 from manyview.evaluate.scores import check_by, scores_of
+from manyview.foundation.words import counted
 from manyview.relations.reading import check_labels
-from manyview.words import counted
+from manyview.views.draws import Draws
+from manyview.views.ops.op import as_float, check_share, check_whole
 
 if TYPE_CHECKING:
     from manyview.data import Splits

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyview.augment.op import check_whole
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.evaluate.scores import check_by, scores_of
 from manyview.relations.reading import check_labels
+from manyview.views.ops.op import check_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.branches import FEATURES, LOGITS
+from manyview.branches.branch import FEATURES, LOGITS
 from manyview.data import Images, Splits
 from manyview.data.images import Ints
 from manyview.data.loader import read_images
 from manyview.errors import DataError
 from manyview.evaluate import cache
 from manyview.evaluate.model import Model
-from manyview.words import counted
+from manyview.foundation.words import counted
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")

@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyview.augment.op import check_kind, check_whole
-from manyview.draws import Draws
 from manyview.errors import DataError, unknown
 from manyview.evaluate.linear import check_rows
 from manyview.evaluate.report import Report
+from manyview.views.draws import Draws
+from manyview.views.ops.op import check_kind, check_whole
 
 if TYPE_CHECKING:
     from manyview.data import Splits

@@ -21,20 +21,20 @@ import torch.nn.functional as F
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from manyview.augment.op import check_kind, check_not_negative, check_whole
-from manyview.draws import key_of
 from manyview.errors import DataError, unknown
 from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.linear import HELD_OUT, METRICS
 from manyview.evaluate.report import Report
 from manyview.evaluate.sgd import check_rates, table_of_rates
-from manyview.words import counted
+from manyview.foundation.words import counted
+from manyview.views.draws import key_of
+from manyview.views.ops.op import check_kind, check_not_negative, check_whole
 
 if TYPE_CHECKING:
     from manyview.data import Images, Splits
     from manyview.evaluate.features import Features
     from manyview.evaluate.model import Model, Trunk
-    from manyview.views import PlannedView
+    from manyview.views.view import PlannedView
 
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9),
@@ -151,8 +151,8 @@ class Finetune:
         """A copy of the model's backbone with a linear layer, trained at one rate."""
         from manyview.data import preload
         from manyview.data.loader import Batches, load_ahead
-        from manyview.optimize import clock_of, make_schedule
-        from manyview.recipe import Train
+        from manyview.optimize.optimize import clock_of, make_schedule
+        from manyview.recipe.recipe import Train
 
         model, seed, skip = features.model, features.seed, features.skipped is not None
         seen = _seen(features.model, images, skip)
@@ -273,7 +273,7 @@ class _Limit:
 def _plan(augment: str) -> dict[str, PlannedView]:
     """The one view that is trained on. Raises ValueError for ops that cannot be read."""
     from manyview.errors import ManyviewError
-    from manyview.views import ViewSpec, mixes, plan_views
+    from manyview.views.view import ViewSpec, mixes, plan_views
 
     try:
         plan = plan_views({VIEW: ViewSpec.model_validate({"from": "image", "make": augment})})

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from manyview.augment.op import check_whole
 from manyview.evaluate.accuracy import check_labelled
 from manyview.evaluate.report import Report
 from manyview.relations.precision import check_temperature
 from manyview.relations.reading import check_labels
+from manyview.views.ops.op import check_whole
 
 if TYPE_CHECKING:
     from manyview.data import Splits

@@ -17,14 +17,14 @@ from safetensors.torch import load
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from manyview.augment.op import as_float
-from manyview.backbones.make import like_backbones, timm_model
-from manyview.branches import FEATURES, LOGITS
+from manyview.branches.backbones.make import like_backbones, timm_model
+from manyview.branches.branch import FEATURES, LOGITS
 from manyview.errors import RecipeError, RunError
-from manyview.files import read_state
-from manyview.grammar import Call
+from manyview.foundation.files import read_state
+from manyview.foundation.grammar import Call
 from manyview.step import Step
-from manyview.views import TEST, PlannedView, draw_views, together, usual_test_view
+from manyview.views.ops.op import as_float
+from manyview.views.view import TEST, PlannedView, draw_views, together, usual_test_view
 
 COUNTER = "num_batches_tracked"  # BatchNorm's, which has no part in what it gives
 

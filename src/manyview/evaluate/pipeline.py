@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.augment import OPS
-from manyview.augment.mix import MIXING
 from manyview.data.images import Ints
-from manyview.draws import order_of
-from manyview.engine.render import Source, sizes_of
 from manyview.errors import ManyviewError, RecipeError, unknown
-from manyview.grammar import bind, parse_pipeline
-from manyview.views import PlannedOp, PlannedView, View, render_views, sample_views, to_device
+from manyview.foundation.grammar import bind, parse_pipeline
+from manyview.views.draws import order_of
+from manyview.views.engine.render import Source, sizes_of
+from manyview.views.ops import OPS
+from manyview.views.ops.mix import MIXING
+from manyview.views.view import PlannedOp, PlannedView, View, render_views, sample_views, to_device
 
 
 def plan_ops(text: str, size: tuple[int, int], owner: str, where: str) -> tuple[PlannedOp, ...]:

@@ -21,7 +21,7 @@ from manyview.evaluate.report import Report
 from manyview.evaluate.robustness import Robustness
 from manyview.evaluate.sgd import LinearSgd
 from manyview.evaluate.transfer import Transfer
-from manyview.grammar import bind, parse_call
+from manyview.foundation.grammar import bind, parse_call
 
 if TYPE_CHECKING:
     from manyview.data import Splits

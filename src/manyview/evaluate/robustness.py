@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.augment.op import as_float, as_uint8, check_kind, check_whole
 from manyview.data.corrupted import Corrupted
 from manyview.errors import DataError, unknown
 from manyview.evaluate.accuracy import check_labelled
@@ -23,8 +22,9 @@ from manyview.evaluate.knn import knn_predict
 from manyview.evaluate.pipeline import some_of
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.evaluate.scores import WAYS, scores_of
-from manyview.files import at_home
-from manyview.words import counted
+from manyview.foundation.files import at_home
+from manyview.foundation.words import counted
+from manyview.views.ops.op import as_float, as_uint8, check_kind, check_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyview.augment.op import check_not_negative, check_whole
-from manyview.draws import Draws, order_of
 from manyview.errors import DataError, unknown
 from manyview.evaluate.accuracy import accuracy, check_labelled
 from manyview.evaluate.linear import METRICS, check_rows, held_out
 from manyview.evaluate.report import Report, Table
+from manyview.views.draws import Draws, order_of
+from manyview.views.ops.op import check_not_negative, check_whole
 
 if TYPE_CHECKING:
     from manyview.data import Splits

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from manyview.augment.op import check_kind
 from manyview.errors import DataError, ManyviewError
 from manyview.evaluate.report import Cell, Report, Table
-from manyview.files import at_home
-from manyview.grammar import parse_call
+from manyview.foundation.files import at_home
+from manyview.foundation.grammar import parse_call
+from manyview.views.ops.op import check_kind
 
 if TYPE_CHECKING:
     from manyview.data import Splits
@@ -131,7 +131,7 @@ class Transfer:
     def _opened(self, name: str, seed: int) -> Splits:
         from manyview.data import open_splits
         from manyview.data.huggingface import parquet_splits
-        from manyview.recipe import Data
+        from manyview.recipe.recipe import Data
 
         root = at_home(self.root) / name
         source = SETS[name][0] if name in SETS else "folder"

@@ -21,12 +21,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from manyview.augment.op import as_uint8
 from manyview.errors import RecipeError
-from manyview.recipe import Recipe
+from manyview.recipe.recipe import Recipe
 from manyview.relations.augself import AugSelf
 from manyview.step import Step
-from manyview.views import View, interleave, mixes, render_views, sample_views, with_sources
+from manyview.views.ops.op import as_uint8
+from manyview.views.view import View, interleave, mixes, render_views, sample_views, with_sources
 
 try:
     from timm.task import TrainingTask

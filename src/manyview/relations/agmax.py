@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyview.augment.op import WIDTH, check_whole
-from manyview.distributed import gather
+from manyview.branches.initial import Normal
 from manyview.errors import unknown
-from manyview.initial import Normal
+from manyview.foundation.distributed import gather
 from manyview.relations.reading import Port, Reading, check_alike, same_shape
+from manyview.views.ops.op import WIDTH, check_whole
 
 
 def agmax(

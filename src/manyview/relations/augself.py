@@ -33,15 +33,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyview.augment.blur import Blur
-from manyview.augment.color import Jitter, Solarize
-from manyview.augment.crop import Crop, PadCrop
-from manyview.augment.flip import Flip, Rotate90, VFlip
-from manyview.augment.op import Op
+from manyview.branches.heads import predictor
 from manyview.errors import RecipeError
-from manyview.heads import predictor
 from manyview.relations.precision import in_float32
 from manyview.relations.reading import Port, Reading, check_alike
+from manyview.views.ops.blur import Blur
+from manyview.views.ops.color import Jitter, Solarize
+from manyview.views.ops.crop import Crop, PadCrop
+from manyview.views.ops.flip import Flip, Rotate90, VFlip
+from manyview.views.ops.op import Op
 
 
 @in_float32

@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from manyview.augment.op import ROWS, check_whole
-from manyview.distributed import gather
+from manyview.foundation.distributed import gather
 from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import Port, Reading, check_alike, check_labels, check_single, same_shape
+from manyview.views.ops.op import ROWS, check_whole
 
 
 @in_float32

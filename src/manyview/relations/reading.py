@@ -8,9 +8,9 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from manyview.augment.op import Op
 from manyview.errors import RecipeError
-from manyview.words import counted
+from manyview.foundation.words import counted
+from manyview.views.ops.op import Op
 
 
 @dataclass(frozen=True)

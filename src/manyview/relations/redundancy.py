@@ -24,10 +24,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyview.augment.op import check_not_negative
-from manyview.distributed import gather
+from manyview.foundation.distributed import gather
 from manyview.relations.precision import in_float32
 from manyview.relations.reading import Port, Reading, check_alike, same_shape
+from manyview.views.ops.op import check_not_negative
 
 
 @in_float32

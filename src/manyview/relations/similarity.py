@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyview.distributed import gather
 from manyview.errors import unknown
+from manyview.foundation.distributed import gather
 from manyview.relations.reading import Port, Reading, check_alike, same_shape
 from manyview.relations.redundancy import vicreg
 

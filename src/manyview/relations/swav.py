@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyview.augment.op import ROWS, check_whole
-from manyview.distributed import gather
 from manyview.errors import ManyviewWarning
+from manyview.foundation.distributed import gather
+from manyview.foundation.words import counted
 from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import FitError, Port, Reading, check_alike, check_single, same_shape
-from manyview.words import counted
+from manyview.views.ops.op import ROWS, check_whole
 
 
 @in_float32

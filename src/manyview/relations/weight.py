@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from manyview.draws import Draws
+from manyview.views.draws import Draws
 
 
 @dataclass(frozen=True)

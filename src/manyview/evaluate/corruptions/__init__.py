@@ -14,8 +14,6 @@ from typing import NamedTuple, final
 
 from torch import Tensor
 
-from manyview.augment.op import Params
-from manyview.draws import Draws
 from manyview.errors import unknown
 from manyview.evaluate.corruptions.blur import (
     defocus_blur,
@@ -38,6 +36,8 @@ from manyview.evaluate.corruptions.noise import gaussian_noise, impulse_noise, s
 from manyview.evaluate.corruptions.paint import Levels, draw_key, draw_nothing, paint_each
 from manyview.evaluate.corruptions.severities import SEVERITIES, Row, constants
 from manyview.evaluate.corruptions.weather import brightness, draw_snow, fog, snow, spatter
+from manyview.views.draws import Draws
+from manyview.views.ops.op import Params
 
 
 class Kind(NamedTuple):

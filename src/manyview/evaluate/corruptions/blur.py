@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from manyview.augment.op import Params
-from manyview.draws import Draws
-from manyview.engine.compiler import compiled
 from manyview.evaluate.corruptions.paint import Field, Levels, as_levels, as_unit, uniform_field
 from manyview.evaluate.corruptions.severities import Row
+from manyview.views.draws import Draws
+from manyview.views.engine.compiler import compiled
+from manyview.views.ops.op import Params
 
 
 def defocus_blur(picture: Levels, radius: float, alias: float) -> Levels:

@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from manyview.augment.op import Params
-from manyview.draws import Draws
 from manyview.evaluate.corruptions.blur import smooth
 from manyview.evaluate.corruptions.paint import Field, Levels, as_levels, as_unit, draw_key, uniform_field
 from manyview.evaluate.corruptions.severities import Row
+from manyview.views.draws import Draws
+from manyview.views.ops.op import Params
 
 
 def contrast(picture: Levels, factor: float) -> Levels:

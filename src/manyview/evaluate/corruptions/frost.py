@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from manyview.augment.op import Params
-from manyview.draws import Draws
 from manyview.errors import DataError
 from manyview.evaluate.corruptions.paint import Field, Levels, as_levels, normal_field
 from manyview.evaluate.corruptions.severities import Row
+from manyview.views.draws import Draws
+from manyview.views.ops.op import Params
 
 TEXTURES = 5
 PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from manyview.augment.op import Params, as_uint8, check_rgb
-from manyview.draws import Draws
 from manyview.evaluate.corruptions.severities import Row
+from manyview.views.draws import Draws
+from manyview.views.ops.op import Params, as_uint8, check_rgb
 
 Levels = NDArray[np.uint8]  # one picture of 256 grey levels, [H, W, 3]
 Field = NDArray[np.float64]  # [H, W], or [H, W, 3] in [0, 1]

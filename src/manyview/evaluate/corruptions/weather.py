@@ -6,9 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from manyview.augment.op import Params
-from manyview.draws import Draws
-from manyview.engine.compiler import compiled
 from manyview.evaluate.corruptions.blur import along_line, smooth, zoomed
 from manyview.evaluate.corruptions.digital import hsv_parts
 from manyview.evaluate.corruptions.paint import (
@@ -21,6 +18,9 @@ from manyview.evaluate.corruptions.paint import (
     uniform_field,
 )
 from manyview.evaluate.corruptions.severities import Row
+from manyview.views.draws import Draws
+from manyview.views.engine.compiler import compiled
+from manyview.views.ops.op import Params
 
 WATER = np.array([175, 238, 238]) / 255
 MUD = np.array([63, 42, 20]) / 255

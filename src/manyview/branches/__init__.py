@@ -1,0 +1,1 @@
+"""Branches: networks that look at views."""

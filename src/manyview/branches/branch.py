@@ -1,0 +1,419 @@
+"""Branches: networks that look at views and give named readouts.
+
+A branch owns a timm backbone, heads, its normalisation, and the way views pass through it: `joint` (all views of one
+size in one batch, and then all views through the heads, so that BatchNorm sees them together) or `separate` (one view
+at a time; a family is one view).
+`h` is the pooled feature of the backbone; the heads a recipe declares are readouts too, and `logits` is `linear(h)`
+unless the recipe says otherwise. Only heads that some relation reads are built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from manyview.branches.backbones.arguments import timm_options
+from manyview.branches.backbones.make import like_backbones, timm_model
+from manyview.branches.ema import Ema, follow
+from manyview.branches.heads import HEADS, TAPS, build_head
+from manyview.branches.initial import Init, Normal, parse_init
+from manyview.errors import RecipeError, reason, unknown
+from manyview.foundation.grammar import Call, Name, bind, check_name, parse_call
+from manyview.views.view import PlannedView, View, as_float
+
+FEATURES = "h"
+LOGITS = "logits"
+CLASSIFIER = Call("linear", (Name(FEATURES),))  # what `logits` is unless the recipe says otherwise
+SETTINGS = ("backbone", "forward", "init", "normalize")  # keys of a branch that are no heads
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "half": ((0.5,), (0.5,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.0,), (1.0,)),
+}
+
+
+@dataclass(frozen=True)
+class BranchSpec:
+    """A branch as a recipe writes it, parsed.
+
+    normalize: (mean, std) of each channel, or one of each for all; None takes the backbone's own for RGB, and 0.5 for
+    other channels. init: how weights start, see `initial`; None leaves them as timm and torch draw them. ema: for a
+    branch that follows another, whose backbone and heads it has.
+    """
+
+    name: str
+    backbone: Call
+    heads: dict[str, Call]
+    joint: bool = True
+    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    init: Init | None = None
+    ema: Ema | None = None
+
+    @property
+    def readouts(self) -> list[str]:
+        """Names a relation may read."""
+        return list(dict.fromkeys([FEATURES, LOGITS, *self.heads]))
+
+
+def parse_branches(raw: Mapping[str, Any], channels: int = 3) -> dict[str, BranchSpec]:
+    """All branches by name, in the order of the recipe. channels: of the images. Raises RecipeError."""
+    own = {name: parse_branch(name, each, channels) for name, each in raw.items() if not _is_ema(each)}
+    if not own:
+        raise RecipeError("branches: at least one branch is needed, such as net: {backbone: resnet18}")
+    return {name: own[name] if name in own else _parse_ema(name, each, own, raw) for name, each in raw.items()}
+
+
+def _is_ema(raw: Any) -> bool:
+    return isinstance(raw, str) and raw.strip().startswith("ema")
+
+
+def _parse_ema(name: str, text: str, own: Mapping[str, BranchSpec], raw: Mapping[str, Any]) -> BranchSpec:
+    where = f"branches.{name}"
+    check_name(name, where)
+    call = parse_call(text, where)
+    if call.name != "ema":
+        raise RecipeError(f"{where}: expected a mapping with a backbone, or ema(online), got {text!r}")
+    ema = bind(Ema, call, where)
+    followed = ema.of.text
+    if followed in raw and followed not in own:
+        raise RecipeError(f"{where}: '{followed}' is itself an EMA; follow the branch that is trained")
+    if followed not in own:
+        raise RecipeError(f"{where}: {unknown('branch', followed, own, 'branches')}")
+    return replace(own[followed], name=name, ema=ema)
+
+
+def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
+    """A branch from its mapping {backbone, forward, normalize, init, <head>: <call>}. Raises RecipeError.
+
+    channels: how many the images have.
+    """
+    where = f"branches.{name}"
+    check_name(name, where)
+    if not isinstance(raw, Mapping) or "backbone" not in raw:
+        near = difflib.get_close_matches("backbone", map(str, raw), n=1) if isinstance(raw, Mapping) else []
+        got = f"did you mean backbone by '{near[0]}'?" if near else f"got {raw!r}"
+        wanted = "a mapping with a backbone, such as {backbone: resnet18}"
+        raise RecipeError(f"{where}: expected {wanted}{', or ema(online)' if isinstance(raw, str) else ''}; {got}")
+    fields = dict(raw)
+    backbone = _parse_backbone(fields.pop("backbone"), f"{where}.backbone")
+    timm_options(backbone, f"{where}.backbone", channels)
+    forward = fields.pop("forward", "joint")
+    if forward not in ("joint", "separate"):
+        raise RecipeError(f"{where}.forward: {unknown('way', str(forward), ['joint', 'separate'])}")
+    normalize = _parse_normalize(fields.pop("normalize", None), f"{where}.normalize", channels)
+    start = fields.pop("init", None)
+    init = None if start is None else parse_init(start, f"{where}.init")
+    init_std = fields.pop("init_std", None)
+    if init_std is not None and (type(init_std) not in (int, float) or init_std <= 0):
+        raise RecipeError(f"{where}.init_std: expected a positive number, got {init_std!r}")
+    if init is not None and init_std:
+        raise RecipeError(f"{where}.init_std: init says how weights start; drop init_std, which earlier versions had")
+    init = Normal(init_std) if init_std else init
+    if init is not None and backbone.kwargs.get("pretrained"):
+        raise RecipeError(f"{where}.init: {init} would draw the published weights anew; drop it, or pretrained=True")
+    heads: dict[str, Call] = {}
+    for head, text in fields.items():
+        call = parse_call(text, f"{where}.{head}")
+        check_name(head, f"{where}.{head}")
+        if head == FEATURES:
+            raise RecipeError(f"{where}.{head}: '{head}' cannot name a head; h is the backbone's feature")
+        if call.name not in (*HEADS, *TAPS):
+            meant = difflib.get_close_matches(head, SETTINGS, n=1)
+            hint = f"was {where}.{meant[0]} meant? " if meant else ""
+            raise RecipeError(f"{where}.{head}: {hint}{unknown('head', call.name, [*HEADS, *TAPS])}")
+        if call.name in TAPS:
+            if len(call.args) != 1 or not isinstance(call.args[0], str) or call.kwargs:
+                asked = f"write the layer's name in quotes, as in {call.name}('layer2')"
+                raise RecipeError(f"{where}.{head}: {asked}, got {call}")
+        elif not call.args or not isinstance(call.args[0], Name):
+            raise RecipeError(f"{where}.{head}: a head first names what it reads, as in {call.name}(h), got {call}")
+        elif call.args[0].text not in (FEATURES, *heads):
+            raise RecipeError(f"{where}.{head}: {unknown('readout', call.args[0].text, [FEATURES, *heads])}")
+        heads[head] = call
+    return BranchSpec(name, backbone, heads, forward == "joint", normalize, init)
+
+
+def _parse_backbone(text: Any, where: str) -> Call:
+    """The call; names are also told that are no call, such as ResNet-50 or resnet18.a1_in1k."""
+    if isinstance(text, str) and re.fullmatch(r"[\w.-]*[.-][\w.-]*", text.strip()):
+        name = text.strip()
+        if name in timm.list_pretrained():
+            raise RecipeError(f"{where}: write {name}(pretrained=True) for those weights, or {name.partition('.')[0]}")
+        raise RecipeError(f"{where}: unknown backbone '{name}'; {like_backbones(name)}")
+    return parse_call(text, where)
+
+
+def _parse_normalize(value: Any, where: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value not in NORMALIZATIONS:
+            raise RecipeError(f"{where}: {unknown('normalisation', value, NORMALIZATIONS)}")
+        value = NORMALIZATIONS[value]
+    try:
+        mean, std = (tuple(float(number) for number in numbers) for numbers in value)
+    except (TypeError, ValueError):
+        raise RecipeError(f"{where}: expected a name or [[means], [stds]], got {value!r}") from None
+    finite = all(math.isfinite(number) for number in (*mean, *std))
+    if len(mean) != len(std) or len(mean) not in (1, channels) or not finite or not all(number > 0 for number in std):
+        wanted = f"{channels} means and {channels} positive stds" if channels > 1 else "one mean and one positive std"
+        raise RecipeError(f"{where}: expected {wanted}, one a channel, got {value!r}")
+    return mean, std
+
+
+class Branch(nn.Module):
+    """One network with its heads. Built by the step; `forward` gives the readouts that are asked for, and no others.
+
+    Arguments: spec; classes of the data set; views, the plan (for the size of orbits and images); used, the readouts
+    that are needed; pretrained, see `make_backbone`; channels of the images. Raises RecipeError for an unknown backbone
+    or arguments that do not fit.
+    """
+
+    def __init__(
+        self,
+        spec: BranchSpec,
+        classes: int,
+        views: Mapping[str, PlannedView],
+        used: Collection[str],
+        pretrained: bool = True,
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = make_backbone(spec.backbone, f"branches.{spec.name}.backbone", pretrained, channels)
+        cfg = self.backbone.pretrained_cfg if channels == 3 else {}
+        mean, std = spec.normalize or (cfg.get("mean", (0.5,)), cfg.get("std", (0.5,)))
+        self.register_buffer("mean", torch.tensor(mean).expand(channels).reshape(1, -1, 1, 1).clone(), persistent=False)
+        self.register_buffer("std", torch.tensor(std).expand(channels).reshape(1, -1, 1, 1).clone(), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+        self.inputs: dict[str, str] = {}  # head -> the readout it reads, in order of computation
+        self.taps: dict[str, str] = {}  # readout -> layer of the backbone
+        self.orbits: dict[str, PlannedView] = {}  # head -> the orbit it tells apart
+        self.dims: dict[str, int] = {FEATURES: getattr(self.backbone, "head_hidden_size", self.backbone.num_features)}
+        self.heads = nn.ModuleDict()
+        self._measured: tuple[int, int] | None = None  # the size of the view that layers were measured on
+        calls = dict(spec.heads)
+        calls.setdefault(LOGITS, CLASSIFIER)
+        needed = _needed(calls, used)
+        for name, call in calls.items():
+            if name in needed and call.name in TAPS:
+                self.taps[name] = _layer(self.backbone, call.args[0], f"branches.{spec.name}.{name}")
+        if self.taps:
+            self.dims |= self._tap_widths(views)
+        for name, call in calls.items():
+            if name in needed and call.name not in TAPS:
+                self._add_head(name, call, classes, views)
+        if spec.init is not None:
+            spec.init(self)
+
+    def _add_head(self, name: str, call: Call, classes: int, views: Mapping[str, PlannedView]) -> None:
+        reads = call.args[0].text
+        built = build_head(call, self.dims[reads], classes, views, f"branches.{self.spec.name}.{name}")
+        self.heads[name], self.dims[name], self.inputs[name] = built.module, built.width, reads
+        if built.orbit is not None:
+            self.orbits[name] = built.orbit
+
+    def check_maps(self, readout: str, size: tuple[int, int] | None, where: str) -> None:
+        """Raises RecipeError where a readout holds whole maps of views of another size than they were measured on.
+
+        size: height and width of the view, None if its ops do not fix them.
+        """
+        while readout in self.inputs:
+            readout = self.inputs[readout]
+        whole = readout in self.taps and self.spec.heads[readout].name == "maps"
+        if whole and size not in (None, self._measured):
+            sizes = " and ".join("{}x{}".format(*each) for each in (self._measured, size) if each)
+            raise RecipeError(f"{where}: views of {sizes} have unlike maps; read views of one size, or pool")
+
+    @torch.no_grad()
+    def _tap_widths(self, views: Mapping[str, PlannedView]) -> dict[str, int]:
+        """Widths of the layers that are read, from one image of the size the first view has."""
+        first = next(iter(views.values()))
+        # where the view keeps the image's own size, which no recipe tells, a network of a fixed size tells it
+        usual = getattr(getattr(self.backbone, "patch_embed", None), "img_size", None) or (64, 64)
+        height, width = first.output_size(torch.tensor([list(usual)]))[0].tolist()
+        self._measured = (height, width)
+        training = self.training
+        self.eval()
+        values = self._features(torch.zeros(1, len(self.mean.flatten()), height, width))
+        self.train(training)
+        return {name: values[name].shape[1] for name in self.taps}
+
+    def _features(self, images: Tensor) -> dict[str, Tensor]:
+        """h and the layers that are read, each [rows, width], in one pass of the backbone."""
+        normalized = (as_float(images) - self.mean) / self.std
+        values: dict[str, Tensor] = {}
+        with contextlib.ExitStack() as hooks:
+            for name, layer in self.taps.items():
+
+                def keep(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
+                    values[name] = TAPS[self.spec.heads[name].name](output)
+
+                hooks.callback(self.backbone.get_submodule(layer).register_forward_hook(keep).remove)
+            try:
+                values[FEATURES] = self.backbone(normalized.contiguous(memory_format=torch.channels_last))
+            except AssertionError as error:  # timm's way to refuse an image's size
+                size = "x".join(map(str, images.shape[-2:]))
+                raise RecipeError(
+                    f"branches.{self.spec.name}.backbone: {self.spec.backbone} cannot read views of {size}: "
+                    f"{reason(error)}"
+                ) from None
+        return values
+
+    def forward(self, views: Mapping[str, View], wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Tensor]:
+        """Readouts of views. wanted: pairs (readout, view), a view being a name or a member `r.0`.
+
+        Returns pair -> [rows, dim]. A member whose family is read as well is a slice of it and costs nothing.
+        """
+        needed = self.with_inputs(wanted)
+        read = {view for _, view in needed}
+        roots = {view: _family_read(view, read) for view in read}
+        order = [view for view in dict.fromkeys(_order(views)) if view in set(roots.values())]
+        images = {view: _images_of(views, view) for view in order}
+
+        values: dict[tuple[str, str], Tensor] = {}
+        alone = [[view] for view in order]
+        for group in _by_shape(images) if self.spec.joint else alone:
+            features = self._features(_joined([images[view] for view in group]))
+            for name, value in features.items():
+                parts = _parted(value, [len(images[view]) for view in group])
+                values.update({(name, view): part for view, part in zip(group, parts, strict=True)})
+        for group in [order] if self.spec.joint else alone:
+            for head, source in self.inputs.items():
+                asked = [view for name, view in needed if name == head and roots[view] in group]
+                # a member of a family that the head reads as a whole is a slice of its output
+                asked = [view for view in asked if roots[view] == view or roots[view] not in asked]
+                if asked:
+                    inputs = [self._value(values, source, view, roots, views) for view in asked]
+                    parts = _parted(self.heads[head](_joined(inputs)), [len(value) for value in inputs])
+                    values.update({(head, view): part for view, part in zip(asked, parts, strict=True)})
+        return {(name, view): self._value(values, name, view, roots, views) for name, view in wanted}
+
+    @staticmethod
+    def _value(
+        values: Mapping[tuple[str, str], Tensor],
+        name: str,
+        view: str,
+        roots: Mapping[str, str],
+        views: Mapping[str, View],
+    ) -> Tensor:
+        """A readout as it was computed, or as a slice of its family's."""
+        found = values.get((name, view))
+        return _member(values[name, roots[view]], view, views) if found is None else found
+
+    def with_inputs(self, wanted: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Pairs (readout, view) that are asked for, and those that are computed on the way."""
+        needed = set(wanted)
+        for head, source in reversed(self.inputs.items()):
+            needed |= {(source, view) for name, view in set(needed) if name == head}
+        return sorted(needed)  # a set's order changes from process to process, and with it the sums over rows
+
+    def begin_as(self, online: Branch) -> None:
+        """Makes this branch, an EMA, a copy of the one it follows. Raises RecipeError for heads that nothing trains."""
+        for head in self.heads:
+            if head not in online.heads:
+                raise RecipeError(
+                    f"branches.{self.spec.name}: {head} is read of the EMA, but no relation trains {online.spec.name}'s"
+                )
+        theirs = online.state_dict()
+        self.load_state_dict({name: theirs[name] for name in self.state_dict()})
+        self.requires_grad_(False)
+
+    def follow(self, online: Branch, progress: float) -> None:
+        """Moves this branch, an EMA, towards the one it follows; progress of the run: 0 to 1."""
+        assert self.spec.ema is not None
+        follow(self, online, self.spec.ema.at(progress))
+
+    def members(self, head: str | None) -> int:
+        """How many members of an orbit a head tells apart; 1 for a head that tells none."""
+        return self.orbits[head].members if head in self.orbits else 1
+
+    def read(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Readouts of images that are no view, for evaluation. images: [B, C, h, w] -> name -> [B, dim]."""
+        values = self.forward({"images": View(images)}, [(name, "images") for name in names])
+        return {name: value for (name, _), value in values.items()}
+
+
+def make_backbone(call: Call, where: str, pretrained: bool = True, channels: int = 3) -> Any:
+    """A timm model without classifier, from `resnet18(small=True, …)`; arguments but `small` are timm's.
+
+    pretrained: False leaves published weights where they are, since a checkpoint follows. channels: of the images; for
+    other than 3, timm repeats or sums the published weights of the first layer.
+    Raises RecipeError for names timm does not know, arguments the model does not take, and weights it cannot fetch.
+    """
+    options, small = timm_options(call, where, channels)
+    if not pretrained:
+        options.pop("pretrained", None)
+    try:
+        model = timm_model(call.name, options, small)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {call}: {error}") from None
+    return model.to(memory_format=torch.channels_last)
+
+
+def _needed(calls: Mapping[str, Call], used: Collection[str]) -> set[str]:
+    """Heads in use and, for each, the heads below it."""
+    needed = set(used)
+    for name, call in reversed(list(calls.items())):
+        if name in needed and call.name not in TAPS:
+            needed.add(call.args[0].text)
+    return needed
+
+
+def _layer(backbone: nn.Module, layer: str, where: str) -> str:
+    names = [name for name, _ in backbone.named_modules() if name]
+    if layer not in names:
+        raise RecipeError(f"{where}: {unknown('layer', layer, [name for name in names if name.count('.') < 2])}")
+    return layer
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """All rows in one tensor; one tensor is not copied, and grey levels of all stay grey levels."""
+    if len(tensors) == 1:
+        return tensors[0]
+    alike = len({tensor.dtype for tensor in tensors}) == 1
+    return torch.cat(list(tensors) if alike else [as_float(tensor) for tensor in tensors])
+
+
+def _parted(rows: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+    return rows.split(counts) if len(counts) > 1 else [rows]
+
+
+def _order(views: Mapping[str, View]) -> list[str]:
+    return [name for view, made in views.items() for name in (view, *(f"{view}.{t}" for t in range(made.members)))]
+
+
+def _family_read(view: str, read: Collection[str]) -> str:
+    """The view whose forward pass holds this one: its family's, where that is read as a whole."""
+    family = view.partition(".")[0]
+    return family if family in read else view
+
+
+def _images_of(views: Mapping[str, View], name: str) -> Tensor:
+    base, _, member = name.partition(".")
+    return _member(views[base].images, name, views) if member else views[base].images
+
+
+def _member(rows: Tensor, name: str, views: Mapping[str, View]) -> Tensor:
+    base, _, member = name.partition(".")
+    return rows[int(member) :: views[base].members]
+
+
+def _by_shape(images: Mapping[str, Tensor]) -> Sequence[list[str]]:
+    groups: dict[torch.Size, list[str]] = {}
+    for name, value in images.items():
+        groups.setdefault(value.shape[1:], []).append(name)
+    return list(groups.values())

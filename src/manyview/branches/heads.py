@@ -1,0 +1,137 @@
+"""Heads: small networks from one readout to the next, written in a recipe as `z: projector(h, 2048, layers=2)`.
+
+Each builder takes the width of its input and gives (module, width of its output). BatchNorm and no bias before it,
+ReLU between layers, as in the SimCLR family.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from manyview.errors import RecipeError
+from manyview.foundation.grammar import Call, Name, bind
+from manyview.views.ops.op import TURNS, WIDTH, check_kind, check_whole
+from manyview.views.view import PlannedView
+
+Built = tuple[nn.Module, int]
+
+
+def linear(out: int | None = None, *, inputs: int, classes: int, members: int = 1) -> Built:
+    """One linear layer. out: columns; by default one a class, and with `orbit=r` one a class and member (SLA)."""
+    if out is None:
+        out = classes * members
+    elif members > 1:
+        raise ValueError("orbit= fixes the number of columns; drop the other one")
+    check_whole("out", out, most=WIDTH)
+    return nn.Linear(inputs, out), out
+
+
+def mlp(hidden: int, out: int | None = None, layers: int = 2, *, inputs: int, classes: int) -> Built:
+    """Linear layers with ReLU between, without normalisation. out: by default one column a class."""
+    out = classes if out is None else out
+    return nn.Sequential(*_layers([inputs, *[hidden] * (check_layers(layers) - 1), out], norm=False)), out
+
+
+def projector(
+    out: int,
+    hidden: int | None = None,
+    layers: int = 2,
+    *,
+    inputs: int,
+    classes: int,
+    norm_last: bool = True,
+    affine: bool = False,
+) -> Built:
+    """SimCLR's and SimSiam's projector: linear, BatchNorm, ReLU, …, linear, BatchNorm.
+
+    hidden: by default `out`. affine: whether the last BatchNorm has one; not so in SimSiam (Chen & He, CVPR 2021,
+    official code) and DSSL on CIFAR, but in AugSelf's SimSiam and DSSL's on ImageNet. norm_last=False drops that
+    BatchNorm, as in AugSelf's SimCLR, MoCo, BYOL and SwAV. (MoCo v2 itself has none: `mlp(h, 2048, 128)`.)
+    """
+    for name, value in (("norm_last", norm_last), ("affine", affine)):
+        check_kind(name, value, bool, "True or False")
+    if affine and not norm_last:
+        raise ValueError("affine=True is for the last BatchNorm, which norm_last=False drops; keep one")
+    hidden = out if hidden is None else hidden
+    modules = _layers([inputs, *[hidden] * (check_layers(layers) - 1), out], norm=True)
+    if norm_last:
+        modules[-1] = nn.Linear(modules[-1].in_features, out, bias=False)  # type: ignore[arg-type]
+        modules.append(nn.BatchNorm1d(out, affine=affine))
+    return nn.Sequential(*modules), out
+
+
+def predictor(hidden: int, out: int | None = None, layers: int = 2, *, inputs: int, classes: int) -> Built:
+    """SimSiam's and BYOL's predictor, with nothing after its last layer. out: by default the width of its input."""
+    out = inputs if out is None else out
+    return nn.Sequential(*_layers([inputs, *[hidden] * (check_layers(layers) - 1), out], norm=True)), out
+
+
+HEADS: dict[str, Callable[..., Built]] = {
+    "linear": linear,
+    "mlp": mlp,
+    "predictor": predictor,
+    "projector": projector,
+}
+
+
+def check_layers(layers: int) -> int:
+    """The number of layers, or ValueError unless it is a positive whole number, and no slip of the pen."""
+    check_whole("layers", layers, most=TURNS)
+    return layers
+
+
+def _layers(widths: list[int], norm: bool) -> list[nn.Module]:
+    modules: list[nn.Module] = []
+    for number, (before, after) in enumerate(itertools.pairwise(widths)):
+        check_whole("width", after, most=WIDTH)
+        last = number == len(widths) - 2
+        modules.append(nn.Linear(before, after, bias=last or not norm))
+        if not last:
+            modules += [nn.BatchNorm1d(after), nn.ReLU(inplace=True)] if norm else [nn.ReLU(inplace=True)]
+    return modules
+
+
+def flattened(features: Tensor) -> Tensor:
+    """A layer's whole output as one row an image, [B, C*h*w]."""
+    return features.flatten(1)
+
+
+def pooled(features: Tensor) -> Tensor:
+    """A layer's output as one row an image: maps [B, C, h, w] and tokens [B, N, C] are averaged to [B, C]."""
+    if features.ndim == 4:
+        return features.mean(dim=(2, 3))
+    return features.mean(dim=1) if features.ndim == 3 else features
+
+
+# heads that read a layer inside the backbone: `low: pool("layer2")`
+TAPS: dict[str, Callable[[Tensor], Tensor]] = {"maps": flattened, "pool": pooled}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that was built. width: of its output. orbit: the family whose members it tells apart, if any."""
+
+    module: nn.Module
+    width: int
+    orbit: PlannedView | None = None
+
+
+def build_head(call: Call, inputs: int, classes: int, views: Mapping[str, PlannedView], where: str) -> Head:
+    """A head from its call, `linear(h, orbit=r)`. inputs: columns of what it reads. Raises RecipeError at `where`."""
+    options: dict[str, Any] = dict(call.kwargs)
+    extra: dict[str, Any] = {"inputs": inputs, "classes": classes}
+    orbit = None
+    if call.name == "linear" and "orbit" in options:
+        view = options.pop("orbit")
+        if not isinstance(view, Name) or view.text not in views or not views[view.text].is_family:
+            families = [family.name for family in views.values() if family.is_family]
+            raise RecipeError(f"{where}: orbit= names a family of views, got {view}; families: {families or 'none'}")
+        orbit = views[view.text]
+        extra["members"] = orbit.members
+    module, width = bind(HEADS[call.name], Call(call.name, call.args[1:], options), where, **extra)
+    return Head(module, width, orbit)

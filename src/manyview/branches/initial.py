@@ -1,0 +1,68 @@
+"""Initial weights of a branch: `init: torch` or `init: normal(0.2)`; without `init`, as timm and torch draw them.
+
+A word holds for the backbone, for the branch's heads, and for the nets of the relations that read it (of several
+branches, the first that is read), such as AgMax's Q. Parameters of no layer (prototypes, tokens) stay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from manyview.errors import RecipeError, unknown
+from manyview.foundation.grammar import bind, parse_call
+
+Init = Callable[[nn.Module], None]
+DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class Torch:
+    """Every layer starts as torch draws it, norms at 1 and 0: no fan-out, no last norm of zero (DSSL's networks)."""
+
+    def __call__(self, module: nn.Module) -> None:
+        for layer in module.modules():
+            reset = getattr(layer, "reset_parameters", None)
+            if reset is not None:
+                reset()
+
+    def __str__(self) -> str:
+        return "torch"
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Weights of convolutions and linear layers from N(0, std), biases zero, norms at 1 and 0 (AgMax: std 0.2)."""
+
+    std: float
+
+    def __post_init__(self) -> None:
+        if type(self.std) not in (int, float) or not 0 < self.std < math.inf:
+            raise ValueError(f"std must be a positive number, got {self.std!r}")
+
+    def __call__(self, module: nn.Module) -> None:
+        Torch()(module)
+        for layer in module.modules():
+            if isinstance(layer, DENSE):
+                nn.init.normal_(layer.weight, std=self.std)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def __str__(self) -> str:
+        return f"normal({self.std:g})"
+
+
+INITS: dict[str, Callable[..., Init]] = {"normal": Normal, "torch": Torch}
+
+
+def parse_init(text: object, where: str) -> Init:
+    """`torch` or `normal(0.2)`. Raises RecipeError naming `where`."""
+    call = parse_call(text, where)  # type: ignore[arg-type]
+    if call.name not in INITS:
+        raise RecipeError(
+            f"{where}: {unknown('start of weights', call.name, INITS, 'starts')}, or no init for timm's own"
+        )
+    return bind(INITS[call.name], call, where)

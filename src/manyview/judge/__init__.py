@@ -1,0 +1,1 @@
+"""A model opened, judged, used and taken out."""

@@ -1,0 +1,95 @@
+"""Classifying image files with a trained run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from manyview.branches.branch import LOGITS
+from manyview.data import BadImage, Stored, decode
+from manyview.data.search import find
+from manyview.errors import DataError, RunError, shown
+from manyview.foundation.environment import best_device
+from manyview.training.run import Run
+
+AT_ONCE = 64
+Unread = Callable[[BadImage], None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable class of a file."""
+
+    path: Path
+    label: str
+    probability: float
+
+
+def predict_files(
+    run: Path, paths: Sequence[Path], aggregated: bool = False, unread: Unread | None = None
+) -> Iterator[Prediction]:
+    """Predictions in the order of the files; folders are searched, see `image_files`.
+
+    aggregated: average over the orbit (SLA+AG). unread: is given what is wrong with each file that cannot be read,
+    after which the others follow; without it that is raised, as BadImage.
+    Raises DataError for files that are not there, RunError for a run without a classifier.
+    """
+    folder = Run(run)
+    recipe = folder.recipe()
+    files, _ = image_files(paths, recipe.data.stored)
+    if not files:
+        raise DataError("no images given; name files or folders")
+    step = folder.step(recipe, best_device())
+    classes = folder.classes()
+    if step.classifier is None or not classes:
+        raise RunError(f"{run} trained no classifier, so it cannot predict classes")
+    for start in range(0, len(files), AT_ONCE):
+        part, images = read_files(files[start : start + AT_ONCE], recipe.data.stored, unread)
+        if not images:
+            continue
+        result = step.predict(images, aggregated=aggregated)
+        chances = result["aggregated" if aggregated else LOGITS].softmax(dim=1)
+        for path, row in zip(part, chances, strict=True):
+            yield Prediction(path, classes[int(row.argmax())], float(row.max()))
+
+
+def image_files(paths: Sequence[Path], stored: Stored | None = None) -> tuple[list[Path], list[str]]:
+    """The files named, and the images in the folders named, found as for training and sorted within each folder.
+
+    Also a line for each folder in which something was left out. Raises DataError for what is not there.
+    """
+    files: list[Path] = []
+    notes: list[str] = []
+    for path in paths:
+        if os.path.isdir(path):
+            found = find([path], arrays=stored is not None)
+            if not found.files[0]:
+                raise DataError(f"no images in {shown(path)}" + (f" ({found.note()})" if found.left_out else ""))
+            files += [path / name for name in found.files[0]]
+            notes += [f"{shown(path)}: {found.note()}"] if found.left_out else []
+        elif os.path.exists(path):
+            files.append(path)
+        else:
+            raise DataError(f"no such file: {shown(path)}")
+    return files, notes
+
+
+def read_files(
+    paths: Sequence[Path], stored: Stored | None, unread: Unread | None = None
+) -> tuple[list[Path], list[Tensor]]:
+    """The files that can be read, and their images. unread: see `predict_files`."""
+    kept: list[Path] = []
+    images: list[Tensor] = []
+    for path in paths:
+        try:
+            images.append(decode(path, shown(path), stored))
+            kept.append(path)
+        except BadImage as error:
+            if unread is None:
+                raise
+            unread(error)
+    return kept, images

@@ -1,0 +1,154 @@
+"""What a training step costs here: time, memory and floating-point operations, measured on two steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from manyview.data import Splits
+from manyview.data.images import ArrayImages
+from manyview.data.loader import Batches
+from manyview.foundation.environment import best_device
+from manyview.foundation.words import counted
+from manyview.optimize.optimize import make_optimizer
+from manyview.recipe.recipe import Recipe
+from manyview.step import Step
+
+UNSEEN = 64  # the side of random images where no view says what it needs
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One update. seconds: of the second step. views: the share of them that reading and views took in this process.
+
+    flops: of matrix products and convolutions, forward and backward, a multiplication and an addition being two. held:
+    bytes of parameters, gradients and the optimiser's state. kept: bytes that the forward pass keeps for the backward
+    one. peak: the most bytes that a GPU held; None without one. on: what the images were.
+    """
+
+    seconds: float
+    views: float
+    flops: int
+    held: int
+    kept: int
+    peak: int | None
+    device: str
+    on: str
+
+    def lines(self, steps: int | None) -> list[str]:
+        """For people. steps: of the whole run, where that is known."""
+        run = "" if steps is None else f"; {counted(steps, 'step')} take about {duration(steps * self.seconds)}"
+        held, kept = f"{size(self.held)} of parameters, gradients and optimiser", f"{size(self.kept)} kept to go back"
+        peak = "" if self.peak is None else f"; at most {size(self.peak)} at once"
+        return [
+            f"measured on {self.device}, on {self.on}:",
+            f"  time     {duration(self.seconds)} a step, {duration(self.views)} of it for images and views{run}",
+            f"  memory   {held}, {kept}{peak}",
+            f"  work     {self.flops / 1e9:,.3g} GFLOPs a step, {self.flops / 1e9 / self.seconds:,.3g} GFLOPs a second",
+        ]
+
+
+def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
+    """Trains two steps of `step`, which is of no use afterwards. splits: None for random images.
+
+    Raises ManyviewError for what training refuses.
+    """
+    train, device = recipe.train, torch.device(best_device())
+    images = _random_images(recipe, step) if splits is None else splits.train
+    batches = Batches(
+        images=images,
+        batch_size=train.batch_size,
+        steps_per_epoch=max(1, len(images) // train.batch_size),
+        seed=recipe.seed,
+        accumulate=train.accumulate,
+        views=recipe.seen_views,
+        classes=step.num_classes,
+        skip=recipe.data.on_bad_image == "skip",
+        reduced=recipe.data.reduced,
+    )
+    step.train().to(device)
+    optimizer = make_optimizer(train, step)
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def part(number: int) -> float:
+        asked = time.perf_counter()
+        batch = batches[number].to(device)
+        took = time.perf_counter() - asked
+        storages.clear()  # those of an earlier part are free again
+        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            output = step(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
+        (output["loss"] / train.accumulate).backward()
+        return took
+
+    def update(number: int) -> float:
+        views = sum(part(number * train.accumulate + each) for each in range(train.accumulate))
+        optimizer.step()
+        optimizer.zero_grad()
+        step.after_step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return views
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
+        update(0)
+    kept = sum(storages.values())
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    views = update(1)
+    seconds = time.perf_counter() - began
+    trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
+    state = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
+    return StepCost(
+        seconds=seconds,
+        views=views,
+        flops=counter.get_total_flops(),
+        held=_bytes(step.parameters()) + _bytes(trained) + _bytes(state),
+        kept=kept,
+        peak=torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+        device=str(device),
+        on="its data" if splits is not None else f"random images of {images.size[0]} px",  # type: ignore[index]
+    )
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: 12 ms, 1.3 s, 12 min, 3.4 h, 2.1 days."""
+    for unit, length, least in (("days", 86400, 2), ("h", 3600, 1.5), ("min", 60, 1.5), ("s", 1, 1)):
+        if seconds >= least * length:
+            return f"{seconds / length:.2g} {unit}" if seconds / length < 100 else f"{seconds / length:,.0f} {unit}"
+    return f"{1000 * seconds:.3g} ms"
+
+
+def size(number: int) -> str:
+    """Bytes as GiB, MiB or KiB, three digits."""
+    power, name = (30, "GiB") if number >= 2**30 else (20, "MiB") if number >= 2**20 else (10, "KiB")
+    return f"{number / 2**power:.3g} {name}"
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _side(step: Step) -> int:
+    return math.ceil(max(step.trained_size or (UNSEEN,)) * 8 / 7)
+
+
+def _random_images(recipe: Recipe, step: Step) -> ArrayImages:
+    """A batch of random images, a little larger than the first view, with labels in turn."""
+    side, count = UNSEEN if step.trained_size is None else _side(step), recipe.train.batch_size
+    drawn = torch.Generator().manual_seed(recipe.seed)
+    shape = (count, recipe.data.channels or 3, side, side)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=drawn)
+    return ArrayImages(pixels, np.arange(count) % max(1, step.num_classes), np.arange(count), "random images")

@@ -1,0 +1,47 @@
+"""What the command line's own parser refuses, in one line, with what would be right."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+USAGE: Any = typer.BadParameter.__base__
+"""What typer raises for all that its parser refuses; its own way to say so is a box of several lines."""
+
+EXAMPLES = {"--index": "--index 3", "--epoch": "--epoch 0"}
+OUT = {"views": "views.png", "replay": "seen.png"}  # command -> a file; all others write folders
+
+
+def usage_line(error: Any, words: Sequence[str] = ()) -> str:
+    """One line for what was wrong; "" where help was shown instead. words: of the command line, by default its own."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if not message:
+        return ""
+    command = error.ctx.command_path if error.ctx is not None else "manyview"
+    option, told = getattr(error, "option_name", ""), f"{message[:1].lower()}{message[1:]}"
+    advice = ""
+    if told.startswith("missing option"):
+        missing = error.param.opts[0]
+        out = f"--out {OUT.get(command.rpartition(' ')[2], 'runs/NAME')}"
+        advice = f"write {out if missing == '--out' else EXAMPLES.get(missing, missing)}"
+    elif told.startswith("no such option"):
+        advice = _as_override(option, list(words or sys.argv))
+        told = re.sub(r" \(Possible options: .*\)", "", told) if advice else told
+    return f"{told}; {advice or f'see {command} --help'}"
+
+
+def _as_override(option: str, words: list[str]) -> str:
+    """How `--epochs 3` or `--train.epochs=3` is written; "" where a recipe has no such key."""
+    from manyview.recipe.cures import in_full, places  # takes seconds, and is needed for mistakes alone
+    from manyview.recipe.recipe import Data, Recipe, Train
+
+    key = option.lstrip("-")
+    together = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    after = [value for word, value in zip(words, [*words[1:], ""], strict=True) if word == option]
+    value = next(iter(together + after), "")
+    sections = {"data": Data.model_fields, "train": Train.model_fields, "": Recipe.model_fields}
+    return in_full(key, value, places({}, sections)) or (f"write {key}={value}" if "." in key else "")

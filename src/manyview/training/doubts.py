@@ -1,0 +1,102 @@
+"""Settings that were made for another length of run, size of batch or number of images: told in a line each.
+
+Nothing here is wrong by itself, so nothing is refused. A line says what will happen, and what to write instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from manyview.branches.ema import Ema
+from manyview.foundation.grammar import Name, parse_call
+from manyview.optimize.optimize import SCHEDULES, Clock, steps_of
+from manyview.recipe.lr_of_batch import TRIAL
+from manyview.recipe.recipe import Recipe, Train
+from manyview.step import Step
+
+LEFT = 0.1  # of the untrained weights in an average: more than that is told
+ENOUGH = 0.01  # what the momentum that is proposed leaves of them
+
+
+def doubts(recipe: Recipe, step: Step, clock: Clock, images: int) -> list[str]:
+    """A line on each setting that does not fit the run's length or its number of training images."""
+    if clock.steps < TRIAL:
+        return []
+    found = [*_of_schedule(recipe.train, clock), *_of_averages(recipe, clock), *_of_relations(step, clock, images)]
+    every = steps_of(recipe.train.checkpoint_every, clock, "checkpoint_every")
+    if every > max(clock.steps, clock.steps_per_epoch):
+        found.append(
+            f"train.checkpoint_every={recipe.train.checkpoint_every!r} is {every:,} steps, and the run has "
+            f"{clock.steps:,}: nothing is saved before its end"
+        )
+    return found
+
+
+def _of_schedule(train: Train, clock: Clock) -> Iterator[str]:
+    call = parse_call(train.schedule, "train.schedule")
+    given = inspect.signature(SCHEDULES[call.name]).bind_partial(*call.args, **call.kwargs).arguments
+    epochs = f"the run's {clock.steps:,} steps ({clock.steps / clock.steps_per_epoch:g} epochs)"
+    moments = given.get("at", ()) if call.name == "multistep" else [given["every"]] if call.name == "step" else []
+    late = [moment for moment in moments if steps_of(moment, clock) >= clock.steps]
+    if late:
+        key, parts = ("every", "0.3") if call.name == "step" else ("at", "(0.3, 0.6)")
+        yield (
+            f"train.schedule: lr is lowered at {', '.join(map(str, late))}, and {epochs} end before; name parts of the "
+            f"run, as in train.schedule.{key}={parts}"
+        )
+    warmup = steps_of(given.get("warmup", 0), clock)
+    if warmup >= clock.steps:
+        yield f"train.schedule: a warm-up of {warmup:,} steps fills {epochs}; shorten it, train.schedule.warmup=0.1"
+    if given.get("per") == "epoch" and clock.steps <= clock.steps_per_epoch:
+        yield f"train.schedule: per='epoch' keeps one lr through {epochs}; train.schedule.per=step lowers it by step"
+    lr = parse_call(train.optimizer, "train.optimizer").kwargs.get("lr")
+    if lr is not None and 0 < lr <= given.get("floor", 0.0):
+        yield f"train.schedule: floor={given['floor']:g} is not under lr={lr:g}, which will rise to it"
+
+
+def _of_averages(recipe: Recipe, clock: Clock) -> Iterator[str]:
+    kept: dict[str, tuple[str, Ema]] = {}
+    if recipe.train.ema is not None:
+        kept["train.ema"] = "the averaged weights, which are evaluated,", Ema(Name("online"), recipe.train.ema)
+    for name, spec in recipe.branch_plan.items():
+        if spec.ema is not None:
+            kept[f"branches.{name}.momentum"] = f"the weights of {name}", spec.ema
+    for key, (what, ema) in kept.items():
+        points = 256  # of the run, where the momentum may rise
+        rates = [ema.at((point + 0.5) / points) for point in range(points)]
+        left = math.exp(clock.steps * sum(math.log(max(rate, 1e-300)) for rate in rates) / points)
+        if left > LEFT:
+            yield (
+                f"{key} of {ema.momentum:g}: after the run's {clock.steps:,} steps {what} are {100 * left:.0f} % what "
+                f"they were before training; {key}={_momentum(clock.steps):g} leaves {100 * ENOUGH:.0f} %"
+            )
+
+
+def _momentum(steps: int) -> float:
+    """What leaves `ENOUGH` after so many updates, to a digit of what it is short of 1."""
+    return 1 - float(f"{1 - ENOUGH ** (1 / steps):.1g}")
+
+
+def _of_relations(step: Step, clock: Clock, images: int) -> Iterator[str]:
+    for plan in step.recipe.relation_plan:
+        relation: Any = step.relations[plan.name]
+        rows = len(relation.queue) if hasattr(relation, "queue") else 0
+        keys = clock.steps * step.recipe.train.batch_size * len(plan.calls)
+        if rows >= images:
+            yield (
+                f"relations.{plan.name}.queue={rows}: it holds more keys than there are training images ({images:,}), "
+                f"so an image meets its own older keys as negatives; relations.{plan.name}.queue={max(1, images // 4)}"
+            )
+        elif rows > keys:
+            yield (
+                f"relations.{plan.name}.queue={rows}: the run has {keys:,} keys to fill it with, and the other "
+                f"negatives stay random; relations.{plan.name}.queue={max(1, keys // 4)}"
+            )
+        if getattr(relation, "freeze", 0) >= clock.steps:
+            yield (
+                f"relations.{plan.name}.freeze={relation.freeze}: the prototypes stay as they were drawn through all "
+                f"of the run's {clock.steps:,} steps; relations.{plan.name}.freeze={clock.steps // 100}"
+            )

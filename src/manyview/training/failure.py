@@ -1,0 +1,108 @@
+"""When numbers stop being numbers: which step it was, what the network saw in it, and how to look at that again.
+
+The step is noted on the device, without waiting for it, and read where a line is logged or a checkpoint saved. By then
+later batches have passed, but batches are functions of the step number: that of the step is made again.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from manyview.data.loader import Batches
+from manyview.errors import ManyviewError
+from manyview.foundation.files import write_json, write_state
+from manyview.step import Step
+from manyview.training.run import Run
+
+
+def note_failure(first: Tensor, value: Tensor, step: int) -> Tensor:
+    """The first step, counted from 1, with a value that is not finite: `first` unless that is 0, for none so far.
+
+    first: an integer scalar on the value's device. Nothing is read back, so a GPU works on.
+    """
+    return torch.where(value.detach().isfinite() | (first > 0), first, step)
+
+
+def largest_weight(step: Step) -> Tensor:
+    """The largest absolute value of the parameters, nan if one is: a finite loss may have had other gradients."""
+    return torch.nn.utils.get_total_norm([weight.detach() for weight in step.parameters()], math.inf)
+
+
+def earliest(first: Tensor, accelerator: Accelerator) -> int:
+    """The first failure noted on any process; 0 for none."""
+    steps = accelerator.gather(first.reshape(1)).tolist()
+    return min((step for step in steps if step), default=0)
+
+
+def seen(step: Step, batches: Batches, number: int, device: torch.device) -> Iterator[dict[str, Any]]:
+    """What each forward pass of step `number`, counted from 1, looked at: one dict a part and process, in this order.
+
+    Each holds process, part, epoch, index [B], labels [B], names (B of them), and views: name -> {pixels: float
+    [B*members, C, h, w], params: op -> {name: tensor}}. Partners of mixed images are rows of the same pass.
+    """
+    where = {int(index): position for position, index in enumerate(batches.images.index)}
+    for part in range(batches.accumulate):
+        for rank in range(batches.world):
+            batch = replace(batches, rank=rank)[(number - 1) * batches.accumulate + part].to(device)
+            views: Any = batch.images
+            if not isinstance(views, Mapping):
+                views = step.views(views, batch.targets, index=batch.index, epoch=batch.epoch, only=step.rendered_views)
+            yield {
+                "process": rank,
+                "part": part,
+                "epoch": batch.epoch,
+                "index": batch.index.cpu(),
+                "labels": batch.labels.cpu(),
+                "names": [batches.images.name(where[index]) for index in batch.index.tolist()],
+                "views": {
+                    name: {
+                        "pixels": view.pixels.cpu(),
+                        "params": {op: {k: v.cpu() for k, v in params.items()} for op, params in view.params.items()},
+                    }
+                    for name, view in views.items()
+                },
+            }
+
+
+def report_failure(
+    run: Run, step: Step, batches: Batches, failed: int, noticed: int, terms: Mapping[str, float], device: torch.device
+) -> str:
+    """Writes failure/batch.pt and failure/failure.json into the run's folder; returns one line that tells all of it.
+
+    failed: the step that failed; noticed: the step whose terms are given. batch.pt holds {step, epoch, parts}, as
+    `seen` makes them, and loads with `weights_only=True`. The file that can be read alone is written last.
+    """
+    finite = all(map(math.isfinite, terms.values()))
+    what = "a weight is not finite after" if finite and failed == noticed else "the loss is not finite at"
+    shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+    told = f"{what} step {failed} ({shown}{'' if failed == noticed else f' at step {noticed}'})"
+    advice = "begin anew with a lower lr, a longer warm-up, or train.clip=1"
+    folder, epoch = run.folder / "failure", batches.positions((failed - 1) * batches.accumulate)[0]
+    try:
+        parts = list(seen(step, batches, failed, device))
+        index = [number for part in parts for number in part["index"].tolist()]
+        replay = f"manyview replay {shlex.quote(str(run.folder))} --index {index[0]} --epoch {epoch} --out seen.png"
+        write_state(folder / "batch.pt", {"step": failed, "epoch": epoch, "parts": parts})
+        written = {
+            "step": failed,
+            "epoch": epoch,
+            "seed": step.recipe.seed,
+            "message": told,
+            "noticed_at": noticed,
+            "terms": {name: value if math.isfinite(value) else str(value) for name, value in terms.items()},
+            "index": index,
+            "names": [name for part in parts for name in part["names"]],
+            "replay": replay,
+        }
+        write_json(folder / "failure.json", written)
+    except ManyviewError as error:  # the disk is full, or an image has gone: the failure is still the news
+        return f"{told}; what it saw could not be written: {error}; {advice}"
+    return f"{told}; {folder} holds what the network saw; to look at an image: {replay}; {advice}"

@@ -1,0 +1,104 @@
+"""Before the first step: what can be known to be wrong is found out, and small data sets come into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyview.branches.branch import FEATURES
+from manyview.data import BadImage, Splits, preload
+from manyview.data.loader import read_images
+from manyview.errors import ManyviewWarning, RecipeError, reason
+from manyview.recipe.recipe import Data, Train
+from manyview.show.display import Display
+from manyview.step import Step
+from manyview.views.view import TEST
+
+
+def images_together(train: Train, images: int, world: int) -> int:
+    """How many images a process draws at once, of so many for training. Raises RecipeError if there is none.
+
+    Warns where a batch is larger than the data: it is all of them then, whatever lr was meant for it.
+    """
+    parts = world * train.accumulate
+    if train.batch_size % parts:
+        raise RecipeError(
+            f"train.batch_size: {train.batch_size} is not divisible by {world} processes x {train.accumulate} parts"
+        )
+    if images < parts:
+        raise RecipeError(
+            f"train.accumulate: {images:,} training images are too few for {world} processes x {train.accumulate} "
+            f"parts of a batch"
+        )
+    whole = images - images % parts
+    if images < train.batch_size:
+        warnings.warn(
+            f"train.batch_size is {train.batch_size:,}, but there are {images:,} training images: each update sees "
+            f"{whole:,} and is an epoch; train.batch_size={max(parts, whole // 4 // parts * parts)} would make several",
+            ManyviewWarning,
+            stacklevel=2,
+        )
+    return min(train.batch_size, whole) // parts
+
+
+def rehearse(step: Step, splits: Splits, together: int = 2) -> None:
+    """Draws the views of two training images and looks at one to evaluate, before anything is written.
+
+    The networks look at one image of each size, so that those that cannot read it say so now.
+
+    together: images that a process will draw at once; of two that come one by one, none can be mixed with the other.
+
+    Raises ManyviewError for ops that do not fit the images. Images that cannot be read are the loader's affair.
+    """
+    with contextlib.suppress(BadImage):
+        images, kept, _ = read_images(splits.train, np.arange(min(2, together, len(splits.train))))
+        views = step.views(images, index=splits.train.index[kept].tolist(), epoch=0, only=step.rendered_views)
+        check_sizes(step, {name: view.images[:1] for name, view in views.items()})
+    held = splits.val or splits.test
+    with contextlib.suppress(BadImage):
+        if held is not None:
+            check_sizes(step, {TEST: step.test_pixels(read_images(held, np.arange(1))[0])})
+
+
+@torch.no_grad()
+def check_sizes(step: Step, images: Mapping[str, Tensor]) -> None:
+    """Raises RecipeError where a network cannot read images of such a size. images: view, or `test` -> [1, C, h, w].
+
+    Nothing of the networks changes: they look in evaluation mode.
+    """
+    reads = {
+        (read.branch, read.view.partition(".")[0]) for plan in step.recipe.relation_plan for read in plan.all_reads
+    }
+    reads.add((step.main.spec.name, TEST))
+    sizes = {(branch, images[view].shape): images[view] for branch, view in sorted(reads) if view in images}
+    modes = [(module, module.training) for module in step.modules()]
+    step.eval()
+    for (branch, shape), image in sizes.items():
+        try:
+            step.branch(branch).read(image, [FEATURES])
+        except RuntimeError as error:  # torch's way to say that a layer is left without pixels
+            size = "x".join(map(str, shape[-2:]))
+            raise RecipeError(
+                f"branches.{branch}.backbone: {step.branch(branch).spec.backbone} cannot read views of {size}: "
+                f"{reason(error)}"
+            ) from None
+    for module, training in modes:
+        module.training = training
+
+
+def in_memory(splits: Splits, data: Data, display: Display) -> Splits:
+    """Small data sets of one size are decoded once, into memory; not where each reading may be at another scale."""
+    loaded: dict[str, Any] = {}
+    for name in ("train", "val", "test"):
+        images = getattr(splits, name)
+        if images is not None and not data.reduced:
+            with display.evaluating(f"decode {name}", len(images)) as tick:
+                loaded[name] = preload(images, int(data.memory * 2**30), progress=tick)
+    return replace(splits, **loaded)

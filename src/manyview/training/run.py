@@ -1,0 +1,187 @@
+"""A run's folder: what lies where, and how it is opened, continued, and read again.
+
+recipe.yaml  splits.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.tfevents…  result.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manyview.data import Images, Splits, open_splits
+from manyview.errors import RunError
+from manyview.foundation.files import at_home, read_state, write_json, write_text
+from manyview.recipe.recipe import Recipe, difference, parse_recipe
+from manyview.step import Step
+
+# Settings that change where and how fast a run goes, not what it computes.
+INCIDENTAL = (
+    *("title", "data.root", "data.download", "data.workers"),
+    *("train.log_every", "train.checkpoint_every", "train.on_collapse"),
+)
+SHOWN = 4  # differences between recipes that a message lists
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that holds a run. Nothing is read or written until a method is called."""
+
+    folder: Path
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to continue from."""
+        return self.folder / "checkpoints" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation score, where there is one and `Train.keep` asks for it."""
+        return self.folder / "checkpoints" / "best.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """Written at the end; its presence means the run is finished."""
+        return self.folder / "result.json"
+
+    def begin(self, recipe: Recipe, splits: Splits, resume: bool, processes: int = 1) -> None:
+        """Makes the folder, or checks that it can be continued. Raises RunError, and then has written nothing."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RunError(f"{self.folder} is a file; --out names a folder")
+        found = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
+        if found and not resume:
+            raise RunError(f"{self.folder} is not empty; choose another --out, or continue with --resume")
+        # a run that was killed while these two were written has only the first, or a temporary file
+        if {name for name in found if not name.endswith(".tmp")} - {"splits.json"}:
+            self.check_same(recipe, splits)
+            return
+        noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
+        write_json(self.folder / "splits.json", {**noted, **_marks(splits)})
+        write_text(self.folder / "recipe.yaml", _anywhere(recipe).to_yaml())
+
+    def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
+        """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
+        changed = difference(self.recipe(), recipe, dict.fromkeys(INCIDENTAL))
+        if changed:
+            more = f"; and {len(changed) - SHOWN} more; its own is {self.folder / 'recipe.yaml'}"
+            told = "; ".join(changed[:SHOWN]) + (more if len(changed) > SHOWN else "")
+            raise RunError(f"{self.folder} was made by another recipe: {told}")
+        if splits is not None:
+            stored = self._read("splits.json")
+            for split, mark in _marks(splits).items():
+                if stored.get(split) != mark:
+                    raise RunError(
+                        f"{self.folder}: the {split} images are not those the run began with; restore the data, "
+                        f"or begin anew in another folder"
+                    )
+
+    def recipe(self, *overrides: str) -> Recipe:
+        """The recipe the run was made with, resolved. Overrides may say where data are, not what was trained."""
+        for override in overrides:
+            if override.partition("=")[0] not in INCIDENTAL:
+                key, _, value = override.partition("=")
+                cure = f"; write {meant}={value}" if (meant := f"data.{key.strip()}") in INCIDENTAL else ""
+                raise RunError(
+                    f"override {override!r}: a trained run is fixed; what may differ: {', '.join(INCIDENTAL)}{cure}"
+                )
+        path = self.folder / "recipe.yaml"
+        if not path.is_file():
+            raise RunError(f"{self.folder} is no run: it has no recipe.yaml")
+        return parse_recipe(path.read_text(encoding="utf-8"), *overrides)
+
+    def classes(self) -> list[str]:
+        """Class names, in the order of labels."""
+        return list(self._read("splits.json")["classes"])
+
+    def processes(self, step: int = 0) -> int:
+        """How many processes made an update, counted from 0: each mixes the images of its own part of a batch."""
+        noted = self._read("splits.json")
+        later = [count for first, count in noted.get("continued", []) if first <= step]
+        return int([noted.get("processes", 1), *later][-1])
+
+    def continue_on(self, step: int, processes: int) -> int:
+        """Notes that from an update on the run goes on on so many processes; returns on how many it was before."""
+        noted = self._read("splits.json")
+        known = noted.get("continued", [])
+        kept = [[first, count] for first, count in known if first < step]
+        before = kept[-1][1] if kept else int(noted.get("processes", 1))
+        if processes != before:
+            kept.append([step, processes])
+        if kept != known:
+            write_json(self.folder / "splits.json", {**noted, "continued": kept})
+        return before
+
+    def splits(self, recipe: Recipe) -> Splits:
+        """The run's data, checked to be the same as when it began."""
+        splits = open_splits(recipe.data, recipe.seed)
+        self.check_same(recipe, splits)
+        return splits
+
+    def step(self, recipe: Recipe, device: str = "cpu") -> Step:
+        """The trained step, in evaluation mode: the checkpoint that was kept, see `Train.keep`."""
+        path = self.best if self.best.is_file() else self.last
+        if not path.is_file():
+            raise RunError(f"{self.folder} has no checkpoint yet; train it first")
+        step = Step(recipe, len(self.classes()), pretrained=False)
+        try:
+            step.load_state_dict(read_state(path)["step"])
+        except RuntimeError as error:
+            raise RunError(
+                f"{path} does not fit {self.folder / 'recipe.yaml'}: {str(error).splitlines()[1].strip()[:200]}"
+            ) from None
+        return step.eval().to(device)
+
+    def finished(self) -> dict[str, Any] | None:
+        """What result.json holds, or None while the run is not finished."""
+        return self._read("result.json") if self.result.is_file() else None
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        if not path.is_file():
+            raise RunError(f"{self.folder} is no run: it has no {name}")
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise RunError(f"{path} is damaged: {error}") from None
+
+
+def _anywhere(recipe: Recipe) -> Recipe:
+    """The recipe with the path of its data made absolute, so that the run can be read from any folder."""
+    root = recipe.data.root
+    if root is None or not at_home(root).exists():
+        return recipe
+    data = recipe.data.model_copy(update={"root": str(at_home(root).resolve())})
+    return recipe.model_copy(update={"data": data})
+
+
+def _marks(splits: Splits) -> dict[str, Any]:
+    return {name: mark_of(getattr(splits, name)) for name in ("train", "val", "test")}
+
+
+def mark_of(images: Images | None) -> dict[str, Any] | None:
+    """What identifies a split: how many images, which (as ranges), and a digest of names' last parts and labels."""
+    if images is None:
+        return None
+    digest = hashlib.blake2b(images.labels.tobytes(), digest_size=16)
+    for position in range(len(images)):
+        # the very bytes of a file's name, which need not be text
+        digest.update(Path(images.name(position)).name.encode(errors="surrogateescape"))
+    return {"count": len(images), "index": _ranges(images.index.tolist()), "digest": digest.hexdigest()}
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers, `0-4,7`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)

@@ -1,0 +1,1 @@
+"""Views: what an image is made into."""

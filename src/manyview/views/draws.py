@@ -1,0 +1,121 @@
+"""Stateless random draws: pure functions of (seed, epoch, image index, view, op, name of the parameter).
+
+The generator is Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), a counter-based
+generator: the value at a counter is computed directly, so nothing advances, nothing is kept, and a whole batch is
+drawn at once. The key holds who asks (seed, view, op, name), the counter holds what for (image, epoch, position).
+Draws are made on the CPU in float64, whatever the device, so that they are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from manyview.views.engine.compiler import compiled
+
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+Word = np.uint64
+
+
+exact = compiled()
+
+
+@exact
+def _rounds(c0: Word, c1: Word, c2: Word, c3: Word, k0: Word, k1: Word) -> tuple[Word, Word, Word, Word]:
+    """Ten rounds of Philox4x32 on one counter; words of 32 bits held in 64."""
+    for _ in range(10):
+        product0, product1 = c0 * _M0, c2 * _M1
+        c0, c2 = (product1 >> _HALF) ^ c1 ^ k0, (product0 >> _HALF) ^ c3 ^ k1
+        c1, c3 = product1 & _LOW, product0 & _LOW
+        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
+    return c0, c1, c2, c3
+
+
+@exact
+def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
+    """Philox4x32 with ten rounds. counter: 32-bit words held in uint64 [N, 4]; returns the same shape."""
+    out = np.empty_like(counter)
+    k0, k1 = np.uint64(key[0]), np.uint64(key[1])
+    for n in range(len(counter)):
+        out[n] = _rounds(counter[n, 0], counter[n, 1], counter[n, 2], counter[n, 3], k0, k1)
+    return out
+
+
+@exact
+def _unit(index: NDArray[np.uint64], epoch: int, count: int, key: tuple[int, int]) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1), [B, count]: word by word of the counters (index, epoch, block)."""
+    out = np.empty((len(index), count))
+    k0, k1, when = np.uint64(key[0]), np.uint64(key[1]), np.uint64(epoch)
+    for n in range(len(index)):
+        for block in range((count + 3) // 4):
+            words = _rounds(index[n] & _LOW, index[n] >> _HALF, when, np.uint64(block), k0, k1)
+            for at in range(min(4, count - 4 * block)):
+                out[n, 4 * block + at] = words[at] / 2**32
+    return out
+
+
+def key_of(*parts: object) -> tuple[int, int]:
+    """Two 32-bit words that depend on all the parts and on nothing else (not on the process, as `hash` does)."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+class Draws:
+    """Random numbers for a batch of images, asked for by name; the same question has the same answer, always.
+
+    index: image indices, integers [B]. owner: who draws, such as the view's and the op's name.
+    """
+
+    def __init__(self, seed: int, epoch: int, index: Sequence[int] | Tensor | NDArray[np.int64], *owner: str) -> None:
+        self._seed, self._owner = seed, owner
+        self._epoch = epoch
+        self._index = np.asarray(index, dtype=np.int64).astype(np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def batch(self) -> Draws:
+        """Draws of one row that belong to the batch as a whole: to the images in it and their order, in this epoch."""
+        held = hashlib.blake2b(self._index.astype("<u8").tobytes(), digest_size=16).hexdigest()
+        return Draws(self._seed, self._epoch, [0], *self._owner, "batch", held)
+
+    def inner(self, *names: str) -> Draws:
+        """Draws of a part of this one, unrelated to its own."""
+        return self._of(self._owner + names)
+
+    def shared(self) -> Draws:
+        """Draws that all views have in common: those of the op's name alone, whatever its view."""
+        return self._of(("shared", *self._owner[1:]))
+
+    def _of(self, owner: tuple[str, ...]) -> Draws:
+        return Draws(self._seed, self._epoch, self._index.astype(np.int64), *owner)
+
+    def uniform(self, name: str, count: int = 1, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Uniform numbers in [low, high), float64 [B, count]."""
+        unit = _unit(self._index, self._epoch, count, key_of(self._seed, *self._owner, name))
+        return torch.from_numpy(low + (high - low) * unit)
+
+    def integers(self, name: str, bound: int | Tensor, count: int = 1) -> Tensor:
+        """Integers in [0, bound), int64 [B, count]; bound: a number or a tensor that broadcasts to [B, count]."""
+        return (self.uniform(name, count) * bound).long()
+
+    def coin(self, name: str, p: float) -> Tensor:
+        """True with probability p, bool [B]."""
+        return self.uniform(name)[:, 0] < p
+
+    def permutation(self, name: str, count: int) -> Tensor:
+        """A uniformly random order of range(count) for each image, int64 [B, count]."""
+        return self.uniform(name, count).argsort(dim=1, stable=True)
+
+
+def order_of(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order in which an epoch visits `count` images: a permutation, a pure function of (seed, epoch)."""
+    values = Draws(seed, epoch, np.arange(count), "order").uniform("position", 2)
+    return np.lexsort((values[:, 1].numpy(), values[:, 0].numpy())).astype(np.int64)
