@@ -182,10 +182,7 @@ def test_plan_says_which_views_nobody_reads(tmp_path):
             "recipe quickstart: train.epoch: unknown key 'epoch'; did you mean 'epochs'? ",
         ),
         (["quickstart", "train.epochs"], "recipe quickstart: override 'train.epochs': write key=value, as in "),
-        (
-            ["quickstart", "branches.net.backbone=zz"],
-            "recipe quickstart: branches.net.backbone: unknown backbone 'zz'; ",
-        ),
+        (["quickstart", "branches.net.backbone=zz"], "recipe quickstart: branches.net.backbone: unknown backbone 'zz'"),
         (
             ["quickstart", "relations.similarity.kind=x"],
             "recipe quickstart: relations.1: similarity(h(a), h(b), kind='x', weight=warmup(1)): ",
