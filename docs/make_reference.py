@@ -17,7 +17,7 @@ from manyview.data import SOURCES
 from manyview.evaluate.protocols import PROTOCOLS
 from manyview.optimize.optimize import SCHEDULES
 from manyview.recipe.readouts import FUNCTIONS
-from manyview.recipe.recipe import Data, Train
+from manyview.recipe.settings import Data, Train
 from manyview.relations import RELATIONS
 from manyview.views.ops import OPS
 from manyview.views.ops.orbit import ORBITS, orbit_size

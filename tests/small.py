@@ -2,7 +2,7 @@
 
 import re
 
-from manyview.recipe.recipe import load_recipe
+from manyview.load import load_recipe
 from manyview.views.view import TEST
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from manyview.errors import RecipeError
-from manyview.recipe.recipe import parse_recipe
+from manyview.load import parse_recipe
 from manyview.relations import Port, Reading
 from manyview.relations.augself import KINDS, AugSelf
 from manyview.step import Step

@@ -4,7 +4,7 @@ import pytest
 
 from manyview.branches.initial import Normal, Torch
 from manyview.foundation.grammar import parse_call
-from manyview.recipe.recipe import load_recipe, packaged_recipes
+from manyview.load import load_recipe, packaged_recipes
 
 NAMES = sorted(packaged_recipes())
 DSSL_STD = (0.2023, 0.1994, 0.2010)

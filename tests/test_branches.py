@@ -9,8 +9,8 @@ from torch import nn
 
 from manyview.branches.branch import NORMALIZATIONS, Branch, parse_branch
 from manyview.errors import RecipeError
+from manyview.load import load_recipe, packaged_recipes, parse_recipe
 from manyview.optimize.optimize import make_optimizer
-from manyview.recipe.recipe import load_recipe, packaged_recipes, parse_recipe
 from manyview.relations.swav import SwAV
 from manyview.step import Step
 from manyview.views.view import View, ViewSpec, plan_views

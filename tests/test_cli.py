@@ -24,7 +24,7 @@ from manyview.evaluate.evaluate import evaluate
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
-from manyview.recipe.recipe import load_recipe, packaged_recipes, parse_recipe
+from manyview.load import load_recipe, packaged_recipes, parse_recipe
 from manyview.show.plan import plan
 from manyview.show.sheet import GAP, NAME
 from manyview.training.run import Run

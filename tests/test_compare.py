@@ -23,7 +23,7 @@ from manyview.compare.plan import plan_comparison
 from manyview.data import open_splits
 from manyview.data.loader import Batches
 from manyview.errors import ManyviewWarning, RunError
-from manyview.recipe.recipe import load_recipe
+from manyview.load import load_recipe
 from manyview.step import Step
 from manyview.training.run import Run
 

@@ -8,8 +8,10 @@ import pytest
 from commands import done, manyview, one_line
 from manyview.errors import FEW, ManyviewError, RecipeError, reason, unknown
 from manyview.foundation.words import counted
+from manyview.load import load_recipe, parse_recipe
 from manyview.recipe.cures import in_full, places
-from manyview.recipe.recipe import Recipe, Train, load_recipe, parse_recipe
+from manyview.recipe.recipe import Recipe
+from manyview.recipe.settings import Train
 
 # ---------------------------------------------------------------------------------------------------------------- keys
 
@@ -235,7 +237,7 @@ def test_ctrl_c_is_one_line(monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("manyview.recipe.recipe.load_recipe", interrupted)
+    monkeypatch.setattr("manyview.load.load_recipe", interrupted)
     assert manyview("plan", "quickstart") == (130, "", "manyview: stopped\n")
 
 

@@ -7,7 +7,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from manyview.foundation.distributed import gather
-from manyview.recipe.recipe import parse_recipe
+from manyview.load import parse_recipe
 from manyview.relations.similarity import KINDS, WHOLE_BATCH
 from manyview.step import Step
 

@@ -14,7 +14,8 @@ from PIL import Image
 import manyview
 from manyview.errors import RecipeError
 from manyview.foundation.grammar import parse_call, parse_pipeline
-from manyview.recipe.recipe import packaged_recipes, read_yaml
+from manyview.load import packaged_recipes
+from manyview.recipe.strict_yaml import read_yaml
 from manyview.show.sheet import GAP, LINE, NAME
 from manyview.views.ops import OPS
 

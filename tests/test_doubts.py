@@ -10,8 +10,8 @@ import torch
 
 from manyview import load_recipe, parse_recipe
 from manyview.errors import ManyviewWarning, RunError
+from manyview.load import packaged_recipes
 from manyview.optimize.optimize import Clock, clock_of
-from manyview.recipe.recipe import packaged_recipes
 from manyview.step import Step
 from manyview.training import train
 from manyview.training.doubts import doubts

@@ -10,8 +10,9 @@ import torch
 from manyview.branches.ema import Ema, follow
 from manyview.errors import RecipeError
 from manyview.foundation.grammar import Name
+from manyview.load import parse_recipe
 from manyview.optimize.optimize import make_optimizer
-from manyview.recipe.recipe import difference, parse_recipe
+from manyview.recipe.recipe import difference
 from manyview.step import Step
 
 B, C = 6, 5

@@ -11,7 +11,7 @@ from manyview.compare.figure import NAME, draw, lines
 from manyview.compare.intervals import Difference
 from manyview.compare.plan import Comparison, Entry
 from manyview.compare.table import Results, Score
-from manyview.recipe.recipe import load_recipe
+from manyview.load import load_recipe
 
 LONG = "baseline_cifar10_with_a_rather_long_file_name_of_mine_and_more_of_it"
 

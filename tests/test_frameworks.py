@@ -17,7 +17,7 @@ import references
 from manyview.branches.branch import parse_branch
 from manyview.branches.heads import HEADS
 from manyview.foundation.grammar import Call, bind
-from manyview.recipe.recipe import parse_recipe
+from manyview.load import parse_recipe
 from manyview.step import Step
 
 B, C, UPDATES = 8, 5, 3

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from manyview.errors import RecipeError, RunError
+from manyview.load import load_recipe, parse_recipe
 from manyview.optimize.optimize import (
     Clock,
     check_training,
@@ -22,7 +23,7 @@ from manyview.optimize.optimize import (
     steps_of,
     sync_batchnorm,
 )
-from manyview.recipe.recipe import Train, load_recipe, parse_recipe
+from manyview.recipe.settings import Train
 from manyview.step import Step
 
 CLOCK = Clock(steps=60, steps_per_epoch=6)  # ten epochs

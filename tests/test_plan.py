@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from commands import done, manyview, one_line, png
-from manyview.recipe.recipe import load_recipe, packaged_recipes, parse_recipe
+from manyview.load import load_recipe, packaged_recipes, parse_recipe
 from manyview.show.graph import save_graph
 from manyview.show.plan import describe, layout, plan, svg
 from manyview.views.view import plan_views

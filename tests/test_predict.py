@@ -13,7 +13,7 @@ from commands import done, manyview, png
 from manyview import cli
 from manyview.data import BadImage
 from manyview.judge.predict import predict_files
-from manyview.recipe.recipe import load_recipe
+from manyview.load import load_recipe
 from manyview.training.train import train
 
 TINY = ("train.steps=2", "train.batch_size=16", "train.schedule=constant()", "data.limit=40", "evaluate=[]")

@@ -4,7 +4,7 @@ import pytest
 
 from commands import manyview, one_line
 from manyview.errors import ManyviewWarning, RecipeError
-from manyview.recipe.recipe import Train
+from manyview.recipe.settings import Train
 from manyview.training.prepare import images_together
 
 

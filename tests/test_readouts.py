@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from manyview.errors import RecipeError
-from manyview.recipe.recipe import parse_recipe
+from manyview.load import parse_recipe
 from manyview.step import Step
 
 C = 10

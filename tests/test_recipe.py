@@ -14,16 +14,10 @@ import manyview
 from manyview.errors import DataError, ManyviewError, RecipeError
 from manyview.evaluate.protocols import PROTOCOLS
 from manyview.foundation.grammar import parse_call
-from manyview.recipe.recipe import (
-    Data,
-    Recipe,
-    Train,
-    difference,
-    load_recipe,
-    packaged_recipes,
-    parse_recipe,
-    read_yaml,
-)
+from manyview.load import load_recipe, packaged_recipes, parse_recipe
+from manyview.recipe.recipe import Recipe, difference
+from manyview.recipe.settings import Data, Train
+from manyview.recipe.strict_yaml import read_yaml
 from manyview.relations import RELATIONS
 from manyview.step import Step
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from manyview import functional as F
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
-from manyview.recipe.recipe import parse_recipe
+from manyview.load import parse_recipe
 from manyview.relations import RELATIONS, HasState, Port, Reading
 from manyview.relations.agmax import AgMax, Agreement, joint_width
 from manyview.relations.contrastive import InfoNce, NtXent, SupervisedContrastive

@@ -14,8 +14,8 @@ import torch.nn.functional as torch_functional
 
 from manyview import functional as F
 from manyview.errors import ManyviewWarning, RecipeError
+from manyview.load import load_recipe, parse_recipe
 from manyview.optimize.optimize import fixed_parts
-from manyview.recipe.recipe import load_recipe, parse_recipe
 from manyview.relations.similarity import KINDS
 from manyview.step import Step
 from manyview.training.health import health

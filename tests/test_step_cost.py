@@ -7,7 +7,7 @@ import torch
 
 from commands import done
 from manyview.data import open_splits
-from manyview.recipe.recipe import load_recipe
+from manyview.load import load_recipe
 from manyview.show.step_cost import duration, size, step_cost
 from manyview.step import Step
 

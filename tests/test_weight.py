@@ -9,8 +9,8 @@ import torch
 
 from manyview.errors import RecipeError
 from manyview.foundation.grammar import parse_call
+from manyview.load import parse_recipe
 from manyview.recipe.readouts import parse_weight
-from manyview.recipe.recipe import parse_recipe
 from manyview.relations.weight import SCHEDULES, Moment, Weight
 from manyview.step import Step
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from manyview.errors import ManyviewError
-from manyview.recipe.recipe import Recipe, load_recipe, parse_recipe
+from manyview.load import load_recipe, parse_recipe
+from manyview.recipe.recipe import Recipe
 from manyview.step import Step
 from manyview.training.train import train
 from manyview.views.view import View

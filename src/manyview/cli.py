@@ -71,7 +71,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Print this one, to read or to copy.")] = None,
 ) -> None:
     """Lists the packaged recipes, or prints one of them."""
-    from manyview.recipe.recipe import packaged_recipes, parse_recipe
+    from manyview.load import packaged_recipes, parse_recipe
 
     if name is not None:
         if name not in packaged_recipes():
@@ -97,8 +97,8 @@ def plan(
     measure: Annotated[bool, typer.Option("--measure", help="Train two steps, and tell what one costs.")] = False,
 ) -> None:
     """Shows what a recipe will do: views, networks, relations, cost."""
+    from manyview.load import load_recipe
     from manyview.optimize.optimize import clock_of
-    from manyview.recipe.recipe import load_recipe
     from manyview.show.graph import save_graph
     from manyview.show.pictures import DRAWINGS, check_name
     from manyview.show.plan import plan as make_plan
@@ -130,7 +130,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")] = False,
 ) -> None:
     """Trains a recipe and writes checkpoints, metrics and result.json into a folder."""
-    from manyview.recipe.recipe import load_recipe
+    from manyview.load import load_recipe
     from manyview.training.train import train as run_training
 
     run_training(load_recipe(recipe, *overrides or ()), out, resume=resume, quiet=quiet)
@@ -216,7 +216,7 @@ def views(
     from manyview.data import open_splits
     from manyview.data.loader import read_images
     from manyview.judge.predict import image_files, read_files
-    from manyview.recipe.recipe import load_recipe
+    from manyview.load import load_recipe
     from manyview.show.pictures import PHOTOS, check_name, save_picture
     from manyview.show.sheet import contact_sheet
 

@@ -16,7 +16,8 @@ from manyview.data import ArrayImages, BadImage, FolderImages, Stored, Subset, d
 from manyview.errors import DataError, RecipeError
 from manyview.judge.export import export_timm
 from manyview.judge.predict import predict_files
-from manyview.recipe.recipe import Data, parse_recipe
+from manyview.load import parse_recipe
+from manyview.recipe.settings import Data
 from manyview.show.sheet import to_pil
 from manyview.step import Step
 from manyview.training.run import Run

@@ -29,7 +29,7 @@ from commands import contents, done, manyview, one_line
 from manyview.data import ArrayImages, RawSplits, Subset, check_labels, hold_out, labelled, make_splits
 from manyview.data.loader import Batches
 from manyview.errors import DataError
-from manyview.recipe.recipe import parse_recipe
+from manyview.load import parse_recipe
 from manyview.step import Step
 from manyview.training.run import Run
 

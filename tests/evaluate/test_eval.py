@@ -21,7 +21,7 @@ from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import Linear
 from manyview.evaluate.model import StepModel
 from manyview.judge.export import export_timm
-from manyview.recipe.recipe import Data
+from manyview.recipe.settings import Data
 from subjects import LETTERS, SLA, TIED, UNLABELED, run_of, trained
 
 ABC = LETTERS[:3]

@@ -30,7 +30,7 @@ from manyview.evaluate.invariance import Invariance
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import Linear, linear_probe
 from manyview.evaluate.model import StepModel
-from manyview.evaluate.protocols import call_of, parse_protocol
+from manyview.evaluate.protocols import call_of, parse_protocols
 from manyview.evaluate.report import Report, Table
 from manyview.evaluate.robustness import Robustness
 from manyview.evaluate.scores import scores_of
@@ -313,7 +313,7 @@ def folder(root, count=24, seed=0, splits=("train", "test"), classes=("cat", "do
 
 def test_transfer_is_the_probe_on_each_set(step, tmp_path):
     from manyview.data import open_splits
-    from manyview.recipe.recipe import Data
+    from manyview.recipe.settings import Data
 
     for seed, name in enumerate(("first", "caltech101")):
         folder(tmp_path / name, seed=seed)
@@ -420,7 +420,7 @@ def test_transfer_to_what_is_not_there(step, tmp_path):
 )
 def test_transfers_that_are_refused(call, message):
     with pytest.raises(RecipeError, match=message) as caught:
-        parse_protocol(call, "protocol.0")
+        parse_protocols([call], "protocol")
     assert "\n" not in str(caught.value)
 
 
@@ -500,8 +500,8 @@ def test_results_stand_side_by_side(tmp_path):
 
 def test_keys_say_all_settings():
     for text in ("knn(k=3)", "transfer('/x y', sets=('a',), by=\"linear('class_mean')\")", "calibration(bins=5)"):
-        protocol = parse_protocol(text, "")
-        assert parse_protocol(call_of(protocol), "") == protocol
+        (protocol,) = parse_protocols([text])
+        assert parse_protocols([call_of(protocol)]) == [protocol]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '{"evaluations": []}', "\udcff"])

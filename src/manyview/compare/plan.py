@@ -14,13 +14,14 @@ import torch
 from manyview.compare.budget import BUDGETS, Length, equal_steps, own_length, step_seconds
 from manyview.data import Splits, check_labels, open_splits
 from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError, unknown
-from manyview.evaluate.accuracy import accuracy
+from manyview.evaluate.accuracy import Classify, accuracy
 from manyview.evaluate.evaluate import check_model, check_protocols, with_accuracy
 from manyview.evaluate.model import StepModel
-from manyview.evaluate.protocols import Classify, measure_names, parse_protocols
+from manyview.evaluate.protocols import measure_names, parse_protocols
 from manyview.foundation.words import counted
+from manyview.load import load_recipe
 from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
-from manyview.recipe.recipe import Recipe, difference, load_recipe
+from manyview.recipe.recipe import Recipe, difference
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import in_memory, rehearse

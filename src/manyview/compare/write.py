@@ -17,7 +17,7 @@ from manyview.compare.table import Results, cost_table, main_table, measures_tab
 from manyview.evaluate.report import Table
 from manyview.foundation.environment import git_commit, versions
 from manyview.foundation.files import write_atomically, write_json, write_text
-from manyview.recipe.recipe import read_yaml
+from manyview.recipe.strict_yaml import read_yaml
 from manyview.show.display import rich_table
 
 BRIEF = ("recipe", "images", "forward passes", "epochs", "seconds", "time, relative")  # what a terminal has room for

@@ -15,11 +15,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from manyview.data import BadImage, Images, Subset, stamp
+from manyview.data.mark import mark_of
 from manyview.errors import ManyviewWarning, RunError
 from manyview.evaluate.model import Model
 from manyview.foundation.environment import code, versions
 from manyview.foundation.files import write_bytes
-from manyview.training.run import mark_of
 
 DECODERS = ("pillow", "simplejpeg", "imagecodecs", "tifffile")
 LOOKED_AT = 16

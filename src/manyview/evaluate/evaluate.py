@@ -11,7 +11,8 @@ from manyview.evaluate.aggregate import Aggregate, check_joint
 from manyview.evaluate.features import Features
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.model import Model
-from manyview.evaluate.protocols import Measure, call_of, measure_names
+from manyview.evaluate.on_one_set import Measure
+from manyview.evaluate.protocols import call_of, measure_names
 from manyview.evaluate.report import Report
 from manyview.evaluate.scores import check_classifier
 from manyview.step import Step

@@ -127,6 +127,10 @@ class Features:
         self._known: dict[str, Outputs] = {}
         self._made: dict[Any, Any] = {}
 
+    def on(self, splits: Splits) -> Features:
+        """The same model's on other data."""
+        return Features(self.model, splits, seed=self.seed, skipped=self.skipped, watch=self.watch, folder=self.folder)
+
     @property
     def classes(self) -> int:
         """How many classes the data have."""

@@ -21,20 +21,24 @@ import torch.nn.functional as F
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from manyview.errors import DataError, unknown
+from manyview.data import Images, Splits, Subset, hold_out, labelled, preload
+from manyview.data.loader import Batches, load_ahead, read_images
+from manyview.data.splits import thin_out
+from manyview.errors import DataError, ManyviewError, unknown
 from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.linear import HELD_OUT, METRICS
+from manyview.evaluate.model import Model, Trunk
 from manyview.evaluate.report import Report
 from manyview.evaluate.sgd import check_rates, table_of_rates
 from manyview.foundation.words import counted
+from manyview.optimize.optimize import clock_of, make_schedule
+from manyview.recipe.settings import Train
 from manyview.views.draws import key_of
 from manyview.views.ops.op import check_kind, check_not_negative, check_whole
+from manyview.views.view import PlannedView, ViewSpec, mixes, plan_views
 
 if TYPE_CHECKING:
-    from manyview.data import Images, Splits
     from manyview.evaluate.features import Features
-    from manyview.evaluate.model import Model, Trunk
-    from manyview.views.view import PlannedView
 
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9),
@@ -134,8 +138,6 @@ class Finetune:
 
     def _held_out(self, features: Features, images: Images, split: str) -> tuple[Images, Images]:
         """Images to train on, and others to choose a rate by."""
-        from manyview.data import Subset, hold_out, labelled
-
         if split == "test" and features.splits.val is not None:
             known = labelled(features.splits.val)
             count = max(1, round(self.fraction * len(known)))
@@ -149,11 +151,6 @@ class Finetune:
 
     def _train(self, features: Features, images: Images, lr: float) -> nn.Module:
         """A copy of the model's backbone with a linear layer, trained at one rate."""
-        from manyview.data import preload
-        from manyview.data.loader import Batches, load_ahead
-        from manyview.optimize.optimize import clock_of, make_schedule
-        from manyview.recipe.recipe import Train
-
         model, seed, skip = features.model, features.seed, features.skipped is not None
         seen = _seen(features.model, images, skip)
         config = Train(epochs=self.epochs, batch_size=self.batch_size, schedule=SCHEDULE)
@@ -209,8 +206,6 @@ class Finetune:
 
 def _seen(model: Model, images: Images, skip: bool) -> Tensor:
     """What the network looks at, of the first image that can be read: [1, 3, h, w]."""
-    from manyview.data.loader import read_images
-
     for position in range(len(images)):
         batch, kept, _ = read_images(images, np.array([position]), skip)
         if len(kept):
@@ -232,9 +227,6 @@ def labelled_part(images: Images, fraction: float, seed: int) -> Images:
     A function of the labels, the fraction and the seed. Fractions nest: the images of 0.01 are among those of 0.1.
     Raises DataError where that is fewer than there are classes.
     """
-    from manyview.data import Subset, labelled
-    from manyview.data.splits import thin_out
-
     known = labelled(images)
     if fraction == 1:
         return known
@@ -272,9 +264,6 @@ class _Limit:
 
 def _plan(augment: str) -> dict[str, PlannedView]:
     """The one view that is trained on. Raises ValueError for ops that cannot be read."""
-    from manyview.errors import ManyviewError
-    from manyview.views.view import ViewSpec, mixes, plan_views
-
     try:
         plan = plan_views({VIEW: ViewSpec.model_validate({"from": "image", "make": augment})})
     except ManyviewError as error:

@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manyview.data import Splits, hold_out
 from manyview.errors import DataError, unknown
 from manyview.evaluate.accuracy import accuracy, check_labelled
 from manyview.evaluate.report import Report, Table
 from manyview.relations.reading import check_labels
 
 if TYPE_CHECKING:
-    from manyview.data import Splits
     from manyview.evaluate.features import Features, Outputs
 
 WEIGHTS: tuple[float, ...] = tuple(float(weight) for weight in np.logspace(-6, 5, 45))
@@ -374,8 +374,6 @@ def _rows(outputs: Outputs) -> Rows:
 
 
 def _held_out(train: Outputs, seed: int) -> tuple[Tensor, Tensor]:
-    from manyview.data import hold_out
-
     count = max(1, round(HELD_OUT * len(train.labels)))
     rest, out = hold_out(train.labels.numpy(), count, seed, "linear")
     return torch.from_numpy(rest), torch.from_numpy(out)

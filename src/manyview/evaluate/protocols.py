@@ -2,71 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from manyview.errors import RecipeError, unknown
-from manyview.evaluate.accuracy import Classify
-from manyview.evaluate.aggregate import Aggregate
-from manyview.evaluate.attacks import Adversarial
-from manyview.evaluate.awareness import Awareness
-from manyview.evaluate.calibration import Calibration
-from manyview.evaluate.fewshot import FewShotTasks
-from manyview.evaluate.finetune import Finetune
-from manyview.evaluate.invariance import Invariance
-from manyview.evaluate.knn import Knn
-from manyview.evaluate.linear import Linear
-from manyview.evaluate.report import Report
-from manyview.evaluate.robustness import Robustness
-from manyview.evaluate.sgd import LinearSgd
+from manyview.evaluate.on_one_set import ON_ONE_SET, Measure, Table, parse_protocol
 from manyview.evaluate.transfer import Transfer
-from manyview.foundation.grammar import bind, parse_call
 
-if TYPE_CHECKING:
-    from manyview.data import Splits
-    from manyview.evaluate.features import Features
-
-
-class Measure(Protocol):
-    """A protocol of evaluation: a frozen dataclass of settings."""
-
-    def check(self, splits: Splits) -> None:
-        """Raises DataError for data that it cannot work on, before anything is computed."""
-
-    def measure(self, features: Features, split: str) -> Report:
-        """What it finds on `val` or `test`; only training images are learnt from, and none of that split chosen by."""
-
-
-PROTOCOLS: dict[str, Callable[..., Measure]] = {
-    "classify": Classify,
-    "knn": Knn,
-    "linear": Linear,
-    "linear_probe": Linear,
-    "linear_sgd": LinearSgd,
-    "finetune": Finetune,
-    "fewshot": FewShotTasks,
-    "transfer": Transfer,
-    "robustness": Robustness,
-    "adversarial": Adversarial,
-    "calibration": Calibration,
-    "invariance": Invariance,
-    "awareness": Awareness,
-    "aggregate": Aggregate,
-}
+PROTOCOLS: Table = {**ON_ONE_SET, "transfer": Transfer}
 
 
 def parse_protocols(texts: Sequence[str], where: str = "evaluate") -> list[Measure]:
     """Protocols from their calls. Raises RecipeError for unknown names and arguments."""
-    return [parse_protocol(text, f"{where}.{number}") for number, text in enumerate(texts)]
-
-
-def parse_protocol(text: str, where: str) -> Measure:
-    """A protocol from its call. Raises RecipeError for an unknown name or argument."""
-    call = parse_call(text, where)
-    if call.name not in PROTOCOLS:
-        raise RecipeError(f"{where}: {unknown('protocol', call.name, PROTOCOLS)}")
-    return bind(PROTOCOLS[call.name], call, where)
+    return [parse_protocol(text, f"{where}.{number}", PROTOCOLS) for number, text in enumerate(texts)]
 
 
 def measure_names(protocols: Sequence[Measure]) -> dict[Measure, str]:

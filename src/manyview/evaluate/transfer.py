@@ -8,16 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from manyview.data.huggingface import parquet_splits
+from manyview.data.sources import open_splits
 from manyview.errors import DataError, ManyviewError
+from manyview.evaluate.on_one_set import Measure, parse_protocol
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.foundation.files import at_home
 from manyview.foundation.grammar import parse_call
+from manyview.recipe.settings import Data
 from manyview.views.ops.op import check_kind
 
 if TYPE_CHECKING:
     from manyview.data import Splits
     from manyview.evaluate.features import Features
-    from manyview.evaluate.protocols import Measure
 
 SETS: Mapping[str, tuple[str, str]] = {
     "cifar10": ("cifar10", "top1"),
@@ -55,8 +58,6 @@ class Transfer:
     download: bool = False
 
     def __post_init__(self) -> None:
-        from manyview.evaluate.protocols import parse_protocol
-
         check_kind("root", self.root, str, "a folder, in quotes")
         check_kind("download", self.download, bool, "True or False")
         object.__setattr__(self, "sets", (self.sets,) if isinstance(self.sets, str) else tuple(self.sets))
@@ -65,8 +66,9 @@ class Transfer:
         folders = [os.path.normpath(name) for name in self.sets]
         if twice := [name for name, count in Counter(folders).items() if count > 1]:
             raise ValueError(f"sets names {twice[0]!r} twice, which would count twice in the mean; name it once")
-        if isinstance(parse_protocol(self.by, "transfer: by"), Transfer):
+        if parse_call(self.by, "transfer: by").name == "transfer":
             raise ValueError("by must be another protocol than transfer, such as by='linear'")
+        parse_protocol(self.by, "transfer: by")
 
     def check(self, splits: Splits) -> None:
         """Raises DataError for a folder that is not there; the run's own data are not looked at."""
@@ -81,9 +83,6 @@ class Transfer:
 
     def measure(self, features: Features, split: str) -> Report:
         """The mean of the sets' main measures, and each by its name."""
-        from manyview.evaluate.evaluate import check_protocols
-        from manyview.evaluate.features import Features as Extracted
-
         rows: list[tuple[Cell, ...]] = []
         measures: dict[str, float] = {}
         counted: list[float] = []
@@ -92,16 +91,8 @@ class Transfer:
             try:
                 splits, protocol = self._opened(name, features.seed), self._protocol(name)
                 judged = "test" if splits.test is not None and split == "test" else "val"
-                check_protocols([protocol], splits)
-                there = Extracted(
-                    features.model,
-                    splits,
-                    seed=features.seed,
-                    skipped=features.skipped,
-                    watch=features.watch,
-                    folder=features.folder,
-                )
-                found = protocol.measure(there, judged)
+                protocol.check(splits)
+                found = protocol.measure(features.on(splits), judged)
             except ManyviewError as error:
                 raise type(error)(f"transfer to {name}: {error}") from None
             if "" not in found.measures:
@@ -119,8 +110,6 @@ class Transfer:
         return Report({"": sum(counted) / len(counted), **measures}, {"transfer": table}, note="; ".join(notes))
 
     def _protocol(self, name: str) -> Measure:
-        from manyview.evaluate.protocols import parse_protocol
-
         protocol, call = parse_protocol(self.by, "transfer: by"), parse_call(self.by, "transfer: by")
         settings = [field.name for field in fields(protocol)]  # type: ignore[arg-type]
         chosen = "metric" in (*settings[: len(call.args)], *call.kwargs)
@@ -129,10 +118,6 @@ class Transfer:
         return replace(protocol, metric=SETS[name][1])  # type: ignore[type-var]
 
     def _opened(self, name: str, seed: int) -> Splits:
-        from manyview.data import open_splits
-        from manyview.data.huggingface import parquet_splits
-        from manyview.recipe.recipe import Data
-
         root = at_home(self.root) / name
         source = SETS[name][0] if name in SETS else "folder"
         if root.is_dir() and "train" in parquet_splits(root):

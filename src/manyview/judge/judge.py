@@ -11,7 +11,7 @@ from rich.table import Table
 from manyview.errors import DataError, RunError, unknown
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.evaluate import check_model, check_protocols, flat
-from manyview.evaluate.protocols import Measure
+from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.report import Report
 from manyview.judge.record import check_place, publish, record
 from manyview.judge.subject import Subject

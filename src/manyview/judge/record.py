@@ -13,7 +13,8 @@ from typing import Any
 from manyview.errors import RunError
 from manyview.evaluate.evaluate import flat
 from manyview.evaluate.model import Model
-from manyview.evaluate.protocols import Measure, call_of
+from manyview.evaluate.on_one_set import Measure
+from manyview.evaluate.protocols import call_of
 from manyview.evaluate.report import Report, Table
 from manyview.foundation.environment import git_commit, versions
 from manyview.foundation.files import write_bytes, write_json, write_text

@@ -17,11 +17,13 @@ from manyview.evaluate.evaluate import with_accuracy
 from manyview.evaluate.features import Features, Watch
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.model import Model, StepModel, exported, of_timm
-from manyview.evaluate.protocols import Measure, parse_protocols
+from manyview.evaluate.on_one_set import Measure
+from manyview.evaluate.protocols import parse_protocols
 from manyview.foundation.files import at_home
 from manyview.foundation.grammar import Call, parse_call
 from manyview.foundation.words import counted
-from manyview.recipe.recipe import Data, data_of, packaged_recipes
+from manyview.load import data_of, packaged_recipes
+from manyview.recipe.settings import Data
 from manyview.training.run import Run
 
 

@@ -23,7 +23,7 @@ from manyview.foundation.words import counted
 from manyview.views.ops.op import check_not_negative
 
 if TYPE_CHECKING:
-    from manyview.recipe.recipe import Train
+    from manyview.recipe.settings import Train
 
 UNITS = ("epochs", "steps")
 

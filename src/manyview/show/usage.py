@@ -37,7 +37,8 @@ def usage_line(error: Any, words: Sequence[str] = ()) -> str:
 def _as_override(option: str, words: list[str]) -> str:
     """How `--epochs 3` or `--train.epochs=3` is written; "" where a recipe has no such key."""
     from manyview.recipe.cures import in_full, places  # takes seconds, and is needed for mistakes alone
-    from manyview.recipe.recipe import Data, Recipe, Train
+    from manyview.recipe.recipe import Recipe
+    from manyview.recipe.settings import Data, Train
 
     key = option.lstrip("-")
     together = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]

@@ -14,7 +14,8 @@ from manyview.branches.ema import Ema
 from manyview.foundation.grammar import Name, parse_call
 from manyview.optimize.optimize import SCHEDULES, Clock, steps_of
 from manyview.recipe.lr_of_batch import TRIAL
-from manyview.recipe.recipe import Recipe, Train
+from manyview.recipe.recipe import Recipe
+from manyview.recipe.settings import Train
 from manyview.step import Step
 
 LEFT = 0.1  # of the untrained weights in an average: more than that is told

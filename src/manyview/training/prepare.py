@@ -16,7 +16,7 @@ from manyview.branches.branch import FEATURES
 from manyview.data import BadImage, Splits, preload
 from manyview.data.loader import read_images
 from manyview.errors import ManyviewWarning, RecipeError, reason
-from manyview.recipe.recipe import Data, Train
+from manyview.recipe.settings import Data, Train
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.views.view import TEST

@@ -5,16 +5,17 @@ recipe.yaml  splits.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manyview.data import Images, Splits, open_splits
+from manyview.data import Splits, open_splits
+from manyview.data.mark import mark_of
 from manyview.errors import RunError
 from manyview.foundation.files import at_home, read_state, write_json, write_text
-from manyview.recipe.recipe import Recipe, difference, parse_recipe
+from manyview.load import parse_recipe
+from manyview.recipe.recipe import Recipe, difference
 from manyview.step import Step
 
 # Settings that change where and how fast a run goes, not what it computes.
@@ -163,25 +164,3 @@ def _anywhere(recipe: Recipe) -> Recipe:
 
 def _marks(splits: Splits) -> dict[str, Any]:
     return {name: mark_of(getattr(splits, name)) for name in ("train", "val", "test")}
-
-
-def mark_of(images: Images | None) -> dict[str, Any] | None:
-    """What identifies a split: how many images, which (as ranges), and a digest of names' last parts and labels."""
-    if images is None:
-        return None
-    digest = hashlib.blake2b(images.labels.tobytes(), digest_size=16)
-    for position in range(len(images)):
-        # the very bytes of a file's name, which need not be text
-        digest.update(Path(images.name(position)).name.encode(errors="surrogateescape"))
-    return {"count": len(images), "index": _ranges(images.index.tolist()), "digest": digest.hexdigest()}
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Ascending numbers, `0-4,7`."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)

@@ -24,7 +24,8 @@ from manyview.errors import Interrupted, ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.evaluate import check_model, check_protocols, evaluate, while_training, with_accuracy
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
-from manyview.evaluate.protocols import Measure, parse_protocols
+from manyview.evaluate.on_one_set import Measure
+from manyview.evaluate.protocols import parse_protocols
 from manyview.foundation.distributed import anywhere, mean_of, union
 from manyview.foundation.environment import git_commit, versions
 from manyview.foundation.files import read_state, write_json, write_state

@@ -2,7 +2,7 @@
 
 An image is uint8 [C, H, W], contiguous, here often seen as [C, H*W]. Kernels that move pixels read `a` and write `b`;
 the others work in place. Between the steps of one kernel values are float32 on the scale 0…255, rounded once at its
-end. The equations are those of the reference in `manyview.views.ops`, which tests hold them to. Nothing is kept or drawn.
+end. The equations are those of the reference in `manyview.views.ops`, which tests hold them to. Nothing is kept.
 
 A kernel gives the same bits on every processor: each sum has its order, products are fused with sums where `fused`
 stands and nowhere else, and what a library computes otherwise from machine to machine (`exp`) is written out.

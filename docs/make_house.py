@@ -1,0 +1,232 @@
+"""Draws the house into docs/house.svg, and tells what stands against its plan:  python docs/make_house.py
+
+Rooms stand in the order in which they may know each other: a room imports from those below it, and files of one room
+from each other without a circle. A test fails on the first import that goes upwards, naming it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ROOT / "src" / "manyview"
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("foundation",),
+    ("views",),
+    ("branches", "data", "optimize"),
+    ("relations",),
+    ("recipe",),
+    ("step",),
+    ("evaluate",),
+    ("functional", "load"),
+    ("show",),
+    ("training",),
+    ("judge",),
+    ("compare", "integrations"),
+    ("cli", "__main__"),
+)
+"""Rooms from the ground up. What stands on one floor does not import each other."""
+
+WHAT = {
+    "foundation": "errors, files, grammar, words",
+    "views": "ops, draws, rendering",
+    "branches": "backbones, heads, EMA teachers",
+    "relations": "loss terms, one idea a file",
+    "data": "sources, decoding, splits, batches",
+    "optimize": "optimisers, schedules, clock",
+    "recipe": "text to a checked recipe",
+    "step": "a batch in, a loss out",
+    "evaluate": "protocols, one a file",
+    "functional": "the pure losses and metrics",
+    "load": "recipes by name, checked whole",
+    "show": "plans, pictures, progress",
+    "training": "the loop and what it keeps",
+    "judge": "a model opened, judged, taken out",
+    "compare": "recipes against each other",
+    "integrations": "other people's loops",
+    "cli": "words on the command line",
+    "__main__": "python -m manyview",
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every file of the package by its dotted name below `manyview`; the package's own is ''."""
+    return {
+        ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+        for path in sorted(SOURCES.rglob("*.py"))
+    }
+
+
+def room(module: str) -> str:
+    """The room that a module stands in; `errors` keeps the short name that callers know."""
+    top = module.partition(".")[0]
+    return "foundation" if top == "errors" else top
+
+
+def _typing_only(tree: ast.AST) -> set[int]:
+    guarded = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    return {id(inner) for node in guarded for inner in ast.walk(node)}
+
+
+def imports(module: str, known: Mapping[str, Path]) -> Iterator[tuple[str, int, bool]]:
+    """(module, line, whether inside a function) of each import of our own at run time."""
+    tree = ast.parse(known[module].read_text(encoding="utf-8"))
+    typing = _typing_only(tree)
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing:
+            continue
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "manyview":
+            base = (node.module or "").removeprefix("manyview").lstrip(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}".lstrip(".")
+                yield full if full in known else base, node.lineno, id(node) in inside
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "manyview":
+                    yield alias.name.removeprefix("manyview").lstrip("."), node.lineno, id(node) in inside
+
+
+def upward() -> list[str]:
+    """Imports that go up, or across a floor, one line each."""
+    height = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+    known, found = modules(), []
+    for module in known:
+        if not module:
+            continue  # the package's own names stand above all rooms
+        for target, line, _ in imports(module, known):
+            if room(target) != room(module) and height.get(room(target), 99) >= height.get(room(module), -1):
+                found.append(f"{module}, line {line}, imports {target or 'manyview'}")
+    return found
+
+
+def hidden(lazy: tuple[str, ...] = ("cli", "")) -> list[str]:
+    """Imports of our own inside functions, but for the command line's, which loads nothing before it must."""
+    known = modules()
+    return [
+        f"{module}, line {line}, imports {target} inside a function"
+        for module in known
+        if module not in lazy
+        for target, line, inside in imports(module, known)
+        if inside
+    ]
+
+
+def circles() -> list[list[str]]:
+    """Files that import each other, in as many groups as there are circles (Tarjan's strongly connected components)."""
+    known = modules()
+    graph = {module: {target for target, _, _ in imports(module, known) if target != module} for module in known}
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        number[module] = lowest[module] = len(number)
+        stack.append(module)
+        for target in graph[module] & graph.keys():
+            if target not in number:
+                visit(target)
+                lowest[module] = min(lowest[module], lowest[target])
+            elif target in stack:
+                lowest[module] = min(lowest[module], number[target])
+        if lowest[module] == number[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in graph:
+        if module not in number:
+            visit(module)
+    return found
+
+
+def longest_functions(count: int = 5) -> list[tuple[int, str]]:
+    """(lines, where) of the longest functions."""
+    found = [
+        (node.end_lineno - node.lineno + 1, f"{module}.{node.name}")
+        for module, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
+    ]
+    return sorted(found, reverse=True)[:count]
+
+
+# ----------------------------------------------------------------------------------------------------------- drawing
+
+WIDTH, HEIGHT, GAP, MARGIN = 270, 50, 26, 24
+
+
+def house() -> str:
+    """The rooms as an SVG, the ground floor below, an arrow wherever files of one room import from another."""
+    known = modules()
+    lines = {name: sum(len(p.read_text().splitlines()) for m, p in known.items() if room(m) == name) for name in WHAT}
+    files = {name: sum(room(module) == name for module in known) for name in WHAT}
+    edges = {(room(m), room(t)) for m in known if m for t, _, _ in imports(m, known) if t and room(t) != room(m)}
+    edges = {(one, other) for one, other in edges if one in WHAT and other in WHAT}
+    shown = {e for e in edges if not _by_another_way(e, edges)}
+    at: dict[str, tuple[float, float]] = {}
+    wide = max(map(len, FLOORS))
+    for floor, names in enumerate(FLOORS):
+        left = (wide - len(names)) * (WIDTH + GAP) / 2
+        for place, name in enumerate(names):
+            at[name] = (MARGIN + left + place * (WIDTH + GAP), MARGIN + (len(FLOORS) - 1 - floor) * (HEIGHT + GAP))
+    width = 2 * MARGIN + wide * WIDTH + (wide - 1) * GAP
+    height = 2 * MARGIN + len(FLOORS) * (HEIGHT + GAP) - GAP
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'font-family="system-ui, sans-serif">',
+        '<defs><marker id="a" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">'
+        '<path d="M0 0 L8 4 L0 8 z" fill="#8a94a0"/></marker></defs>',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+    ]
+    for one, other in sorted(shown):
+        (x1, y1), (x2, y2) = at[one], at[other]
+        x1, x2, y1 = x1 + WIDTH / 2, x2 + WIDTH / 2, y1 + HEIGHT
+        parts.append(
+            f'<path d="M{x1} {y1} C{x1} {y1 + GAP} {x2} {y2 - GAP} {x2} {y2}" fill="none" stroke="#8a94a0" '
+            'marker-end="url(#a)"/>'
+        )
+    for name, (x, y) in at.items():
+        size = f"{files[name]} files, {lines[name]:,} lines" if files[name] > 1 else f"{lines[name]:,} lines"
+        parts += [
+            f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="7" fill="#dceeff" stroke="#8a94a0"/>',
+            f'<text x="{x + 12}" y="{y + 20}" font-size="14" font-weight="600" fill="#1b1f24">{escape(name)}</text>',
+            f'<text x="{x + WIDTH - 12}" y="{y + 20}" font-size="10" text-anchor="end" fill="#57606a">{size}</text>',
+            f'<text x="{x + 12}" y="{y + 38}" font-size="11" fill="#57606a">{escape(WHAT[name])}</text>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _by_another_way(edge: tuple[str, str], edges: set[tuple[str, str]]) -> bool:
+    """Whether a longer way leads there, so that the arrow says nothing new."""
+    start, end = edge
+    reached, todo = set(), [other for one, other in edges if one == start and other != end]
+    while todo:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            todo += [other for one, other in edges if one == name]
+    return end in reached
+
+
+def main() -> None:
+    """Prints the figures and writes the drawing."""
+    for lines, where in longest_functions():
+        print(f"{lines:4} lines  {where}")
+    print(f"{len(circles())} circles, {len(upward())} upward imports, {len(hidden())} hidden in functions")
+    (ROOT / "docs" / "house.svg").write_text(house(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

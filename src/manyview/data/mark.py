@@ -1,0 +1,31 @@
+"""What tells that a split is the one that a run began with."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from manyview.data.images import Images
+
+
+def mark_of(images: Images | None) -> dict[str, Any] | None:
+    """What identifies a split: how many images, which (as ranges), and a digest of names' last parts and labels."""
+    if images is None:
+        return None
+    digest = hashlib.blake2b(images.labels.tobytes(), digest_size=16)
+    for position in range(len(images)):
+        # the very bytes of a file's name, which need not be text
+        digest.update(Path(images.name(position)).name.encode(errors="surrogateescape"))
+    return {"count": len(images), "index": _ranges(images.index.tolist()), "digest": digest.hexdigest()}
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers, `0-4,7`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)

@@ -1,0 +1,163 @@
+"""Recipes by name or from a file, with overrides; all is checked that can be before an image is read.
+
+It stands above what it checks: a recipe does not know what its `evaluate:` may name.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from manyview.branches.branch import LOGITS
+from manyview.data.sources import bind_source
+from manyview.errors import ManyviewError, RecipeError, reason, unknown
+from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
+from manyview.optimize.optimize import check_training, parts
+from manyview.recipe.cures import first_line, in_full, places
+from manyview.recipe.lr_of_batch import TRIAL, drop_replaced_per, tell_of_smaller_batches
+from manyview.recipe.overrides import apply_override
+from manyview.recipe.recipe import Recipe
+from manyview.recipe.rehearse import rehearse
+from manyview.recipe.settings import Data, Frozen, Train
+from manyview.recipe.strict_yaml import read_yaml
+from manyview.recipe.texts import keep_texts
+from manyview.recipe.titles import leaves, true_title
+from manyview.views.view import ViewSpec
+
+
+class _DataAlone(Frozen):
+    data: Data
+    seed: int = Field(0, ge=0)
+
+
+def load_recipe(name: str | Path, *overrides: str) -> Recipe:
+    """A packaged recipe by name, or a YAML file by path, with `key=value` overrides.
+
+    Keys are dotted and reach into calls: `train.epochs=10`, `train.optimizer.lr=0.05`, `relations.similarity.weight=2`,
+    `views.a.make.randaugment.m=9`. Raises RecipeError, with one line, for all that is wrong.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        text = _read_file(path)
+    else:
+        known = _packaged()
+        if str(name) not in known:
+            raise RecipeError(unknown("recipe", str(name), known) + _beside(path))
+        text = known[str(name)].read_text(encoding="utf-8")
+    try:
+        return parse_recipe(text, *overrides, name=path.stem)
+    except ManyviewError as error:
+        raise type(error)(f"recipe {name}: {error}") from None
+
+
+def _read_file(path: Path) -> str:
+    if not path.is_file():
+        packaged = path.stem in packaged_recipes()
+        meant = f"; the packaged recipe is called {path.stem}, without ending and folder" if packaged else _beside(path)
+        raise RecipeError(f"no recipe file {path}{meant}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe file {path} cannot be read: byte {error.start} is not UTF-8 text") from None
+    except OSError as error:
+        raise RecipeError(f"recipe file {path} cannot be read: {reason(error)}") from None
+
+
+def _beside(path: Path) -> str:
+    """What lies where a recipe was looked for, and how it would be one."""
+    if (path / "recipe.yaml").is_file():
+        return f"; {path} is a run, and its recipe is {path / 'recipe.yaml'}"
+    if path.is_dir():
+        return f"; {path} is a folder, and a recipe is a file, NAME.yaml"
+    return f"; the file {path} would be one if it were called {path}.yaml" if path.is_file() else ""
+
+
+def packaged_recipes() -> dict[str, str]:
+    """Name -> text of the recipes that come with manyview, in alphabetical order."""
+    return {name: file.read_text(encoding="utf-8") for name, file in _packaged().items()}
+
+
+def _packaged() -> dict[str, Any]:
+    files = sorted((resources.files("manyview") / "recipes").iterdir(), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
+
+
+def parse_recipe(text: str, *overrides: str, name: str | None = None) -> Recipe:
+    """A recipe from its YAML text. Raises RecipeError.
+
+    name: how it is called where overrides make its title untrue, see `titles`; without one the title stands.
+    """
+    raw = read_yaml(text)
+    if not isinstance(raw, dict):
+        raise RecipeError("expected a mapping with views, branches, relations and train")
+    keep_texts(raw, text, Recipe)
+    keys = [key for override in overrides for key in _given(override)]
+    _drop_replaced_length(raw, keys)
+    drop_replaced_per(raw, keys)
+    size = raw["train"].get("batch_size", Train().batch_size) if isinstance(raw.get("train"), dict) else None
+    changed: dict[str, str] = {}
+    for override in overrides:
+        before = copy.deepcopy(raw)
+        apply_override(raw, override, PROTOCOLS)
+        if raw != before:
+            changed |= _given(override)
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(first_line(error, raw, _models())) from None
+    _check(recipe)
+    if recipe.train.steps is None or recipe.train.steps >= TRIAL:
+        tell_of_smaller_batches(size, recipe.train.batch_size, recipe.train.optimizer, keys)
+    title = None if name is None or "title" in keys else true_title(name, changed, recipe.data.source)
+    return recipe if title is None else recipe.model_copy(update={"title": title})
+
+
+def _given(override: str) -> dict[str, str]:
+    """Key -> value of all that one override gives; nothing where it cannot be read, which `apply_override` tells."""
+    key, _, text = override.partition("=")
+    try:
+        return leaves(key.strip(), read_yaml(text), text.strip())
+    except RecipeError:
+        return {key.strip(): text.strip()}
+
+
+def data_of(overrides: Sequence[str]) -> tuple[Data, int]:
+    """Data, and the seed, from `data.…=` and `seed=` alone, where there is no recipe. Raises RecipeError."""
+    raw: dict[str, Any] = {"data": {}}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.partition(".")[0] not in ("data", "seed"):
+            cure = in_full(key.strip(), value, places({}, {"data": Data.model_fields}))
+            meant = f"; {cure}" if "data." in cure else ""
+            raise RecipeError(f"override {override!r}: what may be said here begins with data., or is seed{meant}")
+        apply_override(raw, override)
+    try:
+        found = _DataAlone.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(first_line(error, raw, _models())) from None
+    bind_source(found.data.call)
+    return found.data, found.seed
+
+
+def _models() -> dict[str, type[BaseModel]]:
+    return {"data": Data, "train": Train, "views": ViewSpec, "": Recipe}
+
+
+def _drop_replaced_length(raw: dict[str, Any], keys: Sequence[str]) -> None:
+    """An override of `train.epochs` takes the place of the recipe's own `steps`, and the other way round."""
+    for given, other in (("epochs", "steps"), ("steps", "epochs")):
+        if f"train.{given}" in keys and f"train.{other}" not in keys and isinstance(raw.get("train"), dict):
+            raw["train"].pop(other, None)
+
+
+def _check(recipe: Recipe) -> None:
+    rehearse(recipe.branch_plan, recipe.relation_plan, recipe.view_plan)
+    bind_source(recipe.data.call)
+    heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.ema is None}
+    check_training(recipe.train, parts(heads, [plan.name for plan in recipe.relation_plan]))
+    parse_protocols(recipe.evaluate)

@@ -1,0 +1,95 @@
+"""What a recipe says about data and training: frozen, typed, strict."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from manyview.data.decode import MOST_CHANNELS, Stored
+from manyview.foundation.grammar import Call, parse_call
+from manyview.views.ops.op import COUNTABLE
+
+
+class Frozen(BaseModel):
+    """A part of a recipe: nothing is changed after loading, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Data(Frozen, strict=True):
+    """Where images come from and which of them are used; every choice is a function of the recipe's seed.
+
+    source: digits, folder, hf, torchvision, or a data set by name (cifar10, …); images may be without labels, as of
+    folder(labels=None) or stl10(split='train+unlabeled'). root: its folder. val_fraction: the share of training images,
+    of the labelled where there are any, held out to choose by, where the source has no validation set.
+    labels_per_class, imbalance (largest class / smallest, exponential; both leave images without labels alone), limit:
+    which training images remain. on_bad_image: raise, or skip and list; in training another image takes its place.
+    channels: images are taken as they are stored, 8-bit or deeper, and must have this many channels; null makes them
+    8-bit RGB. Either way they stand upright, and colour profiles are not applied. reduced: JPEGs are decoded at each
+    reading, no larger than their crops need, faster but not to the same grey levels (see `data.decode`). memory: GiB
+    that the decoded images of a split may take; where they fit, they stay in memory. render: where views are made (see
+    `data.render`): by the loader's "workers"; by threads from images in "memory", ahead of the step; or on the
+    "device"; "auto" chooses, and the run says why.
+    """
+
+    source: str = "folder"
+    root: str | None = None
+    download: bool = False
+    val_fraction: float = Field(0.1, ge=0, lt=1)
+    labels_per_class: int | None = Field(None, ge=1, le=COUNTABLE)
+    imbalance: float | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=COUNTABLE)
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    channels: int | None = Field(None, ge=1, le=MOST_CHANNELS)
+    reduced: bool = False
+    memory: float = Field(1.0, ge=0)
+    workers: int = Field(0, ge=0)
+    render: Literal["auto", "workers", "memory", "device"] = "auto"
+
+    @property
+    def call(self) -> Call:
+        """The source, parsed."""
+        return parse_call(self.source, "data.source")
+
+    @property
+    def stored(self) -> Stored | None:
+        """How images are taken, see `data.decode`."""
+        return None if self.channels is None else Stored(self.channels)
+
+
+class Train(Frozen, strict=True):
+    """How long, how fast, with what. epochs or steps, not both. batch_size: images an update, over all processes;
+    an epoch is as many whole batches as the images fill.
+
+    accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
+    weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together, on
+    GPUs. on_collapse: what happens when the embeddings of a recipe without a classifier collapse, or a classifier gives
+    all images one answer: warn, stop or ignore.
+    keep: which weights are measured and taken out in the end, the best on validation images or the last. By default the
+    best; of a recipe that learns nothing from labels the last, for to choose by them is to learn from them.
+    evaluate_every: epochs. checkpoint_every: "1 epoch" or "500 steps". log_every: steps.
+    """
+
+    epochs: int | None = Field(None, ge=1, le=COUNTABLE)
+    steps: int | None = Field(None, ge=1, le=COUNTABLE)
+    batch_size: int = Field(128, ge=1, le=COUNTABLE)
+    optimizer: str = "sgd(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)"
+    schedule: str = "cosine()"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: int = Field(1, ge=1, le=COUNTABLE)
+    clip: float | None = Field(None, gt=0)
+    compile: bool = False
+    ema: float | None = Field(None, gt=0, lt=1)
+    sync_batchnorm: bool = False
+    on_collapse: Literal["warn", "stop", "ignore"] = "warn"
+    keep: Literal["best", "last"] | None = None
+    evaluate_every: int = Field(1, ge=1, le=COUNTABLE)
+    checkpoint_every: str = "1 epoch"
+    log_every: int = Field(10, ge=1, le=COUNTABLE)
+
+    @field_validator("optimizer", "schedule")
+    @classmethod
+    def _is_call(cls, text: str, field: ValidationInfo) -> str:
+        parse_call(text, f"train.{field.field_name}")
+        return text
