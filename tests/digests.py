@@ -47,6 +47,8 @@ STRENGTHS = {
     "jitter": ["jitter(0.1, 0.1, 0.1, 0.02)", "jitter(0.4, 0.4, 0.4, 0.1)", "jitter(0.9, 2, 2, 0.5)"],
     "lighting": ["lighting(0.02)", "lighting", "lighting(1)"],
     "mixup": ["mixup(alpha=0.2)", "mixup(alpha=1)", "mixup(alpha=8)"],
+    "one_of": ["one_of('flip(1)', 'rotate(30)', p=(0.9, 0.1))", "one_of('randaugment(2, 9)', 'grid_shuffle(4)')",
+               "one_of('invert(1)', 'blur(2, 1)', 'jitter(0.9)')"],
     "pad_crop": ["pad_crop(padding=1)", "pad_crop", "pad_crop((12, 30), padding=16, mode='reflect')"],
     "perspective": ["perspective(0.1, 1)", "perspective(0.5, 1, fill=0.4)", "perspective(1, 1, 'nearest')"],
     "posterize": ["posterize(7)", "posterize(4)", "posterize(1)"],
@@ -67,6 +69,9 @@ STRENGTHS = {
 CHAINS = [
     "crop(32, scale=(0.2, 1)) | flip | jitter(0.4, 0.4, 0.4, 0.1, p=0.8) | grayscale(0.2) | blur(kernel=9)",
     "pad_crop | flip | randaugment(2, 14) | cutout(8)",
+    "resize(48) | flip | center_crop(40)",
+    "resize(30) | center_crop(24) | jitter(0, 0, 0.9, saturate='hsv')",
+    "randaugment(2, 9, ops='dssl') | trivialaugment(interpolation='bicubic')",
 ]
 VERSIONED = {"jpeg_compression"}  # whose pixels are those of the codec's version
 

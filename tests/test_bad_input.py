@@ -83,8 +83,8 @@ def begun(folder) -> None:
     ],
 )
 def test_arguments_that_cannot_be_meant(tmp_path, make, message):
-    override, out = f"views.a.make={make}", tmp_path / "out"
-    for command in (["plan"], ["train", "--out", out], ["views", "--out", out]):
+    override = f"views.a.make={make}"
+    for command in (["plan"], ["train", "--out", tmp_path / "out"], ["views", "--out", tmp_path / "out.png"]):
         shown = refused(tmp_path, command[0], "quickstart", override, *command[1:])
         assert shown == f"recipe quickstart: views.a.make: {make}: {message}"
 

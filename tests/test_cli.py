@@ -344,20 +344,31 @@ def test_out_is_a_folder(refused, tmp_path):
             "shorten it, as in train.schedule.warmup=0.1",
         ),
         (
-            ["branches.net.logits=predictor(h, 8, 10)", "train.batch_size=4", "train.accumulate=4"],
+            [
+                "branches.net.logits=predictor(h, 8, 10)",
+                "train.optimizer.lr=0.1",
+                "train.batch_size=4",
+                "train.accumulate=4",
+            ],
             "train.batch_size: a head with BatchNorm needs at least two images a part and process",
         ),
         (["data.limit=5"], "data.limit is 5, fewer than the 10 classes; give each at least one image"),
         (["data.limit=5000"], "data.limit is 5,000, but only "),
         (["data.labels_per_class=1000"], "data.labels_per_class is 1,000, but class "),
         (["data.source=digit"], "recipe quickstart: data.source: unknown source 'digit'; did you mean 'digits'? "),
-        (["branches.net.backbone=cresnet21"], "branches.net.backbone: unknown backbone 'cresnet21'; did you mean "),
+        (
+            ["branches.net.backbone=cresnet21"],
+            "recipe quickstart: branches.net.backbone: unknown backbone 'cresnet21'; did you mean ",
+        ),
         (
             ["branches.net.logits=linear(h, 7)"],
             "relations.0: cross_entropy(logits(a), logits(b)): logits(a) has 7 columns ",
         ),
         (["train.accumulate=3"], "recipe quickstart: train.accumulate: 3 does not divide batch_size 64"),
-        (["train.optimizer=sgd(lr=0.1, momentum='x')"], "train.optimizer: sgd(lr=0.1, momentum='x'): "),
+        (
+            ["train.optimizer=sgd(lr=0.1, momentum='x')"],
+            "recipe quickstart: train.optimizer: sgd: momentum must be a number, got 'x'",
+        ),
     ],
 )
 def test_train_refuses_before_it_writes(refused, tmp_path, overrides, message):

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from commands import done, manyview, one_line
+from commands import done, manyview, one_line, png
 from manyview.errors import FEW, ManyviewError, RecipeError, reason, unknown
 from manyview.foundation.words import counted
 from manyview.load import load_recipe, parse_recipe
@@ -267,6 +267,6 @@ def test_what_eval_was_meant_to_look_at(tmp_path, monkeypatch):
 )
 def test_a_folder_of_own_images_is_told_in_full(recipe, overrides, cure, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    png(tmp_path / "photos" / "cat" / "1.png")
     message = one_line(*manyview("train", recipe, *overrides, "--out", "run"))
     assert message.endswith(f" {cure}")

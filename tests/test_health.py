@@ -233,7 +233,7 @@ def test_told_again_after_a_recovery(tmp_path):
             png(tmp_path / "train" / "any" / f"{position:03}.png", (8, 8), seed=0 if alike[step] else 1 + position)
     recipe = parse_recipe(
         COLLAPSING,
-        f"data={{source: 'folder(labels=None)', root: {json.dumps(str(tmp_path))}}}",
+        f"data={{source: 'folder(labels=None)', root: {json.dumps(str(tmp_path))}, limit: null}}",
         "views.a.make=resize(8)",
         "train.epochs=1",
         "train.batch_size=8",

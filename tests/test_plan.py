@@ -124,7 +124,7 @@ def test_rows_of_packaged_recipes(name):
     assert made.step.rows_per_image == rows
     batch = recipe.train.batch_size
     length = f"{recipe.train.epochs} epochs" if recipe.train.epochs else f"{recipe.train.steps:,} steps"
-    cost = f"a step: {batch} images, {batch * rows:,} through the networks ({rows} an image)"
+    cost = f"a step: {batch:,} images, {batch * rows:,} through the networks ({rows} an image)"
     assert f"{length}; {cost}" in made.summary()
     assert rows_seen(made.step) == ROWS[name]
 
@@ -222,7 +222,7 @@ def test_parameters(name, classes, backbone, heads, relations):
     assert sum(count(module) for module in made.step.relations.values()) == relations
     total = count(branch.backbone) + sum(heads.values()) + relations
     assert numbers(made.summary()) == total
-    assert made.summary().startswith(f"{total:,} parameters for {classes} classes; ")
+    assert made.summary().startswith(f"{total:,} parameters for {classes:,} classes; ")
 
 
 def test_averaged_weights_are_no_parameters_of_the_run():

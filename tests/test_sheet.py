@@ -465,7 +465,14 @@ def test_replay_of_a_long_path_shows_index_and_epoch(tmp_path):
     for label in ("cat", "dog"):
         for number in range(4):
             png(root / label / f"{number}.png", seed=number)
-    small = ("train.steps=1", "train.batch_size=2", "train.schedule=constant()", "evaluate=[]", "data.val_fraction=0")
+    small = (
+        "train.epochs=1",
+        "train.batch_size=2",
+        "train.optimizer.lr=0.1",
+        "train.schedule=constant()",
+        "evaluate=[]",
+        "data.val_fraction=0",
+    )
     where = ("data.source=folder", f"data.root={root}")
     done("train", "quickstart", *small, *where, "--quiet", "--out", tmp_path / "run")
     printed = done("replay", tmp_path / "run", "--index", 3, "--epoch", 0, "--out", tmp_path / "seen.png")

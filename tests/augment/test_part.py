@@ -64,6 +64,19 @@ def test_a_part_is_what_the_two_ops_give_one_after_the_other(size, between, comp
         assert (made[row] - one[0]).abs().max() * 255 <= (1 if compiled else 1e-3)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("size", [(45, 45), (40, 40), (29, 34)])
+def test_a_part_has_the_bits_of_the_whole(size, compiled):
+    """Enlarged or reduced: an export that crops all of what a run only resizes must see the same."""
+    for image in [picture(50, 71), picture(97, 60, 1), picture(45, 45, 2), picture(20, 33, 3), picture(90, 12, 4)]:
+        part, params = see(f"resize(45) | center_crop({size})", [image], compiled)
+        whole = see("resize(45)", [image], compiled)[0][0]
+        box = params["center_crop"]["box"][0] * torch.tensor([*whole.shape[-2:]] * 2)
+        top, left, height, width = box.round().long().tolist()
+        assert (height, width) == size
+        assert torch.equal(part[0], whole[:, top : top + height, left : left + width])
+
+
 def test_it_is_one_op_and_the_flips_come_after():
     make = "flip | resize(9) | flip | vflip | center_crop(8) | blur | resize(4) | blur | center_crop(3)"
     params = {"box": torch.ones(2, 4), "applied": torch.ones(2, dtype=torch.bool)}

@@ -36,6 +36,8 @@ def timm_options(call: Call, where: str, channels: int = 3) -> tuple[dict[str, A
         options["in_chans"] = channels
     if options.get("global_pool") == "":
         raise RecipeError(f"{where}: h is the pooled feature; drop global_pool=''")
+    if options.get("features_only"):
+        raise RecipeError(f"{where}: h is the pooled feature; drop features_only, and read layers by pool('layer2')")
     if not isinstance(small, bool):
         raise RecipeError(f"{where}: small must be True or False, got {small!r}")
     known = {"small", "num_classes", "in_chans", "pretrained"}

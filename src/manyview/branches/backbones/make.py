@@ -64,8 +64,6 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
         raise RecipeError(f"there is no file '{path}'; checkpoint_path names the file of {name}'s weights")
     if not isinstance(options.get("pretrained", False), bool):
         raise RecipeError(f"pretrained must be True or False, got {options['pretrained']!r}")
-    if options.get("features_only"):
-        raise RecipeError("h is the pooled feature; drop features_only, and read layers by pool('layer2')")
     for key in SHARES:
         share = options.get(key, 0)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:

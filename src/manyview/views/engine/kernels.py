@@ -75,16 +75,18 @@ def copy(source: Levels, interleaved: bool, b: Levels) -> None:
 
 
 @finite
-def triangle(start: float, length: float, source: int, target: int, first: Whole, count: Whole, weights: Floats) -> Any:
-    """Taps of an antialiased resize of [start, start + length) within `source` pixels to `target` of them.
+def triangle(
+    start: float, scale: float, source: int, begins: int, target: int, first: Whole, count: Whole, weights: Floats
+) -> Any:
+    """Taps of an antialiased resize of `source` pixels from `start` on, `scale` of them for one of the output.
 
-    first, count: [target]; weights: [taps, target], zero beyond `count` up to four. Returns the largest count.
+    Of the output, `target` from `begins` on are made. first, count: [target]; weights: [taps, target], zero beyond
+    `count` up to four. Returns the largest count.
     """
-    scale = length / target
     reach = max(scale, 1.0)
     most = 0
     for out in range(target):
-        centre = start + scale * (out + 0.5)
+        centre = start + scale * (begins + out + 0.5)
         begin = max(math.floor(centre - reach + 0.5), 0)
         end = min(math.floor(centre + reach + 0.5), source)
         total = 0.0
@@ -203,13 +205,12 @@ def resample(
         flat_y[: most_y * out_h].reshape(most_y, out_h),
         flat_x[: most_x * out_w].reshape(most_x, out_w),
     )
-    start_y, start_x, length_y, length_x = box[0] - float(top), box[1] - float(left), float(box[2]), float(box[3])
+    whole_h, whole_w, from_y, from_x = out_h, out_w, 0, 0
     if box[8] > ZERO:
-        scale_y, scale_x = length_y / box[8], length_x / box[9]
-        start_y, start_x = start_y + scale_y * box[6], start_x + scale_x * box[7]
-        length_y, length_x = scale_y * out_h, scale_x * out_w
-    triangle(start_y, length_y, box_h, out_h, first_y, count_y, weight_y)
-    most = triangle(start_x, length_x, box_w, out_w, first_x, count_x, weight_x)
+        whole_h, whole_w, from_y, from_x = int(box[8]), int(box[9]), int(box[6]), int(box[7])
+    scale_y, scale_x = float(box[2]) / whole_h, float(box[3]) / whole_w
+    triangle(box[0] - float(top), scale_y, box_h, from_y, out_h, first_y, count_y, weight_y)
+    most = triangle(box[1] - float(left), scale_x, box_w, from_x, out_w, first_x, count_x, weight_x)
     if flips[0] > ZERO:
         for x in range(out_w // 2):
             o = out_w - 1 - x
@@ -254,26 +255,35 @@ def enlarge(
     rows: Floats,
     lines: Floats,
 ) -> None:
-    """`resample` of a box on whole pixels that is no larger than the output: two taps each way.
+    """`resample` of a box on whole pixels that is no larger than what it is resized to: two taps each way.
 
-    Both layouts go this way, so that an image is the same from a file and from memory.
+    Both layouts go this way, so that an image is the same from a file and from memory; and so do parts, each pixel of
+    which is that of the whole.
 
-    Columns first, four rows at a time, so that the second pass works on whole rows. index, share: scratch [W]; rows:
-    scratch [C * box height * W]; lines: scratch [4 * box width].
+    Columns first, four rows at a time, so that the second pass works on whole rows, of which no more are made than the
+    part needs. index, share: scratch [W]; rows: scratch [C * (H + 2) * W]; lines: scratch [4 * box width].
     """
     channels, out_h, out_w = b.shape
     top, left, box_h, box_w = int(box[0]), int(box[1]), int(box[2]), int(box[3])
-    scale, last, most = F(box_w) / F(out_w), F(box_w - 1), F(max(box_w - 2, 0))
+    whole_h, whole_w, from_y, from_x = F(out_h), F(out_w), 0, 0
+    if box[8] > ZERO:
+        whole_h, whole_w, from_y, from_x = box[8], box[9], int(box[6]), int(box[7])
+    scale, last, most = F(box_w) / whole_w, F(box_w - 1), F(max(box_w - 2, 0))
     for x in range(out_w):
-        at = min(max(scale * (F(x) + HALF) - HALF, ZERO), last)
+        at = min(max(scale * (F(from_x + x) + HALF) - HALF, ZERO), last)
         base = min(np.floor(at), most)
         to = out_w - 1 - x if flips[0] > ZERO else x
         index[to], share[to] = np.int32(base), at - base
     step = U(min(1, box_w - 1))
-    count = channels * box_h
+    scale, last, most = F(box_h) / whole_h, F(box_h - 1), F(max(box_h - 2, 0))
+    begin_y = int(min(np.floor(min(max(scale * (F(from_y) + HALF) - HALF, ZERO), last)), most))
+    end_y = int(min(np.floor(min(max(scale * (F(from_y + out_h - 1) + HALF) - HALF, ZERO), last)), most))
+    made = end_y - begin_y + 1 + min(1, box_h - 1)
+    top += begin_y
+    count = channels * made
     for first in range(0, count, 4):
         for k in range(4):
-            c, y = divmod(min(first + k, count - 1), box_h)
+            c, y = divmod(min(first + k, count - 1), made)
             to_line = lines[k * box_w : (k + 1) * box_w]
             if interleaved:
                 line = source[((top + y) * width + left) * channels + c :]
@@ -293,15 +303,14 @@ def enlarge(
             r1[x] = fused(part, l1[after] - l1[here], l1[here])
             r2[x] = fused(part, l2[after] - l2[here], l2[here])
             r3[x] = fused(part, l3[after] - l3[here], l3[here])
-    scale, last, most = F(box_h) / F(out_h), F(box_h - 1), F(max(box_h - 2, 0))
     below = min(1, box_h - 1) * out_w
     for y in range(out_h):
-        at = min(max(scale * (F(y) + HALF) - HALF, ZERO), last)
+        at = min(max(scale * (F(from_y + y) + HALF) - HALF, ZERO), last)
         base = min(np.floor(at), most)
         part = at - base
         to = out_h - 1 - y if flips[1] > ZERO else y
         for c in range(channels):
-            begin = (c * box_h + int(base)) * out_w
+            begin = (c * made + int(base) - begin_y) * out_w
             upper, lower_, out = rows[begin : begin + out_w], rows[begin + below :][:out_w], b[c, to]
             for x in range(out_w):
                 out[x] = np.uint8(np.int32(fused(part, lower_[x] - upper[x], upper[x]) + HALF))
@@ -1070,8 +1079,8 @@ def run(
                     copy(source, packed, b)
                 elif code == Code.WINDOW:
                     window(source, packed, height, width, int(arg[0]), int(arg[1]), arg[2] > 0, arg[3:5], b)
-                elif arg[8] == 0 and arg[2] <= out_h and arg[3] <= out_w and on_pixels(arg[:4]):
-                    enlarge(source, packed, height, width, arg[:4], arg[4:6], b, first_x, share, wide, lines)
+                elif arg[2] <= (arg[8] or F(out_h)) and arg[3] <= (arg[9] or F(out_w)) and on_pixels(arg[:4]):
+                    enlarge(source, packed, height, width, arg[:10], arg[4:6], b, first_x, share, wide, lines)
                 else:
                     resample(source, packed, height, width, arg[:10], arg[4:6], b, taps, wide)
                 height, width = out_h, out_w
