@@ -28,6 +28,7 @@ def run(root: str, epochs: int, size: int = 32, batch_size: int = 64, workers: i
     )
     task = ViewsTask(recipe, len(images.reader.class_to_idx), epochs * len(loader), device=device)
     optimizer = create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=0.05, weight_decay=5e-4)
+    task.step.attach(optimizer)
     scheduler = CosineLRScheduler(optimizer, t_initial=epochs)
 
     losses = []

@@ -220,20 +220,29 @@ def test_a_cosine_momentum_rises_from_its_value_to_1(momentum):
     assert found == sorted(found)
 
 
-@pytest.mark.parametrize(("train_options", "epochs"), [(["train.steps=10"], [0] * 4), (["train.epochs=4"], range(4))])
-def test_the_schedule_follows_the_updates_or_without_a_length_in_steps_the_epochs(train_options, epochs):
-    step = make("branches.teacher.schedule=cosine", *train_options)
+@pytest.mark.parametrize(("override", "total_steps"), [("train.steps=10", None), ("train.epochs=4", 4)])
+def test_the_schedule_follows_the_updates(override, total_steps):
+    step = Step(recipe("branches.teacher.schedule=cosine", override), C, total_steps)
     optimizer = make_optimizer(step.recipe.train, step)
-    for number, epoch in enumerate(epochs):
+    for number in range(4):
         before = step.branch("teacher").heads["z"][0].weight.detach().double().clone()
-        optimizer.zero_grad()
-        step(photos(number), index=range(B), epoch=epoch)["loss"].backward()
-        optimizer.step()
-        step.after_step()
-        momentum = Ema(Name("online"), 0.8, "cosine").at(number / (10 if "steps" in train_options[0] else 4))
+        update(step, optimizer, number)
+        momentum = Ema(Name("online"), 0.8, "cosine").at(number / (total_steps or 10))
         online = step.branch("online").heads["z"][0].weight.detach().double()
         moved = momentum * before + (1 - momentum) * online
         torch.testing.assert_close(step.branch("teacher").heads["z"][0].weight.double(), moved, rtol=1e-6, atol=1e-8)
+
+
+def test_a_momentum_that_follows_a_run_of_unknown_length_is_refused_in_training():
+    step = make("branches.teacher.schedule=cosine", "train.epochs=4")
+    optimizer = make_optimizer(step.recipe.train, step)
+    told = r"^branches\.teacher\.momentum: ema of online, momentum 0\.8 to 1 follows .* give it .*total_steps=4000\)$"
+    with pytest.raises(RecipeError, match=told):
+        step(photos(0), index=range(B), epoch=1)
+    with pytest.raises(RecipeError, match=told):
+        step.attach(optimizer)
+    step.eval()(photos(0), index=range(B), epoch=1)  # where no teacher moves
+    make("train.epochs=4")(photos(0), index=range(B), epoch=1)  # nor any momentum
 
 
 def test_follow_moves_by_names_and_leaves_the_other_alone():

@@ -93,6 +93,7 @@ train: {steps: 3, batch_size: 4}
 def rows_seen(step, batch=2, side=32) -> dict[str, int]:
     """Rows that reach each backbone in one real step, for each image of the batch."""
     seen = dict.fromkeys(step.branches, 0)
+    step.total_steps = step.total_steps or 10  # a plan knows no number of images
 
     def count(name):
         def hook(module, inputs):

@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import random
+import re
 import shutil
 import warnings
 
@@ -421,9 +422,20 @@ def test_weights_alternate():
     assert found == pytest.approx([3, -3, 3, -3])
 
 
-def test_without_the_length_in_steps_the_epoch_tells_the_progress():
-    step = scheduled("linear(4)", train="epochs: 10")
-    assert [ratio(step, epoch) for epoch in (0, 5, 10, 12)] == pytest.approx([0, 2, 4, 4])
+@pytest.mark.parametrize("weight", ["linear(4)", "warmup(4)"])
+def test_a_weight_that_follows_a_run_of_unknown_length_is_refused(weight):
+    told = rf"^relations\.similarity_2\.weight: {re.escape(weight)} follows the run's progress, .*total_steps=4000\)$"
+    for step in (scheduled(weight), scheduled(weight).train()):
+        with pytest.raises(RecipeError, match=told):
+            step(photos(), LABELS, **BATCH)
+    for free in ("alternating(4)", "random(4)", "random_sign(4)", "4"):
+        scheduled(free).train()(photos(), LABELS, **BATCH)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True])
+def test_a_length_that_is_none_is_refused(steps):
+    with pytest.raises(ValueError, match=r"^total_steps is the run's number of updates, at least 1, got "):
+        packaged("tied_cifar10", total_steps=steps)
 
 
 def test_the_recipes_steps_tell_the_progress():
@@ -459,7 +471,7 @@ def test_building_a_step_draws_nothing_from_the_global_generator():
 
 def test_the_loss_is_a_function_of_index_epoch_and_seed():
     def loss(step=None, **batch):
-        step = step or packaged("tied_cifar10")
+        step = step or packaged("tied_cifar10", total_steps=10)
         return step(photos(), LABELS, **{**BATCH, **batch})["loss"]
 
     expected = loss()
@@ -468,7 +480,7 @@ def test_the_loss_is_a_function_of_index_epoch_and_seed():
     assert torch.equal(loss(index=BATCH["index"].tolist()), expected)
     assert not torch.equal(loss(epoch=3), expected)
     assert not torch.equal(loss(index=torch.arange(B)), expected)
-    other = packaged("tied_cifar10", "seed=1")
+    other = packaged("tied_cifar10", "seed=1", total_steps=10)
     other.load_state_dict(packaged("tied_cifar10").state_dict())
     assert not torch.equal(loss(other), expected)  # the same weights, other draws
 

@@ -1,7 +1,7 @@
 """manyview: train vision models on several augmented views of each image.
 
 recipe = manyview.load_recipe("tied_cifar10", "train.epochs=10")
-step = manyview.Step(recipe, num_classes=10)
+step = manyview.Step(recipe, num_classes=10, total_steps=4000)
 out = step(images, labels, index=index, epoch=epoch)   # out["loss"].backward()
 """
 

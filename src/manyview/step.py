@@ -1,10 +1,10 @@
 """The step: one module from a batch to a loss. It is all that a training loop needs, and what is wrapped for DDP.
 
-step = manyview.Step(recipe, num_classes=10)
+step = manyview.Step(recipe, num_classes=10, total_steps=4000)
+step.attach(optimizer)
 out = step(images, labels, index=index, epoch=epoch)
 out["loss"].backward()
 optimizer.step()
-step.after_step()
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from typing import TypedDict
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from manyview.branches.branch import FEATURES, LOGITS, Branch
 from manyview.branches.ema import Ema
-from manyview.errors import RecipeError
+from manyview.errors import ManyviewError, RecipeError
+from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.optimize import parts_of
 from manyview.recipe.readouts import Mix, Read, RelationPlan, build_relation, make_port, rows_an_image
 from manyview.recipe.recipe import Recipe
 from manyview.relations import HasState, Port, Reading
 from manyview.relations.joint import aggregate
-from manyview.relations.weight import Moment
+from manyview.relations.weight import Moment, Weight
 from manyview.views.ops.mix import mix_rows, mix_target, on_rows
 from manyview.views.ops.op import as_float
 from manyview.views.ops.orbit import orbit
@@ -55,20 +57,23 @@ class Output(TypedDict):
 class Step(nn.Module):
     """Views, branches and relations of a recipe.
 
-    Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates, for weights that
-    follow a schedule (without it the epoch tells the progress). Weights are initialised from the recipe's seed,
-    whatever was drawn before; pretrained=False skips published weights, where a checkpoint follows. Raises RecipeError
-    where a relation and its readouts do not fit.
+    Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates (by default what the
+    recipe's `train.steps` says), which weights and momenta that follow the run's progress need to be trained. Weights
+    are initialised from the recipe's seed, whatever was drawn before; pretrained=False skips published weights, where a
+    checkpoint follows. Raises RecipeError where a relation and its readouts do not fit.
     """
 
     def __init__(
         self, recipe: Recipe, num_classes: int, total_steps: int | None = None, pretrained: bool = True
     ) -> None:
         super().__init__()
+        if total_steps is not None and (type(total_steps) is not int or total_steps < 1):
+            raise ValueError(f"total_steps is the run's number of updates, at least 1, got {total_steps!r}")
         self.recipe = recipe
         self.num_classes = num_classes
         self.total_steps = total_steps or recipe.train.steps
-        self.updates = self._epoch = 0
+        self.updates = 0
+        self._follower = AfterUpdate()
         self.plan = recipe.train_views
         self.test_plan = {name: view for name, view in recipe.view_plan.items() if name == TEST}
         relations = recipe.relation_plan
@@ -245,7 +250,7 @@ class Step(nn.Module):
                 raise ValueError("step(images, labels, index=…): draws depend on the images' indices")
             views = self.views(images, labels, index=index, epoch=epoch, only=self.rendered_views)
 
-        self._epoch = epoch
+        self._check_length()
         values: dict[tuple[str, str, str], Tensor] = {}
         for name in self.branches:
             branch = self.branch(name)
@@ -254,7 +259,7 @@ class Step(nn.Module):
             values.update({(name, *pair): value for pair, value in read.items()})
 
         terms: dict[str, Tensor] = {}
-        moment = Moment(self.updates, self._progress(epoch), self.recipe.seed)
+        moment = Moment(self.updates, self.progress, self.recipe.seed)
         device_type = next(iter(values.values())).device.type
         with torch.autocast(device_type, enabled=False):
             for plan in self.recipe.relation_plan:
@@ -271,9 +276,32 @@ class Step(nn.Module):
         z = [values[(self.main.spec.name, *pair)].detach().float() for pair in self._watched]
         return {"loss": loss, "terms": terms, "output": self._scores(values), "z": z}
 
+    def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+        """What follows an update follows every one of this optimiser's from now on: EMAs, queues, prototypes, averages.
+
+        Of several optimisers, attach the one that steps last. Accelerate's wrapper may be given, too. The handle's
+        `remove()` ends it. Raises ManyviewError where one is attached already, or calls no hooks; RecipeError where a
+        schedule needs `total_steps`.
+        """
+        self._check_length()
+        return self._follower.attach(optimizer, self._move_on)
+
+    @property
+    def attached(self) -> bool:
+        """Whether an optimiser calls what follows its updates."""
+        return self._follower.attached
+
     def after_step(self) -> None:
-        """To be called after every update of the optimiser: EMAs, queues, prototypes and schedules move on."""
-        progress = self._progress(self._epoch)
+        """What follows an update, for loops without `attach`: to be called after every update of the optimiser.
+
+        Raises ManyviewError where an optimiser does so itself: all would move on twice.
+        """
+        if self.attached:
+            raise ManyviewError("after_step: the attached optimiser does this after each update; drop the call")
+        self._move_on()
+
+    def _move_on(self) -> None:
+        progress = self.progress
         for name in self.branches:
             branch = self.branch(name)
             if branch.spec.ema is not None:
@@ -284,13 +312,27 @@ class Step(nn.Module):
         if self.average is not None:
             self.average.update(self.main)
 
+    @property
+    def progress(self) -> float:
+        """The part of the run that is done, updates of `total_steps`, at most 1; 0 where that length is unknown."""
+        return min(1.0, self.updates / self.total_steps) if self.total_steps else 0.0
+
+    def _check_length(self) -> None:
+        """Raises RecipeError if a schedule follows progress in a run of unknown length, where it would stand still."""
+        if self.total_steps:
+            return
+        read: dict[str, Weight | Ema] = {f"relations.{p.name}.weight": p.weight for p in self.recipe.relation_plan}
+        if self.training:  # else no teacher moves
+            read |= {f"branches.{name}.momentum": s.ema for name, s in self.recipe.branch_plan.items() if s.ema}
+        for key, schedule in read.items():
+            if schedule.follows_progress:
+                raise RecipeError(
+                    f"{key}: {schedule} follows the run's progress, whose length is unknown; "
+                    "give it in updates, as in Step(recipe, classes, total_steps=4000)"
+                )
+
     def _reads(self) -> list[Read]:
         return [read for plan in self.recipe.relation_plan for read in plan.all_reads]
-
-    def _progress(self, epoch: int) -> float:
-        if self.total_steps:
-            return min(1.0, self.updates / self.total_steps)
-        return min(1.0, epoch / (self.recipe.train.epochs or 1))
 
     def _reading(self, read: Read, values: Mapping[tuple[str, str, str], Tensor], views: Mapping[str, View]) -> Reading:
         view = _view(views, read.view)

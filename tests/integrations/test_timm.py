@@ -17,7 +17,7 @@ from timm.utils import AverageMeter, accuracy  # noqa: E402
 from torch import nn  # noqa: E402
 
 from manyview import load_recipe, parse_recipe  # noqa: E402
-from manyview.errors import RecipeError  # noqa: E402
+from manyview.errors import ManyviewError, RecipeError  # noqa: E402
 from manyview.integrations.timm import PIXELS, ViewsDataset, ViewsTask, splits_of  # noqa: E402
 from manyview.step import Step  # noqa: E402
 from manyview.views.ops.op import as_uint8  # noqa: E402
@@ -185,6 +185,14 @@ def test_pictures_of_other_modes_and_data_sets_with_a_transform():
 # ------------------------------------------------------------------------------------------------- task
 
 
+def in_training(text, total_steps=10, lr=0.0, **options):
+    """A task, and the optimiser that it is attached to, which by default changes nothing."""
+    task = ViewsTask(parse_recipe(text), 3, total_steps=total_steps, verbose=False, **options)
+    optimizer = torch.optim.SGD(task.get_trainable_module().parameters(), lr=lr)
+    task.step.attach(optimizer)
+    return task, optimizer
+
+
 def batch_for(task, pictures, positions, epoch=0):
     """A batch as timm's loader gives it, and the views it was made of."""
     labels = torch.tensor([pictures.targets[p] for p in positions])
@@ -197,7 +205,7 @@ def batch_for(task, pictures, positions, epoch=0):
 @pytest.mark.parametrize("text", [TIED, SLA], ids=["tied", "sla"])
 def test_the_loss_is_that_of_the_step_on_the_same_views(text):
     recipe, pictures, positions = parse_recipe(text), synthetic(), list(range(4, 14))
-    task, step = ViewsTask(recipe, 3, total_steps=10, verbose=False), Step(recipe, 3, 10)
+    (task, optimizer), step = in_training(text), Step(recipe, 3, 10)
     task.train()
     for updates in range(3):
         input, target, views = batch_for(task, pictures, positions, epoch=updates)
@@ -219,24 +227,38 @@ def test_the_loss_is_that_of_the_step_on_the_same_views(text):
             assert (one.grad is None) == (two.grad is None)
             if one.grad is not None:
                 torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-6)
+        optimizer.step()
         step.after_step()
         assert task.step.updates == step.updates == updates + 1
 
 
-def test_updates_are_counted_in_training_alone():
-    task = ViewsTask(parse_recipe(TIED), 3, total_steps=10, verbose=False)
+def test_updates_are_counted_not_forwards():
+    task, optimizer = in_training(TIED)
     input, target, _ = batch_for(task, synthetic(), range(6))
-    assert task(input, target)["similarity"].item() == 0  # at update 0, the warm-up's weight is 0
+    for _ in range(2):  # two parts of one batch, at update 0, where the warm-up's weight is 0
+        result = task(input, target)
+        assert result["similarity"].item() == 0
+        result["loss"].backward()
+    optimizer.step()
+    assert task.step.updates == 1
     assert task(input, target)["similarity"].item() > 0
     task.eval()
     with torch.no_grad():
         task(input, target)
-    assert task.step.updates == 2
+    assert task.step.updates == 1
+
+
+def test_training_without_an_optimiser_attached_is_refused():
+    task = ViewsTask(parse_recipe(TIED), 3, total_steps=10, verbose=False)
+    input, target, _ = batch_for(task, synthetic(), range(6))
+    with pytest.raises(ManyviewError, match=r"no optimiser is attached.*call task\.step\.attach\(optimizer\) once"):
+        task(input, target)
+    task.eval()(input, target)  # nothing follows
 
 
 @pytest.mark.parametrize("text", [TIED, SLA], ids=["tied", "sla"])
 def test_output_is_for_timms_accuracy_on_all_of_target(text):
-    task = ViewsTask(parse_recipe(text), 3, verbose=False)
+    task, _optimizer = in_training(text)
     input, target, _ = batch_for(task, synthetic(), range(6))
     output = task(input, target)["output"]
     assert output.shape == (len(target), 3)
@@ -249,7 +271,7 @@ def test_output_is_for_timms_accuracy_on_all_of_target(text):
 
 def test_a_recipe_without_classes_has_no_output():
     text = TIED.replace("  - cross_entropy(logits(a), logits(b))\n", "")
-    task = ViewsTask(parse_recipe(text), 3, verbose=False)
+    task, _optimizer = in_training(text)
     input, target, _ = batch_for(task, synthetic(), range(6))
     assert task(input, target)["output"] is None
     with pytest.raises(RecipeError, match="trains no classifier for timm to validate"):
@@ -259,11 +281,10 @@ def test_a_recipe_without_classes_has_no_output():
 def test_averaging_is_timms():
     with pytest.raises(RecipeError, match=r"^train.ema: inside timm's loop .* use setup_ema\(\)$"):
         ViewsTask(parse_recipe(TIED, "train.ema=0.9"), 3, verbose=False)
-    task = ViewsTask(parse_recipe(TIED), 3, verbose=False)
+    task, optimizer = in_training(TIED, lr=0.1)
     assert not task.has_ema()
     task.setup_ema(decay=0.75)
     start = {name: value.clone() for name, value in task.step.named_parameters()}
-    optimizer = torch.optim.SGD(task.get_trainable_module().parameters(), lr=0.1)
     input, target, _ = batch_for(task, synthetic(), range(12))
     task(input, target)["loss"].backward()
     optimizer.step()
@@ -298,11 +319,12 @@ def test_soft_targets_of_a_batch_keep_their_shape():
     text = TIED.replace("unread: {from: image, make: flip}", "c: {from: image, make: 'crop(16)', count: 2}")
     text = text.replace("cross_entropy(logits(a), logits(b))", "cross_entropy(logits(a), logits(c))")
     for relations in (TIED, text):
-        task = ViewsTask(parse_recipe(relations), 3, verbose=False)
+        task, _optimizer = in_training(relations)
         pictures = synthetic()
         input, target, _ = batch_for(task, pictures, range(6))
         soft = task(input, nn.functional.one_hot(target, 3).float())["cross_entropy"]
-        hard = ViewsTask(parse_recipe(relations), 3, verbose=False)(input, target)["cross_entropy"]
+        other, _other_optimizer = in_training(relations)
+        hard = other(input, target)["cross_entropy"]
         torch.testing.assert_close(soft, hard, rtol=1e-5, atol=1e-6)
 
 
@@ -325,6 +347,7 @@ def train_as_timm(dataset, recipe, classes, epochs, size, batch_size, workers, l
     loader = loader_of(dataset, batch_size, size, num_workers=workers, persistent_workers=workers > 0)
     task = ViewsTask(recipe, classes, epochs * len(loader), verbose=False)
     optimizer = create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=lr, weight_decay=5e-4)
+    task.step.attach(optimizer)
     task.setup_ema(decay=0.9)
     losses = []
     for epoch in range(epochs):

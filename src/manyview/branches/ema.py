@@ -40,6 +40,11 @@ class Ema:
         if self.schedule not in SCHEDULES:
             raise ValueError(unknown("schedule", str(self.schedule), SCHEDULES))
 
+    @property
+    def follows_progress(self) -> bool:
+        """Whether the momentum depends on how much of the run is done, so that the run's length must be known."""
+        return self.schedule == "cosine"
+
     def at(self, progress: float) -> float:
         """The momentum of an update at some progress of the run, from 0 to 1."""
         if self.schedule == "constant":

@@ -170,6 +170,7 @@ class _Trial:
         if train.compile:
             step.compile_parts()
         optimizer = make_optimizer(train, step)
+        step.attach(optimizer)
         return cls(recipe, step, optimizer, make_schedule(train, optimizer, clock), steps, device)
 
     def seconds(self, first: int) -> float:
@@ -190,7 +191,6 @@ class _Trial:
                     torch.nn.utils.clip_grad_norm_(self.step.parameters(), train.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-                self.step.after_step()
             return (self._now() - began) / TIMED
 
     def _now(self) -> float:

@@ -3,6 +3,7 @@
     dataset = ViewsDataset(timm.data.ImageDataset(root), recipe)
     loader = timm.data.create_loader(dataset, input_size, batch_size, is_training=True, **PIXELS)
     task = ViewsTask(recipe, num_classes, total_steps=epochs * len(loader))
+    task.step.attach(optimizer)          # what follows an update: EMAs, queues, schedules
     result = task(input, target)         # result["loss"].backward()
 
 timm's loader concatenates the splits of a batch, all images of the first split first, and repeats the targets; the task
@@ -21,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from manyview.errors import RecipeError
+from manyview.errors import ManyviewError, RecipeError
 from manyview.recipe.recipe import Recipe
 from manyview.relations.augself import AugSelf
 from manyview.step import Step
@@ -99,8 +100,8 @@ class ViewsTask(TrainingTask):
     """timm's protocol around a `Step`: (input, target) in, {"loss", "output", terms…} out.
 
     recipe: relations that need drawn parameters cannot be served, since timm's loader carries pixels and targets alone.
-    total_steps: updates in the run, for weights that follow a schedule; each forward in training mode counts as one.
-    The averaged weights are timm's (`setup_ema`), so `train.ema` is refused. Raises RecipeError.
+    total_steps: updates in the run, for weights that follow a schedule. Training needs `task.step.attach(optimizer)`,
+    once. The averaged weights are timm's (`setup_ema`), so `train.ema` is refused. Raises RecipeError.
     """
 
     def __init__(
@@ -145,7 +146,15 @@ class ViewsTask(TrainingTask):
         return Scores(step)  # type: ignore[arg-type]
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """input: [splits*B, 3, H, W] in [0, 1], split by split; target: [splits*B]; output: the first view's scores."""
+        """input: [splits*B, 3, H, W] in [0, 1], split by split; target: [splits*B]; output: the first view's scores.
+
+        Raises ManyviewError in training mode while no optimiser is attached: nothing would follow its updates.
+        """
+        if self.training and not self.step.attached:
+            raise ManyviewError(
+                "ViewsTask: no optimiser is attached, so weights of relations, EMAs and queues would stand still; "
+                "call task.step.attach(optimizer) once, before training"
+            )
         parts = input.chunk(len(self.splits))
         labels = target[: len(parts[0])]
         by_view: dict[str, list[Tensor]] = {}
@@ -156,8 +165,6 @@ class ViewsTask(TrainingTask):
             for name, members in by_view.items()
         }
         result = self.trainable_module(views)
-        if self.training:
-            self.step.after_step()
         # timm measures accuracy on `output` against all of `target`
         output = result["output"].repeat(len(parts), 1) if result["output"] is not None else None
         return {"loss": result["loss"], "output": output, **result["terms"]}

@@ -47,6 +47,11 @@ class Weight:
         """The weight at a moment of the run."""
         return self.peak * SCHEDULES[self.schedule](self, moment)
 
+    @property
+    def follows_progress(self) -> bool:
+        """Whether it depends on how much of the run is done, so that the run's length must be known."""
+        return self.schedule in ("warmup", "linear")
+
     def __str__(self) -> str:
         return f"{self.peak:g}" if self.schedule == "constant" else f"{self.schedule}({self.peak:g})"
 

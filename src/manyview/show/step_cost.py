@@ -17,7 +17,7 @@ from manyview.data.images import ArrayImages
 from manyview.data.loader import Batches
 from manyview.foundation.environment import best_device
 from manyview.foundation.words import counted
-from manyview.optimize.optimize import make_optimizer
+from manyview.optimize.optimize import clock_of, make_optimizer
 from manyview.recipe.recipe import Recipe
 from manyview.step import Step
 
@@ -73,8 +73,10 @@ def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
         skip=recipe.data.on_bad_image == "skip",
         reduced=recipe.data.reduced,
     )
+    step.total_steps = step.total_steps or clock_of(train, len(images)).steps
     step.train().to(device)
     optimizer = make_optimizer(train, step)
+    step.attach(optimizer)
     storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -96,7 +98,6 @@ def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
         views = sum(part(number * train.accumulate + each) for each in range(train.accumulate))
         optimizer.step()
         optimizer.zero_grad()
-        step.after_step()
         if device.type == "cuda":
             torch.cuda.synchronize()
         return views

@@ -10,7 +10,7 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, final
 
 import torch
 from accelerate import Accelerator
@@ -31,15 +31,27 @@ def note_failure(first: Tensor, value: Tensor, step: int) -> Tensor:
     return torch.where(value.detach().isfinite() | (first > 0), first, step)
 
 
+@final
+class FirstFailure:
+    """The first step of this process that was not finite, kept on its device: see `note_failure`."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._first = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+
+    def note(self, value: Tensor, step: int) -> None:
+        """Looks at a loss, or at the largest weight, of a step that is counted from 1."""
+        self._first = note_failure(self._first, value, step)
+
+    def earliest(self) -> int:
+        """The first failure noted on any process, 0 for none; all must ask."""
+        steps = self._accelerator.gather(self._first.reshape(1)).tolist()
+        return min((step for step in steps if step), default=0)
+
+
 def largest_weight(step: Step) -> Tensor:
     """The largest absolute value of the parameters, nan if one is: a finite loss may have had other gradients."""
     return torch.nn.utils.get_total_norm([weight.detach() for weight in step.parameters()], math.inf)
-
-
-def earliest(first: Tensor, accelerator: Accelerator) -> int:
-    """The first failure noted on any process; 0 for none."""
-    steps = accelerator.gather(first.reshape(1)).tolist()
-    return min((step for step in steps if step), default=0)
 
 
 def seen(step: Step, batches: Batches, number: int, device: torch.device) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,59 @@
+"""The end of a run: what its result.json holds."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from manyview.errors import ManyviewWarning
+from manyview.foundation.environment import git_commit, versions
+from manyview.foundation.files import read_state, write_json
+from manyview.training.run import Run
+from manyview.training.validation import Validation
+
+
+def write_result(run: Run, validation: Validation) -> dict[str, Any]:
+    """Measures the weights that were kept, which the step then has, and writes the run's end; for the main process."""
+    setup, state = validation.setup, validation.state
+    recipe, clock, splits = setup.recipe, setup.clock, setup.splits
+    best = run.best.is_file()
+    if best:
+        setup.step.load_state_dict(read_state(run.best)["step"])
+    result: dict[str, Any] = {
+        "recipe": recipe.title,
+        "seed": recipe.seed,
+        "epochs": round(clock.steps / clock.steps_per_epoch, 4),
+        "steps": clock.steps,
+        "git": git_commit(),
+        "versions": versions(),
+        "device": str(setup.accelerator.device),
+        "seconds": round(state.seconds, 2),
+        "images_per_second": round(clock.steps * setup.images_per_step / state.seconds, 1),
+        "waiting": round(100 * state.waited / state.seconds, 2),
+        "rendering": setup.rendering.place,
+        "views_per_image": setup.step.rows_per_image,
+        "data": splits.note,
+        "selected_by": f"validation {validation.choice}" if best else "the last step",
+    }
+    features = validation.features()
+    unmeasured: dict[str, str] = {}  # a protocol that fails must not cost the run its end
+    notes: dict[str, str] = {}
+    if splits.val is not None:
+        chosen = setup.protocols if splits.test is None else validation.chooses
+        result["val"] = validation.measure(features, "val", chosen, unmeasured, notes)
+    if splits.test is not None:
+        result["eval"] = validation.measure(features, "test", setup.protocols, unmeasured, notes)
+    else:
+        result["eval"] = result.get("val", {})
+    result["eval_split"] = "test" if splits.test is not None else "val" if splits.val is not None else None
+    if state.untrained:
+        result["untrained"] = state.untrained
+    result["skipped_images"] = state.skipped
+    if notes:
+        result["notes"] = notes
+    if unmeasured:
+        result["not_measured"] = unmeasured
+        warnings.warn(f"not measured: {'; '.join(unmeasured.values())}", ManyviewWarning, stacklevel=2)
+    write_json(run.result, result)
+    setup.display.summary(run.folder, result)
+    return result

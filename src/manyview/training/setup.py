@@ -1,0 +1,161 @@
+"""What a run has before its first update: made, checked and rehearsed, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from torch import nn
+
+from manyview.data import Splits, check_labels, open_splits
+from manyview.data.loader import Batch, Batches
+from manyview.data.loader import stream as open_stream
+from manyview.data.render import Rendering, choose_rendering
+from manyview.errors import RecipeError, RunError
+from manyview.evaluate.evaluate import check_model, check_protocols, with_accuracy
+from manyview.evaluate.model import StepModel
+from manyview.evaluate.on_one_set import Measure
+from manyview.evaluate.protocols import parse_protocols
+from manyview.optimize.optimize import (
+    Clock,
+    clock_of,
+    fixed_parts,
+    make_optimizer,
+    make_schedule,
+    steps_of,
+    sync_batchnorm,
+)
+from manyview.recipe.recipe import Recipe
+from manyview.recipe.settings import Train
+from manyview.show.display import Display
+from manyview.step import Step
+from manyview.training.prepare import images_together, in_memory, rehearse
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The parts of a run. They stay as they are, but for what the step and the optimiser learn.
+
+    wrapped: the step as it is trained, on its device and in its process, see `on_devices`; before, the step itself.
+    together: images that a process draws at once. set_lr: sets the lr of an update, and returns it. checkpoint_every:
+    updates. protocols: what the end measures, accuracy first where something classifies.
+    """
+
+    recipe: Recipe
+    accelerator: Accelerator
+    display: Display
+    splits: Splits
+    protocols: list[Measure]
+    clock: Clock
+    step: Step
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    set_lr: Callable[[int], float]
+    together: int
+    checkpoint_every: int
+    rendering: Rendering
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that evaluates, writes and shows."""
+        return self.accelerator.is_main_process
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of an update, over all processes."""
+        return min(self.recipe.train.batch_size, len(self.splits.train))
+
+    @property
+    def batches(self) -> Batches:
+        """The batches of this process."""
+        return Batches(
+            images=self.splits.train,
+            batch_size=self.recipe.train.batch_size,
+            steps_per_epoch=self.clock.steps_per_epoch,
+            seed=self.recipe.seed,
+            accumulate=self.recipe.train.accumulate,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            views=None if self.rendering.place == "device" else self.recipe.seen_views,
+            classes=self.step.num_classes,
+            skip=self.recipe.data.on_bad_image == "skip",
+            reduced=self.recipe.data.reduced,
+        )
+
+    def on_devices(self) -> Setup:
+        """With step and optimiser as accelerate wraps them, and compiled where the recipe says so."""
+        wrapped, optimizer = self.accelerator.prepare(self.step, self.optimizer)
+        if self.recipe.train.compile:
+            self.step.compile_parts()
+        return replace(self, wrapped=wrapped, optimizer=optimizer)
+
+    def stream(self, first: int) -> Generator[Batch, None, None]:
+        """The parts of all batches from an update on, in order. Closing it ends what makes them."""
+        parts, data = self.recipe.train.accumulate, self.recipe.data
+        pin = self.accelerator.device.type == "cuda"
+        stop = self.clock.steps * parts
+        return open_stream(self.batches, first * parts, stop, self.rendering.place, data.workers, pin=pin)
+
+
+def make_accelerator(train: Train) -> Accelerator:
+    """Devices, precision and processes. Raises RunError for an engine that does not fit."""
+    accelerator = Accelerator(
+        mixed_precision="bf16" if train.precision == "bf16" else "no",
+        gradient_accumulation_steps=train.accumulate,
+        step_scheduler_with_optimizer=False,
+        # the others wait while the main process evaluates, which may take longer than NCCL's usual 10 minutes
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
+        cpu=torch.backends.mps.is_available(),  # which lacks the float64 that draws and boxes are made in
+    )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise RunError("manyview does not shard parameters yet; run without FSDP")
+    return accelerator
+
+
+def set_up(recipe: Recipe, quiet: bool = False) -> Setup:
+    """Makes the parts of a run. Raises ManyviewError for all that can be known to be wrong; nothing is written."""
+    config = recipe.train
+    accelerator = make_accelerator(config)
+    world = accelerator.num_processes
+    display = Display(quiet=quiet or not accelerator.is_main_process)
+    splits = open_splits(recipe.data, recipe.seed)
+    protocols = parse_protocols(recipe.evaluate)
+    check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
+    check_protocols(protocols, splits)
+    together = images_together(config, len(splits.train), world)
+    clock = clock_of(config, len(splits.train))
+
+    step = Step(recipe, len(splits.classes), clock.steps)
+    if step.classifier:
+        check_labels(splits, (), ["classify"])
+    check_model(protocols, StepModel(step, splits.classes), splits)
+    if together == 1 and any(isinstance(module, torch.nn.BatchNorm1d) for module in step.modules()):
+        raise RecipeError("train.batch_size: a head with BatchNorm needs at least two images a part and process")
+    if config.sync_batchnorm:
+        sync_batchnorm(step, world, accelerator.device)
+    optimizer = make_optimizer(config, step)
+    step.hold(fixed_parts(config))
+    set_lr = make_schedule(config, optimizer, clock)
+    with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
+        rehearse(step, splits, together)
+    checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
+    splits = in_memory(splits, recipe.data, display)
+    return Setup(
+        recipe=recipe,
+        accelerator=accelerator,
+        display=display,
+        splits=splits,
+        protocols=with_accuracy(protocols, step),
+        clock=clock,
+        step=step,
+        wrapped=step,
+        optimizer=optimizer,
+        set_lr=set_lr,
+        together=together,
+        checkpoint_every=checkpoint_every,
+        rendering=choose_rendering(recipe.data.render, splits.train, accelerator.device.type),
+    )

@@ -1,0 +1,57 @@
+"""Where a run stands, and the checkpoint that holds it with the step's and the optimiser's state: written and read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+
+from manyview.errors import RunError
+from manyview.foundation.files import read_state, write_state
+from manyview.step import Step
+
+
+@dataclass
+class State:
+    """All that goes on from one update to the next and is neither the step's nor the optimiser's.
+
+    number: updates done. best: the score of the weights that were kept, and of equals the negative loss. low: logged
+    steps in a row that looked like a collapse. skipped: images that could not be read, one line each. seconds: of
+    training, evaluation left out; waited: those of them spent waiting for data. untrained: split -> measures before
+    the first update.
+    """
+
+    number: int = 0
+    best: list[float] = field(default_factory=lambda: [-math.inf, -math.inf])
+    low: int = 0
+    skipped: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    waited: float = 0.0
+    untrained: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def skip(self, lines: list[str]) -> None:
+        """Adds images that could not be read, each once, in order."""
+        self.skipped = sorted({*self.skipped, *lines})
+
+
+def write_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """All that a run needs to go on as if nothing had happened. Raises RunError where it cannot be written."""
+    write_state(path, {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "run": asdict(state)})
+
+
+def read_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer) -> State:
+    """Brings the step and the optimiser to where they were; returns where the run stood.
+
+    Raises RunError for a file that is damaged, or holds what this version does not know of a run.
+    """
+    saved = read_state(path)
+    unknown = saved["run"].keys() - {each.name for each in fields(State)}
+    if unknown:
+        raise RunError(
+            f"{path} was written by a later manyview, and holds {', '.join(sorted(unknown))}; resume with that"
+        )
+    step.load_state_dict(saved["step"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return State(**saved["run"])

@@ -1,0 +1,89 @@
+"""What is measured on held-out images while a run goes on, and which weights are the best for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from manyview.evaluate.evaluate import evaluate, while_training
+from manyview.evaluate.features import Features
+from manyview.evaluate.model import StepModel
+from manyview.evaluate.on_one_set import Measure
+from manyview.training.journal import Journal
+from manyview.training.setup import Setup
+from manyview.training.state import State
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Measures the step of a run as it is, and notes what could not be read, and what was best, in its state.
+
+    For the main process alone, but for `untrained`.
+    """
+
+    setup: Setup
+    state: State
+
+    @cached_property
+    def _usual(self) -> tuple[str, list[Measure]]:
+        return while_training(self.setup.protocols, self.setup.step, self.setup.splits)
+
+    @property
+    def choice(self) -> str:
+        """The measure that tells which weights are best."""
+        return self._usual[0]
+
+    @property
+    def chooses(self) -> list[Measure]:
+        """What is measured for it; empty where nothing is."""
+        return self._usual[1]
+
+    def features(self) -> Features:
+        """What the weights of now make of the data."""
+        skipped: list[str] | None = [] if self.setup.recipe.data.on_bad_image == "skip" else None
+        return Features(
+            StepModel(self.setup.step, self.setup.splits.classes),
+            self.setup.splits,
+            seed=self.setup.recipe.seed,
+            skipped=skipped,
+            watch=self.setup.display.evaluating,
+        )
+
+    def measure(
+        self,
+        features: Features,
+        split: str,
+        chosen: Sequence[Measure],
+        failed: dict[str, str] | None = None,
+        notes: dict[str, str] | None = None,
+    ) -> dict[str, float]:
+        """As `evaluate`; images that could not be read are noted."""
+        measures = evaluate(features, split, chosen, failed, notes)
+        self.state.skip(features.skipped or [])
+        return measures
+
+    def untrained(self, journal: Journal) -> None:
+        """What training has to beat where nothing classifies: each split's measures of the weights it begins with."""
+        setup, splits = self.setup, self.setup.splits
+        if not self.chooses:
+            return
+        if setup.main:
+            features, held = self.features(), {"val": splits.val, "test": splits.test}
+            found = {name: self.measure(features, name, self.chooses) for name in held if held[name] is not None}
+            self.state.untrained = found
+            journal.epoch(0, found.get("val", {}))
+        setup.accelerator.wait_for_everyone()
+
+    def val(self) -> dict[str, float]:
+        """The usual measures on the validation images; empty where there are none."""
+        return {} if self.setup.splits.val is None else self.measure(self.features(), "val", self.chooses)
+
+    def is_best(self, val: dict[str, float]) -> bool:
+        """Whether no weights before were better; then these are the best. Of equals the surer ones are better."""
+        score = [val.get(self.choice, -math.inf), -val.get("loss", 0.0)]
+        if not val or not self.setup.recipe.keeps_best or not score > self.state.best:
+            return False
+        self.state.best = score
+        return True
