@@ -15,7 +15,6 @@ from functools import reduce
 from typing import TypedDict
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from manyview.branches.branch import FEATURES, LOGITS, Branch
@@ -64,6 +63,8 @@ class Step(nn.Module):
     def __init__(
         self, recipe: Recipe, num_classes: int, total_steps: int | None = None, pretrained: bool = True
     ) -> None:
+        from timm.utils import ModelEmaV3
+
         super().__init__()
         self.recipe = recipe
         self.num_classes = num_classes
