@@ -1,4 +1,7 @@
-"""The command line. Mistakes are one line and exit code 2; `key=value` overrides a recipe everywhere."""
+"""The command line. Mistakes are one line and exit code 2; `key=value` overrides a recipe everywhere.
+
+What a command needs is imported by the command, after what can be refused without: torch alone takes two seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,13 +21,18 @@ from rich.table import Table
 
 from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError, shown, unknown
 from manyview.foundation.words import counted
+from manyview.recipe.find import packaged_recipes, recipe_text, text_of_run, title_of
+from manyview.show.pictures import DRAWINGS, PHOTOS, check_name, save_picture
 from manyview.show.usage import USAGE, usage_line
+
+if TYPE_CHECKING:
+    from manyview.recipe.recipe import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train vision models on several augmented views of each image.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(highlight=False, markup=False)
 STOPPED = 130  # the exit code of a command that Ctrl-C ended
@@ -53,7 +63,7 @@ def main() -> None:
         except ManyviewError as error:
             told, code = str(error), 2
         except USAGE as error:
-            told, code = usage_line(error), 2
+            told, code = usage_line(error, _as_override), 2
         else:
             told = "stopped" if code == STOPPED else ""
     if told:
@@ -66,23 +76,49 @@ def _tell(what: object) -> None:
     print(f"manyview: {shown(what)}", file=sys.stderr, flush=True)
 
 
+def _as_override(key: str, value: str) -> str:
+    from manyview.load import as_override
+
+    return as_override(key, value)
+
+
+def _load(recipe: str, overrides: Sequence[str] | None) -> Recipe:
+    from manyview.load import load_recipe
+
+    return load_recipe(recipe, *overrides or ())
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"manyview {version('manyview')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    asked: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train vision models on several augmented views of each image."""
+
+
 @app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Print this one, to read or to copy.")] = None,
 ) -> None:
     """Lists the packaged recipes, or prints one of them."""
-    from manyview.load import packaged_recipes, parse_recipe
-
+    texts = packaged_recipes()
     if name is not None:
-        if name not in packaged_recipes():
-            raise RecipeError(unknown("recipe", name, packaged_recipes()))
-        print(packaged_recipes()[name], end="")
+        if name not in texts:
+            raise RecipeError(unknown("recipe", name, texts))
+        print(texts[name], end="")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("recipe", no_wrap=True)
     table.add_column("what it is")
-    for name, text in packaged_recipes().items():
-        table.add_row(name, parse_recipe(text).title)
+    for name, text in texts.items():
+        table.add_row(name, title_of(text))
     console.print(table)
 
 
@@ -97,17 +133,17 @@ def plan(
     measure: Annotated[bool, typer.Option("--measure", help="Train two steps, and tell what one costs.")] = False,
 ) -> None:
     """Shows what a recipe will do: views, networks, relations, cost."""
-    from manyview.load import load_recipe
+    recipe_text(recipe)
+    if svg is not None:
+        check_name(svg, DRAWINGS, "--svg")
+    loaded = _load(recipe, overrides)
+
     from manyview.optimize.optimize import clock_of
     from manyview.show.graph import save_graph
-    from manyview.show.pictures import DRAWINGS, check_name
     from manyview.show.plan import plan as make_plan
     from manyview.show.plan import visible_data
     from manyview.show.step_cost import step_cost
 
-    if svg is not None:
-        check_name(svg, DRAWINGS, "--svg")
-    loaded = load_recipe(recipe, *overrides or ())
     splits, note = visible_data(loaded)
     made = make_plan(loaded, classes or (len(splits.classes) if splits is not None else 0) or 10)
     clock = None if splits is None else clock_of(loaded.train, len(splits.train))
@@ -130,10 +166,12 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")] = False,
 ) -> None:
     """Trains a recipe and writes checkpoints, metrics and result.json into a folder."""
-    from manyview.load import load_recipe
+    recipe_text(recipe)
+    loaded = _load(recipe, overrides)
+
     from manyview.training.train import train as run_training
 
-    run_training(load_recipe(recipe, *overrides or ()), out, resume=resume, quiet=quiet)
+    run_training(loaded, out, resume=resume, quiet=quiet)
 
 
 @app.command("eval")
@@ -179,6 +217,8 @@ def predict(
     Tabs, ends of lines and backslashes in names are escaped. A file that cannot be read is told on stderr, and the
     others follow; the exit code is 1 then, unless the run's own data.on_bad_image is skip.
     """
+    text_of_run(run)
+
     from manyview.judge.predict import image_files, predict_files
     from manyview.training.run import Run
 
@@ -211,19 +251,19 @@ def views(
     columns: Annotated[int | None, typer.Option(help="Views that stand side by side; by default all.", min=1)] = None,
 ) -> None:
     """Draws a contact sheet: a row an image, a column a view, parameters in the captions."""
+    recipe_text(recipe)
+    check_name(out, PHOTOS, "--out")
+    given = images or []
+    overrides = [text for text in given if "=" in text and not os.path.exists(text)]
+    loaded = _load(recipe, overrides)
+
     import numpy as np
 
     from manyview.data import open_splits
     from manyview.data.loader import read_images
     from manyview.judge.predict import image_files, read_files
-    from manyview.load import load_recipe
-    from manyview.show.pictures import PHOTOS, check_name, save_picture
     from manyview.show.sheet import contact_sheet
 
-    check_name(out, PHOTOS, "--out")
-    given = images or []
-    overrides = [text for text in given if "=" in text and not os.path.exists(text)]
-    loaded = load_recipe(recipe, *overrides)
     paths, notes = image_files([Path(text) for text in given if text not in overrides], loaded.data.stored)
     skips = loaded.data.on_bad_image == "skip"
     pictures: Any
@@ -253,14 +293,15 @@ def replay(
     out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")],
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
+    check_name(out, PHOTOS, "--out")
+    text_of_run(run)
+
     from manyview.data.loader import Batches
     from manyview.optimize.optimize import clock_of
-    from manyview.show.pictures import PHOTOS, check_name, save_picture
     from manyview.show.sheet import contact_sheet, short_path
     from manyview.training.run import Run
     from manyview.views.view import mixes
 
-    check_name(out, PHOTOS, "--out")
     folder = Run(run)
     recipe = folder.recipe(*overrides or ())
     train = folder.splits(recipe).train
@@ -325,14 +366,18 @@ def compare(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show each run's own lines, too.")] = False,
 ) -> None:
     """Trains recipes with the same seeds at the same cost, and tells how they differ, with intervals."""
-    from manyview.compare.compare import compare as run_comparison
-
     overrides = [text for text in recipes if "=" in text and not os.path.exists(text)]
+    named = [text for text in recipes if text not in overrides]
     budgets = [text.partition("=")[2] for text in overrides if text.startswith("budget=")]
     if len({*budgets, *filter(None, [budget])}) > 1:
         raise RecipeError(f"the budget is given twice: {', '.join([*budgets, *filter(None, [budget])])}")
+    for name in named:
+        recipe_text(name)
+
+    from manyview.compare.compare import compare as run_comparison
+
     run_comparison(
-        [text for text in recipes if text not in overrides],
+        named,
         out,
         seeds=seeds,
         first_seed=first_seed,
@@ -353,11 +398,13 @@ def export(
     to: Annotated[str, typer.Option(help="The format: timm.")] = "timm",
 ) -> None:
     """Takes the trained model out, for timm alone."""
+    if to != "timm":
+        raise RecipeError(f"--to: unknown format '{to}'; formats: timm")
+    text_of_run(run)
+
     from manyview.judge.export import export_timm
     from manyview.training.run import Run
 
-    if to != "timm":
-        raise RecipeError(f"--to: unknown format '{to}'; formats: timm")
     for line in export_timm(Run(run), out):
         console.print(line, soft_wrap=True)
 

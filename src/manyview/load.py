@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from pydantic import BaseModel, Field, ValidationError
 
 from manyview.branches.branch import LOGITS
 from manyview.data.sources import bind_source
-from manyview.errors import ManyviewError, RecipeError, reason, unknown
+from manyview.errors import ManyviewError, RecipeError
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.optimize.optimize import check_training, parts
 from manyview.recipe.cures import first_line, in_full, places
+from manyview.recipe.find import packaged_recipes, recipe_text
 from manyview.recipe.lr_of_batch import TRIAL, drop_replaced_per, tell_of_smaller_batches
 from manyview.recipe.overrides import apply_override
 from manyview.recipe.recipe import Recipe
@@ -28,6 +28,8 @@ from manyview.recipe.strict_yaml import read_yaml
 from manyview.recipe.texts import keep_texts
 from manyview.recipe.titles import leaves, true_title
 from manyview.views.view import ViewSpec
+
+__all__ = ["as_override", "data_of", "load_recipe", "packaged_recipes", "parse_recipe"]
 
 
 class _DataAlone(Frozen):
@@ -41,50 +43,11 @@ def load_recipe(name: str | Path, *overrides: str) -> Recipe:
     Keys are dotted and reach into calls: `train.epochs=10`, `train.optimizer.lr=0.05`, `relations.similarity.weight=2`,
     `views.a.make.randaugment.m=9`. Raises RecipeError, with one line, for all that is wrong.
     """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        text = _read_file(path)
-    else:
-        known = _packaged()
-        if str(name) not in known:
-            raise RecipeError(unknown("recipe", str(name), known) + _beside(path))
-        text = known[str(name)].read_text(encoding="utf-8")
+    text = recipe_text(name)
     try:
-        return parse_recipe(text, *overrides, name=path.stem)
+        return parse_recipe(text, *overrides, name=Path(name).stem)
     except ManyviewError as error:
         raise type(error)(f"recipe {name}: {error}") from None
-
-
-def _read_file(path: Path) -> str:
-    if not path.is_file():
-        packaged = path.stem in packaged_recipes()
-        meant = f"; the packaged recipe is called {path.stem}, without ending and folder" if packaged else _beside(path)
-        raise RecipeError(f"no recipe file {path}{meant}")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"recipe file {path} cannot be read: byte {error.start} is not UTF-8 text") from None
-    except OSError as error:
-        raise RecipeError(f"recipe file {path} cannot be read: {reason(error)}") from None
-
-
-def _beside(path: Path) -> str:
-    """What lies where a recipe was looked for, and how it would be one."""
-    if (path / "recipe.yaml").is_file():
-        return f"; {path} is a run, and its recipe is {path / 'recipe.yaml'}"
-    if path.is_dir():
-        return f"; {path} is a folder, and a recipe is a file, NAME.yaml"
-    return f"; the file {path} would be one if it were called {path}.yaml" if path.is_file() else ""
-
-
-def packaged_recipes() -> dict[str, str]:
-    """Name -> text of the recipes that come with manyview, in alphabetical order."""
-    return {name: file.read_text(encoding="utf-8") for name, file in _packaged().items()}
-
-
-def _packaged() -> dict[str, Any]:
-    files = sorted((resources.files("manyview") / "recipes").iterdir(), key=lambda file: file.name)
-    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
 
 
 def parse_recipe(text: str, *overrides: str, name: str | None = None) -> Recipe:
@@ -144,6 +107,12 @@ def data_of(overrides: Sequence[str]) -> tuple[Data, int]:
     return found.data, found.seed
 
 
+def as_override(key: str, value: str) -> str:
+    """Advice for a key and its value that were given elsewhere than as an override; "" where a recipe has no such."""
+    sections = {"data": Data.model_fields, "train": Train.model_fields, "": Recipe.model_fields}
+    return in_full(key, value, places({}, sections))
+
+
 def _models() -> dict[str, type[BaseModel]]:
     return {"data": Data, "train": Train, "views": ViewSpec, "": Recipe}
 
@@ -156,7 +125,8 @@ def _drop_replaced_length(raw: dict[str, Any], keys: Sequence[str]) -> None:
 
 
 def _check(recipe: Recipe) -> None:
-    rehearse(recipe.branch_plan, recipe.relation_plan, recipe.view_plan)
+    views = recipe.view_plan  # first, since it needs torch alone, and branches timm, which takes another two seconds
+    rehearse(recipe.branch_plan, recipe.relation_plan, views)
     bind_source(recipe.data.call)
     heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.ema is None}
     check_training(recipe.train, parts(heads, [plan.name for plan in recipe.relation_plan]))

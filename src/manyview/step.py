@@ -15,7 +15,6 @@ from functools import reduce
 from typing import TypedDict
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -66,6 +65,8 @@ class Step(nn.Module):
     def __init__(
         self, recipe: Recipe, num_classes: int, total_steps: int | None = None, pretrained: bool = True
     ) -> None:
+        from timm.utils import ModelEmaV3
+
         super().__init__()
         if total_steps is not None and (type(total_steps) is not int or total_steps < 1):
             raise ValueError(f"total_steps is the run's number of updates, at least 1, got {total_steps!r}")

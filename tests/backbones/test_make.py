@@ -6,7 +6,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from commands import contents, manyview, one_line
-from manyview.branches.backbones import make
+from manyview.branches import timm_models as make
 from manyview.branches.branch import make_backbone, parse_branch
 from manyview.errors import RecipeError
 

@@ -17,15 +17,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from manyview.branches.backbones.arguments import timm_options
-from manyview.branches.backbones.make import like_backbones, timm_model
 from manyview.branches.ema import Ema, follow
 from manyview.branches.heads import HEADS, TAPS, build_head
 from manyview.branches.initial import Init, Normal, parse_init
+from manyview.branches.timm_arguments import timm_options
+from manyview.branches.timm_models import like_backbones, timm_library, timm_model
 from manyview.errors import RecipeError, reason, unknown
 from manyview.foundation.grammar import Call, Name, bind, check_name, parse_call
 from manyview.views.view import PlannedView, View, as_float
@@ -148,7 +147,7 @@ def _parse_backbone(text: Any, where: str) -> Call:
     """The call; names are also told that are no call, such as ResNet-50 or resnet18.a1_in1k."""
     if isinstance(text, str) and re.fullmatch(r"[\w.-]*[.-][\w.-]*", text.strip()):
         name = text.strip()
-        if name in timm.list_pretrained():
+        if name in timm_library().list_pretrained():
             raise RecipeError(f"{where}: write {name}(pretrained=True) for those weights, or {name.partition('.')[0]}")
         raise RecipeError(f"{where}: unknown backbone '{name}'; {like_backbones(name)}")
     return parse_call(text, where)

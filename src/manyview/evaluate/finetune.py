@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from manyview.data import Images, Splits, Subset, hold_out, labelled, preload
@@ -242,6 +241,8 @@ def layer_groups(trunk: Trunk, head: nn.Linear, weight_decay: float, layer_decay
     Layers are those of timm's `group_matcher`, in a ResNet the stem and each block. Biases, norms, and what the
     backbone names in `no_weight_decay` do not decay.
     """
+    from timm.optim import param_groups_layer_decay
+
     spared: set[str] = getattr(trunk.backbone, "no_weight_decay", set)()
     made = param_groups_layer_decay(trunk.backbone, weight_decay, spared, layer_decay=layer_decay)
     groups = [

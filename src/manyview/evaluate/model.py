@@ -10,15 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, final
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from manyview.branches.backbones.make import like_backbones, timm_model
 from manyview.branches.branch import FEATURES, LOGITS
+from manyview.branches.timm_models import like_backbones, timm_library, timm_model
 from manyview.errors import RecipeError, RunError
 from manyview.foundation.files import read_state
 from manyview.foundation.grammar import Call
@@ -225,6 +223,7 @@ def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None 
     small = options.pop("small", False)
     if call.args or not isinstance(small, bool):
         raise RunError(f"{call}: write arguments of a model by name, as in {call.name}(small=True)")
+    timm = timm_library()
     if not timm.is_model(call.name):
         raise RunError(
             f"'{call.name}' is neither the folder of a run or an export, nor a model of timm; "
@@ -315,6 +314,8 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], where: str, spec: str
 
 
 def _trunk(backbone: nn.Module, mean: Tensor, std: Tensor) -> Trunk:
+    from timm.layers import BatchNormAct2d
+
     alone = copy.deepcopy(backbone)
     for module in alone.modules():
         if isinstance(module, nn.SyncBatchNorm):  # which would wait for processes that do not train this copy

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
@@ -34,6 +33,8 @@ def anywhere(flag: bool, accelerator: Accelerator) -> bool:
 
 def union(lines: Iterable[str], accelerator: Accelerator) -> list[str]:
     """The lines of all processes, sorted, each once; the same on all of them."""
+    from accelerate.utils import gather_object
+
     return sorted({*(gather_object([*lines]) if accelerator.num_processes > 1 else lines)})
 
 

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 from manyview.errors import RunError
 
 
@@ -67,11 +65,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
     """A checkpoint of tensors, numbers and strings, such as `read_state` accepts."""
+    import torch
+
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """A checkpoint on the CPU. Only tensors and plain values are loaded; RunError for a file that holds code."""
+    import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any way

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from manyview.branches.backbones.make import timm_model
 from manyview.branches.branch import Branch
+from manyview.branches.timm_models import timm_model
 from manyview.errors import RunError
 from manyview.foundation.files import write_bytes, write_json
 from manyview.foundation.words import counted

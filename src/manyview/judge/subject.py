@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
-
+from manyview.branches.timm_models import timm_library
 from manyview.data import Splits, open_splits
 from manyview.errors import DataError, RecipeError, RunError
 from manyview.evaluate import cache
@@ -111,6 +110,7 @@ def _usual(model: Model, splits: Splits) -> tuple[Measure, ...]:
 
 def _timm_call(target: str) -> Call:
     """A model of timm, whose name may have a tag: `resnet18.a1_in1k`."""
+    timm = timm_library()
     if timm.is_model(target):
         return Call(target)
     try:
@@ -138,7 +138,7 @@ def _meant(target: str) -> str:
         return f"; it is a recipe, so train it first: manyview train {target} --out runs/{target}"
     if Path(target).exists() or "/" in target:
         return ""
-    near = difflib.get_close_matches(target.partition("(")[0].lower(), timm.list_models(), n=3)
+    near = difflib.get_close_matches(target.partition("(")[0].lower(), timm_library().list_models(), n=3)
     return f"; did you mean {', '.join(near)}?" if near else ""
 
 

@@ -10,10 +10,6 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.layers import convert_sync_batchnorm
-from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
-from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, StepLRScheduler
-from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.nn.utils import skip_init
 
@@ -23,6 +19,8 @@ from manyview.foundation.words import counted
 from manyview.views.ops.op import check_not_negative
 
 if TYPE_CHECKING:
+    from timm.scheduler.scheduler import Scheduler
+
     from manyview.recipe.settings import Train
 
 UNITS = ("epochs", "steps")
@@ -78,6 +76,8 @@ def cosine(
     it: `warmup='10 epochs', per='epoch', start=0` is DSSL's linspace(0, lr, 10)[epoch], whose first epoch learns
     nothing.
     """
+    from timm.scheduler import CosineLRScheduler
+
     if per not in ("step", "epoch"):
         raise ValueError(f"per must be 'step' or 'epoch', got {per!r}")
     check_not_negative("floor", floor)
@@ -102,6 +102,8 @@ def multistep(
     at: Sequence[str | float], gamma: float = 0.1, warmup: str | float = 0, *, optimizer: Any, clock: Clock
 ) -> Scheduler:
     """lr times `gamma` at each moment of `at`: durations, or fractions of the run."""
+    from timm.scheduler import MultiStepLRScheduler
+
     check_not_negative("gamma", gamma)
     if not isinstance(at, (tuple, list)):
         raise ValueError(f"at is a list of moments, as in at=(0.5, '150 epochs'), got {at!r}")
@@ -117,6 +119,8 @@ def multistep(
 
 def step(every: str | float, gamma: float = 0.1, warmup: str | float = 0, *, optimizer: Any, clock: Clock) -> Scheduler:
     """lr times `gamma` each time `every` (a duration, or a fraction of the run) has passed."""
+    from timm.scheduler import StepLRScheduler
+
     check_not_negative("gamma", gamma)
     period = max(1, steps_of(every, clock, "every"))
     warm = {**_warmup(steps_of(warmup, clock, "warmup"), optimizer), "warmup_prefix": False}
@@ -240,6 +244,8 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
     adapts only what decays; as in BYOL's code, and other than in SimCLR's, lr is not in the momentum.
     Raises RecipeError for parts that the module does not have and for what the optimiser refuses.
     """
+    from timm.optim import create_optimizer_v2
+
     call = parse_call(train.optimizer, "train.optimizer")
     options, ours = _split(call)
     options = {**_left_out(call.name), **options}
@@ -269,6 +275,8 @@ def _left_out(name: str) -> dict[str, Any]:
     It gives all a momentum of 0.9, sgd Nesterov's, rmsprop an alpha of 0.9, adagrad another eps, muon less momentum
     than its authors. Names that say it (momentum, nesterov, nlars) keep what they say.
     """
+    from timm.optim import get_optimizer_class
+
     if name.startswith(("momentum", "n")):
         return {}
     parameters = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
@@ -318,6 +326,8 @@ def sync_batchnorm(step: nn.Module, processes: int, device: torch.device) -> Non
     Parameters, buffers and their names stay the same. One process has nothing to synchronise, and nothing is changed.
     Raises RunError on CPUs, where torch cannot.
     """
+    from timm.layers import convert_sync_batchnorm
+
     if processes == 1:
         return
     if device.type == "cpu":
@@ -344,6 +354,8 @@ def check_training(train: Train, known: Collection[str] | None = None) -> None:
 
     known: the parts of the networks that rules may name, see `parts`; None: any.
     """
+    from timm.optim import get_optimizer_class, list_optimizers
+
     if (train.epochs is None) == (train.steps is None):
         raise RecipeError("train: give the length of the run once, as epochs or as steps")
     if train.batch_size % train.accumulate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from types import NoneType
+from types import NoneType, SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
@@ -38,13 +38,15 @@ def text_kind(annotation: Any, path: list[str]) -> str | None:
 def argument_kind(factory: Callable[..., Any] | None, name: str) -> str | None:
     """The same for an argument of a call; None where it is not known what the call builds."""
     made = factory.func if isinstance(factory, partial) else factory
-    if made is None:
+    function: Any = made.__init__ if isinstance(made, type) else made  # type: ignore[misc]
+    hints = getattr(function, "__annotations__", {})
+    if name not in hints:
         return None
+    this = SimpleNamespace(__annotations__={name: hints[name]})  # others may name what is not imported at run time
     try:
-        hints = get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
-    except NameError:  # of what is imported for the type checker alone
+        return text_kind(get_type_hints(this, function.__globals__)[name], [])
+    except NameError:
         return None
-    return text_kind(hints.get(name), [])
 
 
 def text_value(text: str, kind: str) -> str | tuple[str, ...] | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from manyview.errors import RunError
 from manyview.foundation.files import write_bytes
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PHOTOS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 OPTIONS: dict[str, dict[str, Any]] = {"PNG": {"optimize": True}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}}

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from manyview.data import Splits
 from manyview.data.images import ArrayImages
@@ -60,6 +59,8 @@ def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
 
     Raises ManyviewError for what training refuses.
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     train, device = recipe.train, torch.device(best_device())
     images = _random_images(recipe, step) if splits is None else splits.train
     batches = Batches(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -16,8 +16,13 @@ EXAMPLES = {"--index": "--index 3", "--epoch": "--epoch 0"}
 OUT = {"views": "views.png", "replay": "seen.png"}  # command -> a file; all others write folders
 
 
-def usage_line(error: Any, words: Sequence[str] = ()) -> str:
-    """One line for what was wrong; "" where help was shown instead. words: of the command line, by default its own."""
+def usage_line(error: Any, override: Callable[[str, str], str], words: Sequence[str] = ()) -> str:
+    """One line for what was wrong; "" where help was shown instead.
+
+    override: advice for a key and its value that were given as an option, "" where a recipe has no such key; what
+    knows it takes seconds to load, and is asked for such mistakes alone. words: of the command line, by default its
+    own.
+    """
     message = " ".join(error.format_message().split()).rstrip(".")
     if not message:
         return ""
@@ -29,20 +34,15 @@ def usage_line(error: Any, words: Sequence[str] = ()) -> str:
         out = f"--out {OUT.get(command.rpartition(' ')[2], 'runs/NAME')}"
         advice = f"write {out if missing == '--out' else EXAMPLES.get(missing, missing)}"
     elif told.startswith("no such option"):
-        advice = _as_override(option, list(words or sys.argv))
+        advice = _as_override(option, list(words or sys.argv), override)
         told = re.sub(r" \(Possible options: .*\)", "", told) if advice else told
     return f"{told}; {advice or f'see {command} --help'}"
 
 
-def _as_override(option: str, words: list[str]) -> str:
+def _as_override(option: str, words: list[str], override: Callable[[str, str], str]) -> str:
     """How `--epochs 3` or `--train.epochs=3` is written; "" where a recipe has no such key."""
-    from manyview.recipe.cures import in_full, places  # takes seconds, and is needed for mistakes alone
-    from manyview.recipe.recipe import Recipe
-    from manyview.recipe.settings import Data, Train
-
     key = option.lstrip("-")
     together = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
     after = [value for word, value in zip(words, [*words[1:], ""], strict=True) if word == option]
     value = next(iter(together + after), "")
-    sections = {"data": Data.model_fields, "train": Train.model_fields, "": Recipe.model_fields}
-    return in_full(key, value, places({}, sections)) or (f"write {key}={value}" if "." in key else "")
+    return override(key, value) or (f"write {key}={value}" if "." in key else "")

@@ -10,10 +10,9 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from manyview.data.loader import Batches
@@ -21,6 +20,9 @@ from manyview.errors import ManyviewError
 from manyview.foundation.files import write_json, write_state
 from manyview.step import Step
 from manyview.training.run import Run
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def note_failure(first: Tensor, value: Tensor, step: int) -> Tensor:

@@ -6,12 +6,13 @@ import json
 import math
 import warnings
 from pathlib import Path
-from typing import Any
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any
 
 from manyview.errors import ManyviewWarning
 from manyview.foundation.files import write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Metrics:
@@ -21,6 +22,8 @@ class Metrics:
     """
 
     def __init__(self, path: Path, start: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         self._path = path
         if path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

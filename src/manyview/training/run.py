@@ -15,6 +15,7 @@ from manyview.data.mark import mark_of
 from manyview.errors import RunError
 from manyview.foundation.files import at_home, read_state, write_json, write_text
 from manyview.load import parse_recipe
+from manyview.recipe.find import text_of_run
 from manyview.recipe.recipe import Recipe, difference
 from manyview.step import Step
 
@@ -92,10 +93,7 @@ class Run:
                 raise RunError(
                     f"override {override!r}: a trained run is fixed; what may differ: {', '.join(INCIDENTAL)}{cure}"
                 )
-        path = self.folder / "recipe.yaml"
-        if not path.is_file():
-            raise RunError(f"{self.folder} is no run: it has no recipe.yaml")
-        return parse_recipe(path.read_text(encoding="utf-8"), *overrides)
+        return parse_recipe(text_of_run(self.folder), *overrides)
 
     def classes(self) -> list[str]:
         """Class names, in the order of labels."""

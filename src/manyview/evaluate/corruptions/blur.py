@@ -7,7 +7,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from manyview.evaluate.corruptions.paint import Field, Levels, as_levels, as_unit, uniform_field
 from manyview.evaluate.corruptions.severities import Row
@@ -21,6 +20,8 @@ def defocus_blur(picture: Levels, radius: float, alias: float) -> Levels:
 
     The published code filters with OpenCV in float32, we in float64: a level apart where a value lies on the cut.
     """
+    from scipy import ndimage
+
     return as_levels(ndimage.correlate(as_unit(picture), disk(radius, alias)[:, :, None], mode="mirror"))
 
 
@@ -67,6 +68,8 @@ def gaussian_blur(picture: Levels, sigma: float) -> Levels:
 
 def smooth(values: Field, sigma: float, mode: str = "nearest", truncate: float = 4.0) -> Field:
     """Gaussian blur over height and width. values: [H, W] or [H, W, 3]; the same shape."""
+    from scipy import ndimage
+
     return ndimage.gaussian_filter(values, (sigma, sigma, 0)[: values.ndim], mode=mode, truncate=truncate)
 
 
@@ -77,6 +80,8 @@ def disk(radius: float, alias: float) -> Field:
     The gaussian has 3 taps on a square of 17 px up to a radius of 8, and beyond it 5 on a square that holds the disk.
     The sum is 1 before the smoothing; after it, where the disk touches the square's border, nearly so, as published.
     """
+    from scipy import ndimage
+
     reach, taps = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
     points = np.arange(-reach, reach + 1)
     inside = (points[:, None] ** 2 + points**2 <= radius**2).astype(np.float64)

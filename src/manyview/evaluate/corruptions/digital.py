@@ -6,7 +6,6 @@ import io
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from manyview.evaluate.corruptions.blur import smooth
 from manyview.evaluate.corruptions.paint import Field, Levels, as_levels, as_unit, draw_key, uniform_field
@@ -82,6 +81,8 @@ def hsv_parts(values: Field) -> tuple[Field, Field]:
 
 def sampled(values: Field, x: Field, y: Field, mode: str) -> Field:
     """Bilinear samples of [H, W, 3] at x, y [H, W]; mode: SciPy's name for what lies beyond the border."""
+    from scipy import ndimage
+
     layers = [ndimage.map_coordinates(values[..., n], [y, x], order=1, mode=mode) for n in range(values.shape[2])]
     return np.stack(layers, axis=2)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import pdtr
 
 from manyview.evaluate.corruptions.paint import Field, Levels, as_levels, as_unit, normal_field, uniform_field
 
@@ -45,6 +44,8 @@ def poisson(picture: Levels, photons: float, uniform: Field) -> Field:
 @lru_cache(maxsize=16)
 def _distributions(photons: float) -> tuple[Field, int]:
     """Level plus P(count <= k), flat [256 * most], k < most; what lies beyond has a probability under 2^-33."""
+    from scipy.special import pdtr
+
     most = int(photons + 8 * np.sqrt(photons) + 20)
     levels = np.arange(256)[:, None]
     table = levels + pdtr(np.arange(most)[None], photons * levels / 255)

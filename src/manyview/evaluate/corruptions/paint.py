@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtri
 from torch import Tensor
 
 from manyview.evaluate.corruptions.severities import Row
@@ -71,4 +70,6 @@ def uniform_field(key: int, name: str, *shape: int) -> Field:
 
 def normal_field(key: int, name: str, *shape: int) -> Field:
     """Standard normal numbers: the inverse distribution function of `uniform_field`, at the middle of its steps."""
+    from scipy.special import ndtri
+
     return ndtri(uniform_field(key, name, *shape) + 2.0**-33)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from manyview.evaluate.corruptions.blur import along_line, smooth, zoomed
 from manyview.evaluate.corruptions.digital import hsv_parts
@@ -135,6 +134,8 @@ def cloud(key: int, side: int, decay: float) -> Field:
 
 def _shaded(liquid: Levels) -> Field:
     """How much water each pixel shows, [H, W], at least 0: its height times the light on the drop's surface."""
+    from scipy import ndimage
+
     outline = edges(liquid, 50, 150)
     surface = equalized(_box(np.minimum(distances(outline), 20)).astype(np.uint8)).astype(np.float64)
     light = ndimage.correlate(surface, np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]), mode="mirror").clip(0, 255)
@@ -143,6 +144,8 @@ def _shaded(liquid: Levels) -> Field:
 
 def _box(values: Field) -> Field:
     """Mean of 3 x 3 pixels; of nine equal whole numbers, that number."""
+    from scipy import ndimage
+
     return ndimage.correlate(values, np.ones((3, 3)), mode="mirror") / 9
 
 
@@ -185,6 +188,8 @@ def edges(levels: Levels, low: float, high: float) -> NDArray[np.bool_]:
     Gradient: 3 x 3 Sobel, borders repeated, its length |dx| + |dy|. A ridge exceeds both neighbours across it, of four
     directions; along rows and columns the later neighbour may be its equal.
     """
+    from scipy import ndimage
+
     values = levels.astype(np.float64)
     dx, dy = (ndimage.sobel(values, axis=axis, mode="nearest") for axis in (1, 0))
     length = np.abs(dx) + np.abs(dy)

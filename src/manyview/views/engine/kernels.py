@@ -17,12 +17,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import carray, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from manyview.views.engine.compiler import compiled
+from manyview.views.engine.compiler import array_at, compiled, intrinsic
 from manyview.views.engine.program import Code
 
 Levels = NDArray[np.uint8]
@@ -38,11 +35,13 @@ BLOCK = 2048  # pixels that a chain of colour steps takes at a time; their float
 
 finite = compiled(finite=True)
 exact = compiled()  # where a number may be none
+carray = array_at(globals())
 
 
 @intrinsic
 def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c of float32 numbers, rounded once, on processors without such an instruction too, if slowly."""
+    from numba import types
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fma(*args)
@@ -1011,6 +1010,8 @@ def add_colors(a: Levels, amounts: Floats) -> None:
 @intrinsic
 def _pointer(context: Any, address: Any) -> Any:
     """An address as a pointer."""
+    from numba import types
+    from numba.core import cgutils
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], cgutils.voidptr_t)
@@ -1065,7 +1066,7 @@ def run(
 
     for i in range(start, stop):
         height, width = source_sizes[i, 0], source_sizes[i, 1]
-        source = carray(_pointer(addresses[i]), channels * height * width, np.uint8)  # type: ignore[call-arg]
+        source = carray(_pointer(addresses[i]), channels * height * width, np.uint8)
         packed = interleaved
         for t in range(codes.shape[1]):
             code = codes[i, t]

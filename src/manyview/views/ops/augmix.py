@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import gammaincinv
 from torch import Tensor
 
 from manyview.views.draws import Draws
@@ -127,6 +126,8 @@ def dirichlet(draws: Draws, name: str, count: int, alpha: float) -> Tensor:
     Independent Gamma(alpha) numbers over their sum. A Gamma(alpha) number is one of Gamma(alpha + 1) times u^(1/alpha);
     in logarithms, so that no alpha is too small.
     """
+    from scipy.special import gammaincinv
+
     # uniform draws lie on multiples of 2^-32; halfway between them neither 0 nor 1 comes up
     first, second = (draws.uniform(name, 2 * count) + 2.0**-33).chunk(2, dim=1)
     return torch.from_numpy(_shares(gammaincinv(alpha + 1, first.numpy()), second.numpy(), float(alpha)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.special import ndtri  # torch has one for each instruction set
 from torch import Tensor
 
 from manyview.views.draws import Draws
@@ -47,6 +46,8 @@ class Lighting:
         as_range("std", self.std, 0, 10)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
+        from scipy.special import ndtri  # torch has one for each instruction set
+
         # the quantile function at the middles of 2**32 equal parts: finite at both ends
         normal = torch.from_numpy(ndtri((draws.uniform("alphas", 3) + 2.0**-33).numpy()))
         return {"alphas": self.std * normal, "applied": draws.coin("applied", self.p)}

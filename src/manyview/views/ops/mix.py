@@ -22,7 +22,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from manyview.errors import DataError
@@ -140,6 +139,8 @@ MIXING = (MixUp, CutMix)
 
 def beta(uniform: Tensor, concentration: float) -> Tensor:
     """Uniform numbers in [0, 1) as draws of Beta(c, c), by the inverse of its distribution function."""
+    from scipy.special import betaincinv
+
     return torch.from_numpy(betaincinv(concentration, concentration, uniform.numpy()))
 
 

@@ -8,23 +8,36 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import timm
-
-from manyview.branches.backbones.stem import small_stem
 from manyview.errors import RecipeError, reason
 
 LOUD = ("timm", "huggingface_hub")  # they log what the error's line says again, each retry in a line
 SHARES = ("drop_rate", "drop_path_rate")
 
 
+def timm_library() -> ModuleType:
+    """timm, which knows our networks by name too.
+
+    It is imported here and nowhere at the top of a file, since it brings torchvision and the half of torch that
+    compiles: two seconds that a recipe refused for its views need not wait for.
+    """
+    import timm
+
+    import manyview.branches.backbones  # noqa: F401  which registers our networks, and needs timm for that
+
+    return timm
+
+
 def timm_model(name: str, options: Mapping[str, Any], small: bool = False) -> Any:
     """timm's model of that name. small: with a 3x3 stem without max-pool. Raises RecipeError with the reason alone."""
+    from manyview.branches.backbones import small_stem  # which stands beside networks that need timm
+
     _check(name, options)
     try:
         with _quiet():
-            model = timm.create_model(name, **options)
+            model = timm_library().create_model(name, **options)
         return small_stem(model) if small else model
     except Exception as error:  # what models and the hub raise has no common base
         raise RecipeError(_why(error, name, options)) from None
@@ -32,6 +45,7 @@ def timm_model(name: str, options: Mapping[str, Any], small: bool = False) -> An
 
 def like_backbones(name: str) -> str:
     """Advice for a name that timm does not know."""
+    timm = timm_library()
     bare, tag = name.partition(".")[0], name.partition(".")[2]
     if tag and timm.is_model(bare):
         tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{bare}.*")]

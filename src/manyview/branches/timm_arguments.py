@@ -7,10 +7,7 @@ import inspect
 import sys
 from typing import Any
 
-import timm
-from timm.models import build_model_with_cfg, model_entrypoint
-
-from manyview.branches.backbones.make import like_backbones
+from manyview.branches.timm_models import like_backbones, timm_library
 from manyview.errors import RecipeError
 from manyview.foundation.grammar import Call
 
@@ -25,7 +22,7 @@ def timm_options(call: Call, where: str, channels: int = 3) -> tuple[dict[str, A
     small = options.pop("small", False)
     if call.args:
         raise RecipeError(f"{where}: write arguments of a backbone by name, as in {call.name}(small=True)")
-    if not timm.is_model(call.name):
+    if not timm_library().is_model(call.name):
         raise RecipeError(f"{where}: unknown backbone '{call.name}'; {like_backbones(call.name)}")
     options.setdefault("num_classes", 0)
     if options["num_classes"] != 0:
@@ -53,10 +50,11 @@ def timm_options(call: Call, where: str, channels: int = 3) -> tuple[dict[str, A
 
 def _arguments(name: str) -> set[str]:
     """All that a timm model could take: arguments of timm's factories and of every class beside its entry point."""
-    entry = model_entrypoint(name)
+    timm = timm_library()
+    entry = timm.models.model_entrypoint(name)
     beside = [value for value in vars(sys.modules[entry.__module__]).values() if inspect.isclass(value)]
     names: set[str] = set()
-    for factory in (timm.create_model, build_model_with_cfg, entry, *beside):
+    for factory in (timm.create_model, timm.models.build_model_with_cfg, entry, *beside):
         try:
             names |= set(inspect.signature(factory).parameters)
         except (ValueError, TypeError):  # classes of C have no signature
