@@ -27,7 +27,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("judge",),
     ("compare", "integrations"),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 """Rooms from the ground up. What stands on one floor does not import each other."""
 
