@@ -13,9 +13,9 @@ from manyview.errors import ManyviewWarning, RunError
 from manyview.load import packaged_recipes
 from manyview.optimize.optimize import Clock, clock_of
 from manyview.step import Step
-from manyview.training import train
 from manyview.training.doubts import doubts
 from manyview.training.health import PATIENCE, grown, steps_low, told_apart
+from manyview.training.train import train
 
 TEXT = """
 data: {source: digits, limit: 800, val_fraction: 0}

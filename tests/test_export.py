@@ -16,8 +16,8 @@ from manyview.cli import app
 from manyview.errors import RunError
 from manyview.foundation.files import read_state
 from manyview.judge.export import export_timm
-from manyview.training import train
 from manyview.training.run import Run
+from manyview.training.train import train
 
 RECIPE = """
 title: to be exported

@@ -20,8 +20,8 @@ from manyview.errors import RunError
 from manyview.foundation.files import read_state
 from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
 from manyview.step import Step
-from manyview.training import train
 from manyview.training.failure import largest_weight, note_failure
+from manyview.training.train import train
 
 # the learning rate becomes far too large after 7 steps of 5 an epoch: step 8 goes wrong, and step 9 shows it
 DIVERGING = """

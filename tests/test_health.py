@@ -13,7 +13,6 @@ from commands import manyview, png
 from manyview import parse_recipe
 from manyview.errors import ManyviewWarning, RecipeError, RunError
 from manyview.foundation.files import read_state
-from manyview.training import train
 from manyview.training.health import (
     COLLAPSED,
     PATIENCE,
@@ -24,6 +23,7 @@ from manyview.training.health import (
     steps_low,
     uniformity,
 )
+from manyview.training.train import train
 from manyview.views.draws import order_of
 
 KEYS = ["z_std", "z_std_sqrt_d", "effective_rank", "uniformity"]

@@ -15,8 +15,8 @@ from manyview.data import open_splits
 from manyview.data.loader import Batches
 from manyview.errors import ManyviewWarning
 from manyview.foundation.files import read_state
-from manyview.training import train
 from manyview.training.run import Run
+from manyview.training.train import train
 
 RECIPE = """
 seed: 3

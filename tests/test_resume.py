@@ -313,7 +313,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, recipe, uninterrupted):
 )
 def test_another_recipe_may_not_continue(tmp_path, recipe, uninterrupted, overrides, message):
     from manyview import load_recipe
-    from manyview.training import train
+    from manyview.training.train import train
 
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted("dropout and random weights"), folder)
@@ -327,7 +327,7 @@ def test_another_recipe_may_not_continue(tmp_path, recipe, uninterrupted, overri
 
 def test_a_damaged_checkpoint_is_one_line(killed, recipe):
     from manyview import load_recipe
-    from manyview.training import train
+    from manyview.training.train import train
 
     last = killed / "checkpoints" / "last.pt"
     last.write_bytes(last.read_bytes()[:5000])
@@ -338,7 +338,7 @@ def test_a_damaged_checkpoint_is_one_line(killed, recipe):
 
 def test_a_folder_of_something_else_is_no_run(tmp_path, recipe):
     from manyview import load_recipe
-    from manyview.training import train
+    from manyview.training.train import train
 
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match=r"is no run: it has no recipe.yaml$"):

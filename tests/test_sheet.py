@@ -15,8 +15,8 @@ from manyview.data import open_splits
 from manyview.errors import DataError, RunError
 from manyview.show.sheet import GAP, NAME, caption, compose, contact_sheet, save_png, short_path, to_pil, wrap
 from manyview.step import Step
-from manyview.training import train
 from manyview.training.run import Run
+from manyview.training.train import train
 from manyview.views.ops import OPS
 from manyview.views.ops.op import as_uint8
 from manyview.views.ops.policy import POLICY_OPS

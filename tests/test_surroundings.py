@@ -15,8 +15,8 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from manyview import ManyviewError, Step, parse_recipe
 from manyview.errors import Interrupted
-from manyview.training import train
 from manyview.training.surroundings import left_as_found
+from manyview.training.train import train
 
 RECIPE = """
 data: {source: digits, limit: 120, render: memory}

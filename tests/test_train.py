@@ -24,12 +24,13 @@ from manyview.data.loader import Batches
 from manyview.errors import ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.evaluate import evaluate
 from manyview.evaluate.features import Features
+from manyview.evaluate.knn import Knn
+from manyview.evaluate.linear import Linear
 from manyview.evaluate.model import StepModel
-from manyview.evaluate.protocols import Knn, Linear
 from manyview.foundation.files import read_state
 from manyview.step import Step
-from manyview.training import train
 from manyview.training.run import Run
+from manyview.training.train import train
 
 DIGITS = """
 title: two views of digits
@@ -695,4 +696,4 @@ def test_handlers_of_signals_are_given_back(tmp_path):
 
 
 def test_public_names():
-    assert manyview.training.train is train
+    assert manyview.train is train
