@@ -110,8 +110,15 @@ def upward() -> list[str]:
     return found
 
 
-def hidden(lazy: tuple[str, ...] = ("cli", "")) -> list[str]:
-    """Imports of our own inside functions, but for the command line's, which loads nothing before it must."""
+LAZY = ("cli", "", "branches.timm_models")
+
+
+def hidden(lazy: tuple[str, ...] = LAZY) -> list[str]:
+    """Imports of our own inside functions, but for those that spare who need them not a library that takes seconds.
+
+    They are the command line's, which loads nothing before it must; and that of the networks which need timm, beside
+    timm's own.
+    """
     known = modules()
     return [
         f"{module}, line {line}, imports {target} inside a function"

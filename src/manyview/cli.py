@@ -5,6 +5,8 @@ What a command needs is imported by the command, after what can be refused witho
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import os
 import sys
@@ -48,6 +50,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # what its encoding lacks must not end a run; typer.echo would write UTF-8 where ASCII was asked for
             stream.reconfigure(errors="backslashreplace")
+    atexit.register(gc.freeze)  # Python's last search for circles would take a third of a second through torch
     usual = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -83,8 +86,11 @@ def _as_override(key: str, value: str) -> str:
 
 
 def _load(recipe: str, overrides: Sequence[str] | None) -> Recipe:
-    from manyview.load import load_recipe
-
+    gc.disable()  # of what torch makes on the way nothing is garbage, and to look for it takes a fifth of a second
+    try:
+        from manyview.load import load_recipe
+    finally:
+        gc.enable()
     return load_recipe(recipe, *overrides or ())
 
 

@@ -6,7 +6,6 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from commands import contents, manyview, one_line
-from manyview.branches import timm_models as make
 from manyview.branches.branch import make_backbone, parse_branch
 from manyview.errors import RecipeError
 
@@ -76,7 +75,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
     def offline(*arguments, **more):
         raise LocalEntryNotFoundError("An error happened while trying to locate the file on the Hub")
 
-    monkeypatch.setattr(make.timm, "create_model", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
     assert refused("resnet10t(pretrained=True)") == (
         "its published weights cannot be fetched, and are not in the cache; run this once with a network, give their "
         "file by checkpoint_path='FILE', or drop pretrained"
