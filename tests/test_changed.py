@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import changed
-from changed import ROOT, chosen, spine, modules, about
+from changed import ROOT, about, chosen, modules, spine
 
 
 def names(paths):
