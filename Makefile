@@ -1,10 +1,9 @@
 # make quickstart: from nothing to a trained model.   make test: all checks of behaviour, a worker on each core.
-# make check: a minute's worth of them.               make lint: style and types.
+# make check: a minute's worth of them, those of what changed and a spine.   make lint: style and types.
+# make check SINCE=main: of all that changed since then.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := runs/quickstart
-SPINE := $(addprefix tests/,test_grammar.py test_views.py test_heads.py test_step.py engine/test_engine.py \
-	evaluate/test_evaluate.py evaluate/test_fewshot.py test_train.py::test_result_is_what_best_gives_on_the_test_images)
 
 .PHONY: install quickstart test check lint clean
 
@@ -26,7 +25,7 @@ test: install
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: install
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(SPINE)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow" $$($(BIN)/python tests/changed.py $(SINCE))
 
 lint: install
 	$(BIN)/ruff check .

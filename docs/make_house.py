@@ -172,20 +172,26 @@ def longest_functions(count: int = 5) -> list[tuple[int, str]]:
 
 # ----------------------------------------------------------------------------------------------------------- drawing
 
-WIDTH, HEIGHT, GAP, MARGIN = 270, 50, 26, 24
+WIDTH, HEIGHT, GAP, MARGIN, LANE = 270, 50, 26, 40, 13
+COLOURS = {"views": 0, "branches": 0, "relations": 0, "training": 1, "judge": 1, "compare": 1}
+FILLS = (("#dceeff", "a noun"), ("#ffe9cf", "an act"), ("#f3f4f6", "what serves them"))
+Boxes = Mapping[str, tuple[float, float]]  # left and top of each room
 
 
 def house() -> str:
-    """The rooms as an SVG, the ground floor below, an arrow wherever files of one room import from another."""
+    """The rooms as an SVG, the ground floor below, an arrow wherever files of one room import from another.
+
+    What is known through a third room has no arrow of its own.
+    """
     known = modules()
     lines = {name: sum(len(p.read_text().splitlines()) for m, p in known.items() if room(m) == name) for name in WHAT}
     files = {name: sum(room(module) == name for module in known) for name in WHAT}
     edges = {(room(m), room(t)) for m in known if m for t, _, _ in imports(m, known) if t and room(t) != room(m)}
     edges = {(one, other) for one, other in edges if one in WHAT and other in WHAT}
-    shown = {e for e in edges if not _by_another_way(e, edges)}
     at: dict[str, tuple[float, float]] = {}
     wide = max(map(len, FLOORS))
     for floor, names in enumerate(FLOORS):
+        names = tuple(name for name in names if files[name])
         left = (wide - len(names)) * (WIDTH + GAP) / 2
         for place, name in enumerate(names):
             at[name] = (MARGIN + left + place * (WIDTH + GAP), MARGIN + (len(FLOORS) - 1 - floor) * (HEIGHT + GAP))
@@ -198,22 +204,57 @@ def house() -> str:
         '<path d="M0 0 L8 4 L0 8 z" fill="#8a94a0"/></marker></defs>',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
-    for one, other in sorted(shown):
-        (x1, y1), (x2, y2) = at[one], at[other]
-        x1, x2, y1 = x1 + WIDTH / 2, x2 + WIDTH / 2, y1 + HEIGHT
+    taken: list[tuple[float, float, float]] = []
+    shown = [edge for edge in edges if not _by_another_way(edge, edges)]
+    for one, other in sorted(shown, key=lambda edge: (at[edge[1]][1] - at[edge[0]][1], edge)):
         parts.append(
-            f'<path d="M{x1} {y1} C{x1} {y1 + GAP} {x2} {y2 - GAP} {x2} {y2}" fill="none" stroke="#8a94a0" '
-            'marker-end="url(#a)"/>'
+            f'<path d="{_way(one, other, at, width, taken)}" fill="none" stroke="#8a94a0" marker-end="url(#a)"/>'
         )
+    for number, (fill, what) in enumerate(FILLS):
+        y = MARGIN + 24 * number
+        parts.append(f'<rect x="{MARGIN}" y="{y}" width="16" height="14" rx="3" fill="{fill}" stroke="#8a94a0"/>')
+        parts.append(f'<text x="{MARGIN + 24}" y="{y + 12}" font-size="11" fill="#57606a">{what}</text>')
     for name, (x, y) in at.items():
         size = f"{files[name]} files, {lines[name]:,} lines" if files[name] > 1 else f"{lines[name]:,} lines"
+        fill = FILLS[COLOURS.get(name, 2)][0]
         parts += [
-            f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="7" fill="#dceeff" stroke="#8a94a0"/>',
+            f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="7" fill="{fill}" stroke="#8a94a0"/>',
             f'<text x="{x + 12}" y="{y + 20}" font-size="14" font-weight="600" fill="#1b1f24">{escape(name)}</text>',
             f'<text x="{x + WIDTH - 12}" y="{y + 20}" font-size="10" text-anchor="end" fill="#57606a">{size}</text>',
             f'<text x="{x + 12}" y="{y + 38}" font-size="11" fill="#57606a">{escape(WHAT[name])}</text>',
         ]
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _way(one: str, other: str, at: Boxes, width: float, taken: list[tuple[float, float, float]]) -> str:
+    """A path with one vertical, round all rooms between. It leaves and enters at a side where it is not above or below.
+
+    taken: verticals so far, (x, from, to), which it keeps off and joins.
+    """
+    (x1, y1), (x2, y2) = at[one], at[other]
+    middle = HEIGHT / 2
+
+    def cost(x: float) -> float:
+        return abs(x - x1 - WIDTH / 2) + abs(x - x2 - WIDTH / 2)
+
+    for x in sorted((LANE * n for n in range(1, int(width / LANE) + 1)), key=cost):
+        above, below = x1 < x < x1 + WIDTH, x2 < x < x2 + WIDTH
+        start, end = y1 + (HEIGHT if above else middle), y2 + (0 if below else middle)
+        spans = [(x, x, start, end)]
+        spans += [] if above else [(*sorted((x, x1 + WIDTH / 2)), start, start)]
+        spans += [] if below else [(*sorted((x, x2 + WIDTH / 2)), end, end)]
+        rooms = [place for name, place in at.items() if name not in (one, other)]
+        hit = any(
+            left - 6 <= right_x and left + WIDTH + 6 >= left_x and top <= high and top + HEIGHT >= low
+            for left, top in rooms
+            for left_x, right_x, low, high in spans
+        )
+        crowded = any(abs(x - lane) < LANE and start <= to and end >= since for lane, since, to in taken)
+        if not hit and not crowded:
+            taken.append((x, start, end))
+            begin = f"M{x} {start}" if above else f"M{x1 + (WIDTH if x > x1 else 0)} {start} L{x} {start}"
+            return f"{begin} L{x} {end}" + ("" if below else f" L{x2 + (WIDTH if x > x2 else 0)} {end}")
+    raise ValueError(f"no way from {one} to {other}: the margin is too narrow")
 
 
 def _by_another_way(edge: tuple[str, str], edges: set[tuple[str, str]]) -> bool:

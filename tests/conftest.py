@@ -2,7 +2,23 @@
 
 import os
 
+import pytest
+
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
 # Workers share the cores: one thread each, before torch, numpy and numba start theirs.
-if "PYTEST_XDIST_WORKER" in os.environ:
+if WORKER:
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=WORKER)
+def _compiled_once(tmp_path_factory):
+    """One worker compiles the renderer, where it is not kept already; the others wait and read what that one kept."""
+    import torch
+    from filelock import FileLock
+
+    from manyview.views.view import ViewSpec, draw_views, plan_views
+
+    with FileLock(tmp_path_factory.getbasetemp().parent / "renderer.lock"):
+        plan = plan_views({"a": ViewSpec(**{"from": "image", "make": "flip"})})
+        draw_views(plan, torch.zeros(1, 3, 8, 8, dtype=torch.uint8), None, [0], 0, 0)

@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from manyview.foundation.distributed import gather
 from manyview.load import parse_recipe
 from manyview.relations.similarity import KINDS, WHOLE_BATCH
 from manyview.step import Step
+from processes import on_two
 
 WORLD, B, C = 2, 8, 5
 NET = "vit_tiny_patch16_224(img_size=16, patch_size=8, depth=1, embed_dim=32, num_heads=2)"  # no BatchNorm
@@ -114,8 +114,7 @@ def updates(module, step, rows=slice(None), count=3):
 
 
 def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    dist.init_process_group("gloo")
     rows = slice(rank * B // WORLD, (rank + 1) * B // WORLD)
     found = {case: measured(DistributedDataParallel(make(CASES[case])), rows) for case in CASES}
     step = make(CASES["all"], train="epochs: 1, ema: 0.5")
@@ -133,14 +132,13 @@ def worker(rank, folder):
     found["gather"] = {"rows": all_rows.detach(), "grad": mine.grad, "strided": strided}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What each of two processes found, for all cases."""
     folder = tmp_path_factory.mktemp("two")
-    mp.spawn(worker, (str(folder),), nprocs=WORLD)
+    on_two(worker, str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 

@@ -2,15 +2,12 @@
 
 import json
 import math
-import multiprocessing
 import os
 import re
 import shlex
-import socket
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from commands import manyview
 from manyview import parse_recipe
@@ -22,6 +19,7 @@ from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
 from manyview.step import Step
 from manyview.training.failure import largest_weight, note_failure
 from manyview.training.train import train
+from processes import on_two
 
 # the learning rate becomes far too large after 7 steps of 5 an epoch: step 8 goes wrong, and step 9 shows it
 DIVERGING = """
@@ -222,26 +220,18 @@ def test_the_largest_weight():
 # ---------------------------------------------------------------------------------------------- two processes
 
 
-def process(rank, folder, port):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
-    os.environ.update(MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
-    torch.set_num_threads(1)
+def process(rank, folder):
     try:
         train(parse_recipe(DIVERGING), folder / "run", quiet=True)
     except RunError as error:
         (folder / f"{rank}.txt").write_text(str(error))
     group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
     (folder / f"{rank} waits").write_text(str(group.options._timeout.total_seconds()))
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes(tmp_path):
     """The main process writes what both of them saw; no process ends before that is done."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["manyview.training.train"])
-    mp.start_processes(process, (tmp_path, port), nprocs=2, start_method="forkserver")
+    on_two(process, tmp_path)
     saved = parts_of(tmp_path / "run")
     number = saved["step"]
     assert (tmp_path / "0.txt").read_text().startswith(f"the loss is not finite at step {number} (")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import references as ref
+from cases import in_turn
 from manyview import functional as F
 
 KINDS = ["mse", "mae", "cosine", "l2_norm", "cosine_l2_norm", "cka", "vicreg"]
@@ -125,11 +126,12 @@ def finite_differences(function, arrays, which, step=1e-5):
 # --- Values ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "rtol", "atol"), [(np.float32, 1e-5, 1e-6), (np.float64, 1e-10, 1e-12)])
-@pytest.mark.parametrize("scale", [1.0, 50.0])
-@pytest.mark.parametrize(
-    ("name", "shape"),
+@in_turn("dtype, rtol, atol", [(np.float32, 1e-5, 1e-6), (np.float64, 1e-10, 1e-12)])
+@in_turn("scale", [1.0, 50.0])
+@in_turn(
+    "name, shape",
     [(name, shape) for name in LOSSES for shape in SHAPES if shape[0] >= LOSSES[name].smallest],
+    by="name",
 )
 def test_value(name, shape, scale, dtype, rtol, atol):
     loss = LOSSES[name]
@@ -226,8 +228,8 @@ def test_logits_by_hand(case):
 # --- Gradients ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", [1.0, 8.0])
-@pytest.mark.parametrize("shape", [(5, 3), (4, 6)], ids=str)
+@in_turn("scale", [1.0, 8.0])
+@in_turn("shape", [(5, 3), (4, 6)])
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradient(name, shape, scale):
     loss, shape = LOSSES[name], (2, 2) if LOSSES[name].joint else shape

@@ -1,13 +1,9 @@
 """A run on two processes, with images that cannot be read; resumed on another number of them; replayed."""
 
 import json
-import multiprocessing
-import os
-import socket
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from commands import done, manyview, png
 from manyview import parse_recipe
@@ -17,6 +13,7 @@ from manyview.errors import ManyviewWarning
 from manyview.foundation.files import read_state
 from manyview.training.run import Run
 from manyview.training.train import train
+from processes import on_two
 
 RECIPE = """
 seed: 3
@@ -42,20 +39,12 @@ def recipe(tmp_path_factory):
     return parse_recipe(RECIPE.format(root=root))
 
 
-def process(rank, recipe, folder, port, resume):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
-    os.environ.update(MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
-    torch.set_num_threads(1)
+def process(rank, recipe, folder, resume):
     train(recipe, folder, quiet=True, resume=resume)
-    torch.distributed.destroy_process_group()
 
 
-def on_two(recipe, folder, resume=False):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["manyview.training.train"])
-    mp.start_processes(process, (recipe, folder, port, resume), nprocs=2, start_method="forkserver")
+def train_on_two(recipe, folder, resume=False):
+    on_two(process, recipe, folder, resume)
 
 
 def unfinished(folder, recipe, steps):
@@ -78,7 +67,7 @@ def assert_same(one, two, **close):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, recipe):
     folder = tmp_path_factory.mktemp("two") / "run"
-    on_two(recipe, folder)
+    train_on_two(recipe, folder)
     return folder
 
 
@@ -90,7 +79,7 @@ def test_two_processes_skip_as_one_does(two, recipe, tmp_path):
     """With BatchNorm and mixing out of the way, the same weights; and all that was skipped, whoever met it."""
     plain = parse_recipe(recipe.to_yaml(), "views.a.make=flip(0.5)")
     train(plain, tmp_path / "one", quiet=True)
-    on_two(plain, tmp_path / "two")
+    train_on_two(plain, tmp_path / "two")
     assert_same(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=1e-4, atol=1e-6)
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
     assert results[0]["skipped_images"] == results[1]["skipped_images"]
@@ -99,9 +88,9 @@ def test_two_processes_skip_as_one_does(two, recipe, tmp_path):
 
 
 def test_two_processes_resume_exactly(two, recipe, tmp_path):
-    on_two(shortened(recipe), tmp_path / "run")
+    train_on_two(shortened(recipe), tmp_path / "run")
     unfinished(tmp_path / "run", recipe, 6)
-    on_two(recipe, tmp_path / "run", resume=True)
+    train_on_two(recipe, tmp_path / "run", resume=True)
     assert_same(weights(tmp_path / "run"), weights(two), rtol=0, atol=0)
 
 
@@ -111,7 +100,7 @@ def test_another_number_of_processes_is_told_and_replayed(two, recipe, tmp_path)
     train(shortened(recipe), folder, quiet=True)
     longer = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 8})})
     unfinished(folder, longer, 6)
-    on_two(longer, folder, resume=True)
+    train_on_two(longer, folder, resume=True)
     noted = Run(folder)
     assert [noted.processes(step) for step in (0, 5, 6, 8)] == [1, 1, 2, 2]
     unfinished(folder, recipe, 8)

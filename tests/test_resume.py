@@ -15,6 +15,7 @@ from manyview import cli
 from manyview.errors import RunError
 from manyview.foundation.files import read_state
 from manyview.training.log import Metrics
+from processes import server
 
 RECIPE = """
 title: to be killed
@@ -78,10 +79,7 @@ def command_line(folder, recipe, *arguments):
 
 
 def start(*arguments):
-    # a server that has imported everything: a fresh interpreter would take seconds a run, a fork would inherit threads
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["manyview.cli", "manyview.training.train", "torch.utils.tensorboard"])
-    process = context.Process(target=command_line, args=arguments)
+    process = server().Process(target=command_line, args=arguments)
     process.start()
     return process
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import references as ref
+from cases import in_turn
 from manyview import functional as F
 from test_functional import finite_differences, tensors
 
@@ -118,9 +119,11 @@ def value(name, arrays):
 # --- Values and gradients ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "rtol", "atol"), [(np.float32, 1e-5, 1e-6), (np.float64, 1e-10, 1e-12)])
-@pytest.mark.parametrize(
-    ("name", "shape"), [(name, shape) for name in LOSSES for shape in SHAPES if shape[0] >= LOSSES[name].smallest]
+@in_turn("dtype, rtol, atol", [(np.float32, 1e-5, 1e-6), (np.float64, 1e-10, 1e-12)])
+@in_turn(
+    "name, shape",
+    [(name, shape) for name in LOSSES for shape in SHAPES if shape[0] >= LOSSES[name].smallest],
+    by="name",
 )
 def test_value(name, shape, dtype, rtol, atol):
     arrays = draw(name, shape, dtype=dtype)
@@ -131,7 +134,7 @@ def test_value(name, shape, dtype, rtol, atol):
     assert actual.item() == pytest.approx(expected, rel=rtol, abs=atol)
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (4, 6)], ids=str)
+@in_turn("shape", [(5, 3), (4, 6)])
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradient_and_what_gets_none(name, shape):
     loss, arrays = LOSSES[name], draw(name, shape, seed=1)
@@ -299,7 +302,7 @@ def test_closed_form(case):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("constant", [0.0, 0.1, 100.0])
+@in_turn("constant", [0.0, 0.1, 100.0])
 def test_gradient_is_finite_at_collapse(name, constant):
     """One view collapsed, to nothing or to a point; the others alive."""
     shapes = [array.shape for array in draw(name, (6, 5))]
@@ -323,7 +326,7 @@ def test_a_dead_dimension_does_not_blow_up_barlow_twins():
 # --- Precision -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@in_turn("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", LOSSES)
 def test_half_precision_is_computed_in_float32(name, dtype):
     inputs = [x.to(dtype).requires_grad_() for x in tensors(draw(name, (8, 5)))]

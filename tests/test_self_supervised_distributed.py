@@ -6,12 +6,12 @@ A loss that looks at the whole batch is given gathered rows; a mean over rows is
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manyview import functional as F
 from manyview.foundation.distributed import gather
+from processes import on_two
 
 WORLD, B, D = 2, 8, 5
 WHOLE_BATCH = {
@@ -71,21 +71,19 @@ def codes(rows=slice(None)):
 
 
 def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    dist.init_process_group("gloo")
     rows = slice(rank * B // WORLD, (rank + 1) * B // WORLD)
     found = {case: measured(DistributedDataParallel(Net(case)), rows) for case in CASES}
     found["codes"] = codes(rows)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What each of two processes found, for all cases."""
     folder = tmp_path_factory.mktemp("two")
-    mp.spawn(worker, (str(folder),), nprocs=WORLD)
+    on_two(worker, str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms import InterpolationMode, v2
 
+from cases import in_turn
 from manyview.errors import RecipeError
 from manyview.views.draws import Draws
 from manyview.views.engine.render import render
@@ -18,6 +19,7 @@ from manyview.views.ops.augmix import SPACE as AUGMIX
 from manyview.views.ops.autoaugment import POLICIES
 from manyview.views.ops.autoaugment import SPACE as AUTOAUGMENT
 from manyview.views.ops.cubic import warp_cubic
+from manyview.views.ops.op import as_float
 from manyview.views.ops.policy import CODES, POLICY_OPS, apply_policy_op, apply_policy_ops, magnitudes_of, summed
 from manyview.views.ops.randaugment import SETS
 from manyview.views.ops.trivialaugment import SPACES
@@ -25,8 +27,8 @@ from manyview.views.ops.uniformaugment import SPACE as UNIFORM
 from manyview.views.view import ViewSpec, plan_views
 
 SIZES = [(32, 32), (33, 47), (64, 40)]
-SIZE = pytest.mark.parametrize("size", SIZES, ids=str)
-KIND = pytest.mark.parametrize("kind", ["noise", "smooth", "flat"])
+SIZE = in_turn("size", SIZES)
+KIND = in_turn("kind", ["noise", "smooth", "flat"])
 NAMES = list(POLICY_OPS)
 THEIRS = v2.RandAugment()
 # torchvision's names, spelled without case and underscores
@@ -134,7 +136,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("policy", TABLES)
-@pytest.mark.parametrize("size", [*SIZES, (224, 160), (375, 500), (331, 662)], ids=str)
+@in_turn("size", [*SIZES, (224, 160), (375, 500), (331, 662)])
 def test_magnitudes_are_torchvisions(policy, size):
     space, theirs, bins = TABLES[policy]
     assert {name.replace("_", "") for name in space} == {name.lower() for name in theirs}
@@ -211,7 +213,7 @@ def test_the_standard_space_of_trivialaugment_worked_by_hand():
 @SIZE
 @KIND
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("interpolation", "level"), [("nearest", 0), ("nearest", 128), ("bilinear", 0)])
+@in_turn("interpolation, level", [("nearest", 0), ("nearest", 128), ("bilinear", 0)])
 def test_every_op_is_torchvisions(size, kind, name, interpolation, level):
     values = {0.0} if name in ("identity", "invert") else set()
     for space, bins in ((SETS["torchvision"][0], 30), (SETS["tpu"][0], 30), (SPACES["wide"], 30), (AUGMIX, 9)):
@@ -319,14 +321,18 @@ def test_whoever_drew_it_an_op_is_the_same():
         assert torch.equal(op.render(images, params), alone)
 
 
-@pytest.mark.parametrize(("name", "arguments"), [*POLICY_CASES[1:10:3], ("augmix", {"width": 2, "depth": 2})], ids=str)
+GRAPHS = [*POLICY_CASES[1:10:3], ("uniformaugment", {"n": 2}), ("augmix", {"width": 2, "depth": 2})]
+
+
+@pytest.mark.parametrize(("name", "arguments"), GRAPHS, ids=str)
 def test_policies_are_one_graph_with_the_same_pixels(name, arguments):
     """Compiled, all rows are computed by all ops: no break in the graph, and not a bit of difference."""
     op, images = OPS[name](**arguments), photos("smooth", (20, 24), 24)
     params = draw(op, (20, 24), 24)
     torch.compiler.reset()
     compiled = torch.compile(op.render, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(images, params), op.render(images, params))
+    for kind in (images, as_float(images)):
+        assert torch.equal(compiled(kind, params), op.render(kind, params))
 
 
 def test_images_that_are_not_rgb_are_refused():

@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import RandomErasing
 from torchvision.transforms.v2 import functional as F
 
+from cases import in_turn
 from manyview.views.draws import Draws
 from manyview.views.ops import OPS, color, histogram
 from manyview.views.ops.color import Jitter, saturation_hsv
@@ -22,8 +23,8 @@ from manyview.views.ops.op import as_float, as_uint8
 
 SIZES = [(32, 32), (33, 47), (64, 40)]
 KINDS = ["noise", "smooth", "flat"]
-SIZE = pytest.mark.parametrize("size", SIZES, ids=str)
-KIND = pytest.mark.parametrize("kind", KINDS)
+SIZE = in_turn("size", SIZES)
+KIND = in_turn("kind", KINDS)
 
 
 def photos(kind, size, count=4):
@@ -62,7 +63,7 @@ def box_pixels(params, size):
 
 @SIZE
 @KIND
-@pytest.mark.parametrize("target", [(16, 16), (24, 50), (80, 80)], ids=str)  # smaller, mixed, larger
+@in_turn("target", [(16, 16), (24, 50), (80, 80)])  # smaller, mixed, larger
 def test_crop_is_resized_crop(size, kind, target):
     op, images = OPS["crop"](target), photos(kind, size, 12)
     params = draw(op, size, 12)
@@ -72,7 +73,7 @@ def test_crop_is_resized_crop(size, kind, target):
     torch.testing.assert_close(ours, floats, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("box", [(0, 0, 1, 1), (31, 46, 2, 1), (0, 0, 33, 47), (5, 7, 3, 40)], ids=str)
+@in_turn("box", [(0, 0, 1, 1), (31, 46, 2, 1), (0, 0, 33, 47), (5, 7, 3, 40)])
 def test_crop_of_extreme_boxes_is_resized_crop(box):
     images = photos("noise", (33, 47), 2)
     params = {"box": fractions(torch.tensor([box, box]).double(), torch.tensor([[33, 47]] * 2))}
@@ -82,7 +83,7 @@ def test_crop_of_extreme_boxes_is_resized_crop(box):
 
 @SIZE
 @KIND
-@pytest.mark.parametrize("target", [16, 37, 100, (20, 70)], ids=str)
+@in_turn("target", [16, 37, 100, (20, 70)])
 def test_resize_is_resize(size, kind, target):
     op, images = OPS["resize"](target), photos(kind, size)
     theirs = F.resize(images, target if isinstance(target, int) else list(target), antialias=True)
@@ -90,8 +91,8 @@ def test_resize_is_resize(size, kind, target):
     assert op.output_size(torch.tensor([size])).tolist() == [list(theirs.shape[-2:])]
 
 
-@pytest.mark.parametrize("size", [(500, 375), (375, 500), (333, 1000), (97, 31)], ids=str)
-@pytest.mark.parametrize("target", [32, 224, 256])
+@in_turn("size", [(500, 375), (375, 500), (333, 1000), (97, 31)])
+@in_turn("target", [32, 224, 256])
 def test_resize_rounds_the_longer_side_as_torchvision(size, target):
     theirs = F.resize(torch.zeros(1, *size, dtype=torch.uint8), target).shape[-2:]
     assert OPS["resize"](target).output_size(torch.tensor([size])).tolist() == [list(theirs)]
@@ -99,8 +100,8 @@ def test_resize_rounds_the_longer_side_as_torchvision(size, target):
 
 @SIZE
 @KIND
-@pytest.mark.parametrize(("mode", "theirs"), [("zeros", "constant"), ("reflect", "reflect")])
-@pytest.mark.parametrize("target", [None, (30, 21)], ids=str)
+@in_turn("mode, theirs", [("zeros", "constant"), ("reflect", "reflect")])
+@in_turn("target", [None, (30, 21)])
 def test_pad_crop_is_pad_and_crop(size, kind, mode, theirs, target):
     op, images = OPS["pad_crop"](target, padding=4, mode=mode), photos(kind, size, 20)
     params = draw(op, size, 20)
@@ -110,7 +111,7 @@ def test_pad_crop_is_pad_and_crop(size, kind, mode, theirs, target):
 
 
 @SIZE
-@pytest.mark.parametrize("target", [31, 32, (17, 30), (1, 1)], ids=str)
+@in_turn("target", [31, 32, (17, 30), (1, 1)])
 def test_center_crop_is_center_crop(size, target):
     op, images = OPS["center_crop"](target), photos("noise", size)
     assert torch.equal(op.render(images, draw(op, size)), F.center_crop(images, target))
@@ -133,9 +134,9 @@ def crop_slow(draws, height, width, scale, ratio):
     return [(height - h) // 2, (width - w) // 2, h, w]
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (20, 90), (90, 20), (375, 500)], ids=str)
-@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.9, 1.0), (0.001, 0.01)], ids=str)
-@pytest.mark.parametrize("ratio", [(3 / 4, 4 / 3), (1.0, 2.0)], ids=str)
+@in_turn("size", [(32, 32), (33, 47), (20, 90), (90, 20), (375, 500)])
+@in_turn("scale", [(0.08, 1.0), (0.9, 1.0), (0.001, 0.01)])
+@in_turn("ratio", [(3 / 4, 4 / 3), (1.0, 2.0)])
 def test_crop_boxes_follow_the_published_algorithm(size, scale, ratio):
     """Tries, the first that fits, the fallback to the centre: against a loop over one image at a time."""
     boxes = box_pixels(draw(OPS["crop"](8, scale, ratio), size, 150), size)
@@ -143,7 +144,7 @@ def test_crop_boxes_follow_the_published_algorithm(size, scale, ratio):
     assert boxes == slow
 
 
-@pytest.mark.parametrize("size", [(32, 32), (40, 64)], ids=str)
+@in_turn("size", [(32, 32), (40, 64)])
 def test_crop_boxes_are_distributed_as_torchvision_draws_them(size):
     count = 8000
     torch.manual_seed(0)
@@ -233,7 +234,7 @@ def test_grayscale_is_grayscale(size, kind):
 
 @SIZE
 @KIND
-@pytest.mark.parametrize(("kernel", "sigma"), [(9, 0.1), (9, 1.3), (23, 2.0), (1, 1.0), (None, 0.7), (None, 3.0)])
+@in_turn("kernel, sigma", [(9, 0.1), (9, 1.3), (23, 2.0), (1, 1.0), (None, 0.7), (None, 3.0)])
 def test_blur_is_gaussian_blur(size, kind, kernel, sigma):
     images = photos(kind, size)
     op = OPS["blur"](sigma, 1.0, kernel)
@@ -245,7 +246,7 @@ def test_blur_is_gaussian_blur(size, kind, kernel, sigma):
 
 @SIZE
 @KIND
-@pytest.mark.parametrize("level", [0, 1, 110, 128, 255])
+@in_turn("level", [0, 1, 110, 128, 255])
 def test_solarize_is_solarize(size, kind, level):
     images = photos(kind, size)
     params = {"threshold": torch.full((4,), level / 255, dtype=torch.float64), "applied": torch.ones(4) > 0}
@@ -254,8 +255,8 @@ def test_solarize_is_solarize(size, kind, level):
 
 
 @SIZE
-@pytest.mark.parametrize("side", [1, 5, 8, 16, 90])
-@pytest.mark.parametrize("fill", [0.0, 0.5])
+@in_turn("side", [1, 5, 8, 16, 90])
+@in_turn("fill", [0.0, 0.5])
 def test_cutout_is_a_loop_over_pixels(size, side, fill):
     op, images = OPS["cutout"](side, p=0.7, fill=fill), photos("noise", size, 5)
     params = draw(op, size, 5)
@@ -326,8 +327,8 @@ def test_equalize_is_pils():
 
 
 @KIND
-@pytest.mark.parametrize("amount", [-255, -60, 0, 1, 30, 110, 200, 255])
-@pytest.mark.parametrize("threshold", [0, 1, 110, 128, 256])
+@in_turn("amount", [-255, -60, 0, 1, 30, 110, 200, 255])
+@in_turn("threshold", [0, 1, 110, 128, 256])
 def test_solarize_add_is_autoaugments_table(kind, amount, threshold):
     images = photos(kind, (33, 47))
     table = np.array([min(255, max(0, i + amount)) if i < threshold else i for i in range(256)], dtype=np.uint8)
@@ -355,8 +356,8 @@ def test_lighting_adds_the_principal_components(size):
 
 # geometry
 
-INTERPOLATION = pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
-FILL = pytest.mark.parametrize("fill", [0.0, 0.4, 0.5, 1.0])
+INTERPOLATION = in_turn("interpolation", ["nearest", "bilinear"])
+FILL = in_turn("fill", [0.0, 0.4, 0.5, 1.0])
 
 
 @SIZE
@@ -408,8 +409,8 @@ def test_geometry_is_torchvisions(size, kind, interpolation, fill, name):
     assert near.double().mean() >= 0.999
 
 
-@pytest.mark.parametrize("size", [(32, 32), (32, 48)], ids=str)
-@pytest.mark.parametrize("degrees", [0.0, 90.0, 180.0, 270.0, -90.0, 360.0])
+@in_turn("size", [(32, 32), (32, 48)])
+@in_turn("degrees", [0.0, 90.0, 180.0, 270.0, -90.0, 360.0])
 @INTERPOLATION
 def test_quarter_turns_are_exact(size, degrees, interpolation):
     if size[0] != size[1] and degrees % 180:
@@ -434,8 +435,8 @@ def test_geometry_that_moves_nothing_changes_nothing(size, interpolation, name):
     assert torch.equal(op.render(images, draw(op, size)), images)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (7, 2)], ids=str)
-@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+@in_turn("size", [(32, 32), (33, 47), (7, 2)])
+@in_turn("scale", [0.0, 0.5, 1.0])
 def test_corners_move_as_far_as_torchvision_moves_them(size, scale):
     count = 20_000
     corners = draw(OPS["perspective"](scale), size, count)["corners"] * torch.tensor(size)
@@ -478,9 +479,9 @@ def erase_slow(draws, height, width, scale, ratio):
     return None
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (8, 90), (3, 3)], ids=str)
-@pytest.mark.parametrize("scale", [(0.02, 0.33), (0.9, 1.0), (0.001, 0.01)], ids=str)
-@pytest.mark.parametrize("ratio", [(0.3, 3.3), (1.0, 2.0)], ids=str)
+@in_turn("size", [(32, 32), (33, 47), (8, 90), (3, 3)])
+@in_turn("scale", [(0.02, 0.33), (0.9, 1.0), (0.001, 0.01)])
+@in_turn("ratio", [(0.3, 3.3), (1.0, 2.0)])
 def test_erased_boxes_follow_the_published_algorithm(size, scale, ratio):
     params = draw(OPS["erase"](1.0, scale, ratio), size, 150)
     slow = [erase_slow(Draws(0, 0, [i], "a", "op"), *size, scale, ratio) for i in range(150)]
@@ -488,7 +489,7 @@ def test_erased_boxes_follow_the_published_algorithm(size, scale, ratio):
     assert box_pixels(params, size) == [box or [0, 0, 0, 0] for box in slow]
 
 
-@pytest.mark.parametrize("size", [(32, 32), (40, 64)], ids=str)
+@in_turn("size", [(32, 32), (40, 64)])
 def test_erased_boxes_are_distributed_as_torchvision_draws_them(size):
     count = 8000
     torch.manual_seed(0)
@@ -503,7 +504,7 @@ def test_erased_boxes_are_distributed_as_torchvision_draws_them(size):
 
 @SIZE
 @KIND
-@pytest.mark.parametrize("value", [0.0, 0.5, 1, (0.2, 0.6, 1.0)], ids=str)
+@in_turn("value", [0.0, 0.5, 1, (0.2, 0.6, 1.0)])
 def test_erase_is_erase(size, kind, value):
     op, images = OPS["erase"](0.7, value=value), photos(kind, size, 12)
     params = draw(op, size, 12)
@@ -524,7 +525,7 @@ def mix_slow(word):
     return word ^ (word >> 16)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 16])
+@in_turn("channels", [1, 3, 16])
 def test_noise_is_a_function_of_the_seed_and_the_place(channels):
     op, size = OPS["erase"](1.0, scale=(0.3, 0.6), value="noise"), (11, 13)
     images = torch.full((3, channels, *size), 7, dtype=torch.uint8)
@@ -556,7 +557,7 @@ def test_noise_is_uniform_and_independent():
 
 
 @SIZE
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+@in_turn("n", [1, 2, 3, 4, 7])
 def test_grid_shuffle_moves_whole_cells(size, n):
     op, images = OPS["grid_shuffle"](n, p=0.7), photos("noise", size, 8)
     params = draw(op, size, 8)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cases import in_turn
 from manyview.errors import RecipeError
 from manyview.views.draws import Draws
 from manyview.views.engine.kernels import window
@@ -52,7 +53,7 @@ def test_every_op_that_looks_at_one_image_is_lowered():
     assert isinstance(OPS["flip"](), Lowered)
 
 
-@pytest.mark.parametrize(("name", "arguments", "size"), LOWERED, ids=str)
+@in_turn("name, arguments, size", LOWERED, by="name")
 def test_each_op_is_as_its_reference(name, arguments, size):
     images = photos(100, size)
     op, params = drawn(name, arguments, size, 100)
@@ -65,7 +66,7 @@ def test_each_op_is_as_its_reference(name, arguments, size):
     assert torch.equal(ours, render([(op, params)], images))
 
 
-@pytest.mark.parametrize(("name", "arguments", "size"), LOWERED, ids=str)
+@in_turn("name, arguments, size", LOWERED, by="name")
 def test_a_batch_is_rendered_as_its_images_are_alone(name, arguments, size):
     images = photos(9, size)
     op, params = drawn(name, arguments, size, 9)
@@ -76,7 +77,7 @@ def test_a_batch_is_rendered_as_its_images_are_alone(name, arguments, size):
 
 
 @pytest.mark.parametrize("make", PIPELINES)
-@pytest.mark.parametrize("size", [SQUARE, (40, 40)], ids=str)
+@in_turn("size", [SQUARE, (40, 40)])
 def test_ops_in_a_row_stay_close_to_the_reference(make, size):
     # a tie in one op can move a later one, such as equalize, by a level for the whole image; hence the share
     ours, reference = see(make, photos(200, size)), see(make, photos(200, size), compiled=False)
@@ -162,9 +163,9 @@ def test_images_of_unlike_kinds_do_not_reach_a_program():
         assert not is_levels(unlike)
 
 
-@pytest.mark.parametrize("left", [-20, -3, -1, 0, 2, 3, 25])
-@pytest.mark.parametrize("reflect", [False, True])
-@pytest.mark.parametrize("flipped", [0, 1])
+@in_turn("left", [-20, -3, -1, 0, 2, 3, 25])
+@in_turn("reflect", [False, True])
+@in_turn("flipped", [0, 1])
 def test_a_window_beyond_the_image_writes_nothing_beside_its_pixels(left, reflect, flipped):
     source = np.arange(27, dtype=np.uint8)
     guarded = np.full(12 + 64, 99, np.uint8)
@@ -203,16 +204,16 @@ def test_a_shuffle_of_many_cells_takes_as_many_numbers():
     assert torch.equal(ours, reference)
 
 
-@pytest.mark.parametrize("slope", [0.1, 0.2, -0.2, 0.25, 0.3])
-@pytest.mark.parametrize("size", [(32, 32), (40, 40), (37, 50)], ids=str)
+@in_turn("slope", [0.1, 0.2, -0.2, 0.25, 0.3])
+@in_turn("size", [(32, 32), (40, 40), (37, 50)])
 def test_ties_between_two_pixels_fall_as_in_the_reference(slope, size):
     images = photos(20, size)
     for make in (f"shear(({slope}, {slope}), 0.0)", f"shear(0.0, ({slope}, {slope}))"):
         assert torch.equal(see(make, images).images, see(make, images, compiled=False).images)
 
 
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
-@pytest.mark.parametrize("size", [(32, 32), (37, 50)], ids=str)
+@in_turn("interpolation", ["nearest", "bilinear"])
+@in_turn("size", [(32, 32), (37, 50)])
 def test_ops_that_move_pixels_give_the_bits_of_their_reference(size, interpolation):
     images = photos(40, size)
     for op in ("affine(180, (0.4, 0.2), (0.4, 2), 30, fill=0.7", "perspective(0.8, 1, fill=0.3", "rotate(90, fill=1"):

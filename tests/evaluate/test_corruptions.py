@@ -15,6 +15,7 @@ from scipy import ndimage, stats
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
+from cases import in_turn
 from manyview.errors import DataError
 from manyview.evaluate.corruptions import CORRUPTIONS, EXTRA, MAIN, corrupt, corruption
 from manyview.evaluate.corruptions.blur import along_line, disk
@@ -99,7 +100,7 @@ def test_the_table_of_the_documentation_is_what_the_code_says():
 # The laws that hold for all
 
 
-@pytest.mark.parametrize(("name", "severity", "size"), ONCE)
+@in_turn("name, severity, size", ONCE, by="name")
 def test_a_batch_is_one_by_one_and_replays_and_leaves_its_input(name, severity, size):
     images = pictures(4, 24, 28)
     before = images.clone()
@@ -142,7 +143,7 @@ GROWING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("size", "name"), [(size, name) for size, names in GROWING.items() for name in names])
+@in_turn("size, name", [(size, name) for size, names in GROWING.items() for name in names], by="name")
 def test_change_grows_with_severity_where_one_constant_says_how_much(size, name):
     """Not for those whose constants do not grow alike: of saturate, two severities fade and three deepen colours."""
     images = pictures(6, SIDES[size])
@@ -156,8 +157,8 @@ def test_change_grows_with_severity_where_one_constant_says_how_much(size, name)
 # Deterministic ones against slow references
 
 
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("severity", range(1, 6))
+@in_turn("size", SIDES)
+@in_turn("severity", range(1, 6))
 def test_contrast(severity, size):
     picture = pictures(2, 20, 26)[1]
     values = picture.permute(1, 2, 0).numpy() / 255
@@ -169,8 +170,8 @@ def test_contrast(severity, size):
     assert apart(rendered("contrast", severity, size, picture), expected) == 0
 
 
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("severity", range(1, 6))
+@in_turn("size", SIDES)
+@in_turn("severity", range(1, 6))
 @pytest.mark.parametrize("name", ["brightness", "saturate"])
 def test_colours_by_way_of_hsv(name, severity, size):
     """Through the standard library's HSV, pixel by pixel."""
@@ -191,8 +192,8 @@ def test_colours_by_way_of_hsv(name, severity, size):
     assert apart(rendered(name, severity, size, picture), expected) == 0
 
 
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("severity", range(1, 6))
+@in_turn("size", SIDES)
+@in_turn("severity", range(1, 6))
 def test_pixelate(severity, size):
     """Means over boxes whose borders may cut pixels, then the box that each pixel's middle lies in."""
     height, width = 40, 48
@@ -212,8 +213,8 @@ def test_pixelate(severity, size):
     assert apart(rendered("pixelate", severity, size, picture), expected) <= 1.01
 
 
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("severity", range(1, 6))
+@in_turn("size", SIDES)
+@in_turn("severity", range(1, 6))
 def test_jpeg(severity, size):
     """Against another codec with halved colours; decoders may differ by a rounding or two."""
     picture = pictures(3, 64, 72)[2]
@@ -243,8 +244,8 @@ def mirrored(at, length):
     return at if at < length else 2 * (length - 1) - at
 
 
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("severity", range(1, 6))
+@in_turn("size", SIDES)
+@in_turn("severity", range(1, 6))
 def test_gaussian_blur(severity, size):
     picture = pictures(2, 14, 17)[1]
     (sigma,) = constants("gaussian_blur", severity, size)
@@ -255,8 +256,8 @@ def test_gaussian_blur(severity, size):
     assert apart(rendered("gaussian_blur", severity, size, picture), expected) == 0
 
 
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("severity", range(1, 6))
+@in_turn("size", SIDES)
+@in_turn("severity", range(1, 6))
 def test_defocus_blur(severity, size):
     picture = pictures(2, 18, 15)[1]
     radius, alias = constants("defocus_blur", severity, size)
@@ -271,9 +272,9 @@ def test_defocus_blur(severity, size):
     assert apart(rendered("defocus_blur", severity, size, picture), expected) == 0
 
 
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("severity", range(1, 6))
-@pytest.mark.parametrize("side", [32, 45])
+@in_turn("size", SIDES)
+@in_turn("severity", range(1, 6))
+@in_turn("side", [32, 45])
 def test_zoom_blur(severity, size, side):
     """Against SciPy's zoom, which the published code calls, on square images as there."""
     picture = pictures(2, side)[0]
@@ -292,8 +293,8 @@ def test_zoom_blur(severity, size, side):
 # Random ones, given their parameters
 
 
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("severity", range(1, 6))
+@in_turn("size", SIDES)
+@in_turn("severity", range(1, 6))
 def test_motion_blur(severity, size):
     picture = pictures(2, 21, 17)[0]
     params = drawn("motion_blur", severity, size, picture, row=severity)
@@ -318,8 +319,8 @@ def test_angles_cover_their_range(name):
     assert high - 2 < angle.max() < high
 
 
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("severity", range(1, 6))
+@in_turn("size", SIDES)
+@in_turn("severity", range(1, 6))
 def test_glass_blur(severity, size):
     picture = pictures(2, 22, 19)[1]
     params = drawn("glass_blur", severity, size, picture)
@@ -399,8 +400,8 @@ def test_elastic_moves_corners_and_pixels():
     assert apart(rendered("elastic_transform", 4, 32, picture, unmoved), cut(expected)) == 0
 
 
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("severity", [1, 5])
+@in_turn("size", SIDES)
+@in_turn("severity", [1, 5])
 def test_snow(severity, size):
     picture = pictures(2, 32)[0]
     params = drawn("snow", severity, size, picture)
@@ -546,8 +547,8 @@ def level_chances(name, constant, level):
     return np.diff(np.concatenate([[0], below, [1]]))
 
 
-@pytest.mark.parametrize("size", SIDES)
-@pytest.mark.parametrize("severity", range(1, 6))
+@in_turn("size", SIDES)
+@in_turn("severity", range(1, 6))
 @pytest.mark.parametrize("name", ["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"])
 def test_noise_has_the_mean_and_deviation_of_its_definition(name, severity, size):
     (constant,) = constants(name, severity, size)
@@ -616,7 +617,7 @@ def test_images_larger_than_frost_are_refused():
 # Mistakes
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@in_turn("name", CORRUPTIONS)
 @pytest.mark.parametrize(
     ("severity", "size", "message"),
     [
@@ -701,7 +702,7 @@ STORED = {  # as drawn with seed 0; a change of any of them is a change of the c
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "size"), [(name, size) for name in CORRUPTIONS for size in SIDES])
+@in_turn("name, size", [(name, size) for name in CORRUPTIONS for size in SIDES], by="name")
 def test_stored_figures_are_reproduced(name, size):
     """JPEG's depend on the codec's version, by less than the tolerance; the others on rounding alone."""
     tolerance = 0.3 if name == "jpeg_compression" else 0.03
