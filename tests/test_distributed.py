@@ -83,7 +83,7 @@ def make(case, train="epochs: 1"):
     relations: [{lines}]
     train: {{{train}}}
     """
-    return Step(parse_recipe(text), C)
+    return Step(parse_recipe(text), C, total_steps=4)
 
 
 def batch(rows=slice(None), seed=0):

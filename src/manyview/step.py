@@ -324,7 +324,8 @@ class Step(nn.Module):
             return
         read: dict[str, Weight | Ema] = {f"relations.{p.name}.weight": p.weight for p in self.recipe.relation_plan}
         if self.training:  # else no teacher moves
-            read |= {f"branches.{name}.momentum": s.ema for name, s in self.recipe.branch_plan.items() if s.ema}
+            momenta = {name: self.branch(name).spec.ema for name in self.branches}
+            read |= {f"branches.{name}.momentum": ema for name, ema in momenta.items() if ema is not None}
         for key, schedule in read.items():
             if schedule.follows_progress:
                 raise RecipeError(

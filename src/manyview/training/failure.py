@@ -20,6 +20,7 @@ from manyview.errors import ManyviewError
 from manyview.foundation.files import write_json, write_state
 from manyview.step import Step
 from manyview.training.run import Run
+from manyview.training.setup import Setup
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -86,14 +87,16 @@ def seen(step: Step, batches: Batches, number: int, device: torch.device) -> Ite
             }
 
 
-def report_failure(
-    run: Run, step: Step, batches: Batches, failed: int, noticed: int, terms: Mapping[str, float], device: torch.device
-) -> str:
+def report_failure(run: Run, setup: Setup, failed: int, noticed: int, terms: Mapping[str, float]) -> str:
     """Writes failure/batch.pt and failure/failure.json into the run's folder; returns one line that tells all of it.
 
     failed: the step that failed; noticed: the step whose terms are given. batch.pt holds {step, epoch, parts}, as
-    `seen` makes them, and loads with `weights_only=True`. The file that can be read alone is written last.
+    `seen` makes them, and loads with `weights_only=True`. The file that can be read alone is written last. Processes
+    other than the main one write nothing.
     """
+    if not setup.main:
+        return f"step {failed} was not finite; the main process tells more"
+    step, batches = setup.step, setup.batches
     finite = all(map(math.isfinite, terms.values()))
     what = "a weight is not finite after" if finite and failed == noticed else "the loss is not finite at"
     shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
@@ -101,7 +104,7 @@ def report_failure(
     advice = "begin anew with a lower lr, a longer warm-up, or train.clip=1"
     folder, epoch = run.folder / "failure", batches.positions((failed - 1) * batches.accumulate)[0]
     try:
-        parts = list(seen(step, batches, failed, device))
+        parts = list(seen(step, batches, failed, setup.accelerator.device))
         index = [number for part in parts for number in part["index"].tolist()]
         replay = f"manyview replay {shlex.quote(str(run.folder))} --index {index[0]} --epoch {epoch} --out seen.png"
         write_state(folder / "batch.pt", {"step": failed, "epoch": epoch, "parts": parts})

@@ -49,9 +49,8 @@ def read_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer) ->
     saved = read_state(path)
     unknown = saved["run"].keys() - {each.name for each in fields(State)}
     if unknown:
-        raise RunError(
-            f"{path} was written by a later manyview, and holds {', '.join(sorted(unknown))}; resume with that"
-        )
+        told = f"is of a later manyview, which also keeps {', '.join(sorted(unknown))}; resume with that"
+        raise RunError(f"{path} {told}")
     step.load_state_dict(saved["step"])
     optimizer.load_state_dict(saved["optimizer"])
     return State(**saved["run"])

@@ -40,6 +40,8 @@ class Stopwatch:
     def paused(self) -> Iterator[None]:
         """The block is no training."""
         self._paused = time.perf_counter()
-        yield
-        self._began += time.perf_counter() - self._paused
-        self._paused = None
+        try:
+            yield
+        finally:
+            self._began += time.perf_counter() - self._paused
+            self._paused = None

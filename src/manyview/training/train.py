@@ -6,8 +6,8 @@ What it sets up, writes and shows lies beside it, one idea a file: `setup`, `res
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import closing
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     # -------------------------------------------------------------------------------------------- set up
     run = Run(Path(out))
     setup = set_up(recipe, quiet)
-    accelerator = setup.accelerator
     if setup.main:
-        run.begin(recipe, setup.splits, resume, accelerator.num_processes)
-    accelerator.wait_for_everyone()
+        run.begin(recipe, setup.splits, resume, setup.accelerator.num_processes)
+    setup.accelerator.wait_for_everyone()
     if resume and (finished := run.finished()) is not None:
         setup.display.say(f"{run.folder} is finished; nothing to do")
         return finished
@@ -56,12 +55,11 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     setup = setup.on_devices()
     setup.step.attach(setup.optimizer)  # EMAs, queues, prototypes and averages follow its updates
     validation = Validation(setup, state)
-
     _loop(run, setup, state, validation)
 
     # -------------------------------------------------------------------------------------------- result
     result = write_result(run, validation) if setup.main else {}
-    accelerator.wait_for_everyone()
+    setup.accelerator.wait_for_everyone()
     return result
 
 
@@ -70,12 +68,9 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     config, clock, step, accelerator = setup.recipe.train, setup.clock, setup.step, setup.accelerator
     journal, stream = Journal(setup, run, state.number), setup.stream(state.number)
     journal.begin(state.number)
-    first_bad, failed, stopped, ending = FirstFailure(accelerator), 0, False, ""
-    terms: dict[str, float] = {}
-    closed = contextlib.closing(journal), contextlib.closing(stream)
-    with interruptible() as interrupted, setup.display.training(), closed[0], closed[1]:
-        if state.number == 0 and step.classifier is None:
-            validation.untrained(journal)
+    first_bad, failed, stopped, ending, terms = FirstFailure(accelerator), 0, False, "", dict[str, float]()
+    with interruptible() as interrupted, setup.display.training(), closing(journal), closing(stream):
+        validation.untrained(journal)
         step.train()
         watch = Stopwatch(state.seconds, state.waited)
 
@@ -87,28 +82,25 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
         for number in range(state.number, clock.steps):
             # ---------------------------------------------------------------------- batch, step, update
             lr = setup.set_lr(number)
-            output, sums = _update(setup, number, stream, state, watch, first_bad)
+            output, means = _update(setup, number, stream, state, watch, first_bad)
             done = state.number = number + 1
             epoch, within = divmod(done, clock.steps_per_epoch)
             last = done == clock.steps
             logs = done % config.log_every == 0 or within == 0 or last
             # on several processes, all must stop at the same step
-            alone = accelerator.num_processes == 1
-            stopped = interrupted() if alone else logs and anywhere(interrupted(), accelerator)
+            stopped = interrupted() if accelerator.num_processes == 1 else logs and anywhere(interrupted(), accelerator)
             keeps = done % setup.checkpoint_every == 0 or last or stopped
 
             # ------------------------------------------------------------------------------------- log
+            setup.display.advance(done)
             if logs or keeps:
-                means = accelerator.reduce(sums / config.accumulate, "mean")
-                terms = dict(zip(output["terms"], means.tolist(), strict=True))
+                terms = dict(zip(output["terms"], accelerator.reduce(means, "mean").tolist(), strict=True))
                 first_bad.note(largest_weight(step), done)
                 if failed := first_bad.earliest():
                     break
             if logs:
                 journal.update(done, lr, terms, output, watch.lap())
                 ending = look_for_collapse(setup, state, output, journal.spread, terms)
-            else:
-                setup.display.advance(done)
 
             # -------------------------------------------------------------------------------- evaluate
             if last or (within == 0 and epoch % config.evaluate_every == 0):
@@ -125,11 +117,8 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
                 save(run.last)
             if stopped or ending:
                 break
-        state.seconds, state.waited = watch.seconds, watch.waited
     if failed:
-        ending = f"step {failed} was not finite; the main process tells more"
-        if setup.main:
-            ending = report_failure(run, step, setup.batches, failed, state.number, terms, accelerator.device)
+        ending = report_failure(run, setup, failed, state.number, terms)
     accelerator.wait_for_everyone()  # a launcher ends the others with the first that leaves
     if ending:
         raise RunError(ending)
@@ -140,11 +129,11 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
 def _update(
     setup: Setup, number: int, stream: Iterator[Batch], state: State, watch: Stopwatch, first_bad: FirstFailure
 ) -> tuple[Output, Tensor]:
-    """One update, of all parts of a batch: the last part's output, and its terms summed over the parts."""
+    """One update, of all parts of a batch: the last part's output, and the terms' means over the parts."""
     train, accelerator, wrapped = setup.recipe.train, setup.accelerator, setup.wrapped
     # what is random inside the networks (dropout) follows the step and process, like all other draws
     torch.manual_seed(key_of(setup.recipe.seed, number, accelerator.process_index, "networks")[0])
-    sums: list[Tensor] = []
+    terms: list[Tensor] = []
     for _ in range(train.accumulate):
         with watch.waiting():
             batch = next(stream).to(accelerator.device)
@@ -156,6 +145,6 @@ def _update(
             setup.optimizer.step()  # with the last part
             setup.optimizer.zero_grad()
         first_bad.note(output["loss"], number + 1)
-        sums.append(torch.stack([value.detach() for value in output["terms"].values()]))
+        terms.append(torch.stack([value.detach() for value in output["terms"].values()]))
         state.skip(batch.skipped)
-    return output, reduce(torch.add, sums)
+    return output, reduce(torch.add, terms) / len(terms)

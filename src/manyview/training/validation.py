@@ -65,9 +65,9 @@ class Validation:
         return measures
 
     def untrained(self, journal: Journal) -> None:
-        """What training has to beat where nothing classifies: each split's measures of the weights it begins with."""
+        """What training has to beat where nothing classifies: each split's measures, before the first update alone."""
         setup, splits = self.setup, self.setup.splits
-        if not self.chooses:
+        if self.state.number or setup.step.classifier is not None or not self.chooses:
             return
         if setup.main:
             features, held = self.features(), {"val": splits.val, "test": splits.test}
