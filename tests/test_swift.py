@@ -99,7 +99,9 @@ def test_public_names_are_those_that_type_checkers_see():
     tree = ast.parse(Path(manyview.__file__).read_text(encoding="utf-8"))
     guarded = next(node for node in tree.body if isinstance(node, ast.If))
     assert ast.unparse(guarded.test) == "TYPE_CHECKING"
-    seen = {alias.name: node.module for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    seen = {
+        alias.name: node.module for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     assert seen == manyview._HOMES
     assert sorted(seen) == sorted(manyview.__all__)
     assert {*manyview.__all__, "__version__"} <= {*dir(manyview)}
