@@ -6,6 +6,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from commands import contents, manyview, one_line
+from manyview.branches.backbones import cresnet32
 from manyview.branches.branch import make_backbone, parse_branch
 from manyview.errors import RecipeError
 
@@ -28,7 +29,7 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "text.safetensors").write_text("hello")
     (tmp_path / "folder").mkdir()
-    torch.save(timm.create_model("cresnet32").state_dict(), tmp_path / "other.pt")
+    torch.save(cresnet32().state_dict(), tmp_path / "other.pt")
 
 
 @pytest.mark.parametrize(
