@@ -10,6 +10,7 @@ labels is a function of the seed: those of 1 % are among those of 10 %, and each
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from manyview.data import Images, Splits, Subset, hold_out, labelled, preload
-from manyview.data.loader import Batches, load_ahead, read_images
+from manyview.data.loader import Batches, read_images
+from manyview.data.loader import stream as open_stream
+from manyview.data.once import place_for
 from manyview.data.splits import thin_out
 from manyview.errors import DataError, ManyviewError, unknown
 from manyview.evaluate.accuracy import accuracy
@@ -176,8 +179,10 @@ class Finetune:
             groups = layer_groups(trunk, head, self.weight_decay, self.layer_decay)
             optimizer = OPTIMIZERS[self.optimizer](groups, lr=lr)
             set_lr = make_schedule(config, optimizer, clock)
-            with features.watch(f"finetune, lr {lr:g}", clock.steps, "steps") as tick:
-                for number, batch in enumerate(load_ahead(batches, 0, clock.steps)):
+            stream = open_stream(batches, 0, clock.steps, place_for(batches.images, features.workers), features.workers)
+            watched = features.watch(f"finetune, lr {lr:g}", clock.steps, "steps")
+            with contextlib.closing(stream), watched as tick:
+                for number, batch in enumerate(stream):
                     set_lr(number)
                     torch.manual_seed(key_of(seed, number, "finetune")[0])  # what is random inside, such as dropout
                     assert isinstance(batch.images, dict)

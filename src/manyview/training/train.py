@@ -148,7 +148,14 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
         """With the weights of now."""
         model = StepModel(step, splits.classes)
         skipped: list[str] | None = [] if batches.skip else None
-        return Features(model, splits, seed=recipe.seed, skipped=skipped, watch=display.evaluating)
+        return Features(
+            model,
+            splits,
+            seed=recipe.seed,
+            skipped=skipped,
+            watch=display.evaluating,
+            workers=recipe.data.workers,
+        )
 
     def measure(
         frozen: Features,
