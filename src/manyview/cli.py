@@ -258,7 +258,7 @@ def replay(
     from manyview.show.pictures import PHOTOS, check_name, save_picture
     from manyview.show.sheet import contact_sheet, short_path
     from manyview.training.run import Run
-    from manyview.views.view import mixes
+    from manyview.views.plan import mixes
 
     check_name(out, PHOTOS, "--out")
     folder = Run(run)

@@ -26,7 +26,7 @@ from manyview.foundation.grammar import bind, parse_call
 from manyview.relations import Port, Reading
 from manyview.relations.augself import AugSelf
 from manyview.views.ops import OPS
-from manyview.views.view import IMAGE, PlannedView
+from manyview.views.plan import IMAGE, PlannedView
 from op_cases import photos
 from seen import Looks
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.branches.branch import FEATURES, LOGITS
+from manyview.branches.spec import FEATURES, LOGITS
 from manyview.data import Images, Splits
 from manyview.data.images import Ints
 from manyview.data.once import Once, read_once

@@ -38,7 +38,7 @@ from manyview.optimize.optimize import clock_of, make_schedule
 from manyview.recipe.settings import Train
 from manyview.views.draws import key_of
 from manyview.views.ops.op import check_kind, check_not_negative, check_whole
-from manyview.views.view import PlannedView, ViewSpec, mixes, plan_views
+from manyview.views.plan import PlannedView, ViewSpec, mixes, plan_views
 
 if TYPE_CHECKING:
     from manyview.evaluate.features import Features

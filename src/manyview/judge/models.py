@@ -14,13 +14,14 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from manyview.branches.backbones.make import like_backbones, timm_model
-from manyview.branches.branch import FEATURES, LOGITS
+from manyview.branches.spec import FEATURES, LOGITS
 from manyview.errors import RecipeError, RunError
 from manyview.evaluate.model import COUNTER, Trunk, digest_of, trunk_of
 from manyview.foundation.files import read_state
 from manyview.foundation.grammar import Call
 from manyview.views.ops.op import as_float
-from manyview.views.view import TEST, PlannedView, draw_views, together, usual_test_view
+from manyview.views.plan import TEST, PlannedView, usual_test_view
+from manyview.views.view import draw_views, together
 
 
 @final
