@@ -38,8 +38,8 @@ from torch import Tensor
 from manyview.branches.spec import FEATURES
 from manyview.data import Splits
 from manyview.errors import DataError, RecipeError
-from manyview.evaluate.pipeline import draw, plan_ops, some_of
 from manyview.evaluate.report import Report, Table
+from manyview.evaluate.tried_ops import draw, plan_ops, some_of
 from manyview.views.ops import OPS
 from manyview.views.ops.affine import Rotate, Shear, Translate
 from manyview.views.ops.blur import Blur

@@ -30,9 +30,9 @@ from manyview.data.splits import thin_out
 from manyview.errors import DataError, ManyviewError, unknown
 from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.linear import HELD_OUT, METRICS
+from manyview.evaluate.linear_sgd import check_rates, table_of_rates
 from manyview.evaluate.model import Model, Trunk
 from manyview.evaluate.report import Report
-from manyview.evaluate.sgd import check_rates, table_of_rates
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import clock_of, make_schedule
 from manyview.recipe.settings import Train
