@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from manyview.branches.branch import NORMALIZATIONS
 from manyview.branches.heads import HEADS
 from manyview.branches.initial import INITS
+from manyview.branches.spec import NORMALIZATIONS
 from manyview.data import SOURCES
 from manyview.evaluate.protocols import PROTOCOLS
 from manyview.optimize.optimize import SCHEDULES

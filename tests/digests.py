@@ -18,7 +18,8 @@ from manyview.evaluate.corruptions import CORRUPTIONS, corrupt, corruption
 from manyview.views.ops import OPS
 from manyview.views.ops.erase import noise
 from manyview.views.ops.orbit import ORBITS
-from manyview.views.view import ViewSpec, draw_views, plan_views
+from manyview.views.plan import ViewSpec, plan_views
+from manyview.views.view import draw_views
 
 STORED = Path(__file__).with_name("digests.json")
 COUNT, SIDE = 6, 40

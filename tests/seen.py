@@ -3,7 +3,8 @@
 import torch
 
 from manyview.views.ops.op import as_float
-from manyview.views.view import TEST, draw_views, together, usual_test_view
+from manyview.views.plan import TEST, usual_test_view
+from manyview.views.view import draw_views, together
 
 
 class Looks:

@@ -3,7 +3,7 @@
 import re
 
 from manyview.load import load_recipe
-from manyview.views.view import TEST
+from manyview.views.plan import TEST
 
 
 def small(name: str, side: int = 32) -> tuple[str, ...]:

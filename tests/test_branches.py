@@ -7,13 +7,15 @@ import timm
 import torch
 from torch import nn
 
-from manyview.branches.branch import NORMALIZATIONS, Branch, parse_branch
+from manyview.branches.branch import Branch
+from manyview.branches.spec import NORMALIZATIONS, parse_branch
 from manyview.errors import RecipeError
 from manyview.load import load_recipe, packaged_recipes, parse_recipe
 from manyview.optimize.optimize import make_optimizer
 from manyview.relations.swav import SwAV
 from manyview.step import Step
-from manyview.views.view import View, ViewSpec, plan_views
+from manyview.views.plan import ViewSpec, plan_views
+from manyview.views.view import View
 from small import small
 
 PLAN = plan_views(

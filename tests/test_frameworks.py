@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import references
-from manyview.branches.branch import parse_branch
 from manyview.branches.heads import HEADS
+from manyview.branches.spec import parse_branch
 from manyview.foundation.grammar import Call, bind
 from manyview.load import parse_recipe
 from manyview.step import Step

@@ -21,7 +21,8 @@ from manyview.data import ArrayImages, BadImage, loader, open_splits, preload
 from manyview.data.loader import AHEAD, Batch, Batches, load, load_ahead, read_images
 from manyview.errors import DataError
 from manyview.show.display import Display
-from manyview.views.view import TEST, View, interleave
+from manyview.views.plan import TEST
+from manyview.views.view import View, interleave
 
 VIEWS = """
 views:

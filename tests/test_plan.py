@@ -10,7 +10,7 @@ from commands import done, manyview, one_line, png
 from manyview.load import load_recipe, packaged_recipes, parse_recipe
 from manyview.show.graph import save_graph
 from manyview.show.plan import describe, layout, plan, svg
-from manyview.views.view import plan_views
+from manyview.views.plan import plan_views
 from small import small
 
 ROWS = {  # images that pass each network for each image of a batch, read off the papers

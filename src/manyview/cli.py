@@ -306,7 +306,7 @@ def replay(
     from manyview.optimize.optimize import clock_of
     from manyview.show.sheet import contact_sheet, short_path
     from manyview.training.run import Run
-    from manyview.views.view import mixes
+    from manyview.views.plan import mixes
 
     folder = Run(run)
     recipe = folder.recipe(*overrides or ())

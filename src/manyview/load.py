@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from manyview.branches.branch import LOGITS
+from manyview.branches.spec import LOGITS
 from manyview.data.sources import bind_source
 from manyview.errors import ManyviewError, RecipeError
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
@@ -27,7 +27,7 @@ from manyview.recipe.settings import Data, Frozen, Train
 from manyview.recipe.strict_yaml import read_yaml
 from manyview.recipe.texts import keep_texts
 from manyview.recipe.titles import leaves, true_title
-from manyview.views.view import ViewSpec
+from manyview.views.plan import ViewSpec
 
 __all__ = ["as_override", "data_of", "load_recipe", "packaged_recipes", "parse_recipe"]
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from manyview.branches.branch import FEATURES, LOGITS, Branch
+from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
+from manyview.branches.spec import FEATURES, LOGITS
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.optimize import parts_of
@@ -31,17 +32,8 @@ from manyview.relations.weight import Moment, Weight
 from manyview.views.ops.mix import mix_rows, mix_target, on_rows
 from manyview.views.ops.op import as_float
 from manyview.views.ops.orbit import orbit
-from manyview.views.view import (
-    TEST,
-    View,
-    draw_views,
-    fixed_size,
-    member_view,
-    render_views,
-    together,
-    usual_test_view,
-    with_sources,
-)
+from manyview.views.plan import TEST, fixed_size, usual_test_view, with_sources
+from manyview.views.view import View, draw_views, member_view, render_views, together
 
 
 class Output(TypedDict):

@@ -13,7 +13,8 @@ from manyview.views.draws import Draws
 from manyview.views.ops import OPS
 from manyview.views.ops.mix import beta, mix_rows, mix_target, on_rows
 from manyview.views.ops.op import as_float
-from manyview.views.view import ViewSpec, draw_views, member_view, plan_views
+from manyview.views.plan import ViewSpec, plan_views
+from manyview.views.view import draw_views, member_view
 
 SIZE = (11, 14)
 CASES = [

@@ -11,7 +11,8 @@ from manyview.views.draws import Draws
 from manyview.views.engine.render import render
 from manyview.views.ops import OPS
 from manyview.views.ops.op import as_float
-from manyview.views.view import ViewSpec, draw_views, plan_views
+from manyview.views.plan import ViewSpec, plan_views
+from manyview.views.view import draw_views
 from op_cases import OBLONG, SQUARE, photos
 
 OneOf = OPS["one_of"]

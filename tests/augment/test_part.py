@@ -12,7 +12,8 @@ from manyview.errors import DataError
 from manyview.show.sheet import MOST, compose
 from manyview.views.ops.crop import PadCrop, cut
 from manyview.views.ops.part import MULTIPLE, in_parts
-from manyview.views.view import ViewSpec, plan_views, render_views, sample_views
+from manyview.views.plan import ViewSpec, plan_views
+from manyview.views.view import render_views, sample_views
 
 resource = pytest.importorskip("resource")
 BYTES = 512  # that an image's pixel, or its output's, may take while a view of it is made

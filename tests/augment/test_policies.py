@@ -24,7 +24,7 @@ from manyview.views.ops.policy import CODES, POLICY_OPS, apply_policy_op, apply_
 from manyview.views.ops.randaugment import SETS
 from manyview.views.ops.trivialaugment import SPACES
 from manyview.views.ops.uniformaugment import SPACE as UNIFORM
-from manyview.views.view import ViewSpec, plan_views
+from manyview.views.plan import ViewSpec, plan_views
 
 SIZES = [(32, 32), (33, 47), (64, 40)]
 SIZE = in_turn("size", SIZES)

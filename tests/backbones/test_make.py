@@ -7,7 +7,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from commands import contents, manyview, one_line
 from manyview.branches.backbones import cresnet32
-from manyview.branches.branch import make_backbone, parse_branch
+from manyview.branches.branch import make_backbone
+from manyview.branches.spec import parse_branch
 from manyview.errors import RecipeError
 
 

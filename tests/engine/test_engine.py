@@ -12,7 +12,8 @@ from manyview.views.engine.program import LEAST_ARGS, Code, Column, Lowered, pac
 from manyview.views.engine.render import is_levels, render
 from manyview.views.ops import OPS
 from manyview.views.ops.mix import MIXING
-from manyview.views.view import ViewSpec, draw_views, plan_views
+from manyview.views.plan import ViewSpec, plan_views
+from manyview.views.view import draw_views
 from op_cases import OBLONG, RGB, SETTINGS, SQUARE, photos
 
 LOWERED = [case for case in SETTINGS if not issubclass(OPS[case[0]], MIXING)]

@@ -21,12 +21,12 @@ from manyview.evaluate.awareness import (
     targets_of,
 )
 from manyview.evaluate.features import Features
-from manyview.evaluate.pipeline import draw, plan_ops
+from manyview.evaluate.tried_ops import draw, plan_ops
 from manyview.foundation.grammar import bind, parse_call
 from manyview.relations import Port, Reading
 from manyview.relations.augself import AugSelf
 from manyview.views.ops import OPS
-from manyview.views.view import IMAGE, PlannedView
+from manyview.views.plan import IMAGE, PlannedView
 from op_cases import photos
 from seen import Looks
 

@@ -29,12 +29,12 @@ from manyview.evaluate.finetune import Finetune
 from manyview.evaluate.invariance import Invariance
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import Linear, linear_probe
+from manyview.evaluate.linear_sgd import LinearSgd
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import call_of, parse_protocols
 from manyview.evaluate.report import Report, Table
 from manyview.evaluate.robustness import Robustness
 from manyview.evaluate.scores import scores_of
-from manyview.evaluate.sgd import LinearSgd
 from manyview.evaluate.transfer import Transfer
 from manyview.judge.record import check_place, file_name, publish, record
 from subjects import SLA, TIED, UNLABELED, Broken, counted, features_of, pictures, sunny, trained

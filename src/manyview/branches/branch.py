@@ -2,173 +2,27 @@
 
 A branch owns a timm backbone, heads, its normalisation, and the way views pass through it: `joint` (all views of one
 size in one batch, and then all views through the heads, so that BatchNorm sees them together) or `separate` (one view
-at a time; a family is one view).
-`h` is the pooled feature of the backbone; the heads a recipe declares are readouts too, and `logits` is `linear(h)`
-unless the recipe says otherwise. Only heads that some relation reads are built.
+at a time; a family is one view). Only heads that some relation reads are built.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
-import math
-import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manyview.branches.ema import Ema, follow
-from manyview.branches.heads import HEADS, TAPS, build_head
-from manyview.branches.initial import Init, Normal, parse_init
+from manyview.branches.ema import follow
+from manyview.branches.heads import TAPS, build_head
+from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
 from manyview.branches.timm_arguments import timm_options
-from manyview.branches.timm_models import like_backbones, timm_library, timm_model
+from manyview.branches.timm_models import timm_model
 from manyview.errors import RecipeError, reason, unknown
-from manyview.foundation.grammar import Call, Name, bind, check_name, parse_call
-from manyview.views.view import PlannedView, View, as_float
-
-FEATURES = "h"
-LOGITS = "logits"
-CLASSIFIER = Call("linear", (Name(FEATURES),))  # what `logits` is unless the recipe says otherwise
-SETTINGS = ("backbone", "forward", "init", "normalize")  # keys of a branch that are no heads
-NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "half": ((0.5,), (0.5,)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "none": ((0.0,), (1.0,)),
-}
-
-
-@dataclass(frozen=True)
-class BranchSpec:
-    """A branch as a recipe writes it, parsed.
-
-    normalize: (mean, std) of each channel, or one of each for all; None takes the backbone's own for RGB, and 0.5 for
-    other channels. init: how weights start, see `initial`; None leaves them as timm and torch draw them. ema: for a
-    branch that follows another, whose backbone and heads it has.
-    """
-
-    name: str
-    backbone: Call
-    heads: dict[str, Call]
-    joint: bool = True
-    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    init: Init | None = None
-    ema: Ema | None = None
-
-    @property
-    def readouts(self) -> list[str]:
-        """Names a relation may read."""
-        return list(dict.fromkeys([FEATURES, LOGITS, *self.heads]))
-
-
-def parse_branches(raw: Mapping[str, Any], channels: int = 3) -> dict[str, BranchSpec]:
-    """All branches by name, in the order of the recipe. channels: of the images. Raises RecipeError."""
-    own = {name: parse_branch(name, each, channels) for name, each in raw.items() if not _is_ema(each)}
-    if not own:
-        raise RecipeError("branches: at least one branch is needed, such as net: {backbone: resnet18}")
-    return {name: own[name] if name in own else _parse_ema(name, each, own, raw) for name, each in raw.items()}
-
-
-def _is_ema(raw: Any) -> bool:
-    return isinstance(raw, str) and raw.strip().startswith("ema")
-
-
-def _parse_ema(name: str, text: str, own: Mapping[str, BranchSpec], raw: Mapping[str, Any]) -> BranchSpec:
-    where = f"branches.{name}"
-    check_name(name, where)
-    call = parse_call(text, where)
-    if call.name != "ema":
-        raise RecipeError(f"{where}: expected a mapping with a backbone, or ema(online), got {text!r}")
-    ema = bind(Ema, call, where)
-    followed = ema.of.text
-    if followed in raw and followed not in own:
-        raise RecipeError(f"{where}: '{followed}' is itself an EMA; follow the branch that is trained")
-    if followed not in own:
-        raise RecipeError(f"{where}: {unknown('branch', followed, own, 'branches')}")
-    return replace(own[followed], name=name, ema=ema)
-
-
-def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
-    """A branch from its mapping {backbone, forward, normalize, init, <head>: <call>}. Raises RecipeError.
-
-    channels: how many the images have.
-    """
-    where = f"branches.{name}"
-    check_name(name, where)
-    if not isinstance(raw, Mapping) or "backbone" not in raw:
-        near = difflib.get_close_matches("backbone", map(str, raw), n=1) if isinstance(raw, Mapping) else []
-        got = f"did you mean backbone by '{near[0]}'?" if near else f"got {raw!r}"
-        wanted = "a mapping with a backbone, such as {backbone: resnet18}"
-        raise RecipeError(f"{where}: expected {wanted}{', or ema(online)' if isinstance(raw, str) else ''}; {got}")
-    fields = dict(raw)
-    backbone = _parse_backbone(fields.pop("backbone"), f"{where}.backbone")
-    timm_options(backbone, f"{where}.backbone", channels)
-    forward = fields.pop("forward", "joint")
-    if forward not in ("joint", "separate"):
-        raise RecipeError(f"{where}.forward: {unknown('way', str(forward), ['joint', 'separate'])}")
-    normalize = _parse_normalize(fields.pop("normalize", None), f"{where}.normalize", channels)
-    start = fields.pop("init", None)
-    init = None if start is None else parse_init(start, f"{where}.init")
-    init_std = fields.pop("init_std", None)
-    if init_std is not None and (type(init_std) not in (int, float) or init_std <= 0):
-        raise RecipeError(f"{where}.init_std: expected a positive number, got {init_std!r}")
-    if init is not None and init_std:
-        raise RecipeError(f"{where}.init_std: init says how weights start; drop init_std, which earlier versions had")
-    init = Normal(init_std) if init_std else init
-    if init is not None and backbone.kwargs.get("pretrained"):
-        raise RecipeError(f"{where}.init: {init} would draw the published weights anew; drop it, or pretrained=True")
-    heads: dict[str, Call] = {}
-    for head, text in fields.items():
-        call = parse_call(text, f"{where}.{head}")
-        check_name(head, f"{where}.{head}")
-        if head == FEATURES:
-            raise RecipeError(f"{where}.{head}: '{head}' cannot name a head; h is the backbone's feature")
-        if call.name not in (*HEADS, *TAPS):
-            meant = difflib.get_close_matches(head, SETTINGS, n=1)
-            hint = f"was {where}.{meant[0]} meant? " if meant else ""
-            raise RecipeError(f"{where}.{head}: {hint}{unknown('head', call.name, [*HEADS, *TAPS])}")
-        if call.name in TAPS:
-            if len(call.args) != 1 or not isinstance(call.args[0], str) or call.kwargs:
-                asked = f"write the layer's name in quotes, as in {call.name}('layer2')"
-                raise RecipeError(f"{where}.{head}: {asked}, got {call}")
-        elif not call.args or not isinstance(call.args[0], Name):
-            raise RecipeError(f"{where}.{head}: a head first names what it reads, as in {call.name}(h), got {call}")
-        elif call.args[0].text not in (FEATURES, *heads):
-            raise RecipeError(f"{where}.{head}: {unknown('readout', call.args[0].text, [FEATURES, *heads])}")
-        heads[head] = call
-    return BranchSpec(name, backbone, heads, forward == "joint", normalize, init)
-
-
-def _parse_backbone(text: Any, where: str) -> Call:
-    """The call; names are also told that are no call, such as ResNet-50 or resnet18.a1_in1k."""
-    if isinstance(text, str) and re.fullmatch(r"[\w.-]*[.-][\w.-]*", text.strip()):
-        name = text.strip()
-        if name in timm_library().list_pretrained():
-            raise RecipeError(f"{where}: write {name}(pretrained=True) for those weights, or {name.partition('.')[0]}")
-        raise RecipeError(f"{where}: unknown backbone '{name}'; {like_backbones(name)}")
-    return parse_call(text, where)
-
-
-def _parse_normalize(value: Any, where: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        if value not in NORMALIZATIONS:
-            raise RecipeError(f"{where}: {unknown('normalisation', value, NORMALIZATIONS)}")
-        value = NORMALIZATIONS[value]
-    try:
-        mean, std = (tuple(float(number) for number in numbers) for numbers in value)
-    except (TypeError, ValueError):
-        raise RecipeError(f"{where}: expected a name or [[means], [stds]], got {value!r}") from None
-    finite = all(math.isfinite(number) for number in (*mean, *std))
-    if len(mean) != len(std) or len(mean) not in (1, channels) or not finite or not all(number > 0 for number in std):
-        wanted = f"{channels} means and {channels} positive stds" if channels > 1 else "one mean and one positive std"
-        raise RecipeError(f"{where}: expected {wanted}, one a channel, got {value!r}")
-    return mean, std
+from manyview.foundation.grammar import Call
+from manyview.views.plan import PlannedView
+from manyview.views.view import View, as_float
 
 
 class Branch(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from manyview.errors import RecipeError
 from manyview.foundation.grammar import Call, Name, bind
 from manyview.views.ops.op import TURNS, WIDTH, check_kind, check_whole
-from manyview.views.view import PlannedView
+from manyview.views.plan import PlannedView
 
 Built = tuple[nn.Module, int]
 

@@ -196,6 +196,11 @@ class Subset:
         return self.images.name(int(self.positions[position]))
 
 
+def lie_in_memory(images: Images) -> bool:
+    """Whether nothing has to be decoded any more."""
+    return lie_in_memory(images.images) if isinstance(images, Subset) else isinstance(images, ArrayImages)
+
+
 def labelled(images: Images) -> Images:
     """The images that have a label, in their order: what a bank of neighbours and a probe can learn from."""
     positions = np.flatnonzero(images.labels >= 0)

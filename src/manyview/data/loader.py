@@ -1,4 +1,6 @@
-"""Batches as a function of the step number: which images, read and decoded once, and their views where asked.
+"""Batches as a function of their number, and the one stream of them, by workers or by a thread, that all reading uses.
+
+For training a batch is a function of the step number: which images, decoded once, and their views where asked.
 
 The order of images depends on (seed, epoch) alone and the batch on the step, so a run sees the same batches with any
 number of workers, and after a restart at any step. What takes the place of an image that cannot be read depends on
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import warnings
@@ -18,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -28,13 +31,23 @@ from torch.utils.data import DataLoader
 
 from manyview.data.decode import BadImage, scale_for
 from manyview.data.images import ArrayImages, Images
-from manyview.errors import DataError, ManyviewError
+from manyview.errors import DataError, ManyviewError, RunError
 from manyview.views.draws import order_of
 from manyview.views.engine.render import Reduced, Source
-from manyview.views.view import PlannedView, View, draw_boxes, draw_views, together
+from manyview.views.plan import PlannedView
+from manyview.views.view import View, draw_boxes, draw_views, together
 
 AHEAD = 2  # batches that are made while one is in use
 GRACE = 30  # seconds that a worker lives on after SIGTERM
+LOST = re.compile(r"(is killed by signal: \w+( \w+)?|exited unexpectedly)")  # what torch says of a worker that is gone
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+class Plan(Protocol[T_co]):
+    """What there is to read, by number: `Batches` for training, `Once` for evaluation. It pickles into workers."""
+
+    def __getitem__(self, number: int) -> T_co: ...
 
 
 @dataclass(frozen=True)
@@ -234,12 +247,12 @@ class _Values:
     ever.
     """
 
-    batches: Batches
+    plan: Plan[Any]
 
-    def __getitem__(self, number: int) -> tuple[Batch | ManyviewError, list[Told]]:
+    def __getitem__(self, number: int) -> tuple[Any, list[Told]]:
         with warnings.catch_warnings(record=True) as seen:
             try:
-                made: Batch | ManyviewError = self.batches[number]
+                made = self.plan[number]
             except ManyviewError as error:
                 made = error
         return made, [(str(each.message), each.category, each.filename, each.lineno) for each in seen]
@@ -251,29 +264,29 @@ def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def stream(
-    batches: Batches, start: int, stop: int, place: str, workers: int = 0, pin: bool = False
-) -> Generator[Batch, None, None]:
+    plan: Plan[T], start: int, stop: int, place: str, workers: int = 0, pin: bool = False
+) -> Generator[T, None, None]:
     """Batches `start` to `stop` in order, made where `data.render` says: by "workers", else by a thread."""
-    return load(batches, start, stop, workers, pin) if place == "workers" else load_ahead(batches, start, stop, pin)
+    return load(plan, start, stop, workers, pin) if place == "workers" else load_ahead(plan, start, stop, pin)
 
 
-def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = False) -> Generator[Batch, None, None]:
+def load(plan: Plan[T], start: int, stop: int, workers: int, pin: bool = False) -> Generator[T, None, None]:
     """Batches `start` to `stop`, in order, read ahead by `workers` processes, at most one a core (0: read here).
 
     Closing the generator ends the workers.
     """
     # batch_size=None: the data set gives whole batches. The sampler is the range of step numbers.
-    loader: DataLoader[tuple[Batch | ManyviewError, list[Told]]] = DataLoader(
-        _Values(batches),  # type: ignore[arg-type]
+    loader: DataLoader[tuple[Any, list[Told]]] = DataLoader(
+        _Values(plan),  # type: ignore[arg-type]
         batch_size=None,
         sampler=range(start, stop),
-        num_workers=min(workers, os.cpu_count() or 1),
+        num_workers=max(0, min(workers, os.cpu_count() or 1, stop - start)),
         pin_memory=pin,
         worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # or it would take its workers' seed from the generator that dropout draws from
     )
     told: set[str] = set()  # each text once, whichever worker it came from
-    for batch, seen in loader:
+    for batch, seen in _handed(loader):
         for text, category, file, line in seen:
             if text not in told:
                 told.add(text)
@@ -283,14 +296,35 @@ def load(batches: Batches, start: int, stop: int, workers: int, pin: bool = Fals
         yield batch
 
 
-def load_ahead(batches: Batches, start: int, stop: int, pin: bool = False) -> Generator[Batch, None, None]:
+def _handed(loader: DataLoader[T]) -> Generator[T, None, None]:
+    """What workers hand over. Raises RunError where one was ended from outside, as for want of memory."""
+    rest, lost = iter(loader), None
+    while lost is None:
+        try:
+            handed = next(rest)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            lost = LOST.search(str(error))
+            if lost is None:
+                raise
+        else:
+            yield handed
+    del rest  # ends the others
+    raise RunError(
+        f"a process that reads images {lost[0]}, perhaps for want of memory (RAM or /dev/shm); try fewer data.workers, "
+        f"or data.workers=0, which reads in the main process"
+    )
+
+
+def load_ahead(plan: Plan[T], start: int, stop: int, pin: bool = False) -> Generator[T, None, None]:
     """Batches `start` to `stop`, in order, made by a thread of this process, two ahead of the one in use.
 
     For images in memory: compiled programs render them outside of Python's lock. Closing the generator ends the thread.
     """
 
-    def make(number: int) -> Batch:
-        batch = batches[number]
+    def make(number: int) -> Any:
+        batch: Any = plan[number]
         return batch.pin_memory() if pin else batch
 
     with ThreadPoolExecutor(1, thread_name_prefix="manyview-loader") as thread:

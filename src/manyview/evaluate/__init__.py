@@ -16,7 +16,7 @@ from manyview.evaluate.fewshot import episodes, few_shot
 from manyview.evaluate.invariance import cosines, overlap
 from manyview.evaluate.knn import knn_predict
 from manyview.evaluate.linear import fit_linear, fit_path, linear_probe
-from manyview.evaluate.sgd import sgd_probe
+from manyview.evaluate.linear_sgd import sgd_probe
 
 __all__ = [
     "brier_score",

@@ -35,20 +35,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyview.branches.branch import FEATURES
+from manyview.branches.spec import FEATURES
 from manyview.data import Splits
 from manyview.errors import DataError, RecipeError
-from manyview.evaluate.pipeline import draw, plan_ops, some_of
 from manyview.evaluate.report import Report, Table
+from manyview.evaluate.tried_ops import draw, plan_ops, some_of
 from manyview.views.ops import OPS
 from manyview.views.ops.affine import Rotate, Shear, Translate
 from manyview.views.ops.blur import Blur
-from manyview.views.ops.color import Brightness, Color, Contrast, Grayscale, Invert, Jitter, Solarize
+from manyview.views.ops.color import Brightness, Color, Contrast, Grayscale, Jitter
 from manyview.views.ops.crop import Crop, PadCrop
 from manyview.views.ops.flip import Flip, Rotate90, VFlip
 from manyview.views.ops.histogram import Sharpness
 from manyview.views.ops.op import Op, ViewParams, check_whole, coin_difference
-from manyview.views.view import IMAGE, PlannedOp, PlannedView
+from manyview.views.ops.threshold import Invert, Solarize
+from manyview.views.plan import IMAGE, PlannedOp, PlannedView
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,19 +11,17 @@ import contextlib
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.branches.branch import FEATURES, LOGITS
+from manyview.branches.spec import FEATURES, LOGITS
 from manyview.data import Images, Splits
 from manyview.data.images import Ints
-from manyview.data.loader import read_images
+from manyview.data.once import Once, read_once
 from manyview.errors import DataError
-from manyview.evaluate import cache
 from manyview.evaluate.model import Model
 from manyview.foundation.words import counted
 
@@ -42,6 +40,23 @@ class Watch(Protocol):
 def unwatched(what: str, count: int, unit: str = "images") -> Iterator[Progress]:
     """Shows nothing."""
     yield lambda done, total: None
+
+
+class Entry(Protocol):
+    """The place of a model's outputs on some images among those that are kept."""
+
+    @property
+    def key(self) -> str:
+        """A digest of all that they depend on; it changes as soon as an image or a weight does."""
+
+    def load(self) -> dict[str, Tensor] | None:
+        """Tensors by name; None if there are none."""
+
+    def store(self, tensors: dict[str, Tensor]) -> None:
+        """Keeps tensors."""
+
+
+Keeper = Callable[[Model, Images], Entry]
 
 
 @dataclass(frozen=True)
@@ -63,37 +78,48 @@ def collect(
     *,
     aggregated: bool = False,
     batch_size: int = 256,
+    workers: int = 0,
     skipped: list[str] | None = None,
     progress: Progress | None = None,
 ) -> Outputs:
     """Runs every labelled image through the model, none dropped.
 
-    skipped: receives a line on each image that cannot be read; without it, such an image raises BadImage.
+    workers: processes that read ahead, see `data.once`; the outputs are the same with any number. skipped: receives a
+    line on each image that cannot be read; without it, such an image raises BadImage.
     Raises DataError if no image has a label, or none can be read.
     """
     labelled = np.flatnonzero(images.labels >= 0)
     if not len(labelled):
         raise DataError(f"none of {counted(len(images), 'image')} has a label")
     parts: dict[str, list[Tensor]] = {}
-    for start in range(0, len(labelled), batch_size):
-        positions = labelled[start : start + batch_size]
-        batch, kept, bad = read_images(images, positions, skip=skipped is not None)
-        if skipped is not None:
-            skipped += bad
-        if len(kept):
-            with torch.no_grad():
-                read = model.read(model.prepare(batch), aggregated=aggregated)
-            for name, value in read.items():
-                parts.setdefault(name, []).append(value.cpu())
-            parts.setdefault("labels", []).append(torch.from_numpy(images.labels[kept]))
-        if progress is not None:
-            progress(start + len(positions), len(labelled))
+    plan = Once(images, labelled, batch_size, skip=skipped is not None)
+    for batch, kept in _batches(plan, workers, skipped, progress):
+        with torch.no_grad():
+            read = model.read(model.prepare(batch), aggregated=aggregated)
+        for name, value in read.items():
+            parts.setdefault(name, []).append(value.cpu())
+        parts.setdefault("labels", []).append(torch.from_numpy(images.labels[kept]))
     if not parts:
         raise DataError(
             f"none of {counted(len(labelled), 'image')} could be read; the first: {images.name(int(labelled[0]))}"
         )
     whole = {name: torch.cat(values) for name, values in parts.items()}
     return Outputs(whole[FEATURES], whole["labels"], whole.get(LOGITS), whole.get("aggregated"))
+
+
+def _batches(
+    plan: Once, workers: int, skipped: list[str] | None, progress: Progress | None
+) -> Iterator[tuple[Tensor | list[Tensor], Ints]]:
+    """Images as they are read, and their positions, with what `collect` tells meanwhile."""
+    total = len(plan.positions)
+    with contextlib.closing(read_once(plan, workers)) as stream:
+        for number, part in enumerate(stream, 1):
+            if skipped is not None:
+                skipped += part.skipped
+            if len(part.kept):
+                yield part.images, part.kept
+            if progress is not None:
+                progress(min(number * plan.batch_size, total), total)
 
 
 def halved(features: Tensor) -> Tensor:
@@ -108,8 +134,8 @@ class Features:
     """A model's outputs on its splits, with the weights that it has now: make a new one when they have changed.
 
     seed: of all that protocols draw. skipped: receives a line on each image that cannot be read, see `collect`. watch:
-    shows how far long work is. folder: where outputs are kept for the next time, unless an image could not be read,
-    which then is tried again; None keeps them in memory alone.
+    shows how far long work is. keeper: where outputs are kept for the next time, unless an image could not be read,
+    which then is tried again; None keeps them in memory alone. workers: processes that read images, see `data.workers`.
     """
 
     def __init__(
@@ -120,16 +146,25 @@ class Features:
         seed: int = 0,
         skipped: list[str] | None = None,
         watch: Watch = unwatched,
-        folder: Path | None = None,
+        keeper: Keeper | None = None,
+        workers: int = 0,
     ) -> None:
         self.model, self.splits, self.seed = model, splits, seed
-        self.skipped, self.watch, self.folder = skipped, watch, folder
+        self.skipped, self.watch, self.keeper, self.workers = skipped, watch, keeper, workers
         self._known: dict[str, Outputs] = {}
         self._made: dict[Any, Any] = {}
 
     def on(self, splits: Splits) -> Features:
         """The same model's on other data."""
-        return Features(self.model, splits, seed=self.seed, skipped=self.skipped, watch=self.watch, folder=self.folder)
+        return Features(
+            self.model,
+            splits,
+            seed=self.seed,
+            skipped=self.skipped,
+            watch=self.watch,
+            keeper=self.keeper,
+            workers=self.workers,
+        )
 
     @property
     def classes(self) -> int:
@@ -159,16 +194,9 @@ class Features:
         positions: which, by default all, labelled or not. watch: what to call this in the progress bar.
         """
         wanted = np.arange(len(images)) if positions is None else positions
+        plan = Once(images, wanted, batch_size, skip=self.skipped is not None)
         with self.watch(watch, len(wanted)) as tick:
-            for start in range(0, len(wanted), batch_size):
-                batch, kept, bad = read_images(
-                    images, wanted[start : start + batch_size], skip=self.skipped is not None
-                )
-                if self.skipped is not None:
-                    self.skipped += bad
-                if len(kept):
-                    yield batch, kept
-                tick(min(start + batch_size, len(wanted)), len(wanted))
+            yield from _batches(plan, self.workers, self.skipped, tick)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, made at the first call with this key: a probe that several protocols use, say."""
@@ -194,18 +222,23 @@ class Features:
 
     def _collected(self, split: str, images: Images, aggregated: bool) -> Outputs:
         """Outputs found kept, else made, and kept where every image could be read and none changed meanwhile."""
-        entry = None
-        if self.folder is not None:
-            entry = cache.Entry(self.folder, cache.key_of(self.model, images))
+        entry = None if self.keeper is None else self.keeper(self.model, images)
+        if entry is not None:
             tensors = entry.load() or {}
             if tensors and not (aggregated and "aggregated" not in tensors):
                 return Outputs(**tensors)
         skipped: list[str] | None = None if self.skipped is None else []
         with self.watch(split, len(images)) as tick:
-            outputs = collect(self.model, images, aggregated=aggregated, skipped=skipped, progress=tick)
+            outputs = collect(
+                self.model, images, aggregated=aggregated, workers=self.workers, skipped=skipped, progress=tick
+            )
         outputs = replace(outputs, features=halved(outputs.features))
         if self.skipped is not None:
             self.skipped += skipped or []
-        if entry is not None and not skipped and cache.key_of(self.model, images) == entry.key:
+        if entry is not None and not skipped and self._unchanged(images, entry):
             entry.store({name: value for name, value in vars(outputs).items() if value is not None})
         return outputs
+
+    def _unchanged(self, images: Images, entry: Entry) -> bool:
+        """Whether images and weights are still those that the entry was made for."""
+        return self.keeper is not None and self.keeper(self.model, images).key == entry.key

@@ -10,6 +10,7 @@ labels is a function of the seed: those of 1 % are among those of 10 %, and each
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,20 +22,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyview.data import Images, Splits, Subset, hold_out, labelled, preload
-from manyview.data.loader import Batches, load_ahead, read_images
+from manyview.data.loader import Batches, read_images
+from manyview.data.loader import stream as open_stream
+from manyview.data.once import place_for
 from manyview.data.splits import thin_out
 from manyview.errors import DataError, ManyviewError, unknown
 from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.linear import HELD_OUT, METRICS
+from manyview.evaluate.linear_sgd import check_rates, table_of_rates
 from manyview.evaluate.model import Model, Trunk
 from manyview.evaluate.report import Report
-from manyview.evaluate.sgd import check_rates, table_of_rates
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import clock_of, make_schedule
 from manyview.recipe.settings import Train
 from manyview.views.draws import key_of
 from manyview.views.ops.op import check_kind, check_not_negative, check_whole
-from manyview.views.view import PlannedView, ViewSpec, mixes, plan_views
+from manyview.views.plan import PlannedView, ViewSpec, mixes, plan_views
 
 if TYPE_CHECKING:
     from manyview.evaluate.features import Features
@@ -175,8 +178,10 @@ class Finetune:
             groups = layer_groups(trunk, head, self.weight_decay, self.layer_decay)
             optimizer = OPTIMIZERS[self.optimizer](groups, lr=lr)
             set_lr = make_schedule(config, optimizer, clock)
-            with features.watch(f"finetune, lr {lr:g}", clock.steps, "steps") as tick:
-                for number, batch in enumerate(load_ahead(batches, 0, clock.steps)):
+            stream = open_stream(batches, 0, clock.steps, place_for(batches.images, features.workers), features.workers)
+            watched = features.watch(f"finetune, lr {lr:g}", clock.steps, "steps")
+            with contextlib.closing(stream), watched as tick:
+                for number, batch in enumerate(stream):
                     set_lr(number)
                     torch.manual_seed(key_of(seed, number, "finetune")[0])  # what is random inside, such as dropout
                     assert isinstance(batch.images, dict)

@@ -27,14 +27,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manyview.branches.branch import FEATURES, LOGITS
+from manyview.branches.spec import FEATURES, LOGITS
 from manyview.data import Splits
 from manyview.errors import DataError, RecipeError
-from manyview.evaluate.pipeline import draw, plan_ops, some_of
 from manyview.evaluate.report import Cell, Report, Table
+from manyview.evaluate.tried_ops import draw, plan_ops, some_of
 from manyview.foundation.grammar import parse_pipeline
 from manyview.views.ops.op import check_whole
-from manyview.views.view import IMAGE, PlannedView
+from manyview.views.plan import IMAGE, PlannedView
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

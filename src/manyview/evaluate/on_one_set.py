@@ -16,9 +16,9 @@ from manyview.evaluate.finetune import Finetune
 from manyview.evaluate.invariance import Invariance
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import Linear
+from manyview.evaluate.linear_sgd import LinearSgd
 from manyview.evaluate.report import Report
 from manyview.evaluate.robustness import Robustness
-from manyview.evaluate.sgd import LinearSgd
 from manyview.foundation.grammar import bind, parse_call
 
 if TYPE_CHECKING:

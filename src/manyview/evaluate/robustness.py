@@ -19,9 +19,9 @@ from manyview.evaluate.corruptions import CORRUPTIONS, EXTRA, MAIN, Corruption, 
 from manyview.evaluate.corruptions.frost import textures_of
 from manyview.evaluate.corruptions.severities import SIZES
 from manyview.evaluate.knn import knn_predict
-from manyview.evaluate.pipeline import some_of
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.evaluate.scores import WAYS, scores_of
+from manyview.evaluate.tried_ops import some_of
 from manyview.foundation.files import at_home
 from manyview.foundation.words import counted
 from manyview.views.ops.op import as_float, as_uint8, check_kind, check_whole

@@ -27,7 +27,8 @@ from manyview.recipe.recipe import Recipe
 from manyview.relations.augself import AugSelf
 from manyview.step import Step
 from manyview.views.ops.op import as_uint8
-from manyview.views.view import View, interleave, mixes, render_views, sample_views, with_sources
+from manyview.views.plan import mixes, with_sources
+from manyview.views.view import View, interleave, render_views, sample_views
 
 try:
     from timm.task import TrainingTask

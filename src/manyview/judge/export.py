@@ -20,7 +20,7 @@ from manyview.foundation.words import counted
 from manyview.step import Step
 from manyview.training.run import Run
 from manyview.views.ops.crop import CenterCrop, Resize
-from manyview.views.view import TEST, fixed_size
+from manyview.views.plan import TEST, fixed_size
 
 OURS = ("num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
 

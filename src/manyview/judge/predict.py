@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from manyview.branches.branch import LOGITS
+from manyview.branches.spec import LOGITS
 from manyview.data import BadImage, Stored, decode
 from manyview.data.search import find
 from manyview.errors import DataError, RunError, shown

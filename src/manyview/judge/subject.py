@@ -10,17 +10,18 @@ from pathlib import Path
 from manyview.branches.timm_models import timm_library
 from manyview.data import Splits, open_splits
 from manyview.errors import DataError, RecipeError, RunError
-from manyview.evaluate import cache
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.evaluate import with_accuracy
 from manyview.evaluate.features import Features, Watch
 from manyview.evaluate.knn import Knn
-from manyview.evaluate.model import Model, StepModel, exported, of_timm
+from manyview.evaluate.model import Model, StepModel
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
 from manyview.foundation.files import at_home
 from manyview.foundation.grammar import Call, parse_call
 from manyview.foundation.words import counted
+from manyview.judge import cache
+from manyview.judge.models import exported, of_timm
 from manyview.load import data_of, packaged_recipes
 from manyview.recipe.settings import Data
 from manyview.training.run import Run
@@ -33,7 +34,7 @@ class Subject:
     run: the run it is, if any. data: what its results are of, where that is not the run's own data: source, folder, and
     what else tells it apart, so that no result takes the place of another's. own: the calls that
     stand in its recipe. usual: what is measured if nothing is asked for. folder: where its features are kept. skips:
-    whether images that cannot be read are left out.
+    whether images that cannot be read are left out. workers: processes that read them.
     """
 
     model: Model
@@ -45,6 +46,7 @@ class Subject:
     run: Run | None = None
     data: str | None = None
     skips: bool = False
+    workers: int = 0
 
     def features(self, watch: Watch, kept: bool = True) -> Features:
         """What protocols work on; kept: whether outputs are looked for, and left, on disk."""
@@ -54,7 +56,8 @@ class Subject:
             seed=self.seed,
             skipped=[] if self.skips else None,
             watch=watch,
-            folder=self.folder if kept else None,
+            keeper=cache.kept_in(self.folder) if kept else None,
+            workers=self.workers,
         )
 
 
@@ -90,9 +93,17 @@ def open_subject(
         raise DataError(f"{target} comes without data; say which, as in data.source=cifar10 data.root=DIR")
     data, seed = data_of(overrides)
     splits = open_splits(data, seed)
-    skips = data.on_bad_image == "skip"
-    usual = _usual(model, splits)
-    return Subject(model, splits, seed, cache.usual_folder(), (), usual, data=told_apart(data, seed), skips=skips)
+    return Subject(
+        model,
+        splits,
+        seed,
+        cache.usual_folder(),
+        (),
+        _usual(model, splits),
+        data=told_apart(data, seed),
+        skips=data.on_bad_image == "skip",
+        workers=data.workers,
+    )
 
 
 def told_apart(data: Data, seed: int = 0) -> str:
@@ -168,6 +179,7 @@ def _of_run(run: Run, overrides: Sequence[str], device: str) -> Subject:
         run,
         told_apart(data) if other else None,
         data.on_bad_image == "skip",
+        data.workers,
     )
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from manyview.branches.branch import BranchSpec
+from manyview.branches.spec import BranchSpec
 from manyview.errors import RecipeError, reason, unknown
 from manyview.foundation.grammar import Call, Name, bind, check_arguments, parse_call
 from manyview.foundation.words import counted
 from manyview.relations import RELATIONS, SYMMETRIC, FitError, Port
 from manyview.relations.weight import SCHEDULES, Weight
 from manyview.views.ops.mix import MIXING
-from manyview.views.view import TEST, PlannedView, check_member
+from manyview.views.plan import TEST, PlannedView, check_member
 
 
 @dataclass(frozen=True)

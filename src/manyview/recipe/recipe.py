@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from manyview.branches.branch import BranchSpec, parse_branches
+from manyview.branches.spec import BranchSpec, parse_branches
 from manyview.recipe.readouts import RelationPlan, plan_relations
 from manyview.recipe.settings import Data, Frozen, Train
 from manyview.relations import LEARN_FROM_LABELS
-from manyview.views.view import TEST, PlannedView, ViewSpec, plan_views, with_sources
+from manyview.views.plan import TEST, PlannedView, ViewSpec, plan_views, with_sources
 
 
 class Recipe(Frozen):

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from manyview.branches.branch import CLASSIFIER, FEATURES, LOGITS, BranchSpec
 from manyview.branches.heads import TAPS, build_head
+from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
 from manyview.errors import ManyviewWarning
 from manyview.recipe.readouts import RelationPlan, build_relation, make_port
 from manyview.relations import FitError
-from manyview.views.view import PlannedView
+from manyview.views.plan import PlannedView
 
 WIDTH, CLASSES = 64, 10
 

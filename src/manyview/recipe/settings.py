@@ -28,7 +28,8 @@ class Data(Frozen, strict=True):
     channels: images are taken as they are stored, 8-bit or deeper, and must have this many channels; null makes them
     8-bit RGB. Either way they stand upright, and colour profiles are not applied. reduced: JPEGs are decoded at each
     reading, no larger than their crops need, faster but not to the same grey levels (see `data.decode`). memory: GiB
-    that the decoded images of a split may take; where they fit, they stay in memory. render: where views are made (see
+    that the decoded images of a split may take; where they fit, they stay in memory. workers: processes that read ahead
+    what does not lie in memory, to train on and to be judged on alike. render: where views are made (see
     `data.render`): by the loader's "workers"; by threads from images in "memory", ahead of the step; or on the
     "device"; "auto" chooses, and the run says why.
     """

@@ -1,4 +1,16 @@
-"""Relations: what is asked between readouts. One idea a file; this table is all there is to register."""
+"""Relations: what is asked between readouts. One idea a file; this table is all there is to register.
+
+Files have the names of what is asked; a paper's own loss is in
+
+    Tied-Augment    similarity (of features), weight (its schedules)
+    SimCLR, MoCo    contrastive; SupCon, too
+    SimSiam, BYOL   cosine
+    Barlow Twins    redundancy; VICReg, too
+    SLA             joint; its aggregation and self-distillation, too
+    AugMix          jensen_shannon
+    FixMatch        pseudo_label
+    AgMax, AugSelf, SwAV   files of their names
+"""
 
 from __future__ import annotations
 

@@ -38,10 +38,11 @@ from manyview.errors import RecipeError
 from manyview.relations.precision import in_float32
 from manyview.relations.reading import Port, Reading, check_alike
 from manyview.views.ops.blur import Blur
-from manyview.views.ops.color import Jitter, Solarize
+from manyview.views.ops.color import Jitter
 from manyview.views.ops.crop import Crop, PadCrop
 from manyview.views.ops.flip import Flip, Rotate90, VFlip
 from manyview.views.ops.op import Op
+from manyview.views.ops.threshold import Solarize
 
 
 @in_float32

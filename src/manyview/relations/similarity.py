@@ -1,4 +1,4 @@
-"""Tied-Augment: tie the features of two views (Kurtulus, Li, Dauphin, Cubuk, ICML 2023).
+"""How far the features of two views lie apart: the loss of Tied-Augment (Kurtulus, Li, Dauphin, Cubuk, ICML 2023).
 
     loss = CE + w * S(h_a, h_b)
 

@@ -20,7 +20,7 @@ from manyview.recipe.readouts import RelationPlan
 from manyview.recipe.recipe import Recipe
 from manyview.step import Step
 from manyview.views.ops import OPS
-from manyview.views.view import IMAGE, TEST, PlannedView, mixes
+from manyview.views.plan import IMAGE, TEST, PlannedView, mixes
 
 
 @dataclass(frozen=True)

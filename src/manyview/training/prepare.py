@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.branches.branch import FEATURES
+from manyview.branches.spec import FEATURES
 from manyview.data import BadImage, Splits, preload
 from manyview.data.loader import read_images
 from manyview.errors import ManyviewWarning, RecipeError, reason
 from manyview.recipe.settings import Data, Train
 from manyview.show.display import Display
 from manyview.step import Step
-from manyview.views.view import TEST
+from manyview.views.plan import TEST
 
 
 def images_together(train: Train, images: int, world: int) -> int:

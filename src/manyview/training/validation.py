@@ -49,6 +49,7 @@ class Validation:
             seed=self.setup.recipe.seed,
             skipped=skipped,
             watch=self.setup.display.evaluating,
+            workers=self.setup.recipe.data.workers,
         )
 
     def measure(

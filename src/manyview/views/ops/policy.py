@@ -21,7 +21,7 @@ from torch import Tensor
 from manyview.errors import unknown
 from manyview.views.draws import Draws
 from manyview.views.engine.program import Code, Column
-from manyview.views.ops import affine, color, histogram
+from manyview.views.ops import affine, color, histogram, threshold
 from manyview.views.ops.cubic import warp_cubic
 from manyview.views.ops.erase import square
 from manyview.views.ops.op import as_uint8, check_rgb, check_share
@@ -67,12 +67,12 @@ POLICY_OPS: Mapping[str, PolicyOp] = MappingProxyType(
         "contrast": PolicyOp("factor - 1", lambda x, v: color.contrast(x, 1 + v), code=Code.CONTRAST, offset=1),
         "sharpness": PolicyOp("factor - 1", lambda x, v: histogram.sharpness(x, 1 + v), code=Code.SHARPEN, offset=1),
         "posterize": PolicyOp("bits kept", histogram.posterize, code=Code.POSTERIZE),
-        "solarize": PolicyOp("threshold, 1 being 255 levels", color.solarize, code=Code.SOLARIZE, scale=255),
+        "solarize": PolicyOp("threshold, 1 being 255 levels", threshold.solarize, code=Code.SOLARIZE, scale=255),
         "autocontrast": PolicyOp(levels=lambda x, v: histogram.autocontrast(x), code=Code.AUTOCONTRAST),
         "equalize": PolicyOp(levels=lambda x, v: histogram.equalize(x), code=Code.EQUALIZE),
-        "invert": PolicyOp(levels=lambda x, v: color.invert(x), code=Code.INVERT),
+        "invert": PolicyOp(levels=lambda x, v: threshold.invert(x), code=Code.INVERT),
         "solarize_add": PolicyOp(
-            "added to levels under 128, 1 being 255 levels", color.solarize_add, code=Code.SOLARIZE_ADD, scale=255
+            "added to levels under 128, 1 being 255 levels", threshold.solarize_add, code=Code.SOLARIZE_ADD, scale=255
         ),
         "cutout": PolicyOp("whole pixels of the square's side", hides=True, code=Code.FILL),
     }
@@ -123,7 +123,7 @@ def apply_policy_op(
         chosen = codes == code
         own = torch.where(chosen, magnitudes, 0.0)
         if op.levels is not None:
-            kernel = color.add_solarize if manner.inverts and op.code == Code.SOLARIZE_ADD else op.levels
+            kernel = threshold.add_solarize if manner.inverts and op.code == Code.SOLARIZE_ADD else op.levels
             out = _where_chosen(out, images, chosen, kernel, own)
         elif op.matrix is not None:
             moved = moved | chosen

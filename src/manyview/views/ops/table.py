@@ -6,17 +6,7 @@ from manyview.views.ops.affine import Affine, Rotate, Shear, Translate
 from manyview.views.ops.augmix import AugMix
 from manyview.views.ops.autoaugment import AutoAugment
 from manyview.views.ops.blur import Blur
-from manyview.views.ops.color import (
-    Brightness,
-    ChannelPermutation,
-    Color,
-    Contrast,
-    Grayscale,
-    Invert,
-    Jitter,
-    Solarize,
-    SolarizeAdd,
-)
+from manyview.views.ops.color import Brightness, ChannelPermutation, Color, Contrast, Grayscale, Jitter
 from manyview.views.ops.crop import CenterCrop, Crop, PadCrop, Resize
 from manyview.views.ops.erase import Cutout, Erase
 from manyview.views.ops.flip import Flip, Rotate90, VFlip
@@ -26,6 +16,7 @@ from manyview.views.ops.lighting import Lighting
 from manyview.views.ops.mix import CutMix, MixUp
 from manyview.views.ops.perspective import Perspective
 from manyview.views.ops.randaugment import RandAugment
+from manyview.views.ops.threshold import Invert, Solarize, SolarizeAdd
 from manyview.views.ops.trivialaugment import TrivialAugment
 from manyview.views.ops.uniformaugment import UniformAugment
 

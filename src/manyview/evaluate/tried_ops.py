@@ -15,7 +15,8 @@ from manyview.views.draws import order_of
 from manyview.views.engine.render import Source, sizes_of
 from manyview.views.ops import OPS
 from manyview.views.ops.mix import MIXING
-from manyview.views.view import PlannedOp, PlannedView, View, render_views, sample_views, to_device
+from manyview.views.plan import PlannedOp, PlannedView
+from manyview.views.view import View, render_views, sample_views, to_device
 
 
 def plan_ops(text: str, size: tuple[int, int], owner: str, where: str) -> tuple[PlannedOp, ...]:

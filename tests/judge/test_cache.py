@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from manyview.data import ArrayImages, Stored, Subset, TableImages, decode
 from manyview.data.folder import folder as open_folder
 from manyview.errors import ManyviewWarning
-from manyview.evaluate import cache
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.evaluate import evaluate
 from manyview.evaluate.features import collect, halved
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import Linear
 from manyview.evaluate.model import StepModel
+from manyview.judge import cache
 from subjects import SLA, TIED, UNLABELED, Broken, counted, features_of, pictures, sunny, trained
 
 
@@ -51,7 +51,9 @@ def files(folder):
 def passed(step, folder, images, aggregated=False, **options):
     """The outputs, and the splits that passed through the network for them."""
     seen = []
-    outputs = features_of(step, images, watch=counted(seen), folder=folder, **options).of("test", aggregated=aggregated)
+    keeper = None if folder is None else cache.kept_in(folder)
+    features = features_of(step, images, watch=counted(seen), keeper=keeper, **options)
+    outputs = features.of("test", aggregated=aggregated)
     return outputs, [what for what, *_ in seen]
 
 
@@ -79,9 +81,9 @@ def test_measures_do_not_depend_on_where_features_came_from(tmp_path):
     step, splits = trained(TIED, 3), (sunny(30, 4), sunny(60, 2), sunny(30, 3))
     asked = [Classify(), Knn(k=5), Linear()]
     measured, passes = [], []
-    for folder in (None, tmp_path, tmp_path):
+    for keeper in (None, cache.kept_in(tmp_path), cache.kept_in(tmp_path)):
         seen = []
-        measured.append(evaluate(features_of(step, *splits, folder=folder, watch=counted(seen)), "test", asked))
+        measured.append(evaluate(features_of(step, *splits, keeper=keeper, watch=counted(seen)), "test", asked))
         passes.append([what for what, *_ in seen if what != "linear"])
     assert measured[0] == measured[1] == measured[2]
     assert [sorted(each) for each in passes] == [["test", "train", "val"]] * 2 + [[]]
@@ -294,7 +296,7 @@ def test_an_image_that_changes_while_features_are_made_is_not_kept(step, tmp_pat
         def __exit__(self, *_):
             saved(path, 9)
 
-    features_of(step, images, watch=Changes, folder=tmp_path / "kept").of("test")
+    features_of(step, images, watch=Changes, keeper=cache.kept_in(tmp_path / "kept")).of("test")
     assert not (tmp_path / "kept").exists()
 
 

@@ -12,8 +12,8 @@ from manyview.errors import DataError
 from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.features import Features
 from manyview.evaluate.linear import METRICS, fit_linear, held_out
+from manyview.evaluate.linear_sgd import LRS, LinearSgd, sgd_probe
 from manyview.evaluate.model import StepModel
-from manyview.evaluate.sgd import LRS, LinearSgd, sgd_probe
 from manyview.step import Step
 from manyview.views.draws import order_of
 

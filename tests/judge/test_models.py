@@ -12,9 +12,10 @@ from torch import nn
 from manyview import parse_recipe
 from manyview.errors import RunError
 from manyview.evaluate.features import Features
-from manyview.evaluate.model import StepModel, TimmModel, exported, of_timm
+from manyview.evaluate.model import StepModel
 from manyview.foundation.grammar import parse_call
 from manyview.judge.export import export_timm
+from manyview.judge.models import TimmModel, exported, of_timm
 from manyview.step import Step
 from subjects import LETTERS, SLA, TIED, UNLABELED, features_of, pictures, run_of, trained
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from manyview.data import BadImage, Images, Subset, stamp
 from manyview.data.mark import mark_of
 from manyview.errors import ManyviewWarning, RunError
+from manyview.evaluate.features import Keeper
 from manyview.evaluate.model import Model
 from manyview.foundation.environment import code, versions
 from manyview.foundation.files import write_bytes
@@ -105,4 +106,9 @@ class Entry:
         )
 
 
-__all__ = ["Entry", "key_of", "usual_folder"]
+def kept_in(folder: Path) -> Keeper:
+    """Where `Features` look for outputs, and leave them."""
+    return lambda model, images: Entry(folder, key_of(model, images))
+
+
+__all__ = ["Entry", "kept_in", "key_of", "usual_folder"]

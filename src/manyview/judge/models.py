@@ -1,0 +1,208 @@
+"""Models from outside: an exported folder, or any model of timm with a checkpoint, seen as a trained step is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from manyview.branches.spec import FEATURES, LOGITS
+from manyview.branches.timm_models import like_backbones, timm_library, timm_model
+from manyview.errors import RecipeError, RunError
+from manyview.evaluate.model import COUNTER, Trunk, digest_of, trunk_of
+from manyview.foundation.files import read_state
+from manyview.foundation.grammar import Call
+from manyview.views.ops.op import as_float
+from manyview.views.plan import TEST, PlannedView, usual_test_view
+from manyview.views.view import draw_views, together
+
+
+@final
+class TimmModel:
+    """A model of timm.
+
+    mean, std: of pixels in [0, 1]. test: what it looks at; without, the image as it is. labels: names of its classes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        test: PlannedView | None,
+        name: str,
+        labels: Sequence[str] = (),
+    ) -> None:
+        self.network, self.test, self.name = network.eval(), test, name
+        self.orbit: str | None = None
+        self._mean, self._std = (torch.tensor(each).view(1, -1, 1, 1) for each in (mean, std))
+        classes = int(network.num_classes)  # type: ignore[arg-type]
+        self.labels = (tuple(labels) or ("",) * classes) if classes else None
+
+    @property
+    def key(self) -> str:
+        """A digest of weights and preparation."""
+        said = str(self.network), self._mean.tolist(), self._std.tolist(), str(self.test)
+        return digest_of(self.network.state_dict(), *said)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of pixels."""
+        return self._mean.to(self.device), self._std.to(self.device)
+
+    def prepare(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Resized and cut to the size that timm's configuration names; bilinear, whatever filter it names."""
+        batch = images if isinstance(images, Tensor) else together(images)
+        if self.test is not None:
+            batch = draw_views({TEST: self.test}, batch, None, range(len(images)), 0, 0)[TEST].pixels
+        if not isinstance(batch, Tensor):
+            raise RunError(f"{self.name} names no size to bring images of unlike sizes to; give one with --size")
+        return as_float(batch).to(self.device)
+
+    def read(self, pixels: Tensor, *, aggregated: bool = False) -> dict[str, Tensor]:
+        """Features before the classifier, and its scores."""
+        if aggregated:
+            raise RunError(f"{self.name} tells no members of an orbit apart")
+        maps = self.network.forward_features((pixels - self._mean.to(pixels)) / self._std.to(pixels))  # type: ignore[operator]
+        found = {FEATURES: self.network.forward_head(maps, pre_logits=True).float()}  # type: ignore[operator]
+        if self.labels is not None:
+            found[LOGITS] = self.network.forward_head(maps).float()  # type: ignore[operator]
+        return found
+
+    def trainable(self) -> Trunk:
+        """A copy of the network without its classifier."""
+        trunk = trunk_of(self.network, self._mean.to(self.device), self._std.to(self.device))
+        trunk.backbone.reset_classifier(0)  # type: ignore[operator]
+        return trunk
+
+
+def exported(folder: Path, device: str = "cpu", size: int | None = None) -> TimmModel:
+    """What `manyview export` wrote. size: pixels of the side it looks at, if not those of its configuration.
+
+    Raises RunError for a folder that is damaged or not of that kind.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        spec = Call(config["architecture"], (), dict(config["model_args"]))
+        small = bool(config.get("manyview", {}).get("small", False))
+        preparation, labels = config["pretrained_cfg"], config.get("label_names", ())
+    except (OSError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
+    state = _weights(folder / "model.safetensors")
+    network = _network(spec, small, int(config["num_classes"]), folder)
+    _load(network, state, str(folder / "model.safetensors"), str(spec))
+    return _timm_model(network.to(device), preparation, str(folder), size, labels)
+
+
+def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None = None) -> TimmModel:
+    """A timm model, `resnet18(small=True)`, with the weights of a checkpoint (.safetensors, or PyTorch's).
+
+    size: pixels of the side it looks at, if not timm's for it.
+
+    Wrappers that trainers put around weights (`state_dict`, `model`, `module.`) are looked through. It classifies if
+    the checkpoint has a classifier. Raises RunError for an unknown name, a file that cannot be read, and weights of
+    another architecture, naming what differs.
+    """
+    options = dict(call.kwargs)
+    small = options.pop("small", False)
+    if call.args or not isinstance(small, bool):
+        raise RunError(f"{call}: write arguments of a model by name, as in {call.name}(small=True)")
+    timm = timm_library()
+    if not timm.is_model(call.name):
+        raise RunError(
+            f"'{call.name}' is neither the folder of a run or an export, nor a model of timm; "
+            f"{like_backbones(call.name)}"
+        )
+    state = _unwrapped(_weights(checkpoint), checkpoint)
+    spec = Call(call.name, (), options)
+    bare = _network(spec, small, 0, checkpoint)
+    head = bare.pretrained_cfg.get("classifier")
+    weight = state.get(f"{head}.weight") if isinstance(head, str) else None
+    classes = 0 if weight is None else len(weight)
+    network = _network(spec, small, classes, checkpoint) if classes else bare
+    _load(network, state, str(checkpoint), str(call))
+    return _timm_model(
+        network.to(device),
+        timm.data.resolve_model_data_config(network),
+        str(call) if options or small else call.name,
+        size,
+    )
+
+
+def _timm_model(
+    network: Any, config: Mapping[str, Any], name: str, size: int | None, labels: Sequence[str] = ()
+) -> TimmModel:
+    test = None
+    if size is not None:
+        test = usual_test_view((size, size))
+    elif config.get("input_size"):
+        height, width = config["input_size"][-2:]
+        test = usual_test_view((height, width), float(config.get("crop_pct") or 1.0))
+    return TimmModel(network, config["mean"], config["std"], test, name, labels)
+
+
+def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
+    refused = {"num_classes", "pretrained", "checkpoint_path"} & set(spec.kwargs)
+    if refused:
+        raise RunError(f"{spec}: {min(refused)} cannot be given; weights and classes are those of {where}")
+    try:
+        return timm_model(spec.name, {"num_classes": classes, **spec.kwargs}, small)
+    except RecipeError as error:
+        raise RunError(f"{where}: {spec}: {error}") from None
+
+
+def _weights(path: Path) -> Any:
+    if not path.is_file():
+        raise RunError(f"no checkpoint {path}")
+    if path.suffix != ".safetensors":
+        return read_state(path)
+    try:
+        return load(path.read_bytes())  # its own reader takes no path that is not UTF-8
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+
+
+def _unwrapped(state: Any, where: Path) -> dict[str, Tensor]:
+    """Weights without what trainers put around them."""
+    found = state if isinstance(state, Mapping) else {}
+    inner: Any = next((found[key] for key in ("state_dict", "model", "model_state_dict") if key in found), found)
+    tensors: dict[str, Tensor] = {}
+    if isinstance(inner, Mapping):
+        tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise RunError(f"{where} holds no weights by name")
+    while prefix := next((p for p in ("module.", "_orig_mod.") if all(n.startswith(p) for n in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def _load(network: nn.Module, state: Mapping[str, Tensor], where: str, spec: str) -> None:
+    own = network.state_dict()
+    differs = {
+        "missing": [name for name in own if name not in state and not name.endswith(COUNTER)],
+        "unknown": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {[*state[name].shape]}, not {[*value.shape]}"
+            for name, value in own.items()
+            if name in state and state[name].shape != value.shape
+        ],
+    }
+    told = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for what, names in differs.items()
+        if names
+    ]
+    if told:
+        raise RunError(f"{where} holds weights of another architecture than {spec}: {'; '.join(told)}")
+    network.load_state_dict(state, strict=False)  # an older checkpoint may lack BatchNorm's counters

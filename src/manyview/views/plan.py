@@ -1,0 +1,221 @@
+"""The plan of views: what a recipe says of them, checked, with their ops built and whose draws each op uses.
+
+A view is made from the source image or from a view declared above it.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from manyview.errors import RecipeError, unknown
+from manyview.foundation.grammar import bind, parse_pipeline
+from manyview.views.ops import OPS, Op
+from manyview.views.ops.crop import CenterCrop, Resize
+from manyview.views.ops.mix import MIXING
+from manyview.views.ops.op import TURNS
+from manyview.views.ops.orbit import ORBITS, orbit_size
+
+IMAGE = "image"
+TEST = "test"  # the view that evaluation looks at; nothing in it is drawn
+
+
+class ViewSpec(BaseModel):
+    """A view as a recipe writes it: {from, make}, or {like}, with `orbit`, `count` and `same`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    source: str | None = Field(None, alias="from")
+    make: str | None = None
+    like: str | None = None
+    orbit: str | None = None
+    count: int | None = Field(None, ge=1, le=TURNS, strict=True)
+    same: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedOp:
+    """An op in its place. owner: the view and op name whose draws it uses, its own unless `same` says otherwise."""
+
+    name: str
+    op: Op
+    owner: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class PlannedView:
+    """A view ready to be drawn. source: `image`, a view, or a member. members: m of a family; None for one image."""
+
+    name: str
+    source: str
+    ops: tuple[PlannedOp, ...]
+    orbit: str | None = None
+    count: int | None = None
+
+    @property
+    def members(self) -> int:
+        """Rows an image: m of an orbit or count, else 1."""
+        return orbit_size(self.orbit) if self.orbit else self.count or 1
+
+    @property
+    def is_family(self) -> bool:
+        """Whether its members can be named, as in `r.0`."""
+        return self.orbit is not None or self.count is not None
+
+    def output_size(self, sizes: Tensor) -> Tensor:
+        """Heights and widths [B, 2] after its ops, from those of its source."""
+        for planned in self.ops:
+            sizes = planned.op.output_size(sizes)
+        return sizes
+
+
+def plan_views(specs: Mapping[str, ViewSpec]) -> dict[str, PlannedView]:
+    """Views in order of declaration, ops built and checked. Raises RecipeError naming the view."""
+    planned: dict[str, PlannedView] = {}
+    for name, spec in specs.items():
+        planned[name] = _plan_view(name, spec, specs, planned)
+    if not any(name != TEST for name in planned):
+        raise RecipeError("views: at least one view is needed, such as a: {from: image, make: flip(0.5)}")
+    return planned
+
+
+def _plan_view(
+    name: str, spec: ViewSpec, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]
+) -> PlannedView:
+    where = f"views.{name}"
+    if not name.isidentifier() or keyword.iskeyword(name) or name == IMAGE:
+        raise RecipeError(f"{where}: a view's name is a word other than '{IMAGE}', got '{name}'")
+    if spec.like is not None:
+        if spec.source is not None or spec.make is not None or spec.orbit is not None or spec.count is not None:
+            raise RecipeError(f"{where}: 'like' takes its ops from {spec.like}; drop from, make, orbit and count")
+        if spec.like not in above:
+            raise RecipeError(f"{where}.like: {_not_above(spec.like, name, specs, above)}")
+        model = above[spec.like]
+        ops = tuple(PlannedOp(op.name, op.op, (name, op.name)) for op in model.ops)
+        view = PlannedView(name, model.source, ops, model.orbit, model.count)
+    else:
+        if spec.source is None:
+            raise RecipeError(f"{where}: give 'from' (image, or a view above) or 'like'")
+        if spec.orbit is not None and spec.count is not None:
+            raise RecipeError(f"{where}: an orbit fixes the number of its members; drop count")
+        if spec.orbit is not None and spec.orbit not in ORBITS:
+            raise RecipeError(f"{where}.orbit: {unknown('orbit', spec.orbit, ORBITS)}")
+        _check_source(spec.source, where, specs, above)
+        view = PlannedView(name, spec.source, _plan_ops(name, spec.make), spec.orbit, spec.count)
+    view = _share_draws(view, spec, above)
+    drawn = [op.name for op in view.ops if not isinstance(op.op, (Resize, CenterCrop))]
+    if name == TEST and (view.source != IMAGE or view.is_family or drawn):
+        raise RecipeError(f"{where}: the test view draws nothing; make it from image with resize and center_crop")
+    return view
+
+
+def _plan_ops(view: str, make: str | None) -> tuple[PlannedOp, ...]:
+    where = f"views.{view}.make"
+    ops: list[PlannedOp] = []
+    for call in parse_pipeline(make, where) if make is not None else []:
+        if call.name not in OPS:
+            raise RecipeError(f"{where}: {unknown('op', call.name, OPS)}")
+        earlier = sum(op.name.split("_again")[0] == call.name for op in ops)
+        name = call.name if not earlier else f"{call.name}_again{earlier + 1 if earlier > 1 else ''}"
+        ops.append(PlannedOp(name, bind(OPS[call.name], call, where), (view, name)))
+    return tuple(ops)
+
+
+def _check_source(source: str, where: str, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]) -> None:
+    base, dot, member = source.partition(".")
+    if source == IMAGE:
+        return
+    if base == IMAGE:
+        raise RecipeError(f"{where}.from: the source image has no members; write from: {IMAGE}")
+    if base not in above or base == TEST:
+        raise RecipeError(f"{where}.from: {_not_above(base, where.partition('.')[2], specs, above)}")
+    if above[base].is_family and not member:
+        raise RecipeError(f"{where}.from: '{base}' is a family of {above[base].members}; name a member, as in {base}.0")
+    if dot:
+        check_member(source, above, f"{where}.from")
+
+
+def check_member(text: str, views: Mapping[str, PlannedView], where: str) -> None:
+    """Raises RecipeError unless `r.0` names a member of a family."""
+    base, _, member = text.partition(".")
+    view = views[base]
+    if not view.is_family:
+        raise RecipeError(f"{where}: '{base}' is a single view and has no member '{text}'")
+    if not member.isdecimal() or str(int(member)) != member or int(member) >= view.members:
+        raise RecipeError(f"{where}: '{base}' has members {base}.0 to {base}.{view.members - 1}, not '{text}'")
+
+
+def _not_above(name: str, own: str, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]) -> str:
+    if name == own:
+        return "a view cannot derive from itself"
+    if name == TEST:
+        return f"'{TEST}' is what evaluation looks at; no view derives from it"
+    if name in specs and name not in above:
+        return f"'{name}' is declared below; a view derives from one above it"
+    return unknown("view", name, [IMAGE, *(view for view in above if view != TEST)])
+
+
+def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedView]) -> PlannedView:
+    """Points the ops in `same` at another view's draws: `a.flip`; `flip` alone means the view it is like."""
+    ops = {op.name: op for op in view.ops}
+    for text in spec.same:
+        where = f"views.{view.name}.same"
+        other, _, name = text.rpartition(".")
+        other = other or spec.like or ""
+        if not other:
+            raise RecipeError(f"{where}: say whose draws '{text}' shares, as in a.{text}")
+        if other not in above:
+            raise RecipeError(f"{where}: {unknown('view', other, above)}")
+        theirs = {op.name: op for op in above[other].ops}
+        for side, named in ((view.name, ops), (other, theirs)):
+            if name not in named:
+                raise RecipeError(f"{where}: view '{side}' has no op '{name}'; ops: {', '.join(named) or 'none'}")
+        if ops[name].op != theirs[name].op:
+            raise RecipeError(f"{where}: '{name}' has other arguments in '{view.name}' than in '{other}'")
+        if view.count is not None or above[other].count is not None:
+            raise RecipeError(f"{where}: views with a count draw for each member and cannot share draws")
+        ops[name] = PlannedOp(name, ops[name].op, theirs[name].owner)
+    return PlannedView(view.name, view.source, tuple(ops.values()), view.orbit, view.count)
+
+
+def mixes(plan: Mapping[str, PlannedView]) -> bool:
+    """Whether some view mixes the images of a batch, so that what an image looks like depends on the others."""
+    return any(isinstance(planned.op, MIXING) for view in plan.values() for planned in view.ops)
+
+
+def fixed_size(plan: Mapping[str, PlannedView], name: str) -> tuple[int, int] | None:
+    """Height and width of a view if its ops fix them whatever the image's, else None."""
+    sizes = []
+    for probe in ((61, 64), (133, 128)):
+        size = torch.tensor([probe])
+        for view in _chain(plan, name):
+            size = view.output_size(size)
+        sizes.append((int(size[0, 0]), int(size[0, 1])))
+    return sizes[0] if sizes[0] == sizes[1] else None
+
+
+def _chain(plan: Mapping[str, PlannedView], name: str) -> list[PlannedView]:
+    """The views from the image to this one."""
+    view = plan[name.partition(".")[0]]
+    return [view] if view.source == IMAGE else [*_chain(plan, view.source), view]
+
+
+def usual_test_view(size: tuple[int, int], share: float = 1.0) -> PlannedView:
+    """The shorter side resized and the centre, `share` of it, cut out; sizes that are not square are resized to."""
+    height, width = size
+    ops: list[Op] = [Resize(round(height / share)), CenterCrop(height)] if height == width else [Resize(size)]
+    return PlannedView(TEST, IMAGE, tuple(PlannedOp(f"test_{n}", op, (TEST, f"{n}")) for n, op in enumerate(ops)))
+
+
+def with_sources(plan: Mapping[str, PlannedView], wanted: Collection[str]) -> list[str]:
+    """The views to render, in order, so that all wanted ones (or their members) can be made."""
+    needed = {name.partition(".")[0] for name in wanted}
+    for view in reversed(list(plan.values())):
+        if view.name in needed and view.source != IMAGE:
+            needed.add(view.source.partition(".")[0])
+    return [name for name in plan if name in needed]
