@@ -5,11 +5,11 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from forked import on_two
 from manyview.foundation.distributed import gather
 from manyview.load import parse_recipe
 from manyview.relations.similarity import KINDS, WHOLE_BATCH
 from manyview.step import Step
+from processes import on_two
 
 WORLD, B, C = 2, 8, 5
 NET = "vit_tiny_patch16_224(img_size=16, patch_size=8, depth=1, embed_dim=32, num_heads=2)"  # no BatchNorm

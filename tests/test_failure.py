@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from commands import manyview
-from forked import on_two
 from manyview import parse_recipe
 from manyview.data import open_splits
 from manyview.data.loader import Batches
@@ -20,6 +19,7 @@ from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
 from manyview.step import Step
 from manyview.training import train
 from manyview.training.failure import largest_weight, note_failure
+from processes import on_two
 
 # the learning rate becomes far too large after 7 steps of 5 an epoch: step 8 goes wrong, and step 9 shows it
 DIVERGING = """

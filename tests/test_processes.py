@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from commands import done, manyview, png
-from forked import on_two
 from manyview import parse_recipe
 from manyview.data import open_splits
 from manyview.data.loader import Batches
@@ -14,6 +13,7 @@ from manyview.errors import ManyviewWarning
 from manyview.foundation.files import read_state
 from manyview.training import train
 from manyview.training.run import Run
+from processes import on_two
 
 RECIPE = """
 seed: 3

@@ -11,11 +11,11 @@ import time
 import pytest
 import torch
 
-from forked import server
 from manyview import cli
 from manyview.errors import RunError
 from manyview.foundation.files import read_state
 from manyview.training.log import Metrics
+from processes import server
 
 RECIPE = """
 title: to be killed

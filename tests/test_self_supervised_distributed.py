@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from forked import on_two
 from manyview import functional as F
 from manyview.foundation.distributed import gather
+from processes import on_two
 
 WORLD, B, D = 2, 8, 5
 WHOLE_BATCH = {
