@@ -138,6 +138,7 @@ for count in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow(reason="an interpreter of its own, whose memory is measured")
 def test_memory_does_not_grow_with_the_queries():
     """Cosines of 1,024 queries with this bank take 82 MB, of 8,192 all at once 655 MB."""
     command = [sys.executable, "-c", PEAK, *(str(batches * QUERIES_AT_ONCE) for batches in (1, 8))]
