@@ -19,7 +19,7 @@ SPINE = (
     "test_fewshot",
 )
 SPINE_OF_TRAINING = ("test_train", "test_result_is_what_best_gives_on_the_test_images")
-MANY = 8  # a module that more tests import is everybody's, and the spine stands for them
+MANY = 4  # a module that more tests import is everybody's, and the spine stands for them
 
 
 def modules() -> dict[str, Path]:
@@ -47,7 +47,8 @@ def about(changed: str) -> list[str]:
         return [_path(known[stem]) for stem in ("test_authors", "test_recipe")]
     named = [_path(known[f"test_{name}"]) for name in (path.stem, path.parent.name) if f"test_{name}" in known]
     users = [_path(test) for test in known.values() if _imports(test.read_text(encoding="utf-8"), path)]
-    return list(dict.fromkeys([*named, *(users if len(users) <= MANY else ())]))
+    everybodys = len(users) > MANY and path.parts[0] == "src"
+    return list(dict.fromkeys([*named, *(() if everybodys else users)]))
 
 
 def _imports(text: str, source: Path) -> bool:

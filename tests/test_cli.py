@@ -83,6 +83,7 @@ FOLDER = ("data.source=folder", "train.steps=4", "train.batch_size=8", "train.sc
 # ----------------------------------------------------------------------------------------------------- real processes
 
 
+@pytest.mark.slow(reason="interpreters of their own")
 @pytest.mark.parametrize("module", [True, False])
 def test_real_processes_leave_with_real_exit_codes(tmp_path, module):
     script = Path(sys.executable).with_name("manyview")

@@ -11,6 +11,7 @@ from manyview.relations.similarity import KINDS, WHOLE_BATCH
 from manyview.step import Step
 from processes import on_two
 
+pytestmark = pytest.mark.slow(reason="two processes")
 WORLD, B, C = 2, 8, 5
 NET = "vit_tiny_patch16_224(img_size=16, patch_size=8, depth=1, embed_dim=32, num_heads=2)"  # no BatchNorm
 CASES = {

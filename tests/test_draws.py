@@ -68,6 +68,7 @@ def test_values_are_pinned():
     assert order_of(1, 2, 8).tolist() == PINNED_ORDER
 
 
+@pytest.mark.slow(reason="an interpreter of its own")
 def test_values_do_not_depend_on_the_process():
     program = (
         "from manyview.views.draws import Draws, order_of;"

@@ -229,6 +229,7 @@ def process(rank, folder):
     (folder / f"{rank} waits").write_text(str(group.options._timeout.total_seconds()))
 
 
+@pytest.mark.slow(reason="processes of its own")
 def test_two_processes(tmp_path):
     """The main process writes what both of them saw; no process ends before that is done."""
     on_two(process, tmp_path)

@@ -15,6 +15,7 @@ from manyview.training.run import Run
 from manyview.training.train import train
 from processes import on_two
 
+pytestmark = pytest.mark.slow(reason="runs on two processes")
 RECIPE = """
 seed: 3
 data: {{source: folder, root: "{root}", val_fraction: 0.2, on_bad_image: skip}}

@@ -17,6 +17,7 @@ from manyview.foundation.files import read_state
 from manyview.training.log import Metrics
 from processes import server
 
+pytestmark = pytest.mark.slow(reason="runs are killed and resumed in processes of their own")
 RECIPE = """
 title: to be killed
 seed: 1

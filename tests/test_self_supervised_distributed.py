@@ -13,6 +13,7 @@ from manyview import functional as F
 from manyview.foundation.distributed import gather
 from processes import on_two
 
+pytestmark = pytest.mark.slow(reason="two processes")
 WORLD, B, D = 2, 8, 5
 WHOLE_BATCH = {
     "nt_xent": lambda z1, z2, labels: F.nt_xent(gather(z1), gather(z2), 0.2),

@@ -363,6 +363,7 @@ def test_keys_and_types_are_checked(spec):
         ViewSpec(**spec)
 
 
+@pytest.mark.slow(reason="the ops of many views are traced")
 def test_rendering_is_one_graph():
     """As `train.compile` asks for on devices: nothing in a plan breaks the graph, or asks a device for a number."""
     heavy = {"from": "a", "make": "randaugment(2, 9) | cutout(8) | mixup(0.2)"}
