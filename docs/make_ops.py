@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from manyview import parse_recipe
-from manyview.show.sheet import contact_sheet, save_png
+from manyview.show.pictures import save_picture
+from manyview.show.sheet import contact_sheet
 
 SIDE, COLUMNS = 144, 6
 SEED = 431201  # of those tried, one whose draws leave no op without an effect
@@ -178,7 +179,7 @@ def main() -> None:
     if len(arguments.images) > 2:
         parser.error("at most two images")
     given = [Image.open(path) for path in arguments.images]
-    save_png(sheet([*given, *[house(), boat()][len(given) :]]), arguments.out)
+    save_picture(sheet([*given, *[house(), boat()][len(given) :]]), arguments.out)
     if arguments.recipe:
         arguments.recipe.write_text(recipe_text(), encoding="utf-8")
 

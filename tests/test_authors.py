@@ -110,3 +110,10 @@ def test_augselfs_own_runs_saturate_as_kornia(name):
 
 def test_swav_lets_go_of_its_prototypes_at_the_410th_step():
     assert load_recipe("swav_augself_stl10").relation_plan[0].options["freeze"] == 409
+
+
+@pytest.mark.parametrize("name", sorted(set(packaged_recipes()) - {"quickstart", "simclr_digits"}))
+def test_a_papers_lr_is_for_its_batch(name):
+    recipe = load_recipe(name)
+    assert parse_call(recipe.train.optimizer, "").kwargs["per"] == recipe.train.batch_size
+    assert "scale lr alike" not in packaged_recipes()[name]

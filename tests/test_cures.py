@@ -270,3 +270,13 @@ def test_a_folder_of_own_images_is_told_in_full(recipe, overrides, cure, tmp_pat
     png(tmp_path / "photos" / "cat" / "1.png")
     message = one_line(*manyview("train", recipe, *overrides, "--out", "run"))
     assert message.endswith(f" {cure}")
+
+
+@pytest.mark.parametrize(
+    ("override", "advised"), [("init=torch", "branches.net.init=torch"), ("per=12", "train.optimizer.per=12")]
+)
+def test_a_key_of_two_sections_is_the_one_that_its_value_fits(override, advised):
+    """Before there was `init` the advice was init_std, and the schedule's `per` is a word."""
+    message = one_line(*manyview("plan", "tied_cifar10", override))
+    assert f"write {advised}" in message
+    load_recipe("tied_cifar10", advised)

@@ -99,12 +99,19 @@ def test_an_epoch_that_has_one_rate_is_told():
     assert line.startswith("train.schedule: per='epoch' keeps one lr through the run's 25 steps (1 epochs); ")
 
 
+def test_a_warm_up_of_one_epoch_by_the_epoch_is_told():
+    (line,) = told("train.schedule=cosine(warmup='1 epochs', per='epoch')")
+    assert line == (
+        "train.schedule: by the epoch, a warm-up of one epoch is none; train.schedule.per=step warms up by step"
+    )
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
         [],
         ["train.ema=0.9", "train.schedule=multistep(at=(0.5, '3 epochs'))"],
-        ["train.schedule=cosine(warmup='1 epochs', per='epoch', floor=0.001)", "train.checkpoint_every=4 epochs"],
+        ["train.schedule=cosine(warmup='2 epochs', per='epoch', floor=0.001)", "train.checkpoint_every=4 epochs"],
         [TEACHER.format(0.9), "relations=['info_nce(z(a), toward=teacher.z(b), queue=400)']"],
         ["relations=['swav(z(a), z(b), freeze=9)']"],
     ],

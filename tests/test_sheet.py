@@ -13,7 +13,8 @@ from manyview import parse_recipe
 from manyview.cli import app
 from manyview.data import open_splits
 from manyview.errors import DataError, RunError
-from manyview.show.sheet import GAP, NAME, caption, compose, contact_sheet, save_png, short_path, to_pil, wrap
+from manyview.show.pictures import save_picture
+from manyview.show.sheet import GAP, NAME, caption, compose, contact_sheet, short_path, to_pil, wrap
 from manyview.step import Step
 from manyview.training.run import Run
 from manyview.training.train import train
@@ -423,15 +424,15 @@ def test_float_images_are_rounded_to_the_nearest_level():
     assert np.asarray(to_pil(image))[:, :, 0].tolist() == [[0, 0, 1], [255, 255, 0]]
 
 
-def test_save_png_writes_whole_or_not_at_all(tmp_path):
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
     picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
-    save_png(picture, tmp_path / "new" / "picture.anything")
-    with Image.open(tmp_path / "new" / "picture.anything") as read:
+    save_picture(picture, tmp_path / "new" / "picture.png")
+    with Image.open(tmp_path / "new" / "picture.png") as read:
         assert read.format == "PNG"
         assert np.array_equal(np.asarray(read), np.asarray(picture))
     (tmp_path / "taken").mkdir()
     with pytest.raises(RunError, match=r"^cannot write .*taken: "):
-        save_png(picture, tmp_path / "taken")
+        save_picture(picture, tmp_path / "taken")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
 
 

@@ -21,8 +21,9 @@ from manyview.data.doubts import load, overheard, tell
 from manyview.data.jpeg import SCALES, is_scalable, jpeg
 from manyview.data.stored import MOST_CHANNELS, as_stored, is_tiff, unit
 from manyview.data.upright import channels_first, orientation_of, turn, turns_of
-from manyview.errors import DataError
+from manyview.errors import DataError, reason
 from manyview.foundation.files import open_regular
+from manyview.foundation.words import counted
 
 
 class BadImage(DataError):
@@ -43,8 +44,7 @@ class Stored:
     def check(self, pixels: Tensor, name: str) -> None:
         """Raise `BadImage` unless the pixels `[C, H, W]` are such."""
         if len(pixels) != self.channels:
-            plural = "s" if len(pixels) > 1 else ""
-            raise BadImage(f"{name}: {len(pixels)} channel{plural}, but data.channels is {self.channels}")
+            raise BadImage(f"{name}: {counted(len(pixels), 'channel')}, but data.channels is {self.channels}")
         if self.dtype not in (None, pixels.dtype):
             depths = {torch.uint8: "8-bit", torch.float32: "deeper than 8-bit"}
             raise BadImage(f"{name}: {depths[pixels.dtype]}, but the data set's first image is {depths[self.dtype]}")
@@ -147,13 +147,9 @@ def _naming(name: str) -> Iterator[None]:
     except UnidentifiedImageError:
         raise BadImage(f"{name}: not an image in a format that Pillow reads") from None
     except OSError as error:
-        raise BadImage(f"{name}: {error.strerror or _first_line(error)}") from error
+        raise BadImage(f"{name}: {error.strerror or reason(error)}") from error
     except Exception as error:  # readers let struct, zlib, index and syntax errors of broken files through
-        raise BadImage(f"{name}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+        raise BadImage(f"{name}: {reason(error)}") from error
 
 
 def _rgb(content: bytes, scale: int) -> Tensor:

@@ -18,7 +18,7 @@ from manyview.data.folder import own_images
 from manyview.data.images import Ints
 from manyview.data.layout import listed, role_of
 from manyview.data.splits import RawSplits
-from manyview.errors import DataError, unknown
+from manyview.errors import DataError, reason, unknown
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
@@ -170,10 +170,9 @@ def _open(root: Path, download: bool) -> dict[str, Callable[[], Any]]:
         with _network(download):
             tables = datasets.load_dataset(root.as_posix())
     except Exception as error:  # whatever the hub's client, the network or a reader of files raises
-        reason = str(error).strip().partition("\n")[0]
         hint = "" if download else "; nothing is downloaded unless data.download=true"
         raise DataError(
-            f"no file or folder {root}, and no such dataset on the hub or in its cache ({reason}){hint}"
+            f"no file or folder {root}, and no such dataset on the hub or in its cache ({reason(error)}){hint}"
         ) from error
     return {split: partial(_same, table) for split, table in tables.items()}
 
@@ -212,8 +211,7 @@ def _read_parquet(paths: list[Path]) -> Any:
         with _network(False):  # it would report the load to the hub
             return datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
     except Exception as error:  # the library wraps what Arrow raises for a broken file
-        reason = str(error.__cause__ or error).strip().partition("\n")[0]
-        raise DataError(f"{paths[0]}: cannot be read as parquet ({reason})") from error
+        raise DataError(f"{paths[0]}: cannot be read as parquet ({reason(error.__cause__ or error)})") from error
 
 
 def _same(table: Any) -> Any:

@@ -158,8 +158,6 @@ class Batches:
     def __getitem__(self, number: int) -> Batch:
         epoch, positions = self.positions(number)
         images, kept, skipped = self.read(positions, epoch)
-        if not len(kept):
-            raise DataError("no image of a batch could be read; the first: the batch is empty")
         labels = torch.from_numpy(self.images.labels[kept])
         index = torch.from_numpy(self.images.index[kept])
         labelled = not bool((labels < 0).any())

@@ -81,7 +81,8 @@ def _looked_at(root: Path) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass  # the source tells what it needs, and a hub's name is no path
     except (OSError, ValueError) as error:
-        raise DataError(f"data.root={shown(root):.200} cannot be read: {getattr(error, 'strerror', error)}") from None
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"data.root={shown(root):.200} cannot be read: {why}") from None
     return root
 
 

@@ -13,7 +13,7 @@ from manyview.data.decode import Stored
 from manyview.data.folder import own_images
 from manyview.data.images import ArrayImages, FolderImages, Images, pack
 from manyview.data.splits import RawSplits
-from manyview.errors import DataError, shown, unknown
+from manyview.errors import DataError, reason, shown, unknown
 
 Read = Callable[[Any, str, Stored | None], Images]
 
@@ -48,13 +48,9 @@ def vision(
             data = getattr(torchvision.datasets, name)(root, **arguments, **options, download=download)
             opened[part] = read(data, f"{name} {part}", stored)
         except Exception as error:  # each class has its own ways to fail on missing or broken files
-            reason = (
-                (str(error).strip() or type(error).__name__).partition("\n")[0].partition(" You can use")[0].rstrip(".")
-            )
+            said = reason(error).partition(" You can use")[0].rstrip(".")
             hint = "" if download else "; nothing is downloaded unless data.download=true"
-            raise DataError(
-                f"{name} cannot be opened under {shown(root)} ({reason}){hint}{own_images(root)}"
-            ) from error
+            raise DataError(f"{name} cannot be opened under {shown(root)} ({said}){hint}{own_images(root)}") from error
         classes = classes or _class_names(data, opened[part])
     return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, carve_test="test" not in opened)
 

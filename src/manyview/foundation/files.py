@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from manyview.errors import RunError
+from manyview.errors import RunError, reason
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -77,5 +77,4 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any way
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise RunError(f"{path} is damaged, or holds more than tensors: {reason}") from None
+        raise RunError(f"{path} is damaged, or holds more than tensors: {reason(error)}") from None

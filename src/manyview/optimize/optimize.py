@@ -85,6 +85,8 @@ def cosine(
         raise ValueError(f"start is a share of lr in [0, 1], got {start!r}")
     every = clock.steps_per_epoch if per == "epoch" else 1
     prefix = -(-steps_of(warmup, clock, "warmup") // every) * every
+    if start is not None and not prefix:
+        raise ValueError("start is where a warm-up begins; give warmup, too")
     if prefix >= clock.steps:
         raise ValueError(
             f"a warm-up of {counted(prefix, 'step')} leaves nothing of a run of {clock.steps}; "

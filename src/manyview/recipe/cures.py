@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from manyview.branches.spec import SETTINGS
 from manyview.data.sources import SOURCES
 from manyview.errors import ManyviewError, nearest, unknown
 from manyview.foundation.grammar import parse_call
 from manyview.optimize.optimize import SCHEDULES, Rules
 from manyview.recipe.strict_yaml import read_yaml
 
-BRANCH = ("backbone", "forward", "normalize", "init_std")
 OPTIMIZER = ("lr", "weight_decay", "momentum", "nesterov", *(rule.name for rule in fields(Rules)))
 OURS = ("optimizer", "clock")  # arguments of a schedule that no recipe gives
 
@@ -36,7 +36,7 @@ def places(raw: Mapping[str, Any], sections: Mapping[str, Collection[str]]) -> d
     branches = raw.get("branches")
     if isinstance(branches, Mapping) and len(branches) == 1:
         ((name, only),) = branches.items()
-        inside = [*BRANCH, *only] if isinstance(only, Mapping) else BRANCH
+        inside = [*SETTINGS, *only] if isinstance(only, Mapping) else SETTINGS
         found |= {str(key): f"branches.{name}.{key}" for key in inside}
     relations = raw.get("relations")
     found |= {name: f"relations.{name}" for name in _names(relations if isinstance(relations, list) else [])}
@@ -50,6 +50,8 @@ def in_full(key: str, value: Any, known: Mapping[str, str]) -> str:
 
     known: as `places` gives it.
     """
+    if key == "per" and type(value) is int:  # the optimiser's; the schedule's is a word
+        return f"write train.optimizer.per={value}"
     if key in known:
         return f"write {' '.join(assigned(known[key], value))}"
     ranked = [name for name in nearest(key, known) if name.startswith(key) and len(key) > 2]

@@ -182,7 +182,7 @@ class Display:
         )
         if result["skipped_images"]:
             said = counted(len(result["skipped_images"]), "image")
-            self.say(f"{said} could not be read and {'was' if said.startswith('1 ') else 'were'} skipped:")
+            self.say(f"{said} could not be read and {'was' if len(result['skipped_images']) == 1 else 'were'} skipped:")
             for line in result["skipped_images"]:
                 self.say(f"  {line}")
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from manyview.foundation.files import write_bytes
 from manyview.recipe.recipe import Recipe
 from manyview.views.engine.render import Reduced, Source
 from manyview.views.ops.op import Params
@@ -248,10 +245,3 @@ def to_pil(image: Tensor) -> Image.Image:
     if image.is_floating_point():
         image = (image * 255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
-
-
-def save_png(picture: Image.Image, path: Path) -> None:
-    """Writes the picture whole or not at all, whatever the file's ending."""
-    buffer = BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    write_bytes(path, buffer.getvalue())

@@ -143,13 +143,10 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _side(step: Step) -> int:
-    return math.ceil(max(step.trained_size or (UNSEEN,)) * 8 / 7)
-
-
 def _random_images(recipe: Recipe, step: Step) -> ArrayImages:
     """A batch of random images, a little larger than the first view, with labels in turn."""
-    side, count = UNSEEN if step.trained_size is None else _side(step), recipe.train.batch_size
+    side = UNSEEN if step.trained_size is None else math.ceil(max(step.trained_size) * 8 / 7)
+    count = recipe.train.batch_size
     drawn = torch.Generator().manual_seed(recipe.seed)
     shape = (count, recipe.data.channels or 3, side, side)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=drawn)

@@ -53,6 +53,8 @@ def _of_schedule(train: Train, clock: Clock) -> Iterator[str]:
         yield f"train.schedule: a warm-up of {warmup:,} steps fills {epochs}; shorten it, train.schedule.warmup=0.1"
     if given.get("per") == "epoch" and clock.steps <= clock.steps_per_epoch:
         yield f"train.schedule: per='epoch' keeps one lr through {epochs}; train.schedule.per=step lowers it by step"
+    if given.get("per") == "epoch" and "start" not in given and 0 < warmup <= clock.steps_per_epoch:
+        yield "train.schedule: by the epoch, a warm-up of one epoch is none; train.schedule.per=step warms up by step"
     lr = parse_call(train.optimizer, "train.optimizer").kwargs.get("lr")
     if lr is not None and 0 < lr <= given.get("floor", 0.0):
         yield f"train.schedule: floor={given['floor']:g} is not under lr={lr:g}, which will rise to it"

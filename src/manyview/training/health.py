@@ -137,5 +137,6 @@ def _alike_message(
         f"the classifier answers all images nearly alike: told_apart is {measures['told_apart']:.3f} at step {step}, "
         f"and was under {ALIKE} at {PATIENCE} logged steps in a row (0 where all get one answer); the loss from labels "
         f"is {', '.join(shown[True]) or 'none'}{outweighed}. What helps: {weights}a warm-up of lr, as in "
-        f"train.schedule.warmup=0.1; a lower lr; lighter views; a longer run"
+        f"train.schedule.warmup=0.1, by step in a short run (train.schedule.per=step); a lower lr; lighter views; a "
+        f"longer run"
     )

@@ -18,6 +18,8 @@ def take_up(run: Run, setup: Setup) -> State:
     state, train, world = State(), setup.recipe.train, setup.accelerator.num_processes
     if run.last.is_file():
         state = read_checkpoint(run.last, setup.step, setup.optimizer)
+        if setup.main and not setup.recipe.keeps_best:
+            run.best.unlink(missing_ok=True)  # as versions kept it that chose by labels what learnt from none
         setup.display.say(f"resumed at step {state.number} of {setup.clock.steps}")
     if setup.main and (before := run.continue_on(state.number, world)) != world:
         parts = f"of {setup.together} images, until now of {train.batch_size // (before * train.accumulate)}"
