@@ -242,6 +242,8 @@ def test_a_momentum_that_follows_a_run_of_unknown_length_is_refused_in_training(
     with pytest.raises(RecipeError, match=told):
         step.attach(optimizer)
     step.eval()(photos(0), index=range(B), epoch=1)  # where no teacher moves
+    with pytest.raises(RecipeError, match=told):
+        step.after_step()
     make("train.epochs=4")(photos(0), index=range(B), epoch=1)  # nor any momentum
 
 

@@ -243,7 +243,7 @@ class Step(nn.Module):
                 raise ValueError("step(images, labels, index=…): draws depend on the images' indices")
             views = self.views(images, labels, index=index, epoch=epoch, only=self.rendered_views)
 
-        self._check_length()
+        self._check_length(moves=self.training)
         values: dict[tuple[str, str, str], Tensor] = {}
         for name in self.branches:
             branch = self.branch(name)
@@ -276,7 +276,7 @@ class Step(nn.Module):
         `remove()` ends it. Raises ManyviewError where one is attached already, or calls no hooks; RecipeError where a
         schedule needs `total_steps`.
         """
-        self._check_length()
+        self._check_length(moves=True)
         return self._follower.attach(optimizer, self._move_on)
 
     @property
@@ -294,6 +294,7 @@ class Step(nn.Module):
         self._move_on()
 
     def _move_on(self) -> None:
+        self._check_length(moves=True)
         progress = self.progress
         for name in self.branches:
             branch = self.branch(name)
@@ -310,12 +311,15 @@ class Step(nn.Module):
         """The part of the run that is done, updates of `total_steps`, at most 1; 0 where that length is unknown."""
         return min(1.0, self.updates / self.total_steps) if self.total_steps else 0.0
 
-    def _check_length(self) -> None:
-        """Raises RecipeError if a schedule follows progress in a run of unknown length, where it would stand still."""
+    def _check_length(self, moves: bool) -> None:
+        """Raises RecipeError if a schedule follows progress in a run of unknown length, where it would stand still.
+
+        moves: whether EMAs move, too, so that their momenta are read.
+        """
         if self.total_steps:
             return
         read: dict[str, Weight | Ema] = {f"relations.{p.name}.weight": p.weight for p in self.recipe.relation_plan}
-        if self.training:  # else no teacher moves
+        if moves:
             momenta = {name: self.branch(name).spec.ema for name in self.branches}
             read |= {f"branches.{name}.momentum": ema for name, ema in momenta.items() if ema is not None}
         for key, schedule in read.items():

@@ -305,7 +305,7 @@ def test_averaging_is_timms():
 
 
 def test_checkpoints_of_timm_hold_the_task():
-    one, two = (ViewsTask(parse_recipe(TIED, f"seed={seed}"), 3, verbose=False) for seed in (1, 2))
+    one, two = (ViewsTask(parse_recipe(TIED, f"seed={seed}"), 3, 10, verbose=False) for seed in (1, 2))
     one.step.after_step()
     state = one.get_checkpoint_state()
     assert list(state) == ["state_dict"]
