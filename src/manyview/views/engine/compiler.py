@@ -27,7 +27,8 @@ class Later:
     """
 
     def __init__(self, make: Callable[[], Function], names: dict[str, Any]) -> None:
-        self._make, self._names, self._made = make, names, None
+        self._make, self._names = make, names
+        self._made: Function | None = None
 
     def __call__(self, *args: Any) -> Any:
         return self.made()(*args)
