@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import manyview
+from manyview.foundation.environment import PACKAGE
+from manyview.optimize.optimize import cosine
+from manyview.recipe.texts import argument_kind
 
 HEAVY = "PIL accelerate matplotlib numba numpy scipy simplejpeg sklearn tensorboard timm torch torchvision"
 SLOW = "accelerate matplotlib numba scipy sklearn tensorboard timm torchvision torch._dynamo"  # beside torch
@@ -110,6 +113,15 @@ def test_public_names_are_those_that_type_checkers_see():
     assert manyview.__version__ == version("manyview")
     with pytest.raises(AttributeError, match="module 'manyview' has no attribute 'Setp'"):
         _ = manyview.Setp
+
+
+def test_texts_in_calls_are_known_where_a_result_is_named_for_type_checkers_alone():
+    assert argument_kind(cosine, "per") == "text"
+    assert argument_kind(cosine, "floor") is None
+
+
+def test_what_a_result_depends_on_is_the_whole_package():
+    assert Path(manyview.__file__).parent == PACKAGE
 
 
 def test_python_m_manyview():

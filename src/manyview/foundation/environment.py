@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
+PACKAGE = Path(__file__).parent.parent  # all of manyview, not this room alone
 LIBRARIES = ("manyview", "torch", "torchvision", "timm", "accelerate", "numpy")
 
 
 def git_commit() -> str | None:
     """The commit of manyview's checkout, `-dirty` where files differ; None where it was installed without one."""
-    here = Path(__file__)
+    here = PACKAGE / "__init__.py"
     try:
         # a repository around the place of installation is somebody else's
         _git(here.parent, "ls-files", "--error-unmatch", here.name)
@@ -40,7 +41,7 @@ def best_device() -> str:
 def code() -> str:
     """A digest of manyview's own source files, whose version stays the same from commit to commit."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
