@@ -837,6 +837,7 @@ def test_learning_without_labels_sees_float32_under_autocast(line):
     assert all(p.grad.isfinite().all() for p in step.parameters())
 
 
+@pytest.mark.slow(reason="a backbone is compiled")
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_backbone_gives_the_same_loss_and_gradients():
     lines = ("cross_entropy(logits(a), logits(b))", "similarity(h(a), h(b))")
