@@ -52,8 +52,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from manyview.data import SOURCES, Subset, decode, preload
+from manyview.views.engine.render import sizes_of
 from manyview.views.plan import PlannedView, ViewSpec, plan_views
-from manyview.views.view import View, draw_views, sample_views, sizes_of
+from manyview.views.view import View, draw_views, sample_views
 
 SEED = 0
 JITTER = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation, hue

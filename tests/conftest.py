@@ -17,7 +17,8 @@ def _compiled_once(tmp_path_factory):
     import torch
     from filelock import FileLock
 
-    from manyview.views.view import ViewSpec, draw_views, plan_views
+    from manyview.views.plan import ViewSpec, plan_views
+    from manyview.views.view import draw_views
 
     with FileLock(tmp_path_factory.getbasetemp().parent / "renderer.lock"):
         plan = plan_views({"a": ViewSpec(**{"from": "image", "make": "flip"})})

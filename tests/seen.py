@@ -2,9 +2,10 @@
 
 import torch
 
+from manyview.views.engine.render import together
 from manyview.views.ops.op import as_float
 from manyview.views.plan import TEST, usual_test_view
-from manyview.views.view import draw_views, together
+from manyview.views.view import draw_views
 
 
 class Looks:

@@ -733,3 +733,16 @@ def test_a_schedule_costs_the_same_whatever_its_numbers(schedule):
 def test_a_duration_beyond_all_numbers_is_refused_in_one_line(amount):
     message = refused(epochs=1, schedule=f"cosine(warmup='{amount}')")
     assert message.endswith(f"warmup is written '10 epochs' or '500 steps', got '{amount}'")
+
+
+@pytest.mark.parametrize("every", ["'0 steps'", "'0.4 steps'", "1e-9"])
+def test_a_step_of_no_steps_is_refused(every):
+    with pytest.raises(RecipeError, match="every must be at least one step"):
+        load_recipe("quickstart", f"train.schedule=step({every})")
+
+
+def test_a_cosine_of_one_step_is_at_its_peak_without_a_word(caplog):
+    train = Train(steps=1, optimizer="sgd(lr=0.2)", schedule="cosine()")
+    optimizer = make_optimizer(train, torch.nn.Linear(2, 2))
+    assert make_schedule(train, optimizer, Clock(1, 1))(0) == pytest.approx(0.2)
+    assert not caplog.records

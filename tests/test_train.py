@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 import manyview
-from manyview import ManyviewError, parse_recipe
+from manyview import parse_recipe
 from manyview.data import open_splits
 from manyview.data.loader import Batches
-from manyview.errors import ManyviewWarning, RecipeError, RunError
+from manyview.errors import ManyviewError, ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.evaluate import evaluate
 from manyview.evaluate.features import Features
 from manyview.evaluate.knn import Knn
@@ -697,3 +697,30 @@ def test_handlers_of_signals_are_given_back(tmp_path):
 
 def test_public_names():
     assert manyview.train is train
+
+
+# ------------------------------------------------------------------------------------------ what cannot be measured
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_a_readable_image_is_left_out(tmp_path, image_folder, split):
+    for path in (image_folder / split).rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.warns(
+        ManyviewWarning, match=rf"not measured: {split}: none of 20 images can be read; the first: .*empty"
+    ):
+        result, _ = run(tmp_path / "run", "data.on_bad_image=skip", text=on_folder(image_folder))
+    assert any(f"{split}: none of 20 images" in why for why in result["not_measured"].values())
+    assert "top1" in result["val" if split == "test" else "eval"]
+
+
+def test_what_was_trained_is_kept_where_validation_fails(tmp_path, image_folder):
+    bad = image_folder / "val" / "dark" / "03.png"
+    good = bad.read_bytes()
+    bad.write_bytes(b"")
+    with pytest.raises(ManyviewError, match=r"03\.png: the file is empty"):
+        run(tmp_path / "run", text=on_folder(image_folder))
+    assert read_state(tmp_path / "run" / "checkpoints" / "last.pt")["run"]["number"] == 3
+    bad.write_bytes(good)
+    result = train(parse_recipe(on_folder(image_folder)), tmp_path / "run", quiet=True, resume=True)
+    assert result["steps"] == 9

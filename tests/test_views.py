@@ -6,19 +6,11 @@ from pydantic import ValidationError
 
 from manyview.errors import RecipeError
 from manyview.views.draws import Draws
+from manyview.views.engine.render import sizes_of
 from manyview.views.ops import OPS
 from manyview.views.ops.orbit import ORBITS, orbit
 from manyview.views.plan import ViewSpec, plan_views, with_sources
-from manyview.views.view import (
-    draw_views,
-    interleave,
-    member_view,
-    members_of,
-    render_views,
-    sample_views,
-    sizes_of,
-    to_device,
-)
+from manyview.views.view import draw_views, interleave, member_view, members_of, render_views, sample_views, to_device
 
 STANDARD = "crop(32, scale=(0.2, 1)) | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1, p=0.8) | grayscale(0.2)"
 DSSL = {

@@ -36,6 +36,10 @@ class RunError(ManyviewError):
     """A run folder that cannot be used: not empty, not finished, or made by another recipe."""
 
 
+class Unreadable(DataError):
+    """A split of which no image can be read, where what cannot be read is left out."""
+
+
 class Interrupted(RunError):
     """A run that was asked to stop, by Ctrl-C or a scheduler, and did so after saving where it stood."""
 

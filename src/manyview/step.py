@@ -29,11 +29,12 @@ from manyview.recipe.recipe import Recipe
 from manyview.relations import HasState, Port, Reading
 from manyview.relations.joint import aggregate
 from manyview.relations.weight import Moment, Weight
+from manyview.views.engine.render import together
 from manyview.views.ops.mix import mix_rows, mix_target, on_rows
 from manyview.views.ops.op import as_float
 from manyview.views.ops.orbit import orbit
 from manyview.views.plan import TEST, fixed_size, usual_test_view, with_sources
-from manyview.views.view import View, draw_views, member_view, render_views, together
+from manyview.views.view import View, draw_views, member_view, render_views
 
 
 class Output(TypedDict):

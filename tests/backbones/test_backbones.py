@@ -10,9 +10,9 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from manyview.branches.backbones import CifarResNet, WideResNet, small_stem
-from manyview.branches.backbones.cresnet import BasicBlock
-from manyview.branches.backbones.wrn import WideBlock
+from manyview.branches.backbones.cresnet import BasicBlock, CifarResNet
+from manyview.branches.backbones.stem import small_stem
+from manyview.branches.backbones.wrn import WideBlock, WideResNet
 
 CRESNETS = ["cresnet20", "cresnet32", "cresnet56"]
 WRNS = ["wrn28_2", "wrn28_10", "wrn40_2"]

@@ -6,7 +6,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from commands import contents, manyview, one_line
-from manyview.branches.backbones import cresnet32
+from manyview.branches.backbones.cresnet import cresnet32
 from manyview.branches.branch import make_backbone
 from manyview.branches.spec import parse_branch
 from manyview.errors import RecipeError

@@ -245,6 +245,29 @@ def test_orientation_of_a_tiff(tag, dtype):
         assert torch.equal(decode(content, "x", stored), decode(plain, "x", stored).rot90(-1, (1, 2)))
 
 
+def exif_block(kind, value):
+    """An EXIF block whose orientation is of another type than SHORT, by the numbers of TIFF."""
+    entry = struct.pack("<HHI", 0x0112, kind, len(value) // {1: 1, 2: 1, 7: 1, 11: 4}[kind]) + value.ljust(4, b"\0")
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", 1) + entry + b"\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [(1, b"\x06"), (7, b"\x06"), (2, b"6\0"), (11, struct.pack("<f", float("nan")))]
+)
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_an_orientation_of_another_type_turns_nothing(format, kind, value):
+    """Four of TIFF's types: BYTE, UNDEFINED, ASCII, FLOAT. Such an image was no image, or turned in one mode alone."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8))
+    contents = []
+    for options in ({}, {"exif": b"Exif\0\0" + exif_block(kind, value)}):
+        buffer = io.BytesIO()
+        picture.save(buffer, format, **options)
+        contents.append(buffer.getvalue())
+    for stored in (None, Stored(3)):
+        plain, told = (decode(content, "x", stored) for content in contents)
+        assert torch.equal(told, plain)
+
+
 @pytest.mark.parametrize("place", ["exif", "xmp"])
 @pytest.mark.parametrize("format", ["WEBP", "JPEG"])
 def test_orientation_of_other_formats(format, place):

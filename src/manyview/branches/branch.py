@@ -21,8 +21,9 @@ from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import timm_model
 from manyview.errors import RecipeError, reason, unknown
 from manyview.foundation.grammar import Call
+from manyview.views.ops.op import as_float
 from manyview.views.plan import PlannedView
-from manyview.views.view import View, as_float
+from manyview.views.view import View
 
 
 class Branch(nn.Module):

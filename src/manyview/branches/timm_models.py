@@ -32,7 +32,7 @@ def timm_library() -> ModuleType:
 
 def timm_model(name: str, options: Mapping[str, Any], small: bool = False) -> Any:
     """timm's model of that name. small: with a 3x3 stem without max-pool. Raises RecipeError with the reason alone."""
-    from manyview.branches.backbones import small_stem  # which stands beside networks that need timm
+    from manyview.branches.backbones.stem import small_stem
 
     _check(name, options)
     try:

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from manyview.data.decode import MOST_CHANNELS, BadImage, Stored, decode, size_of, unit
+from manyview.data.decode import BadImage, Stored, decode, size_of
+from manyview.data.stored import MOST_CHANNELS, unit
 from manyview.errors import DataError, shown
 
 Ints = NDArray[np.int64]

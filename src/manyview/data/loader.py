@@ -33,9 +33,9 @@ from manyview.data.decode import BadImage, scale_for
 from manyview.data.images import ArrayImages, Images
 from manyview.errors import DataError, ManyviewError, RunError
 from manyview.views.draws import order_of
-from manyview.views.engine.render import Reduced, Source
+from manyview.views.engine.render import Reduced, Source, together
 from manyview.views.plan import PlannedView
-from manyview.views.view import View, draw_boxes, draw_views, together
+from manyview.views.view import View, draw_boxes, draw_views
 
 AHEAD = 2  # batches that are made while one is in use
 GRACE = 30  # seconds that a worker lives on after SIGTERM

@@ -17,7 +17,7 @@ from manyview.data.alpha import over_white, png_bits, scale_key
 from manyview.data.depth import deep_grey, is_deep, levels, state_samples, white_of
 from manyview.data.doubts import load
 from manyview.data.jpeg import is_scalable, jpeg
-from manyview.data.upright import channels_first, orientation_in_xmp, orientation_of, turn, upright
+from manyview.data.upright import channels_first, numbered, orientation_in_xmp, orientation_of, turn, upright
 from manyview.errors import DataError
 
 MOST_CHANNELS = 16
@@ -98,7 +98,8 @@ def _tiff(content: bytes) -> Tensor | None:
             return None
         bits = page.bitspersample if page.dtype.kind == "u" and page.bitspersample < 32 else None
         inverted = page.photometric == kinds.MINISWHITE
-        orientation = page.tags.valueof("Orientation") or orientation_in_xmp(page.tags.valueof(_XMP) or b"")
+        stated = page.tags.valueof("Orientation")
+        orientation = orientation_in_xmp(page.tags.valueof(_XMP) or b"") if stated is None else numbered(stated)
         apart = whole.axes.removesuffix(page.axes)  # channels in pages of their own; else one page is all that is read
         part = whole if "C" in apart or "S" in apart else page
         _check_size(part.shape)

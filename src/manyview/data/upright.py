@@ -25,7 +25,12 @@ def orientation_of(image: Image.Image) -> int:
     """
     if image.format in ("JPEG", "PNG") and _SAYING.isdisjoint(image.info):  # most images, and `getexif` takes its time
         return 1
-    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return numbered(image.getexif().get(ExifTags.Base.Orientation))
+
+
+def numbered(value: object) -> int:
+    """An orientation as a file states it; 1 for whatever is no whole number from 1 to 8, as in Pillow."""
+    return int(value) if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def orientation_in_xmp(xmp: bytes) -> int:
@@ -48,7 +53,7 @@ def upright(pixels: Tensor, orientation: int) -> Tensor:
 
 def turn(image: Image.Image) -> None:
     """Turns an image whose pixels have been read as `orientation_of` says."""
-    if orientation_of(image) in _TURNS:
+    if orientation_of(image) in _TURNS:  # which Pillow reads again, and the same
         ImageOps.exif_transpose(image, in_place=True)
 
 

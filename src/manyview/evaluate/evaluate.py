@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from manyview.data import Splits
-from manyview.errors import ManyviewError
+from manyview.errors import ManyviewError, Unreadable
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.aggregate import Aggregate, check_joint
 from manyview.evaluate.features import Features
@@ -29,14 +29,15 @@ def evaluate(
 
     Only labelled images count, and of train only they are learnt from. Raises DataError for a split that is not there
     or has none. failed: receives, by its call, why a protocol could not be measured, and the others are; without it,
-    and for `classify`, that is raised. notes: receives, by its call and split, what a reader has to know of a protocol.
+    and for `classify` unless no image can be read, that is raised. notes: receives, by its call and split, what a
+    reader has to know of a protocol.
     """
     reports = {}
     for protocol in dict.fromkeys(protocols):
         try:
             report = reports[protocol] = protocol.measure(features, split)
         except ManyviewError as error:
-            if failed is None or isinstance(protocol, Classify):
+            if failed is None or (isinstance(protocol, Classify) and not isinstance(error, Unreadable)):
                 raise
             failed[call_of(protocol)] = str(error)
             continue

@@ -21,7 +21,7 @@ from manyview.branches.spec import FEATURES, LOGITS
 from manyview.data import Images, Splits
 from manyview.data.images import Ints
 from manyview.data.once import Once, read_once
-from manyview.errors import DataError
+from manyview.errors import DataError, Unreadable
 from manyview.evaluate.model import Model
 from manyview.foundation.words import counted
 
@@ -100,9 +100,7 @@ def collect(
             parts.setdefault(name, []).append(value.cpu())
         parts.setdefault("labels", []).append(torch.from_numpy(images.labels[kept]))
     if not parts:
-        raise DataError(
-            f"none of {counted(len(labelled), 'image')} could be read; the first: {images.name(int(labelled[0]))}"
-        )
+        raise Unreadable(f"none of {counted(len(labelled), 'image')} can be read; the first: {(skipped or [''])[0]}")
     whole = {name: torch.cat(values) for name, values in parts.items()}
     return Outputs(whole[FEATURES], whole["labels"], whole.get(LOGITS), whole.get("aggregated"))
 
@@ -229,9 +227,12 @@ class Features:
                 return Outputs(**tensors)
         skipped: list[str] | None = None if self.skipped is None else []
         with self.watch(split, len(images)) as tick:
-            outputs = collect(
-                self.model, images, aggregated=aggregated, workers=self.workers, skipped=skipped, progress=tick
-            )
+            try:
+                outputs = collect(
+                    self.model, images, aggregated=aggregated, workers=self.workers, skipped=skipped, progress=tick
+                )
+            except Unreadable as error:
+                raise Unreadable(f"{split}: {error}") from None
         outputs = replace(outputs, features=halved(outputs.features))
         if self.skipped is not None:
             self.skipped += skipped or []

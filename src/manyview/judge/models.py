@@ -18,9 +18,10 @@ from manyview.errors import RecipeError, RunError
 from manyview.evaluate.model import COUNTER, Trunk, digest_of, trunk_of
 from manyview.foundation.files import read_state
 from manyview.foundation.grammar import Call
+from manyview.views.engine.render import together
 from manyview.views.ops.op import as_float
 from manyview.views.plan import TEST, PlannedView, usual_test_view
-from manyview.views.view import draw_views, together
+from manyview.views.view import draw_views
 
 
 @final

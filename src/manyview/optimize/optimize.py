@@ -92,7 +92,8 @@ def cosine(
             f"a warm-up of {counted(prefix, 'step')} leaves nothing of a run of {clock.steps}; "
             "shorten it, as in train.schedule.warmup=0.1"
         )
-    scheduler = CosineLRScheduler(optimizer, max(1, clock.steps - prefix), lr_min=floor, **_warmup(prefix, optimizer))
+    # a cosine of one step is at its peak as that of two is; timm's logger would warn of it
+    scheduler = CosineLRScheduler(optimizer, max(2, clock.steps - prefix), lr_min=floor, **_warmup(prefix, optimizer))
     if prefix and (start is not None or per == "epoch"):  # at lr in the last moment before the cosine, not in its first
         peak, moments = scheduler.base_values[0], prefix // every
         first = peak * (1 / moments if start is None else start)
@@ -124,7 +125,9 @@ def step(every: str | float, gamma: float = 0.1, warmup: str | float = 0, *, opt
     from timm.scheduler import StepLRScheduler
 
     check_not_negative("gamma", gamma)
-    period = max(1, steps_of(every, clock, "every"))
+    period = steps_of(every, clock, "every")
+    if period < 1:
+        raise ValueError(f"every must be at least one step, got {every!r}")
     warm = {**_warmup(steps_of(warmup, clock, "warmup"), optimizer), "warmup_prefix": False}
     return StepLRScheduler(optimizer, period, gamma, **warm)
 

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from manyview.data.decode import MOST_CHANNELS, Stored
+from manyview.data.decode import Stored
+from manyview.data.stored import MOST_CHANNELS
 from manyview.foundation.grammar import Call, parse_call
 from manyview.views.ops.op import COUNTABLE
 

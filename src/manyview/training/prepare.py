@@ -83,7 +83,7 @@ def check_sizes(step: Step, images: Mapping[str, Tensor]) -> None:
     for (branch, shape), image in sizes.items():
         try:
             step.branch(branch).read(image, [FEATURES])
-        except RuntimeError as error:  # torch's way to say that a layer is left without pixels
+        except Exception as error:  # a layer left without pixels or without a successor: networks have no common base
             size = "x".join(map(str, shape[-2:]))
             raise RecipeError(
                 f"branches.{branch}.backbone: {step.branch(branch).spec.backbone} cannot read views of {size}: "

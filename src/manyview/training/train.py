@@ -105,7 +105,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             # -------------------------------------------------------------------------------- evaluate
             if last or (within == 0 and epoch % config.evaluate_every == 0):
                 with watch.paused():
-                    val = validation.val() if setup.main else {}
+                    val = validation.val(lambda: save(run.last)) if setup.main else {}
                     if validation.is_best(val):
                         save(run.best)
                     journal.epoch(done, val, terms)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from manyview.errors import ManyviewError, ManyviewWarning, Unreadable
 from manyview.evaluate.evaluate import evaluate, while_training
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
@@ -72,14 +74,30 @@ class Validation:
             return
         if setup.main:
             features, held = self.features(), {"val": splits.val, "test": splits.test}
-            found = {name: self.measure(features, name, self.chooses) for name in held if held[name] is not None}
+            found = {name: self._while_training(features, name) for name in held if held[name] is not None}
             self.state.untrained = found
             journal.epoch(0, found.get("val", {}))
         setup.accelerator.wait_for_everyone()
 
-    def val(self) -> dict[str, float]:
-        """The usual measures on the validation images; empty where there are none."""
-        return {} if self.setup.splits.val is None else self.measure(self.features(), "val", self.chooses)
+    def val(self, keep: Callable[[], None]) -> dict[str, float]:
+        """The usual measures on the validation images; empty where there are none.
+
+        keep: called before an error is passed on, so that what was trained is not lost with what cannot be measured.
+        """
+        try:
+            return {} if self.setup.splits.val is None else self._while_training(self.features(), "val")
+        except ManyviewError:
+            keep()
+            raise
+
+    def _while_training(self, features: Features, split: str) -> dict[str, float]:
+        """The usual measures; none, and a line, of a split whose images are all left out."""
+        try:
+            return self.measure(features, split, self.chooses)
+        except Unreadable as error:
+            self.state.skip(features.skipped or [])
+            warnings.warn(f"not measured: {error}", ManyviewWarning, stacklevel=3)
+            return {}
 
     def is_best(self, val: dict[str, float]) -> bool:
         """Whether no weights before were better; then these are the best. Of equals the surer ones are better."""

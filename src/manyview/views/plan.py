@@ -15,10 +15,10 @@ from torch import Tensor
 
 from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import bind, parse_pipeline
-from manyview.views.ops import OPS, Op
+from manyview.views.ops import OPS
 from manyview.views.ops.crop import CenterCrop, Resize
 from manyview.views.ops.mix import MIXING
-from manyview.views.ops.op import TURNS
+from manyview.views.ops.op import TURNS, Op
 from manyview.views.ops.orbit import ORBITS, orbit_size
 
 IMAGE = "image"

@@ -21,10 +21,9 @@ from manyview.errors import RecipeError
 from manyview.views.draws import Draws
 from manyview.views.engine.program import Lowered
 from manyview.views.engine.render import Reduced, Source, is_levels, render, sizes_of, together
-from manyview.views.ops import Op, Params
 from manyview.views.ops.crop import Crop, Resize
 from manyview.views.ops.mix import MIXING, mix_target, on_rows
-from manyview.views.ops.op import as_float
+from manyview.views.ops.op import Op, Params, as_float
 from manyview.views.ops.orbit import orbit
 from manyview.views.ops.part import ResizedPart, check_growth, in_parts
 from manyview.views.plan import IMAGE, PlannedOp, PlannedView
