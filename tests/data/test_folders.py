@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 from test_sources import cache, fails, open_, picture, table  # noqa: F401
 
+from commands import png
 from manyview.data import BadImage, Stored, decode, size_of
+from manyview.data.folder import folder
 from manyview.data.layout import role_of
 from manyview.data.search import extensions, find, is_image
+from manyview.errors import DataError
 
 TWO = ("cat/1.png", "dog/2.png")
 
@@ -392,3 +395,65 @@ def test_only_regular_parquet_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "test.parquet")
     (tmp_path / "._train-00000-of-00002.parquet").write_text("what macOS adds")
     assert open_("hf", root=tmp_path, val_fraction=0).note == "4 train, no val, no test"
+
+
+# ---------------------------------------------------------------------------------------------- one folder deeper
+
+
+def laid(root, *folders):
+    """A folder with two images in each of these."""
+    for number, name in enumerate(folders):
+        for image in range(2):
+            png(root / name / f"{image}.png", seed=10 * number + image)
+    return folder(root, download=False)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [("train/images/{}", "val/images/{}", "test/images/{}"), ("train/train/{}", "test/test/{}"),
+     ("seg_train/seg_train/{}", "seg_test/seg_test/{}")],
+)  # fmt: skip
+def test_classes_one_folder_deeper_are_found(tmp_path, places):
+    splits = laid(tmp_path, *(place.format(name) for place in places for name in ("cat", "dog")))
+    assert splits.classes == ("cat", "dog")
+    assert len(splits.train) == len(splits.test) == 4
+    assert "classes lie one folder deeper, in " in splits.remark
+
+
+def test_splits_of_one_prefix_leave_out_what_is_beside_them(tmp_path):
+    splits = laid(tmp_path, "seg_train/cat", "seg_train/dog", "seg_test/cat", "seg_test/dog", "seg_pred")
+    assert (splits.classes, len(splits.train), len(splits.test)) == (("cat", "dog"), 4, 4)
+    assert "'seg_pred' beside the splits left out" in splits.remark
+
+
+def test_classes_that_are_named_like_splits_are_told(tmp_path):
+    splits = laid(tmp_path, "trainA", "trainB", "testA", "testB")
+    assert len(splits.classes) == 4
+    assert "'testA', 'testB', 'trainA' and 'trainB' taken for classes, whatever their names" in splits.remark
+
+
+@pytest.mark.parametrize(
+    ("folders", "cure"),
+    [
+        (
+            ("train/n01/images", "train/n02/images", "val/images"),
+            "to leave them out, say data.source=\"folder(ignore='val')\"",
+        ),
+        (("train/Cat", "train/Dog", "test/cat", "test/dog"), "they differ in upper and lower case alone; rename them"),
+        (
+            ("train/cat", "train/dog", "test/cat", "test/masks"),
+            "to leave out what is no class, say data.source=\"folder(ignore='masks')\"",
+        ),
+    ],
+)
+def test_the_cure_of_folders_that_train_has_not(tmp_path, folders, cure):
+    with pytest.raises(DataError) as caught:
+        laid(tmp_path, *folders)
+    assert str(caught.value).endswith(cure)
+
+
+def test_a_pattern_that_fits_nothing_is_told(tmp_path):
+    laid(tmp_path, "cat", "dog", "masks")
+    splits = folder(tmp_path, download=False, ignore=("masks", "msaks"))
+    assert splits.classes == ("cat", "dog")
+    assert "ignore: no folder is called 'msaks'" in splits.remark

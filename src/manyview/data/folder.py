@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import final
@@ -15,7 +16,7 @@ import numpy as np
 from manyview.data.decode import Stored
 from manyview.data.images import FolderImages, pack
 from manyview.data.layout import layout_of, listed, role_of
-from manyview.data.search import Found, find, has_images, images_in
+from manyview.data.search import Found, find, folders_in, has_images, images_in
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, shown, unknown
 
@@ -69,6 +70,9 @@ def folder(
     patterns, arrays = (ignore,) if isinstance(ignore, str) else ignore, stored is not None
     layout = layout_of(root, split, arrays, patterns)
     places = {role: root / name for role, name in layout.splits.items()} or {"train": root}
+    deeper = {role: _one_deeper(place, arrays, patterns) for role, place in places.items()}
+    descends = bool(labels and layout.splits and all(deeper.values()))
+    places = {role: deeper[role] or place for role, place in places.items()} if descends else places
     found = find([*places.values()], arrays, patterns)
     parts = {role: _part(place, found, number) for number, (role, place) in enumerate(places.items())}
     _check(parts, found, labels, partial(_without, labels, split, patterns))
@@ -76,6 +80,11 @@ def folder(
     classes = own["train"] or tuple(sorted(set().union(*own.values())))
     splits = {role: part.images(classes if own[role] else (), stored) for role, part in parts.items()}
     remarks = [layout.remark, "" if not labels or own["train"] else "no class folders"]
+    if descends:
+        inside = listed(os.path.relpath(place, root) for place in places.values())
+        remarks.append(f"classes lie one folder deeper, in {inside}")
+    if unused := _unused(patterns, root, found):
+        remarks.append(f"ignore: no folder is called {listed(unused)}")
     if beside := sum(len(part.loose) for role, part in parts.items() if own[role]):
         remarks.append(f"{beside:,} beside class folders left out")
     if layout.splits and (beside := images_in(root, arrays)):
@@ -149,8 +158,8 @@ def _check(parts: dict[str, _Part], found: Found, labels: str | None, without: C
         extra = sorted(set(part.classes) - set(train.classes)) if labels and train.classes else []
         if extra:
             raise DataError(
-                f"{shown(part.place)} has classes that train has not: {', '.join(map(shown, extra))}; to leave out "
-                f"what is no class, say {without(*extra)}"
+                f"{shown(part.place)} has classes that train has not: {', '.join(map(shown, extra))}{left_out}; "
+                f"{_cure_of_extra(extra, part, train, without)}"
             )
     if labels and train.classes and train.empty:
         raise DataError(
@@ -164,6 +173,32 @@ def _check(parts: dict[str, _Part], found: Found, labels: str | None, without: C
             raise DataError(
                 f"all images lie in one folder of {shown(train.place)}; say data.root={shlex.quote(place)}; {LAYOUT}"
             )
+
+
+def _cure_of_extra(extra: list[str], part: _Part, train: _Part, without: Callable[..., str]) -> str:
+    """What would be right where a split has folders that train's classes lack."""
+    if {name.lower() for name in extra} <= {name.lower() for name in train.classes}:
+        return "they differ in upper and lower case alone; rename them"
+    below = {path.split(os.sep)[1] for files in train.by_folder.values() for path in files if path.count(os.sep) > 1}
+    if set(extra) & below or set(extra) == set(part.classes):
+        return f"its images lie in no folders of train's classes; to leave them out, say {without(part.place.name)}"
+    return f"to leave out what is no class, say {without(*extra)}"
+
+
+def _one_deeper(place: Path, arrays: bool, ignore: Sequence[str]) -> Path | None:
+    """The one folder of a split that has images, where these lie in several folders of that: `train/images/cat`."""
+    held = [name for name in folders_in(place, ignore)[0] if has_images(place / name, arrays, ignore)]
+    if len(held) != 1 or images_in(place, arrays):
+        return None
+    inside = folders_in(place / held[0], ignore)[0]
+    several = sum(has_images(place / held[0] / name, arrays, ignore) for name in inside) > 1
+    return place / held[0] if several and not images_in(place / held[0], arrays) else None
+
+
+def _unused(patterns: Sequence[str], root: Path, found: Found) -> list[str]:
+    """The patterns of `ignore` that fit no folder."""
+    names = [*folders_in(root)[0], *(detail for reason, detail in found.left_out if reason == "ignored")]
+    return [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
 
 
 def _without(labels: str | None, split: str, ignored: tuple[str, ...], *names: str) -> str:

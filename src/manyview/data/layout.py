@@ -18,6 +18,7 @@ _WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation"), "test"),
 }
+_WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})"
 _NAME = rf"({'|'.join(sorted(_WORDS, key=len, reverse=True))})([ _-]?(set|split|data|images?|imgs?))?([ _-]?\d+)?"
 
 
@@ -53,7 +54,8 @@ def layout_of(root: Path, choice: str = "auto", arrays: bool = False, ignore: Se
     place = shown(root)
     roles = {name: role for name in names if (role := role_of(name))} or _prefixed(root, names, arrays, ignore)
     if not roles and choice == "auto":
-        return Layout()
+        like = [name for name in names if re.search(rf"(^|[ _-]){_WORD}|{_WORD}$", name, re.IGNORECASE)]
+        return Layout(remark=f"{listed(like)} taken for classes, whatever their names" if len(like) > 1 else "")
     others = [name for name in names if name not in roles and has_images(root / name, arrays, ignore)]
     nested = [name for name in roles if _has_class_folders(root / name, arrays, ignore)]
     if choice == "auto" and others and not nested:
@@ -103,11 +105,16 @@ def _as_splits(
 
 
 def _prefixed(root: Path, names: Sequence[str], arrays: bool, ignore: Sequence[str]) -> dict[str, str]:
-    """Roles of folders such as `seg_train` and `seg_test`: only where they alone have images, in folders of classes."""
-    known = {name: re.fullmatch(rf".*[ _-]{_NAME}", name, re.IGNORECASE) for name in names}
-    roles = {name: _WORDS[found[1].lower()] for name, found in known.items() if found}
-    alone = "train" in roles.values() and len({*roles.values()}) == len(roles) > 1
-    if not alone or any(has_images(root / name, arrays, ignore) for name in names if name not in roles):
+    """Roles of folders such as `seg_train` and `seg_test`, which hold folders of classes.
+
+    Only where they alone have images, or all have the same prefix.
+    """
+    known = {name: re.fullmatch(rf"(.*[ _-]){_NAME}", name, re.IGNORECASE) for name in names}
+    roles = {name: _WORDS[found[2].lower()] for name, found in known.items() if found}
+    if "train" not in roles.values() or not len({*roles.values()}) == len(roles) > 1:
+        return {}
+    alike = len({found[1] for found in known.values() if found}) == 1
+    if not alike and any(has_images(root / name, arrays, ignore) for name in names if name not in roles):
         return {}
     return roles if all(_has_class_folders(root / name, arrays, ignore) for name in roles) else {}
 
