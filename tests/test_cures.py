@@ -280,3 +280,13 @@ def test_a_key_of_two_sections_is_the_one_that_its_value_fits(override, advised)
     message = one_line(*manyview("plan", "tied_cifar10", override))
     assert f"write {advised}" in message
     load_recipe("tied_cifar10", advised)
+
+
+@pytest.mark.parametrize(
+    ("override", "advised"),
+    [("evaluate=knn(k=3)", "evaluate=[knn(k=3)]"), ("batch-size=32", "train.batch_size=32")],
+)
+def test_what_is_nearly_right_is_written_right(override, advised):
+    message = one_line(*manyview("plan", "quickstart", override))
+    assert f"write {shlex.quote(advised)}" in message
+    load_recipe("quickstart", advised, "train.optimizer.lr=0.1")

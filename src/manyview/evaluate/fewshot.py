@@ -28,6 +28,7 @@ from torch import Tensor
 from manyview.errors import DataError, unknown
 from manyview.evaluate.linear import check_rows
 from manyview.evaluate.report import Report
+from manyview.foundation.words import counted
 from manyview.views.draws import Draws
 from manyview.views.ops.op import check_kind, check_whole
 
@@ -134,7 +135,7 @@ def within_reach(labels: Tensor, ways: int, shots: int, queries: int) -> tuple[i
     if fitting < 2:
         most = int(sizes[1]) - 1 if len(sizes) > 1 else 0
         cure = f"; ask for fewshot(shots={most})" if most > 0 else ""
-        raise ValueError(f"{shots} shots and a query need two classes of {shots + 1} images or more{cure}")
+        raise ValueError(f"{counted(shots, 'shot')} and a query need two classes of {shots + 1} images or more{cure}")
     return fitting, min(queries, int(sizes[fitting - 1]) - shots)
 
 

@@ -52,6 +52,7 @@ def in_full(key: str, value: Any, known: Mapping[str, str]) -> str:
     """
     if key == "per" and type(value) is int:  # the optimiser's; the schedule's is a word
         return f"write train.optimizer.per={value}"
+    key = key.replace("-", "_")
     if key in known:
         return f"write {' '.join(assigned(known[key], value))}"
     ranked = [name for name in nearest(key, known) if name.startswith(key) and len(key) > 2]
@@ -117,6 +118,8 @@ def _meant(place: str, got: Any, wrong: str) -> str:
     if place == "data" and isinstance(got, str):
         given = {"source": got} if got.partition("(")[0] in SOURCES else {"source": "folder", "root": got}
         return f"; write {' '.join(assigned('data', given))}"
+    if wrong == "tuple_type" and isinstance(got, str):
+        return f"; write {shlex.quote(f'{place}=[{got}]')}"
     if wrong == "string_type" and isinstance(got, dict) and got:
         return f"; write {' '.join(assigned(place, got))}"
     if wrong in ("int_type", "float_type") and isinstance(got, str) and isinstance(read_yaml(got), int | float):
