@@ -285,6 +285,13 @@ class Step(nn.Module):
         """Whether an optimiser calls what follows its updates."""
         return self._follower.attached
 
+    @property
+    def waits_for_updates(self) -> bool:
+        """Whether anything follows updates: an EMA, a queue, prototypes, an average, a weight that changes."""
+        emas = any(self.branch(name).spec.ema is not None for name in self.branches)
+        changing = any(plan.weight.schedule != "constant" for plan in self.recipe.relation_plan)
+        return emas or changing or bool(self._with_state) or self.average is not None
+
     def after_step(self) -> None:
         """What follows an update, for loops without `attach`: to be called after every update of the optimiser.
 

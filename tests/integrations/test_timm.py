@@ -256,6 +256,12 @@ def test_training_without_an_optimiser_attached_is_refused():
     task.eval()(input, target)  # nothing follows
 
 
+def test_where_nothing_waits_for_updates_none_need_be_attached():
+    task = ViewsTask(parse_recipe(SLA), 3, verbose=False)
+    input, target, _ = batch_for(task, synthetic(), range(6))
+    assert task(input, target)["loss"].isfinite()
+
+
 @pytest.mark.parametrize("text", [TIED, SLA], ids=["tied", "sla"])
 def test_output_is_for_timms_accuracy_on_all_of_target(text):
     task, _optimizer = in_training(text)

@@ -101,8 +101,9 @@ class ViewsTask(TrainingTask):
     """timm's protocol around a `Step`: (input, target) in, {"loss", "output", terms…} out.
 
     recipe: relations that need drawn parameters cannot be served, since timm's loader carries pixels and targets alone.
-    total_steps: updates in the run, for weights that follow a schedule. Training needs `task.step.attach(optimizer)`,
-    once. The averaged weights are timm's (`setup_ema`), so `train.ema` is refused. Raises RecipeError.
+    total_steps: updates in the run, for weights that follow a schedule. Where an EMA, a queue or a changing weight
+    waits for updates, training needs `task.step.attach(optimizer)`, once. The averaged weights are timm's
+    (`setup_ema`), so `train.ema` is refused. Raises RecipeError.
     """
 
     def __init__(
@@ -149,9 +150,9 @@ class ViewsTask(TrainingTask):
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """input: [splits*B, 3, H, W] in [0, 1], split by split; target: [splits*B]; output: the first view's scores.
 
-        Raises ManyviewError in training mode while no optimiser is attached: nothing would follow its updates.
+        Raises ManyviewError in training mode while something waits for updates and no optimiser is attached.
         """
-        if self.training and not self.step.attached:
+        if self.training and self.step.waits_for_updates and not self.step.attached:
             raise ManyviewError(
                 "ViewsTask: no optimiser is attached, so weights of relations, EMAs and queues would stand still; "
                 "call task.step.attach(optimizer) once, before training"
