@@ -128,7 +128,7 @@ def test_one_recipe_is_printed_as_it_is_written(refused, tmp_path):
 
 def test_plan_knows_the_parts_of_the_optimiser(refused):
     message = refused("plan", "simclr_digits", "train.optimizer.constant=pred")
-    assert message.startswith("recipe simclr_digits: train.optimizer: unknown part 'pred'; parts: p, online.p, ")
+    assert message.startswith("recipe simclr_digits: train.optimizer: unknown part 'pred'; parts: backbone, logits, ")
 
 
 @pytest.mark.parametrize("name", packaged_recipes())

@@ -90,7 +90,8 @@ def test_a_warm_up_may_start_elsewhere():
     assert rates("cosine(warmup='5 epochs', per='epoch', start=0)") == pytest.approx(expected)
     expected = np.linspace(LR / 4, LR, 10).tolist() + [half_cosine(n, 10) for n in range(10, 60)]
     assert rates("cosine(warmup='10 steps', start=0.25)") == pytest.approx(expected)
-    assert rates("cosine(start=0.25)") == rates("cosine()")
+    with pytest.raises(RecipeError, match="start is where a warm-up begins; give warmup, too"):
+        rates("cosine(start=0.25)")
 
 
 @pytest.mark.parametrize("at", ["(0.5, 0.75)", "('30 steps', '45 steps')", "('5 epochs', '45 steps')", "(0.75, 0.5)"])
@@ -703,7 +704,7 @@ def test_what_a_backbone_keeps_out_of_weight_decay_stays_out():
     assert not any(p is backbone.blocks[0].mlp.fc1.weight for p in kept)
 
 
-LONG = ["step('1 steps')", "step('100 steps', gamma=0.5)", "step(1e-12)", "step('1e-6 epochs')"]
+LONG = ["step('1 steps')", "step('100 steps', gamma=0.5)", "step('1e-6 epochs')"]
 
 
 @pytest.mark.parametrize("schedule", LONG)
@@ -735,7 +736,7 @@ def test_a_duration_beyond_all_numbers_is_refused_in_one_line(amount):
     assert message.endswith(f"warmup is written '10 epochs' or '500 steps', got '{amount}'")
 
 
-@pytest.mark.parametrize("every", ["'0 steps'", "'0.4 steps'", "1e-9"])
+@pytest.mark.parametrize("every", ["'0 steps'", "'0.4 steps'", "1e-12"])
 def test_a_step_of_no_steps_is_refused(every):
     with pytest.raises(RecipeError, match="every must be at least one step"):
         load_recipe("quickstart", f"train.schedule=step({every})")

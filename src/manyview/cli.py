@@ -310,23 +310,15 @@ def replay(
 
     folder = Run(run)
     recipe = folder.recipe(*overrides or ())
-    splits = folder.splits(recipe)
-    train = splits.train
+    train = folder.splits(recipe).train
     clock = clock_of(recipe.train, len(train))
     if epoch * clock.steps_per_epoch >= clock.steps:
         last = (clock.steps - 1) // clock.steps_per_epoch
         raise RunError(f"--epoch {epoch}: this run has {f'epochs 0 to {last}' if last else 'epoch 0 alone'}")
     found = (train.index == index).nonzero()[0]
     if not len(found):
-        held = [
-            name
-            for name, part in (("val", splits.val), ("test", splits.test))
-            if part is not None and index in part.index
-        ]
         raise DataError(
-            f"image {index} is one of {' or '.join(held)}, and was not trained on"
-            if held
-            else f"no training image has index {index}; this run trained on {counted(len(train), 'image')} between "
+            f"no training image has index {index}; this run trained on {counted(len(train), 'image')} between "
             f"{train.index.min()} and {train.index.max()}"
         )
     position, together = int(found[0]), found

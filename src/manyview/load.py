@@ -19,7 +19,7 @@ from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
 from manyview.optimize.optimize import check_training, parts
 from manyview.recipe.cures import first_line, in_full, places
 from manyview.recipe.find import packaged_recipes, recipe_text
-from manyview.recipe.lr_of_batch import TRIAL, drop_replaced_per, tell_of_smaller_batches
+from manyview.recipe.lr_of_batch import drop_replaced_per, is_lowered
 from manyview.recipe.overrides import apply_override
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.rehearse import rehearse
@@ -74,10 +74,11 @@ def parse_recipe(text: str, *overrides: str, name: str | None = None) -> Recipe:
     except ValidationError as error:
         raise RecipeError(first_line(error, raw, _models())) from None
     _check(recipe)
-    if recipe.train.steps is None or recipe.train.steps >= TRIAL:
-        tell_of_smaller_batches(size, recipe.train.batch_size, recipe.train.optimizer, keys)
     title = None if name is None or "title" in keys else true_title(name, changed, recipe.data.source)
-    return recipe if title is None else recipe.model_copy(update={"title": title})
+    recipe = recipe if title is None else recipe.model_copy(update={"title": title})
+    if is_lowered(size, recipe.train.batch_size, recipe.train.optimizer, keys):
+        vars(recipe)["batch_before"] = size  # in the place of what it would compute
+    return recipe
 
 
 def _given(override: str) -> dict[str, str]:

@@ -100,7 +100,7 @@ def collect(
             parts.setdefault(name, []).append(value.cpu())
         parts.setdefault("labels", []).append(torch.from_numpy(images.labels[kept]))
     if not parts:
-        raise Unreadable(f"none of {counted(len(labelled), 'image')} can be read; the first: {(skipped or [''])[0]}")
+        raise Unreadable(f"none of {counted(len(labelled), 'image')} could be read; the first: {(skipped or [''])[0]}")
     whole = {name: torch.cat(values) for name, values in parts.items()}
     return Outputs(whole[FEATURES], whole["labels"], whole.get(LOGITS), whole.get("aggregated"))
 
@@ -232,7 +232,7 @@ class Features:
                     self.model, images, aggregated=aggregated, workers=self.workers, skipped=skipped, progress=tick
                 )
             except Unreadable as error:
-                raise Unreadable(f"{split}: {error}") from None
+                raise Unreadable(f"{error} (split '{split}')") from None
         outputs = replace(outputs, features=halved(outputs.features))
         if self.skipped is not None:
             self.skipped += skipped or []

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from manyview.errors import ManyviewWarning
 from manyview.foundation.grammar import Call, parse_call
 
 LR, PER = "train.optimizer.lr", "train.optimizer.per"
@@ -25,19 +23,21 @@ def drop_replaced_per(raw: Mapping[str, Any], keys: Sequence[str]) -> None:
     train["optimizer"] = str(Call(call.name, call.args, {k: v for k, v in call.kwargs.items() if k != "per"}))
 
 
-def tell_of_smaller_batches(before: Any, size: int, optimizer: str, keys: Sequence[str]) -> None:
-    """Warns where an override lowers the batch size under an lr that does not say what size it is for.
+def is_lowered(before: Any, size: int, optimizer: str, keys: Sequence[str]) -> bool:
+    """Whether an override lowers the batch size under an lr that does not say what size it is for.
 
     before: the batch size as the recipe has it. keys: dotted, of all that is overridden.
     """
-    changed = any(key.startswith("train.optimizer") for key in keys)
+    options = parse_call(optimizer, "train.optimizer").kwargs
+    said = any(key.startswith("train.optimizer") for key in keys) or "per" in options or options.get("lr") is None
+    return not said and type(before) is int and size < before
+
+
+def doubt_of(before: int, size: int, optimizer: str) -> str:
+    """The line on it."""
     call = parse_call(optimizer, "train.optimizer")
-    lr = call.kwargs.get("lr")
-    if changed or "per" in call.kwargs or lr is None or type(before) is not int or size >= before:
-        return
-    warnings.warn(
+    lr = call.kwargs["lr"]
+    return (
         f"train.batch_size={size} is under the recipe's {before}, and the lr of {call.name} stays {lr:g}: "
-        f"{PER}={before} makes it {lr * size / before:.3g}, and {LR}={lr:g} says that it is meant",
-        ManyviewWarning,
-        stacklevel=2,
+        f"{PER}={before} makes it {lr * size / before:.3g}, and {LR}={lr:g} says that it is meant"
     )

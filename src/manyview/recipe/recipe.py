@@ -54,6 +54,14 @@ class Recipe(Frozen):
         """Relations, parsed and checked against views and branches."""
         return plan_relations(self.relations, self.branch_plan, self.view_plan)
 
+    @cached_property
+    def batch_before(self) -> int | None:
+        """The batch size that an override lowered while lr stayed, as loading notes it; no part of what a recipe says.
+
+        Told when training begins, see `lr_of_batch`.
+        """
+        return None
+
     @property
     def learns_from_labels(self) -> list[str]:
         """The relations that need a label for every training image, as they are written."""

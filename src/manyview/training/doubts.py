@@ -13,7 +13,7 @@ from typing import Any
 from manyview.branches.ema import Ema
 from manyview.foundation.grammar import Name, parse_call
 from manyview.optimize.optimize import SCHEDULES, Clock, steps_of
-from manyview.recipe.lr_of_batch import TRIAL
+from manyview.recipe.lr_of_batch import TRIAL, doubt_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Train
 from manyview.step import Step
@@ -27,6 +27,8 @@ def doubts(recipe: Recipe, step: Step, clock: Clock, images: int) -> list[str]:
     if clock.steps < TRIAL:
         return []
     found = [*_of_schedule(recipe.train, clock), *_of_averages(recipe, clock), *_of_relations(step, clock, images)]
+    if recipe.batch_before is not None:
+        found.append(doubt_of(recipe.batch_before, recipe.train.batch_size, recipe.train.optimizer))
     every = steps_of(recipe.train.checkpoint_every, clock, "checkpoint_every")
     if every > max(clock.steps, clock.steps_per_epoch):
         found.append(
