@@ -515,7 +515,8 @@ def test_warnings_of_workers_are_given_by_the_main_process_once_each(workers):
         warnings.simplefilter("always")
         made = list(load(batches, 0, 6, workers))
     all_same(made, load(replace(batches, images=pictures(12)), 0, 6, 0))
-    assert sorted(str(each.message) for each in seen) == sorted(f"corrupt EXIF data in {n}" for n in range(12))
+    told = [str(each.message) for each in seen if each.category is not DeprecationWarning]  # Python's own, of forks
+    assert sorted(told) == sorted(f"corrupt EXIF data in {n}" for n in range(12))
 
 
 def test_workers_forked_while_the_bar_is_drawn_can_speak(monkeypatch):

@@ -363,7 +363,7 @@ def test_unknown_keys_at_every_level(old, new, message):
         ("views.b={}", "views.b: give 'from' (image, or a view above) or 'like'"),
         ("views.many.count=0", "views.many.count: expected at least 1, got 0"),
         ("views.many.count=true", "views.many.count: expected a whole number, got True"),
-        ("views.b.same=flip", "views.b.same: expected a list, [one, two], got 'flip'"),
+        ("views.b.same=flip", "views.b.same: expected a list, [one, two], got 'flip'; write 'views.b.same=[flip]'"),
         ("branches=resnet18", "branches: expected a mapping, key: value, got 'resnet18'"),
         ("branches={}", "branches: at least one branch is needed, such as net: {backbone: resnet18}"),
         (
@@ -388,11 +388,12 @@ def test_unknown_keys_at_every_level(old, new, message):
         ),
         (
             "relations=cross_entropy(logits(a))",
-            "relations: expected a list, [one, two], got 'cross_entropy(logits(a))'",
+            "relations: expected a list, [one, two], got 'cross_entropy(logits(a))'; "
+            "write 'relations=[cross_entropy(logits(a))]'",
         ),
         ("relations=[]", "relations: at least one relation is needed, such as cross_entropy(logits(a))"),
         ("relations=[3]", "relations.0: expected text, got 3"),
-        ("evaluate=knn", "evaluate: expected a list, [one, two], got 'knn'"),
+        ("evaluate=knn", "evaluate: expected a list, [one, two], got 'knn'; write 'evaluate=[knn]'"),
     ],
 )
 def test_every_value_is_checked(override, message):

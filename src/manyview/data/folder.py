@@ -180,7 +180,7 @@ def _cure_of_extra(extra: list[str], part: _Part, train: _Part, without: Callabl
     if {name.lower() for name in extra} <= {name.lower() for name in train.classes}:
         return "they differ in upper and lower case alone; rename them"
     below = {path.split(os.sep)[1] for files in train.by_folder.values() for path in files if path.count(os.sep) > 1}
-    if set(extra) & below or set(extra) == set(part.classes):
+    if set(extra) & below:  # ignored, they would be missing in train, too
         return f"its images lie in no folders of train's classes; to leave them out, say {without(part.place.name)}"
     return f"to leave out what is no class, say {without(*extra)}"
 
