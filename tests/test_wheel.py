@@ -26,7 +26,7 @@ from manyview.data import open_splits
 
 recipe = manyview.load_recipe("quickstart")
 train = open_splits(recipe.data, recipe.seed).train
-step = manyview.Step(recipe, num_classes=10)
+step = manyview.Step(recipe, num_classes=10, total_steps=1)
 images = torch.stack([train.read(n) for n in range(8)]).float() / 255
 optimizer = torch.optim.SGD(step.parameters(), lr=0.1)
 before = [weight.clone() for weight in step.parameters()]
