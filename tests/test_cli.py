@@ -442,7 +442,7 @@ def test_resume_refuses_other_images(tmp_path, pictures):
 
 def table(printed: str) -> dict[str, float]:
     """The rows of a table of measures."""
-    rows = [re.fullmatch(r"(.+?) {2,}([\d.]+)( %)?\s*", line) for line in printed.splitlines()]
+    rows = [re.fullmatch(r"(.+?) {2,}([\d.]+(?:e[-+]\d+)?)( %)?\s*", line) for line in printed.splitlines()]
     return {row[1]: float(row[2]) for row in rows if row}
 
 

@@ -215,7 +215,8 @@ def test_what_decodes_is_read(tmp_path):
     extensions()  # by which Pillow looks for all that it can write
     kinds = {name: kind for name, kind in kinds.items() if kind in Image.SAVE}
     for name, kind in kinds.items():
-        image.convert("L" if kind == "PPM" else "RGB").save(tmp_path / "cat" / name, kind)
+        sizes = {"sizes": [image.size]} if kind == "ICO" else {}  # Pillow's own begin at 16 pixels
+        image.convert("L" if kind == "PPM" else "RGB").save(tmp_path / "cat" / name, kind, **sizes)
     others = ["1.txt", "2", "3.heic", "4.zip", "5.png~", "6.jpg.part", "7.jpg.bak", "8.nef"]
     for name in others:
         (tmp_path / "cat" / name).write_bytes((tmp_path / "cat" / "e").read_bytes() if name != "2" else b"\x00" * 64)
