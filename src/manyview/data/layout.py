@@ -19,7 +19,7 @@ _WORDS = {
     **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation"), "test"),
 }
 _WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})"
-_NAME = rf"({'|'.join(sorted(_WORDS, key=len, reverse=True))})([ _-]?(set|split|data|images?|imgs?))?([ _-]?\d+)?"
+_NAME = rf"({_WORD})([ _-]?(set|split|data|images?|imgs?))?([ _-]?\d+)?"
 
 
 @final
