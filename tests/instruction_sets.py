@@ -3,7 +3,7 @@
     python tests/instruction_sets.py                     all tests under every setting
     python tests/instruction_sets.py --core other        the numeric core, under one that is not this machine's own
     python tests/instruction_sets.py --numeric avx2 sse  the numeric half, under two settings
-    python tests/instruction_sets.py avx2 -- tests/engine -x          what pytest is given, under one
+    python tests/instruction_sets.py avx2 -- tests/views/engine -x    what pytest is given, under one
 
 What is promised bit for bit must hold under all of them. Ends with 1 if a test failed, and with 2 for a setting that
 does not exist. The compiler keeps what it made for each processor by itself, so the first run under one takes longer.
@@ -49,27 +49,27 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
 }
 CORE = (
     "tests/test_digests.py",
-    "tests/engine",
-    "tests/augment/test_ops.py::test_a_batch_is_rendered_as_its_images_are_alone",
-    "tests/augment/test_ops.py::test_channels_are_rendered_as_they_are_alone",
-    "tests/augment/test_ops.py::test_grey_levels_and_floats_agree",
+    "tests/views/engine",
+    "tests/views/ops/test_ops.py::test_a_batch_is_rendered_as_its_images_are_alone",
+    "tests/views/ops/test_ops.py::test_channels_are_rendered_as_they_are_alone",
+    "tests/views/ops/test_ops.py::test_grey_levels_and_floats_agree",
     "tests/test_functional.py",
-    "tests/test_draws.py",
+    "tests/views/test_draws.py",
 )
 NUMERIC = (
     "tests/test_digests.py",
-    "tests/augment",
-    "tests/backbones",
-    "tests/engine",
+    "tests/views/ops",
+    "tests/branches/backbones",
+    "tests/views/engine",
     "tests/evaluate",
     "tests/data/test_reduced.py",
-    "tests/test_draws.py",
+    "tests/views/test_draws.py",
     "tests/test_functional.py",
-    "tests/test_heads.py",
-    "tests/test_readouts.py",
-    "tests/test_relations.py",
+    "tests/branches/test_heads.py",
+    "tests/recipe/test_readouts.py",
+    "tests/relations/test_relations.py",
     "tests/test_step.py",
-    "tests/test_views.py",
+    "tests/views/test_views.py",
 )
 
 

@@ -32,7 +32,7 @@ def test_the_spine_exists():
         ("src/manyview/errors.py", set()),  # everybody's: no test is called so, and the spine stands for all
         ("src/manyview/recipes/tied_cifar10.yaml", {"test_authors.py", "test_recipe.py"}),
         ("tests/subjects.py", {"test_cache.py"}),  # a helper: who imports it
-        ("tests/test_grammar.py", {"test_grammar.py"}),
+        ("tests/foundation/test_grammar.py", {"test_grammar.py"}),
         ("README.md", {"test_docs.py"}),
         ("docs/make_house.py", {"test_docs.py"}),
         ("Makefile", set()),
@@ -45,7 +45,7 @@ def test_the_tests_of_a_file(source, among):
 
 
 def test_chosen_are_the_spine_and_each_once():
-    paths = chosen(["src/manyview/evaluate/knn.py", "tests/test_grammar.py", "src/manyview/evaluate/knn.py"])
+    paths = chosen(["src/manyview/evaluate/knn.py", "tests/foundation/test_grammar.py", "src/manyview/evaluate/knn.py"])
     assert paths[: len(spine())] == spine()
     assert len(paths) == len(set(paths))
     assert "test_knn.py" in names(paths)
