@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
 from manyview.branches.spec import FEATURES, LOGITS
+from manyview.branches.start import Start
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.optimize import parts_of
@@ -51,8 +52,9 @@ class Step(nn.Module):
 
     Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates (by default what the
     recipe's `train.steps` says), which weights and momenta that follow the run's progress need to be trained. Weights
-    are initialised from the recipe's seed, whatever was drawn before; pretrained=False skips published weights, where a
-    checkpoint follows. Raises RecipeError where a relation and its readouts do not fit.
+    are initialised from the recipe's seed, whatever was drawn before, or come from what `init=` and `pretrained=` name,
+    see `starts`; pretrained=False skips that, where a checkpoint follows. Raises RecipeError where a relation and its
+    readouts do not fit.
     """
 
     def __init__(
@@ -118,6 +120,12 @@ class Step(nn.Module):
             members = {view for view in views if "." in view and view.partition(".")[0] not in whole}
             rows += sum(self.plan[view].members for view in whole) + len(members)
         return rows
+
+    @property
+    def starts(self) -> dict[str, Start]:
+        """Where weights came from that were not drawn: `net.backbone` -> its place, and what of it matched."""
+        found = {name: self.branch(name).starts for name in self.branches}
+        return {f"{name}.{part}": start for name, starts in found.items() for part, start in starts.items()}
 
     def branch(self, name: str) -> Branch:
         """A branch by name."""

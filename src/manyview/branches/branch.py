@@ -8,6 +8,7 @@ at a time; a family is one view). Only heads that some relation reads are built.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from manyview.branches.ema import follow
 from manyview.branches.heads import TAPS, build_head
-from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
+from manyview.branches.origin import origin_of
+from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec, normalization_of
+from manyview.branches.start import Start, doubt_of_normalization, start_backbone, start_head
 from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import timm_model
-from manyview.errors import RecipeError, reason, unknown
+from manyview.errors import ManyviewWarning, RecipeError, reason, unknown
 from manyview.foundation.grammar import Call
 from manyview.views.ops.op import as_float
 from manyview.views.plan import PlannedView
@@ -46,10 +49,9 @@ class Branch(nn.Module):
         super().__init__()
         self.spec = spec
         self.backbone = make_backbone(spec.backbone, f"branches.{spec.name}.backbone", pretrained, channels)
-        cfg = self.backbone.pretrained_cfg if channels == 3 else {}
-        mean, std = spec.normalize or (cfg.get("mean", (0.5,)), cfg.get("std", (0.5,)))
-        self.register_buffer("mean", torch.tensor(mean).expand(channels).reshape(1, -1, 1, 1).clone(), persistent=False)
-        self.register_buffer("std", torch.tensor(std).expand(channels).reshape(1, -1, 1, 1).clone(), persistent=False)
+        mean, std = normalization_of(spec, channels, self.backbone.pretrained_cfg)
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
 
@@ -72,6 +74,21 @@ class Branch(nn.Module):
                 self._add_head(name, call, classes, views)
         if spec.init is not None:
             spec.init(self)
+        self.starts: dict[str, Start] = self._started() if pretrained else {}
+
+    def _started(self) -> dict[str, Start]:
+        """Where the backbone's weights come from, and those of heads, once they are there; what has none is drawn."""
+        spec, where = self.spec, f"branches.{self.spec.name}"
+        found = {"backbone": start_backbone(self.backbone, spec.backbone, f"{where}.backbone")}
+        for head in self.heads:
+            if head in spec.heads:
+                classifier = self.backbone.pretrained_cfg.get("classifier") if head == LOGITS else None
+                found[head] = start_head(self.heads[head], spec.heads[head], head, classifier, f"{where}.{head}")
+        starts = {part: start for part, start in found.items() if start is not None}
+        ours = tuple(self.mean.flatten().tolist()), tuple(self.std.flatten().tolist())
+        if "backbone" in starts and (doubt := doubt_of_normalization(starts["backbone"], ours, where)):
+            warnings.warn(doubt, ManyviewWarning, stacklevel=2)
+        return starts
 
     def _add_head(self, name: str, call: Call, classes: int, views: Mapping[str, PlannedView]) -> None:
         reads = call.args[0].text
@@ -204,15 +221,16 @@ class Branch(nn.Module):
 def make_backbone(call: Call, where: str, pretrained: bool = True, channels: int = 3) -> Any:
     """A timm model without classifier, from `resnet18(small=True, …)`; arguments but `small` are timm's.
 
-    pretrained: False leaves published weights where they are, since a checkpoint follows. channels: of the images; for
+    pretrained: False leaves published weights where they are, since a checkpoint follows. What `init=` names is put in
+    afterwards, see `start_backbone`, and stands in for published weights. channels: of the images; for
     other than 3, timm repeats or sums the published weights of the first layer.
     Raises RecipeError for names timm does not know, arguments the model does not take, and weights it cannot fetch.
     """
     options, small = timm_options(call, where, channels)
-    if not pretrained:
+    if not pretrained or origin_of(call, where):
         options.pop("pretrained", None)
     try:
-        model = timm_model(call.name, options, small)
+        model = timm_model(call.name, options, small, where)
     except RecipeError as error:
         raise RecipeError(f"{where}: {call}: {error}") from None
     return model.to(memory_format=torch.channels_last)

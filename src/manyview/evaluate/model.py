@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
 
+from manyview.branches.weights import digest_of
 from manyview.step import Step
-
-COUNTER = "num_batches_tracked"  # BatchNorm's, which has no part in what it gives
 
 
 class Model(Protocol):
@@ -137,14 +135,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(training)
-
-
-def digest_of(state: Mapping[str, Any], *said: object) -> str:
-    """A digest of weights, and of what else decides about outputs."""
-    digest = hashlib.blake2b(repr(said).encode(), digest_size=16)
-    for name, value in state.items():
-        if isinstance(value, Tensor) and not name.endswith(COUNTER):
-            whole = value.detach().cpu().contiguous()
-            digest.update(f"{name} {whole.dtype} {[*whole.shape]}".encode())
-            digest.update(whole.flatten().view(torch.uint8).numpy().tobytes() if whole.numel() else b"")
-    return digest.hexdigest()

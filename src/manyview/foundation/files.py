@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,6 +76,7 @@ def read_state(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # timm's and others' train.py keep their arguments as one
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any way
         raise RunError(f"{path} is damaged, or holds more than tensors: {reason(error)}") from None

@@ -8,6 +8,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from manyview.branches import origin
 from manyview.branches.ema import Ema
 from manyview.branches.heads import HEADS
 from manyview.branches.initial import INITS
@@ -138,7 +139,8 @@ def _set_in_call(written: str, path: list[str], given: _Given, where: str) -> st
     else:
         raise RecipeError(f"'{written}' holds calls; write {where}.<call>.<argument>=value")
     call, key, value = calls[at], path[-1], given.value
-    if kind := argument_kind(given.words.get(call.name), key):
+    place = "optional" if key in origin.WORDS and call.name not in given.words else None
+    if kind := place or argument_kind(given.words.get(call.name), key):
         value = text_value(given.text, kind)
     elif isinstance(value, str) and isinstance(call.kwargs.get(key), Name):
         value = Name(value)

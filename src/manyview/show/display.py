@@ -89,6 +89,8 @@ class Display:
             "model": f"{step.main.spec.backbone}, {counted(parameters, 'parameter')}",
             "run": f"{counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}, seed {recipe.seed}",
         }
+        if step.starts:
+            lines["starts"] = "; ".join(f"{part} from {start}" for part, start in step.starts.items())
         self.say(f"{recipe.title or 'untitled'}")
         for name, text in lines.items():
             self.say(f"  {name:<9}{text}", indent=11)

@@ -6,10 +6,15 @@ recipe.yaml  splits.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from manyview.branches.origin import anywhere
+from manyview.branches.start import Start
+from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
 from manyview.errors import RunError
@@ -53,8 +58,18 @@ class Run:
         """Written at the end; its presence means the run is finished."""
         return self.folder / "result.json"
 
-    def begin(self, recipe: Recipe, splits: Splits, resume: bool, processes: int = 1) -> None:
-        """Makes the folder, or checks that it can be continued. Raises RunError, and then has written nothing."""
+    def begin(
+        self,
+        recipe: Recipe,
+        splits: Splits,
+        resume: bool,
+        processes: int = 1,
+        starts: Mapping[str, Start] = MappingProxyType({}),
+    ) -> None:
+        """Makes the folder, or checks that it can be continued. Raises RunError, and then has written nothing.
+
+        starts: where weights came from that the run begins with, see `Step.starts`.
+        """
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder} is a file; --out names a folder")
         found = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
@@ -63,14 +78,17 @@ class Run:
         # a run that was killed while these two were written has only the first, or a temporary file
         if {name for name in found if not name.endswith(".tmp")} - {"splits.json"}:
             self.check_same(recipe, splits)
+            self._check_starts(starts)
             return
         noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
+        if starts:
+            noted["starts"] = {part: start.noted for part, start in starts.items()}
         write_json(self.folder / "splits.json", {**noted, **_marks(splits)})
         write_text(self.folder / "recipe.yaml", _anywhere(recipe).to_yaml())
 
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
-        changed = difference(self.recipe(), recipe, dict.fromkeys(INCIDENTAL))
+        changed = difference(self.recipe(), _anywhere(recipe), dict.fromkeys(INCIDENTAL))
         if changed:
             more = f"; and {len(changed) - SHOWN} more; its own is {self.folder / 'recipe.yaml'}"
             told = "; ".join(changed[:SHOWN]) + (more if len(changed) > SHOWN else "")
@@ -83,6 +101,19 @@ class Run:
                         f"{self.folder}: the {split} images are not those the run began with; restore the data, "
                         f"or begin anew in another folder"
                     )
+
+    def starts(self) -> dict[str, dict[str, str]]:
+        """What the run began with, where it was not drawn: part -> {source, told, digest}."""
+        return dict(self._read("splits.json").get("starts", {}))
+
+    def _check_starts(self, starts: Mapping[str, Start]) -> None:
+        """Raises RunError where a run that has no checkpoint yet would begin with other weights than it did."""
+        for part, noted in self.starts().items() if starts else ():
+            if part in starts and starts[part].digest != noted["digest"]:
+                raise RunError(
+                    f"{self.folder}: {noted['source']} no longer holds the weights with which {part} began; restore "
+                    "them, or begin anew in another folder"
+                )
 
     def recipe(self, *overrides: str) -> Recipe:
         """The recipe the run was made with, resolved. Overrides may say where data are, not what was trained."""
@@ -125,9 +156,7 @@ class Run:
 
     def step(self, recipe: Recipe, device: str = "cpu") -> Step:
         """The trained step, in evaluation mode: the checkpoint that was kept, see `Train.keep`."""
-        path = self.best if self.best.is_file() else self.last
-        if not path.is_file():
-            raise RunError(f"{self.folder} has no checkpoint yet; train it first")
+        path = kept_checkpoint(self.folder)
         step = Step(recipe, len(self.classes()), pretrained=False)
         try:
             step.load_state_dict(read_state(path)["step"])
@@ -152,7 +181,9 @@ class Run:
 
 
 def _anywhere(recipe: Recipe) -> Recipe:
-    """The recipe with the path of its data made absolute, so that the run can be read from any folder."""
+    """The recipe with the paths of data and weights made absolute, so that the run can be read from any folder."""
+    if (branches := anywhere(recipe.branches)) != recipe.branches:
+        recipe = recipe.model_copy(update={"branches": branches})
     root = recipe.data.root
     if root is None or not at_home(root).exists():
         return recipe

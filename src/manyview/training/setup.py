@@ -116,8 +116,11 @@ def make_accelerator(train: Train) -> Accelerator:
     return accelerator
 
 
-def set_up(recipe: Recipe, quiet: bool = False) -> Setup:
-    """Makes the parts of a run. Raises ManyviewError for all that can be known to be wrong; nothing is written."""
+def set_up(recipe: Recipe, quiet: bool = False, pretrained: bool = True) -> Setup:
+    """Makes the parts of a run. Raises ManyviewError for all that can be known to be wrong; nothing is written.
+
+    pretrained: False where a checkpoint follows, which has all weights: what they once began with is not looked for.
+    """
     config = recipe.train
     accelerator = make_accelerator(config)
     world = accelerator.num_processes
@@ -129,7 +132,7 @@ def set_up(recipe: Recipe, quiet: bool = False) -> Setup:
     together = images_together(config, len(splits.train), world)
     clock = clock_of(config, len(splits.train))
 
-    step = Step(recipe, len(splits.classes), clock.steps)
+    step = Step(recipe, len(splits.classes), clock.steps, pretrained=pretrained)
     if step.classifier:
         check_labels(splits, (), ["classify"])
     check_model(protocols, StepModel(step, splits.classes), splits)

@@ -44,9 +44,9 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     """
     # -------------------------------------------------------------------------------------------- set up
     run = Run(Path(out))
-    setup = set_up(recipe, quiet)
+    setup = set_up(recipe, quiet, pretrained=not (resume and run.last.is_file()))
     if setup.main:
-        run.begin(recipe, setup.splits, resume, setup.accelerator.num_processes)
+        run.begin(recipe, setup.splits, resume, setup.accelerator.num_processes, setup.step.starts)
     setup.accelerator.wait_for_everyone()
     if resume and (finished := run.finished()) is not None:
         setup.display.say(f"{run.folder} is finished; nothing to do")
