@@ -106,19 +106,6 @@ def put(state, way):
 
 
 WAYS = ["plain", "module", "compiled", "both", "timm", "timm_ema", "moco", "simsiam", "lightning", "byol", "dino"]
-    "plain",
-    "module",
-    "compiled",
-    "both",
-    "timm",
-    "timm_ema",
-    "moco",
-    "simsiam",
-    "lightning",
-    "byol",
-    "dino",
-    "dino_teacher",
-]
 
 
 @pytest.mark.parametrize("way", [*WAYS, "dino_teacher"])
