@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from commands import contents, manyview, one_line
 from manyview import Step, load_recipe, parse_recipe
 from manyview.branches.weights import open_weights
-from manyview.errors import ManyviewError, RecipeError
+from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
 from manyview.foundation.grammar import parse_call
 from manyview.judge.export import export_timm
 from manyview.judge.models import of_timm
@@ -391,3 +391,21 @@ def test_a_path_is_the_text_that_was_written(path):
     assert recipe.branch_plan["net"].backbone.kwargs == {"init": path}
     without = load_recipe("quickstart", "branches.net.backbone=cresnet20(init='a')", "branches.net.backbone.init=null")
     assert begun(without.branches["net"]["backbone"])[0].starts == {}
+
+
+def test_a_network_that_was_given_stays_as_it_is(tmp_path, state):
+    torch.save(state, tmp_path / "w.pt")
+    model = timm.create_model(NETWORK, num_classes=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    recipe = parse_recipe(TIED.replace("cresnet20", f"\"{NETWORK}(init='{tmp_path / 'w.pt'}')\""))
+    with pytest.warns(ManyviewWarning, match=r"^backbone: the network of net stays as it was given; the recipe's '.*w"):
+        step = Step(recipe, 10, backbone=model)
+    same(model.state_dict(), before)
+    assert step.starts == {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Step(recipe, 10, backbone=model, pretrained=False)
+    # what it was trained to be is a start like any other
+    run_of(step.eval(), tmp_path / "run")
+    new, _ = begun(f"{NETWORK}(init={str(tmp_path / 'run')!r})", normalize="half")
+    same(new.main.backbone.state_dict(), before)

@@ -59,16 +59,6 @@ class BranchSpec:
         return list(dict.fromkeys([FEATURES, LOGITS, *self.heads]))
 
 
-def normalization_of(spec: BranchSpec, channels: int = 3, cfg: Any = None) -> Normalization:
-    """Means and standard deviations of each channel. cfg: the backbone's pretrained_cfg; by default what timm lists."""
-    if spec.normalize is None and channels == 3 and cfg is None:
-        cfg = timm_library().get_pretrained_cfg(spec.backbone.name).to_dict()
-    usual = cfg or {} if channels == 3 else {}
-    mean, std = spec.normalize or (tuple(usual.get("mean", (0.5,))), tuple(usual.get("std", (0.5,))))
-    repeat = channels if len(mean) == 1 else 1
-    return mean * repeat, std * repeat
-
-
 def parse_branches(raw: Mapping[str, Any], channels: int = 3) -> dict[str, BranchSpec]:
     """All branches by name, in the order of the recipe. channels: of the images. Raises RecipeError."""
     own = {name: parse_branch(name, each, channels) for name, each in raw.items() if not _is_ema(each)}

@@ -18,10 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from manyview.branches.spec import Normalization, normalization_of, parse_branch
-from manyview.branches.timm_models import COUNTER
+from manyview.branches.origin import without_origin
+from manyview.branches.spec import Normalization, parse_branch
+from manyview.branches.timm_models import COUNTER, timm_library
 from manyview.errors import ManyviewError, RunError
 from manyview.foundation.files import at_home, read_state
+from manyview.foundation.grammar import Call
 
 WRAPPERS = (
     *("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "student"),
@@ -148,8 +150,10 @@ def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | N
         spec = parse_branch(branch, told, channels)
     except (OSError, yaml.YAMLError, ManyviewError, KeyError, TypeError, AttributeError):
         return None, None  # a checkpoint that was taken out of its run, or a network that only its own words make
-    kwargs = {key: value for key, value in spec.backbone.kwargs.items() if key not in ("init", "pretrained")}
-    return str(type(spec.backbone)(spec.backbone.name, (), kwargs)), normalization_of(spec, channels)
+    call = without_origin(spec.backbone)
+    kept = Call(call.name, (), {key: value for key, value in call.kwargs.items() if key != "pretrained"})
+    usual = timm_library().get_pretrained_cfg(call.name).to_dict() if channels == 3 else {}
+    return str(kept), spec.normalize or (tuple(usual.get("mean", (0.5,))), tuple(usual.get("std", (0.5,))))
 
 
 def _of_export(folder: Path) -> Weights:
