@@ -16,7 +16,7 @@ from manyview import Step, load_recipe, parse_recipe
 from manyview.branches.weights import open_weights
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
 from manyview.foundation.grammar import parse_call
-from manyview.judge.export import export_timm
+from manyview.judge.export import export_timm, timm_state
 from manyview.judge.models import of_timm
 from manyview.training.run import Run
 from manyview.training.train import train
@@ -259,6 +259,26 @@ def test_grey_images_and_position_embeddings_as_timm_has_them(tmp_path):
     assert "pos_embed resampled from [1, 101, 64] to [1, 5, 64]" in step.starts["net.backbone"].told
 
 
+def test_published_weights_tell_where_they_are_from_and_of_their_stem(tmp_path):
+    path = file_of(tmp_path / "w.pt", "resnet18", channels=(4, 8, 8, 16))
+    given = f"channels=(4, 8, 8, 16), pretrained=True, pretrained_cfg_overlay={{'file': {path!r}}}"
+    step, said = begun(f"resnet18({given})", normalize="imagenet")
+    assert (said, str(step.starts["net.backbone"])) == ([], f"{path}: published weights")
+    _, said = begun(f"resnet18(small=True, {given})")
+    assert [line.partition(", since")[0] for line in said] == [
+        "branches.net.backbone: the first convolution starts at random",
+        f"branches.net: {path} was trained on images normalised otherwise than here; branches.net.normalize=imagenet",
+    ]
+
+
+def test_code_is_named(tmp_path, network):
+    torch.save(network, tmp_path / "w.pt")
+    message = refused(f"{NETWORK}(init={str(tmp_path / 'w.pt')!r})")
+    assert "w.pt is damaged, or holds more than tensors: it names " in message
+    assert "timm." in message
+    assert message.endswith("which is code; write the weights alone, torch.save(model.state_dict(), …)")
+
+
 def test_torchvisions_resnet(tmp_path):
     import torchvision
 
@@ -353,6 +373,10 @@ def test_a_run_begins_where_another_ended(first, tmp_path, monkeypatch):
     plan = manyview("plan", "quickstart", *overrides)[1]
     assert "starts: net.backbone from first/checkpoints/" in plan
 
+    export_timm(run, tmp_path / "export")
+    exported = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
+    same(exported.state_dict(), timm_state(run.step(run.recipe()), run.step(run.recipe()).main)[0])
+
     # nothing but a checkpoint is needed to go on, and to be read
     first.rename(first.parent / "moved")
     try:
@@ -364,6 +388,9 @@ def test_a_run_begins_where_another_ended(first, tmp_path, monkeypatch):
         assert line.startswith("branches.net.backbone: there is no run, export or file 'first'")
         assert not (first.parent / "third").exists()
         assert "no run, export or file" in one_line(*manyview("plan", "quickstart", *overrides))
+        other = ["quickstart", "tied_cifar10", *SHORT, "data.source=digits", *overrides[-1:], "--out", "compared"]
+        assert "no run, export or file" in one_line(*manyview("compare", *other))
+        assert not (first.parent / "compared").exists()
     finally:
         (first.parent / "moved").rename(first)
 

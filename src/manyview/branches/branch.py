@@ -50,12 +50,8 @@ class Branch(nn.Module):
         given: Network | None = None,
     ) -> None:
         super().__init__()
-        unused = (
-            origin_of(spec.backbone, f"branches.{spec.name}.backbone") if given is not None and pretrained else None
-        )
-        if unused is not None:
-            told = f"backbone: the network of {spec.name} stays as it was given; the recipe's {unused!r} is not read"
-            warnings.warn(told, ManyviewWarning, stacklevel=4)
+        if given is not None and pretrained:
+            _tell_unread(spec)
         self.spec = spec if given is None else replace(spec, backbone=Call(given.name))
         self.given = given is not None
         self.backbone: Any
@@ -274,6 +270,14 @@ def make_backbone(call: Call, where: str, pretrained: bool = True, channels: int
     except RecipeError as error:
         raise RecipeError(f"{where}: {call}: {error}") from None
     return model.to(memory_format=torch.channels_last)
+
+
+def _tell_unread(spec: BranchSpec) -> None:
+    """Warns where a recipe says what weights to begin with, and a network was given that has its own."""
+    origin = origin_of(spec.backbone, f"branches.{spec.name}.backbone")
+    if origin is not None:
+        told = f"backbone: the network of {spec.name} stays as it was given; the recipe's {origin!r} is not read"
+        warnings.warn(told, ManyviewWarning, stacklevel=5)
 
 
 def _needed(calls: Mapping[str, Call], used: Collection[str]) -> set[str]:

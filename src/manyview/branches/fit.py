@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from manyview.branches.timm_models import COUNTER, timm_library
 from manyview.foundation.words import few
 
-PRETEXT = ("mask_token",)  # a parameter of its own that only the training before had a use for
+PRETEXT = ("mask_token", "decoder_pos_embed")  # parameters that only the training before had a use for
 
 
 @dataclass

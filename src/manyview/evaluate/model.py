@@ -10,6 +10,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor, nn
 
+from manyview.branches.origin import without_origin
 from manyview.branches.weights import digest_of
 from manyview.step import Step
 
@@ -75,7 +76,7 @@ class StepModel:
     """A step, with the weights that it has now. labels: names of its classes."""
 
     def __init__(self, step: Step, labels: Sequence[str] = (), name: str = "") -> None:
-        self.step, self.name = step, name or str(step.main.spec.backbone)
+        self.step, self.name = step, name or str(without_origin(step.main.spec.backbone))
         known = tuple(labels) or ("",) * step.num_classes
         self.labels: tuple[str, ...] | None = known if step.classifier is not None else None
         families = [view.orbit for view in step.main.orbits.values() if view.orbit]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from manyview.errors import RunError, reason
+from manyview.foundation.words import few
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -79,4 +80,16 @@ def read_state(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([Namespace]):  # timm's and others' train.py keep their arguments as one
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any way
-        raise RunError(f"{path} is damaged, or holds more than tensors: {reason(error)}") from None
+        raise RunError(f"{path} is damaged, or holds more than tensors: {_code_in(path) or reason(error)}") from None
+
+
+def _code_in(path: Path) -> str:
+    """What a checkpoint names that would run, and the cure; "" where that cannot be told."""
+    import torch
+
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a file that is damaged, or of another format
+        return ""
+    told = f"it names {few(sorted(found))}, which is code; write the weights alone, torch.save(model.state_dict(), …)"
+    return told if found else ""

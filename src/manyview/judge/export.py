@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from manyview.branches import origin
 from manyview.branches.branch import Branch
 from manyview.branches.timm_models import timm_model
 from manyview.errors import RunError
@@ -22,7 +23,12 @@ from manyview.training.run import Run
 from manyview.views.ops.crop import CenterCrop, Resize
 from manyview.views.plan import TEST, fixed_size
 
-OURS = ("num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
+OURS = (
+    *origin.WORDS,
+    "num_classes",
+    "pretrained",
+    "small",
+)  # arguments of a backbone that say nothing of the exported model
 
 
 def export_timm(run: Run, out: Path) -> list[str]:
