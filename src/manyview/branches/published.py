@@ -1,14 +1,11 @@
-"""Weights that timm publishes: whether they can be had, found out at once, and what to do where they cannot.
-
-The hub's client tries each of two files six times, 46 s in all, before it gives up. One question beforehand tells.
-"""
+"""Weights that timm publishes: whether they can be had, found out at once, and what to do where they cannot."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from manyview.errors import reason
+from manyview.foundation.hub import no_answer
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # in the order in which timm looks for them
 
@@ -25,19 +22,14 @@ def look_for(cfg: Any, cache: str | None = None) -> None:
     if not cfg.hf_hub_id or cfg.file or cfg.state_dict:
         return
     import huggingface_hub as hub  # only what fetches weights needs it
-    from huggingface_hub.errors import HfHubHTTPError
 
     repository, _, revision = cfg.hf_hub_id.partition("@")
     files = [cfg.hf_hub_filename] if cfg.hf_hub_filename else FILES
-    wanted: dict[str, Any] = {"cache_dir": cache, "revision": revision or None}
+    wanted = {"cache_dir": cache, "revision": revision or None}
     if any(isinstance(hub.try_to_load_from_cache(repository, file, **wanted), str) for file in files):
         return
-    try:
-        hub.get_hf_file_metadata(hub.hf_hub_url(repository, files[0], revision=revision or None))
-    except HfHubHTTPError:
-        return  # it answered, and timm has other names to ask for
-    except Exception as error:  # no connection, or the user's own HF_HUB_OFFLINE; their errors have no common base
-        raise Unfetched(reason(error)) from None
+    if said := no_answer(repository, files[0], revision or None):
+        raise Unfetched(said)
 
 
 def unfetched(cfg: Any, said: str, where: str = "") -> str:
