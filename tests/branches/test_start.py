@@ -3,7 +3,9 @@
 import argparse
 import pickle
 import re
+import shlex
 import warnings
+from pathlib import Path
 
 import pytest
 import timm
@@ -256,7 +258,7 @@ def test_grey_images_and_position_embeddings_as_timm_has_them(tmp_path):
         "test_vit", pretrained=True, img_size=32, num_classes=0, pretrained_cfg_overlay={"file": path}
     )
     same(step.main.backbone.state_dict(), theirs.state_dict())
-    assert "pos_embed resampled from [1, 101, 64] to [1, 5, 64]" in step.starts["net.backbone"].told
+    assert "1 resampled (pos_embed from [1, 101, 64] to [1, 5, 64])" in step.starts["net.backbone"].told
 
 
 def test_published_weights_tell_where_they_are_from_and_of_their_stem(tmp_path):
@@ -436,3 +438,21 @@ def test_a_network_that_was_given_stays_as_it_is(tmp_path, state):
     run_of(step.eval(), tmp_path / "run")
     new, _ = begun(f"{NETWORK}(init={str(tmp_path / 'run')!r})", normalize="half")
     same(new.main.backbone.state_dict(), before)
+
+
+@pytest.mark.parametrize("path", ["runs/simsiam", "weights.pt", "../a (1)/w.safetensors"])
+def test_a_place_among_schemes_is_sent_on(path):
+    where = "branches.net.init"
+    with pytest.raises(
+        RecipeError, match=f"{where} says how weights are drawn; where they come from stands in "
+    ) as said:
+        load_recipe("quickstart", f"{where}={path}")
+    assert str(said.value).endswith(f"the backbone: branches.net.backbone.init={path}")
+
+
+def test_the_documents_commands_are_recipes():
+    text = (Path(__file__).parents[2] / "docs" / "starting_from.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [shlex.split(line) for line in text.splitlines() if line.startswith("manyview train ")]
+    assert len(lines) == 8
+    for _, _, name, *words in lines:
+        load_recipe(name, *[word for word in words if "=" in word])

@@ -73,11 +73,12 @@ def fit(given: Mapping[str, Tensor], network: nn.Module) -> Fit:
     if _matches(converted, own) > _matches(plain, own):
         renamed = sum(name not in plain for name in converted if name in own)
         changed += [f"{renamed} renamed by timm"] if renamed else []
-        changed += [
-            f"{name} resampled from {[*plain[name].shape]} to {[*value.shape]}"
+        resampled = [
+            f"{name} from {[*plain[name].shape]} to {[*value.shape]}"
             for name, value in converted.items()
             if name in plain and name in own and plain[name].shape != value.shape
         ]
+        changed += [f"{len(resampled)} resampled ({few(resampled)})"] if resampled else []
         found = converted
     found = {**found, **_with_channels(found, network, changed)}
     made = Fit({}, [name for name in own if name not in found], changed=changed)
