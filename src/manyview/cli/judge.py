@@ -9,27 +9,26 @@ from typing import Annotated
 
 import typer
 
-from manyview.cli.arguments import RunFolder
-from manyview.cli.speech import console, tell
+from manyview.cli.arguments import Checkpoint, ModelName, Quiet, RunFolder, Size
+from manyview.cli.speech import ringing, speaking, tell
 from manyview.errors import RecipeError, shown
 from manyview.recipe.find import text_of_run
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, an export, or a timm model's name.")],
+    model: ModelName,
     protocols: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PROTOCOL]… [KEY=VALUE]…", help="knn(k=20), linear, data.root=DIR, …"),
     ] = None,
     split: Annotated[str, typer.Option(help="val or test.")] = "val",
-    checkpoint: Annotated[Path | None, typer.Option(help="A timm model's weights.")] = None,
-    size: Annotated[
-        int | None, typer.Option(help="The side of the images that an export or timm model sees.", min=1)
-    ] = None,
+    checkpoint: Checkpoint = None,
+    size: Size = None,
     out: Annotated[
         Path | None, typer.Option(help="A folder for results, tables and figures; by default the run's own.")
     ] = None,
     cache: Annotated[bool, typer.Option(help="Keep features on disk for the next time.")] = True,
+    quiet: Quiet = False,
 ) -> None:
     """Evaluates a model by named protocols, on the validation split unless told otherwise."""
     from manyview.evaluate.protocols import parse_protocols, with_own_settings
@@ -43,7 +42,8 @@ def evaluate(
     parse_protocols(named, "protocol")
     subject = open_subject(model, overrides, checkpoint, size, best_device())
     chosen = parse_protocols(with_own_settings(named, subject.own), "protocol") or list(subject.usual)
-    judge(subject, chosen, split, console, out=out, cache=cache)
+    with ringing("evaluation", quiet):
+        judge(subject, chosen, split, speaking(quiet), out=out, cache=cache)
 
 
 def predict(
@@ -82,6 +82,7 @@ def export(
     run: RunFolder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     to: Annotated[str, typer.Option(help="The format: timm.")] = "timm",
+    quiet: Quiet = False,
 ) -> None:
     """Takes the trained model out, for timm alone."""
     if to != "timm":
@@ -92,4 +93,4 @@ def export(
     from manyview.training.run import Run
 
     for line in export_timm(Run(run), out):
-        console.print(line, soft_wrap=True)
+        speaking(quiet).print(line, soft_wrap=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from manyview.cli.arguments import Overrides, RecipeName, RunFolder, load
-from manyview.cli.speech import console, tell
+from manyview.cli.arguments import Overrides, Quiet, RecipeName, RunFolder, is_override, load
+from manyview.cli.speech import speaking, tell
 from manyview.errors import DataError, RunError, shown
 from manyview.foundation.words import counted
 from manyview.recipe.find import recipe_text, text_of_run
@@ -26,12 +25,13 @@ def views(
     count: Annotated[int, typer.Option(help="How many of the recipe's images to show.", min=1)] = 6,
     epoch: Annotated[int, typer.Option(help="The epoch whose draws are shown.", min=0)] = 0,
     columns: Annotated[int | None, typer.Option(help="Views that stand side by side; by default all.", min=1)] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Draws a contact sheet: a row an image, a column a view, parameters in the captions."""
     recipe_text(recipe)
     check_name(out, PHOTOS, "--out")
     given = images or []
-    overrides = [text for text in given if "=" in text and not os.path.exists(text)]
+    overrides = [text for text in given if is_override(text)]
     loaded = load(recipe, overrides)
 
     import numpy as np
@@ -57,7 +57,9 @@ def views(
     save_picture(contact_sheet(loaded, pictures, names, index, epoch, columns=columns), out)
     for note in notes:
         tell(note)
-    console.print(f"drew {counted(len(names), 'image')}, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True)
+    speaking(quiet).print(
+        f"drew {counted(len(names), 'image')}, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True
+    )
 
 
 def replay(
@@ -67,6 +69,7 @@ def replay(
     index: Annotated[int, typer.Option(help="The image's index, as in its split of the source.")],
     epoch: Annotated[int, typer.Option(help="The epoch, counted from 0.", min=0)],
     out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")],
+    quiet: Quiet = False,
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
     check_name(out, PHOTOS, "--out")
@@ -120,4 +123,4 @@ def replay(
     caption = f"{short_path(shown(train.name(position)))}\nindex {index}, epoch {epoch}"
     row, names = kept.tolist().index(position), [caption] * len(kept)
     save_picture(contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row]), out)
-    console.print(f"drew {name}, seed {recipe.seed}: {out}", soft_wrap=True)
+    speaking(quiet).print(f"drew {name}, seed {recipe.seed}: {out}", soft_wrap=True)
