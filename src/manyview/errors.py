@@ -74,9 +74,7 @@ LISTS = {
 """Kind of name -> where all of them stand."""
 
 
-def unknown(
-    kind: str, name: str, known: Iterable[str], plural: str | None = None, own: Collection[str] = ()
-) -> str:
+def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None, own: Collection[str] = ()) -> str:
     """One line for a name that does not exist: the one that may be meant, then all, or the nearest and where all are.
 
     own: those of them that are not packaged, and stand in no list of ours.

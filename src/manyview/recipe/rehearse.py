@@ -19,6 +19,7 @@ from manyview.foundation.vocabulary import NONE, Words
 from manyview.recipe.readouts import RelationPlan, build_relation, make_port
 from manyview.relations import FitError
 from manyview.views.plan import PlannedView
+from manyview.views.trial import try_ops
 
 WIDTH, CLASSES = 64, 10
 
@@ -28,8 +29,13 @@ def rehearse(
     relations: Sequence[RelationPlan],
     views: Mapping[str, PlannedView],
     words: Words = NONE,
+    channels: int = 3,
 ) -> None:
-    """Raises RecipeError, naming the place, for arguments that a head or a relation of the recipe does not take."""
+    """Raises RecipeError, naming the place, for arguments that a head or a relation of the recipe does not take.
+
+    Ops of one's own are tried on noise, of so many channels.
+    """
+    try_ops(views, words, channels)
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ManyviewWarning)  # the step gives them
         shapes = {name: _shapes(spec, views) for name, spec in branches.items()}

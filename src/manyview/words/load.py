@@ -57,9 +57,7 @@ def _origin(given: str | Path | ModuleType) -> Origin:
             module = _run(path, source, label)
         return _of(module, label, path.name, digest_of(source), source, taken)
     if str(given.__name__).startswith(PREFIX) or getattr(given, "__file__", None) is None:
-        raise WordsError(
-            f"use={given.__name__}: {'give its file' if given.__file__ else 'it is of no file; write one'}"
-        )
+        raise WordsError(f"use: module {given.__name__} stands in no file of its own; write one, NAME.py")
     path, source = read_words(given.__file__)
     return _of(given, f"module {given.__name__}", path.name, digest_of(source), source)
 
