@@ -41,7 +41,7 @@ def test_the_shell_is_offered_commands_recipes_and_runs_without_torch(tmp_path):
         "manyview predict r": ["runs/both/runs/tied/seed-0", "runs/first"],
         "manyview train --resume runs/f": ["runs/first"],
         "manyview eval runs/b": ["runs/both/runs/tied/seed-0"],
-        "manyview export --": ["--help", "--quiet", "--to"],
+        "manyview export --q": ["--quiet"],
     }
     done = subprocess.run(
         [sys.executable, "-c", CALLS, json.dumps([*asked])], capture_output=True, text=True, cwd=tmp_path

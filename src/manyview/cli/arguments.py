@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from manyview.cli.complete import recipe_names, run_folders
+from manyview.words.files import check_files
 
 if TYPE_CHECKING:
     from manyview.recipe.recipe import Recipe
@@ -27,6 +28,10 @@ ModelName = Annotated[
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="A timm model's weights.")]
 Size = Annotated[int | None, typer.Option(help="The side of the images that an export or timm model sees.", min=1)]
+Use = Annotated[
+    list[Path] | None,
+    typer.Option("--use", metavar="FILE.py", help="Words of your own, see docs/words.md; may be repeated."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")]
 
 
@@ -35,11 +40,12 @@ def is_override(text: str) -> bool:
     return "=" in text and not os.path.exists(text)
 
 
-def load(recipe: str, overrides: Sequence[str] | None) -> Recipe:
-    """The recipe of that name or file, overridden and checked whole."""
+def load(recipe: str, overrides: Sequence[str] | None, use: Sequence[Path] | None) -> Recipe:
+    """The recipe of that name or file, overridden and checked whole, with words of one's own."""
+    check_files(use or ())
     gc.disable()  # of what torch makes on the way nothing is garbage, and to look for it takes a fifth of a second
     try:
         from manyview.load import load_recipe
     finally:
         gc.enable()
-    return load_recipe(recipe, *overrides or ())
+    return load_recipe(recipe, *overrides or (), use=use or ())

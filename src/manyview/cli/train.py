@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manyview.cli.arguments import Overrides, Quiet, is_override, load
+from manyview.cli.arguments import Overrides, Quiet, Use, is_override, load
 from manyview.cli.complete import recipes_or_runs
 from manyview.cli.speech import console, ringing
 from manyview.errors import Interrupted, RunError
 from manyview.recipe.find import packaged_recipes, recipe_text, text_of_run
+from manyview.words.files import check_files
 
 if TYPE_CHECKING:
     from manyview.recipe.recipe import Recipe
@@ -37,18 +38,19 @@ def train(
         bool, typer.Option("--resume", help="Continue an interrupted run exactly: --resume RUN is all it takes.")
     ] = False,
     quiet: Quiet = False,
+    use: Use = None,
 ) -> None:
     """Trains a recipe and writes checkpoints, metrics and result.json into a folder."""
     name, folder, changes = _asked_for(recipe, list(overrides or ()), out, resume)
     if name is not None:
         recipe_text(name)
-        loaded = load(name, changes)
+        loaded = load(name, changes, use)
     elif not changes and (folder / "result.json").is_file():  # as training itself would find, seconds later
         if not quiet:
             console.print(f"{folder} is finished; nothing to do", soft_wrap=True)
         return
     else:
-        loaded = _of_run(folder, changes)
+        loaded = _of_run(folder, changes, use or ())
 
     from manyview.training.train import train as run_training
 
@@ -56,17 +58,18 @@ def train(
         try:
             run_training(loaded, folder, resume=resume, quiet=quiet)
         except Interrupted as error:
-            raise Interrupted(f"{str(error).partition(';')[0]}; {again(folder)}", error.signal) from None
+            raise Interrupted(f"{str(error).partition(';')[0]}; {again(folder, use or ())}", error.signal) from None
         except KeyboardInterrupt:
             if not (folder / "recipe.yaml").is_file():
                 raise  # nothing was begun
-            raise Interrupted(f"stopped; {again(folder)}") from None
+            raise Interrupted(f"stopped; {again(folder, use or ())}") from None
 
 
-def again(folder: Path) -> str:
+def again(folder: Path, use: Sequence[Path]) -> str:
     """How to go on with an interrupted run, to be copied."""
     launched = " under the same launcher" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    return f"continue{launched} with: manyview train --resume {shlex.quote(str(folder))}"
+    words = ["manyview", "train", "--resume", str(folder), *(word for path in use for word in ("--use", str(path)))]
+    return f"continue{launched} with: {shlex.join(words)}"
 
 
 def _asked_for(
@@ -89,7 +92,9 @@ def _asked_for(
     return next(iter(named), None), Path(run), changes
 
 
-def _of_run(folder: Path, overrides: Sequence[str]) -> Recipe:
+def _of_run(folder: Path, overrides: Sequence[str], use: Sequence[Path]) -> Recipe:
+    check_files(use)
+
     from manyview.training.run import Run
 
-    return Run(folder).recipe(*overrides)
+    return Run(folder, use).recipe(*overrides, exact=True)
