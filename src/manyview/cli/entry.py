@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
             "manyview eval resnet18 --checkpoint weights.pt data.source=digits",
         ],
     ),
-    "predict": (predict, ["manyview predict runs/first cat.jpg photos"]),
+    "predict": (predict, ["manyview predict runs/first cat.jpg photos --top 3 --out classes.csv"]),
     "views": (
         views,
         ["manyview views quickstart --out views.png", "manyview views quickstart cat.jpg --out cat-views.png"],
