@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from signal import SIGINT
 from typing import Any
 
 from manyview.foundation.words import several
@@ -36,12 +37,24 @@ class RunError(ManyviewError):
     """A run folder that cannot be used: not empty, not finished, or made by another recipe."""
 
 
+class WordsError(ManyviewError):
+    """Words of one's own that cannot be used: the message names the file, and where in it."""
+
+
 class Unreadable(DataError):
     """A split of which no image can be read, where what cannot be read is left out."""
 
 
 class Interrupted(RunError):
-    """A run that was asked to stop, by Ctrl-C or a scheduler, and did so after saving where it stood."""
+    """A run that was asked to stop, by Ctrl-C or a scheduler, and did so after saving where it stood.
+
+    signal: the number of the one that asked, here or (0) in another process, as Ctrl-C does; the command line leaves
+    with 128 more, as shells have it.
+    """
+
+    def __init__(self, message: str, signal: int = 0) -> None:
+        super().__init__(message)
+        self.signal = signal or int(SIGINT)
 
 
 def shown(text: object) -> str:
@@ -70,8 +83,10 @@ LISTS = {
 """Kind of name -> where all of them stand."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None) -> str:
+def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None, own: Collection[str] = ()) -> str:
     """One line for a name that does not exist: the one that may be meant, then all, or the nearest and where all are.
+
+    own: those of them that are not packaged, and stand in no list of ours.
 
     >>> unknown("op", "crp", ["crop", "flip"])
     "unknown op 'crp'; did you mean 'crop'? ops: crop, flip"
@@ -82,7 +97,9 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
     hint = f"; did you mean '{ranked[0]}'?" if close else ";"
     told = ", ".join(names) or "none"
     if len(names) > FEW:
-        where = f"{LISTS[kind]} has all {len(names)}" if kind in LISTS else f"{len(names)} in all"
+        packaged = len(names) - len(own)
+        where = f"{LISTS[kind]} has all {packaged}" if kind in LISTS else f"{packaged} in all"
+        where += f", and your own: {', '.join(sorted(own))}" if own else ""
         told = f"{', '.join(ranked[:NEAREST])}, … ({where})"
     return f"unknown {kind} '{name}'{hint} {plural or several(kind)}: {told}"
 

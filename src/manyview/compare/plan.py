@@ -19,6 +19,7 @@ from manyview.evaluate.accuracy import Classify, accuracy
 from manyview.evaluate.evaluate import check_model, check_protocols, with_accuracy
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import measure_names, parse_protocols
+from manyview.foundation.vocabulary import Words
 from manyview.foundation.words import counted
 from manyview.load import load_recipe
 from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
@@ -27,6 +28,7 @@ from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import in_memory, rehearse
 from manyview.training.run import Run
+from manyview.words.load import Use, words_of
 
 # settings of data that say how images are reached, not which they are
 ANYWHERE = ("data.download", "data.memory", "data.render", "data.workers")
@@ -65,7 +67,7 @@ class Comparison:
 
     def run(self, entry: Entry, seed: int) -> Run:
         """Where a run lies."""
-        return _run(self.folder, entry.name, seed)
+        return Run(self.folder / "runs" / entry.name / f"seed-{seed}", entry.recipe.words)
 
     def recipe(self, entry: Entry, seed: int) -> Recipe:
         """What a run trains: recipes differ, and of one recipe only the seed does."""
@@ -98,6 +100,7 @@ def plan_comparison(
     measure: str | None = None,
     split: str = "test",
     only: Sequence[str] = (),
+    use: Use | Sequence[Use] = (),
 ) -> Comparison:
     """Checks all that can be known before training, and says what will be trained; see `compare`.
 
@@ -115,7 +118,7 @@ def plan_comparison(
         raise RunError(f"--budget: {unknown('budget', budget, BUDGETS)}")
     if split not in ("val", "test"):
         raise RunError(f"--split: {unknown('split', split, ('val', 'test'))}")
-    loaded = _load(recipes, overrides, first_seed, budget)
+    loaded = _load(recipes, overrides, first_seed, budget, words_of(use))
     for name in only:
         if name not in loaded:
             raise RunError(f"--only: {unknown('recipe', name, loaded)}")
@@ -155,7 +158,7 @@ def plan_comparison(
 
 
 def _load(
-    texts: Sequence[str], overrides: Sequence[str], seed: int, budget: str
+    texts: Sequence[str], overrides: Sequence[str], seed: int, budget: str, words: Words
 ) -> dict[str, tuple[Recipe, tuple[str, ...]]]:
     """Name -> the recipe with its overrides, and these."""
     named = [(_name(text), text) for text in texts]
@@ -178,7 +181,7 @@ def _load(
             raise RecipeError(f"override {override!r}: the budget sets this length; use --budget own")
         for name in [whose] if colon else names:
             own[name].append(override[len(whose) + 1 :] if colon else override)
-    return {name: (load_recipe(text, f"seed={seed}", *own[name]), tuple(own[name])) for name, text in named}
+    return {name: (load_recipe(text, f"seed={seed}", *own[name], use=words), tuple(own[name])) for name, text in named}
 
 
 def _name(text: str) -> str:
@@ -197,7 +200,7 @@ def _check_alike(recipes: Mapping[str, Recipe]) -> None:
             )
     protocols: dict[str, tuple[str, object]] = {}
     for name, recipe in recipes.items():
-        for protocol, label in measure_names(parse_protocols(recipe.evaluate)).items():
+        for protocol, label in measure_names(parse_protocols(recipe.evaluate, words=recipe.words)).items():
             other, known = protocols.setdefault(label, (name, protocol))
             if known != protocol:
                 raise RecipeError(
@@ -208,12 +211,8 @@ def _check_alike(recipes: Mapping[str, Recipe]) -> None:
 
 def _has_begun(folder: Path, name: str, seed: int) -> bool:
     """Whether a run has its weights already, wherever they once came from."""
-    run = _run(folder, name, seed)
+    run = Run(folder / "runs" / name / f"seed-{seed}")
     return run.result.is_file() or run.last.is_file()
-
-
-def _run(folder: Path, name: str, seed: int) -> Run:
-    return Run(folder / "runs" / name / f"seed-{seed}")
 
 
 def _build(name: str, recipe: Recipe, splits: Splits, begun: bool) -> Step:
@@ -223,12 +222,12 @@ def _build(name: str, recipe: Recipe, splits: Splits, begun: bool) -> Step:
     """
     try:
         check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
-        check_protocols(parse_protocols(recipe.evaluate), splits)
+        check_protocols(parse_protocols(recipe.evaluate, words=recipe.words), splits)
         steps = clock_of(recipe.train, len(splits.train)).steps
         step = Step(recipe, len(splits.classes), steps, pretrained=not begun)
         if step.classifier:
             check_labels(splits, (), ["classify"])
-        check_model(parse_protocols(recipe.evaluate), StepModel(step, splits.classes), splits)
+        check_model(parse_protocols(recipe.evaluate, words=recipe.words), StepModel(step, splits.classes), splits)
         rehearse(step, splits, recipe.train.batch_size // recipe.train.accumulate)
     except ManyviewError as error:
         raise type(error)(f"recipe {name}: {error}") from None
@@ -254,7 +253,8 @@ def _check_measure(drafts: Sequence[_Draft], measure: str | None) -> None:
 def _measures(step: Step, recipe: Recipe) -> list[str]:
     """The names of what a run will measure; a protocol may have more, that begin with its name."""
     names: list[str] = []
-    for protocol, name in measure_names(with_accuracy(parse_protocols(recipe.evaluate), step)).items():
+    stated = parse_protocols(recipe.evaluate, words=recipe.words)
+    for protocol, name in measure_names(with_accuracy(stated, step)).items():
         if isinstance(protocol, Classify):
             if step.classifier is not None:
                 usual = list(accuracy(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)))

@@ -34,3 +34,14 @@ FEW = 3  # names that stand for many
 def few(names: Sequence[str]) -> str:
     """The first names of many."""
     return ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")
+
+
+def duration(seconds: float) -> str:
+    """A duration as a person says it.
+
+    >>> [duration(42), duration(720), duration(12_300)]
+    ['42 s', '12 min', '3.4 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

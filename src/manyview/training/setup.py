@@ -34,6 +34,7 @@ from manyview.recipe.settings import Train
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
+from manyview.views.trial import reference_note
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def set_up(recipe: Recipe, quiet: bool = False, pretrained: bool = True) -> Setu
     world = accelerator.num_processes
     display = Display(quiet=quiet or not accelerator.is_main_process)
     splits = open_splits(recipe.data, recipe.seed)
-    protocols = parse_protocols(recipe.evaluate)
+    protocols = parse_protocols(recipe.evaluate, words=recipe.words)
     check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
     check_protocols(protocols, splits)
     together = images_together(config, len(splits.train), world)
@@ -145,6 +146,8 @@ def set_up(recipe: Recipe, quiet: bool = False, pretrained: bool = True) -> Setu
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
         rehearse(step, splits, together)
+    if note := reference_note(recipe.seen_views, recipe.words):
+        display.say(f"views: {note}")
     checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
     splits = in_memory(splits, recipe.data, display)
     return Setup(

@@ -43,7 +43,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     Raises ManyviewError, before anything is written, for all that can be known to be wrong beforehand.
     """
     # -------------------------------------------------------------------------------------------- set up
-    run = Run(Path(out))
+    run = Run(Path(out), recipe.words)
     setup = set_up(recipe, quiet, pretrained=not (resume and run.last.is_file()))
     if setup.main:
         run.begin(recipe, setup.splits, resume, setup.accelerator.num_processes, setup.step.starts)
@@ -69,7 +69,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     journal, stream = Journal(setup, run, state.number), setup.stream(state.number)
     journal.begin(state.number)
     first_bad, failed, stopped, ending, terms = FirstFailure(accelerator), 0, False, "", dict[str, float]()
-    with interruptible() as interrupted, setup.display.training(), closing(journal), closing(stream):
+    with interruptible(setup.display.stopping) as asked, setup.display.training(), closing(journal), closing(stream):
         validation.untrained(journal)
         step.train()
         watch = Stopwatch(state.seconds, state.waited)
@@ -88,7 +88,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             last = done == clock.steps
             logs = done % config.log_every == 0 or within == 0 or last
             # on several processes, all must stop at the same step
-            stopped = interrupted() if accelerator.num_processes == 1 else logs and anywhere(interrupted(), accelerator)
+            stopped = bool(asked()) if accelerator.num_processes == 1 else logs and anywhere(bool(asked()), accelerator)
             keeps = done % setup.checkpoint_every == 0 or last or stopped
 
             # ------------------------------------------------------------------------------------- log
@@ -123,7 +123,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     if ending:
         raise RunError(ending)
     if stopped:
-        raise Interrupted(f"stopped at step {state.number}; continue with the same command and --resume")
+        raise Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", asked())
 
 
 def _update(

@@ -1,0 +1,119 @@
+"""The entry point: every command by its name, and how a command ends."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import io
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from manyview.cli.compare import compare
+from manyview.cli.judge import evaluate, export, predict
+from manyview.cli.look import replay, views
+from manyview.cli.recipes import plan, recipes
+from manyview.cli.speech import tell
+from manyview.cli.train import train
+from manyview.errors import Interrupted, ManyviewError, ManyviewWarning
+from manyview.foundation.vocabulary import own_fault
+from manyview.show.usage import USAGE, usage_line
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+STOPPED = 130  # the exit code of a command that Ctrl-C ended: 128 and the number of the signal
+COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
+    "recipes": (recipes, ["manyview recipes", "manyview recipes quickstart > mine.yaml"]),
+    "plan": (plan, ["manyview plan tied_cifar10 train.epochs=10", "manyview plan quickstart --svg plan.svg"]),
+    "train": (
+        train,
+        [
+            "manyview train quickstart --out runs/first",
+            "manyview train quickstart data.source=cifar10 data.root=data --out runs/c10",
+            "manyview train --resume runs/first",
+        ],
+    ),
+    "eval": (
+        evaluate,
+        [
+            "manyview eval runs/first linear 'knn(k=5)' --split test",
+            "manyview eval resnet18 --checkpoint weights.pt data.source=digits",
+        ],
+    ),
+    "predict": (predict, ["manyview predict runs/first cat.jpg photos --top 3 --out classes.csv"]),
+    "views": (
+        views,
+        ["manyview views quickstart --out views.png", "manyview views quickstart cat.jpg --out cat-views.png"],
+    ),
+    "replay": (replay, ["manyview replay runs/first --index 3 --epoch 0 --out seen.png"]),
+    "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
+    "export": (export, ["manyview export runs/first exported"]),
+}
+"""Name -> what it does, and examples, which its --help shows, each short enough for a line of 80 characters."""
+for name, (command, examples) in COMMANDS.items():
+    said = "Example:" if len(examples) == 1 else "Examples:"
+    app.command(name, epilog="\n\n".join([said, *examples]))(command)
+
+
+def main() -> None:
+    """Entry point: turns users' mistakes into one line on stderr and exit code 2, and doubts into one line each."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # what its encoding lacks must not end a run; typer.echo would write UTF-8 where ASCII was asked for
+            stream.reconfigure(errors="backslashreplace")
+    atexit.register(gc.freeze)  # Python's last search for circles would take a third of a second through torch
+    usual = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, ManyviewWarning):
+            tell(f"warning: {message}")
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            code = app(prog_name="manyview", standalone_mode=False) or 0
+        except Interrupted as error:
+            told, code = str(error), 128 + error.signal
+        except ManyviewError as error:
+            told, code = str(error), 2
+        except USAGE as error:
+            told, code = usage_line(error, _as_override), 2
+        except Exception as error:  # of a words file: its author wants the line, not our frames around it
+            if (own := own_fault(error)) is None:
+                raise
+            told, code = own, 2
+        else:
+            told = "stopped" if code == STOPPED else ""
+    if told:
+        tell(told)
+    sys.exit(code)
+
+
+def _as_override(key: str, value: str) -> str:
+    from manyview.load import as_override
+
+    return as_override(key, value)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"manyview {version('manyview')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    asked: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train vision models on several augmented views of each image."""
