@@ -54,8 +54,8 @@ def reference() -> str:
         "[starting_from.md](starting_from.md). `h` is the pooled feature; `logits` is "
         "`linear(h)` unless declared. "
         "`pool('layer')` reads a layer inside the backbone averaged over its places, `maps('layer')` all of it, "
-        "[B, C*h*w]. `init:` says how all other weights start, of backbone, heads and the nets of relations that read the "
-        "branch: "
+        "[B, C*h*w]. `init:` says how all other weights start, of backbone, heads and the nets of relations that read "
+        "the branch: "
         + "; ".join(f"`{name}`: {inspect.getdoc(start)}" for name, start in INITS.items())
         + " Without it they are timm's and torch's. "
         "`teacher: ema(online, momentum=0.996, schedule='constant')` is a branch whose weights follow those of "

@@ -123,10 +123,11 @@ def test_checkpoints_of_many_trainers(tmp_path, network, state, way):
     matched = sum(not name.endswith("num_batches_tracked") for name in own)
     assert re.fullmatch(rf"{matched} weights(, under '[\w.]+')?, 2 left out \(fc\.weight, fc\.bias\)", start.told)
     # what evaluates a checkpoint reads it by the same means
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         model = of_timm(parse_call(NETWORK, ""), path)
     same(model.network.state_dict(), state)
+    assert len(caught) == ("under '" in start.told), "and says what it did"
 
 
 def test_safetensors_and_half_precision(tmp_path, state):

@@ -15,12 +15,12 @@ from manyview.foundation.files import at_home
 from manyview.foundation.grammar import Call, parse_call
 
 INIT = "init"
-WORDS = (INIT, "checkpoint_path")
+PLACES = (INIT, "checkpoint_path")
 
 
 def origin_of(call: Call, where: str) -> str | None:
     """The run, export or file that a call names, None where it names none. Raises RecipeError."""
-    given = {key: call.kwargs[key] for key in WORDS if call.kwargs.get(key) is not None}
+    given = {key: call.kwargs[key] for key in PLACES if call.kwargs.get(key) is not None}
     if len(given) > 1:
         raise RecipeError(f"{where}: {' and '.join(given)} say the same; keep {INIT}")
     for key, path in given.items():
@@ -32,7 +32,7 @@ def origin_of(call: Call, where: str) -> str | None:
 
 def without_origin(call: Call) -> Call:
     """The call without the place of its weights."""
-    return Call(call.name, call.args, {key: value for key, value in call.kwargs.items() if key not in WORDS})
+    return Call(call.name, call.args, {key: value for key, value in call.kwargs.items() if key not in PLACES})
 
 
 def anywhere(branches: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def anywhere(branches: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(text: Any) -> Any:
-    if not isinstance(text, str) or not any(f"{word}=" in text.replace(" ", "") for word in WORDS):
+    if not isinstance(text, str) or not any(f"{word}=" in text.replace(" ", "") for word in PLACES):
         return text
     call = parse_call(text, "branches")
     path = origin_of(call, "branches")
@@ -54,6 +54,6 @@ def _absolute(text: Any) -> Any:
         Call(
             call.name,
             call.args,
-            {key: os.path.abspath(at_home(path)) if key in WORDS else value for key, value in call.kwargs.items()},
+            {key: os.path.abspath(at_home(path)) if key in PLACES else value for key, value in call.kwargs.items()},
         )
     )

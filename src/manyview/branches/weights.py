@@ -142,7 +142,7 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | None]:
-    """(backbone, normalisation) of a run's branch, as far as its recipe tells them to us."""
+    """(backbone, normalisation) of a run's branch, as far as its folder tells them: not of a network that was given."""
     try:
         raw = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         channels = raw["data"].get("channels") or 3
@@ -150,6 +150,8 @@ def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | N
         spec = parse_branch(branch, told, channels)
     except (OSError, yaml.YAMLError, ManyviewError, KeyError, TypeError, AttributeError):
         return None, None  # a checkpoint that was taken out of its run, or a network that only its own words make
+    if (recipe.parent / "networks.json").is_file():
+        return None, spec.normalize
     call = without_origin(spec.backbone)
     kept = Call(call.name, (), {key: value for key, value in call.kwargs.items() if key != "pretrained"})
     usual = timm_library().get_pretrained_cfg(call.name).to_dict() if channels == 3 else {}

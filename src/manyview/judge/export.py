@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from manyview.branches import origin
 from manyview.branches.branch import Branch
+from manyview.branches.origin import PLACES
 from manyview.branches.timm_models import timm_model
 from manyview.errors import RunError
 from manyview.foundation.files import write_bytes, write_json
@@ -23,12 +23,7 @@ from manyview.training.run import Run
 from manyview.views.ops.crop import CenterCrop, Resize
 from manyview.views.plan import TEST, fixed_size
 
-OURS = (
-    *origin.WORDS,
-    "num_classes",
-    "pretrained",
-    "small",
-)  # arguments of a backbone that say nothing of the exported model
+OURS = (*PLACES, "num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
 
 
 def export_timm(run: Run, out: Path) -> list[str]:
