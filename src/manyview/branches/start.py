@@ -54,7 +54,7 @@ def start_backbone(network: nn.Module, call: Call, where: str) -> Start | None:
         raise RecipeError(f"{where}: {_refusal(weights, without_origin(call), wrong)}")
     _load(network, found)
     if found.stem:
-        _warn_of_stem(where, weights.source)
+        _warn_of_stem(where, weights.source, f" ({weights.backbone})" if weights.backbone else "")
     return Start(weights.source, ", ".join(found.told), digest_of(network.state_dict()), weights.normalization)
 
 
@@ -68,8 +68,8 @@ def _published(network: Any, call: Call, where: str) -> Start:
     return Start(source, "published weights", digest_of(network.state_dict()), normalization)
 
 
-def _warn_of_stem(where: str, source: str) -> None:
-    told = f"{where}: the first convolution starts at random, since that of {source} is of another size"
+def _warn_of_stem(where: str, source: str, network: str = "") -> None:
+    told = f"{where}: the first convolution starts at random, since that of {source}{network} is of another size"
     warnings.warn(told, ManyviewWarning, stacklevel=3)
 
 

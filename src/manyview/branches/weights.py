@@ -38,12 +38,14 @@ KEPT = ("checkpoints/best.pt", "checkpoints/last.pt")  # of a run, the weights t
 class Weights:
     """Weights as they lie in a file, without what trainers put around them.
 
-    source: where they were found, in words. heads: those of a run's heads, by the head's name. backbone: the call that
-    a recipe has for the network, where it is known; normalization: what its images were normalised by.
+    source: where they were found, in words; others: what lies beside them that could have been taken. heads: those of
+    a run's heads, by the head's name. backbone: the call that a recipe has for the network, where it is known;
+    normalization: what its images were normalised by.
     """
 
     state: Mapping[str, Tensor]
     source: str
+    others: tuple[str, ...] = ()
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     backbone: str | None = None
     normalization: Normalization | None = None
@@ -88,13 +90,14 @@ def _of_file(path: Path) -> Weights:
     found = _read(path)
     if isinstance(found, Mapping) and isinstance(found.get("step"), Mapping):
         return _of_step(found["step"], path)
-    key, inner = _inner(found)
-    state = _tensors(inner)
+    keys = [key for key in WRAPPERS if _tensors(found.get(key))] if isinstance(found, Mapping) else []
+    state = _tensors(found[keys[0]] if keys else found)
     if not state:
         raise RunError(f"{path} holds no weights by name")
     while prefix := next((p for p in AROUND if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return Weights(state, f"{path} ({key})" if key else str(path))
+    told = [keys[0], *(f"not {key}" for key in keys[1:])] if keys else []
+    return Weights(state, f"{path} ({', '.join(told)})" if told else str(path), tuple(keys[1:]))
 
 
 def _read(path: Path) -> Any:
@@ -106,14 +109,6 @@ def _read(path: Path) -> Any:
         return load(path.read_bytes())  # its own reader takes no path that is not UTF-8
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
-
-
-def _inner(found: Any) -> tuple[str, Any]:
-    """(key, weights) of what a trainer keeps beside other things; ("", found) where the weights are all there is."""
-    for key in WRAPPERS if isinstance(found, Mapping) else ():
-        if _tensors(found.get(key)):
-            return key, found[key]
-    return "", found
 
 
 def _tensors(found: Any) -> dict[str, Tensor]:
@@ -134,7 +129,8 @@ def _of_step(saved: Mapping[str, Any], path: Path) -> Weights:
         head, _, rest = key.partition(".")
         heads.setdefault(head, {})[rest] = value
     source = f"{path} (branch {name}{', averaged' if averaged else ''})"
-    return Weights(_under("backbone.", branch), source, heads, *_described(path.parent.parent / "recipe.yaml", name))
+    described = _described(path.parent.parent / "recipe.yaml", name)
+    return Weights(_under("backbone.", branch), source, (), heads, *described)
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,7 +166,7 @@ def _of_export(folder: Path) -> Weights:
     except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
     file = next((path for path in _usual_files(folder) if path.is_file()), folder / "model.safetensors")
-    return Weights(_of_file(file).state, str(file), {}, backbone, normalization)
+    return Weights(_of_file(file).state, str(file), (), {}, backbone, normalization)
 
 
 def _usual_files(folder: Path) -> Iterator[Path]:

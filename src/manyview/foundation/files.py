@@ -86,10 +86,19 @@ def read_state(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        with torch.serialization.safe_globals([Namespace]):  # timm's and others' train.py keep their arguments as one
+        with torch.serialization.safe_globals(_plain_values()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any way
         raise RunError(f"{path} is damaged, or holds more than tensors: {_code_in(path) or reason(error)}") from None
+
+
+def _plain_values() -> list[Any]:
+    """What trainers keep beside weights that is no code: arguments of a command line, and numbers of NumPy."""
+    import numpy as np  # as torch, only where a checkpoint is read
+
+    number: Any = np.float64(0).__reduce__()[0]
+    named = [(number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # NumPy 1 and 2
+    return [Namespace, *named, np.dtype, *(type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "?efd")]
 
 
 def _code_in(path: Path) -> str:
@@ -97,7 +106,8 @@ def _code_in(path: Path) -> str:
     import torch
 
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals(_plain_values()):
+            found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # a file that is damaged, or of another format
         return ""
     told = f"it names {few(sorted(found))}, which is code; write the weights alone, torch.save(model.state_dict(), …)"
