@@ -34,6 +34,7 @@ from manyview.recipe.settings import Train
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
+from manyview.training.trackers import check_trackers
 from manyview.views.trial import reference_note
 
 
@@ -120,6 +121,7 @@ def make_accelerator(train: Train) -> Accelerator:
 def set_up(recipe: Recipe, quiet: bool = False) -> Setup:
     """Makes the parts of a run. Raises ManyviewError for all that can be known to be wrong; nothing is written."""
     config = recipe.train
+    check_trackers(config.track)
     accelerator = make_accelerator(config)
     world = accelerator.num_processes
     display = Display(quiet=quiet or not accelerator.is_main_process)
