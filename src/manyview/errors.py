@@ -113,6 +113,11 @@ def reason(error: BaseException) -> str:
     return told or type(error).__name__
 
 
+def brief(value: object) -> str:
+    """A value that was got instead of another: Python's text for it, in one line of at most 80 characters."""
+    return shown(" ".join(repr(value).split()))[:80]
+
+
 def misfit(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
     """Why arguments do not fit a signature, None where they do. What Python itself says changes with its version."""
     parameters = signature.parameters.values()

@@ -14,6 +14,7 @@ import own_words
 from commands import manyview as command
 from commands import one_line
 from manyview import Step, parse_recipe
+from manyview.data import open_splits
 from manyview.data.loader import _Values
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError, WordsError
 from manyview.foundation.vocabulary import PREFIX, Words
@@ -35,6 +36,12 @@ def loaded(*overrides, use):
 
 
 # ------------------------------------------------------------------------------------------------------------- a value
+
+
+def visible(use):
+    """The data of the recipe."""
+    recipe = loaded(use=use)
+    return open_splits(recipe.data, recipe.seed)
 
 
 def test_a_recipe_carries_its_words(words):
@@ -305,11 +312,44 @@ def test_a_name_of_two_files_is_refused_naming_both(tmp_path):
 def test_a_mistake_while_it_works_is_a_line(tmp_path, words):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(own_words.RECIPE)
-    broken = own_words.ALL.replace('"near": (one - other)', '"near": (one - othr)')
+    broken = own_words.ALL.replace('"near": (one - other)', '"near": 1 / 0 * (one - other)')
     path = own_words.written(tmp_path, broken)
     told = one_line(*command("train", recipe, "--use", path, "--out", tmp_path / "run", "--quiet"))
-    line = next(n for n, text in enumerate(broken.splitlines(), 1) if "othr" in text)
-    assert told == f"{path}, line {line}, in forward: NameError: name 'othr' is not defined"
+    line = next(n for n, text in enumerate(broken.splitlines(), 1) if "1 / 0" in text)
+    assert told == f"{path}, line {line}, in forward: ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("(one - other)", "(one - othr)", "in forward: NameError: name 'othr' is not defined"),
+        (
+            ".square().mean(), ",
+            ".square(), ",
+            "forward gives a scalar, or a dict of named scalars, got a tensor [4, 6]",
+        ),
+        (
+            'return {"near"',
+            'return {"near": 1.0} or {"near"',
+            "forward gives a scalar, or a dict of named scalars, got",
+        ),
+        (
+            "nn.Tanh()), out",
+            "nn.Tanh()), 9",
+            "squash builds (module, width of its output) with width 9, but the module",
+        ),
+        ("nn.Tanh()), out", "nn.Tanh())", "squash builds (module, width of its output), got Sequential("),
+        ("return RawSplits(", "return list((", "stripes gives RawSplits, of train, val and test, got ["),
+    ],
+)
+def test_what_a_word_makes_is_looked_at_before_a_run(tmp_path, old, new, message):
+    text = own_words.ALL.replace(old, new).replace('"four"))', '"four")))' if "list" in new else '"four"))')
+    assert text != own_words.ALL
+    path = own_words.written(tmp_path, text)
+    with pytest.raises(ManyviewError) as caught:
+        visible(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_kind_that_an_own_op_cannot_take_is_told_with_its_line(tmp_path):
@@ -417,7 +457,6 @@ def fresh(data, pipe):
 
 
 def test_a_loaders_plan_reaches_a_process_that_knows_no_words(words):
-    from manyview.data import open_splits
     from manyview.data.loader import Batches
 
     recipe = loaded(use=words)

@@ -18,7 +18,7 @@ from manyview.data.huggingface import TableImages, hf, parquet_splits
 from manyview.data.images import FolderImages, Images
 from manyview.data.splits import RawSplits, Selection, Splits, make_splits
 from manyview.data.vision import vision
-from manyview.errors import DataError, misfit, shown, unknown
+from manyview.errors import DataError, brief, misfit, shown, unknown
 from manyview.foundation.files import at_home
 from manyview.foundation.vocabulary import NONE, Words
 from manyview.foundation.words import counted
@@ -79,7 +79,7 @@ def open_splits(spec: DataSpec, seed: int) -> Splits:
     stored = None if spec.channels is None else Stored(spec.channels)
     raw: Any = source(root, **given, download=spec.download, stored=stored)
     if not isinstance(raw, RawSplits):
-        raise DataError(f"data.source: {spec.call.name} gives RawSplits, of train, val and test, got {raw!r:.80}")
+        raise DataError(f"data.source: {spec.call.name} gives RawSplits, of train, val and test, got {brief(raw)}")
     return make_splits(raw if stored is None else _alike(raw, stored), spec, seed)
 
 

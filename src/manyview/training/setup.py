@@ -34,7 +34,6 @@ from manyview.recipe.settings import Train
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
-from manyview.views.trial import reference_note
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,6 @@ def set_up(recipe: Recipe, quiet: bool = False) -> Setup:
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
         rehearse(step, splits, together)
-    if note := reference_note(recipe.seen_views, recipe.words):
-        display.say(f"views: {note}")
     checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
     splits = in_memory(splits, recipe.data, display)
     return Setup(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError
+from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, brief
 from manyview.foundation.vocabulary import Words, named, own_fault
 from manyview.views.draws import Draws
 from manyview.views.engine.program import lowers
@@ -89,7 +89,7 @@ def try_op(op: Op, size: tuple[int, int], channels: int = 3) -> None:
 
 def _check_params(params: Params) -> None:
     if not isinstance(params, dict) or not all(isinstance(value, Tensor) for value in params.values()):
-        raise ValueError(f"sample gives a dict of tensors, name -> [B, …], got {params!r:.80}")
+        raise ValueError(f"sample gives a dict of tensors, name -> [B, …], got {brief(params)}")
     odd = next((f"{key} {[*value.shape]}" for key, value in params.items() if value.shape[:1] != (COUNT,)), None)
     if odd is not None:
         raise ValueError(f"sample gives a row for each image, [B, …], got {odd} for {COUNT} images")
@@ -106,7 +106,7 @@ def _check_render(op: Op, images: Tensor, params: Params, sizes: Tensor) -> None
         alone = [op.render(images[row : row + 1], rows[row]) for row in range(COUNT)]
     wanted = [COUNT, images.shape[1], *op.output_size(sizes)[0].tolist()]
     if not isinstance(made, Tensor) or [*made.shape] != wanted:
-        got = [*made.shape] if isinstance(made, Tensor) else f"{made!r:.80}"
+        got = [*made.shape] if isinstance(made, Tensor) else f"{brief(made)}"
         raise ValueError(f"render gives images {wanted}, as output_size says, got {got}")
     if made.dtype != torch.uint8 and not made.is_floating_point():
         raise ValueError(f"render gives uint8, or floats in [0, 1], got {made.dtype}")
