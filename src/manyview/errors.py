@@ -72,6 +72,7 @@ LISTS = {
     **dict.fromkeys(("corruption", "head", "key", "op", "protocol", "relation", "source"), "docs/reference.md"),
 }
 """Kind of name -> where all of them stand."""
+OWN = ("head", "op", "protocol", "relation", "source")  # which may be of one's own
 
 
 def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None, own: Collection[str] = ()) -> str:
@@ -92,7 +93,8 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
         where = f"{LISTS[kind]} has all {packaged}" if kind in LISTS else f"{packaged} in all"
         where += f", and your own: {', '.join(sorted(own))}" if own else ""
         told = f"{', '.join(ranked[:NEAREST])}, … ({where})"
-    return f"unknown {kind} '{name}'{hint} {plural or several(kind)}: {told}"
+    yours = "; words of your own come with --use FILE.py" if kind in OWN and not (close or own) else ""
+    return f"unknown {kind} '{name}'{hint} {plural or several(kind)}: {told}{yours}"
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
