@@ -1,6 +1,7 @@
 """Images and labels: sources, splits, decoding."""
 
 from manyview.data.decode import BadImage, Stored, decode, scale_for, size_of
+from manyview.data.given import given_splits
 from manyview.data.huggingface import TableImages
 from manyview.data.images import ArrayImages, FolderImages, Images, Subset, labelled, preload
 from manyview.data.sources import SOURCES, open_splits
@@ -20,6 +21,7 @@ __all__ = [
     "TableImages",
     "check_labels",
     "decode",
+    "given_splits",
     "hold_out",
     "labelled",
     "make_splits",
