@@ -13,7 +13,7 @@ from torchvision import transforms
 from torchvision.datasets import FakeData, ImageFolder
 
 from commands import png
-from manyview.data import FolderImages, TableImages, decode, open_splits
+from manyview.data import FolderImages, TableImages, collate, decode, open_splits, with_index
 from manyview.errors import DataError, ManyviewWarning
 from manyview.recipe.settings import Data
 
@@ -305,3 +305,21 @@ def test_the_protocol_is_kept():
     assert (images.size, images.channels, len(images), images.size_of(0)) == (None, 3, 240, None)
     assert images.name(4) == "train item 4"
     assert "scale" in inspect.signature(images.read).parameters
+
+
+def test_a_loop_of_ones_own_gets_numbers():
+    part = with_index(Subset(LIST, [9, 4, 7]))
+    assert len(part) == 3
+    image, label, number = part[1]
+    assert torch.equal(image, TENSOR[4])
+    assert (label, number) == (LABELS[4], 4)
+    images, labels, index = next(iter(DataLoader(part, batch_size=3, collate_fn=collate)))
+    assert images.shape == (3, 3, 8, 8)
+    assert (labels.tolist(), index.tolist()) == (LABELS[[9, 4, 7]].tolist(), [9, 4, 7])
+    unlike = DataLoader(with_index([*LIST[:2], (PICTURES[2].resize((5, 5)), 2)]), batch_size=3, collate_fn=collate)
+    assert [image.shape for image in next(iter(unlike))[0]] == [(3, 8, 8), (3, 8, 8), (3, 5, 5)]
+    assert [number for _, _, number in with_index(table())] == list(range(240))
+    with pytest.raises(DataError, match="dataset is a Endless"):
+        with_index(Endless())
+    with pytest.raises(DataError, match="item 0: float pixels"):
+        with_index([(TENSOR[0] / 100, 0)])[0]

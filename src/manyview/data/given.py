@@ -88,10 +88,8 @@ def _by_role(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def _open(dataset: Any, split: str, spec: Reading) -> _Given:
     """One split's images. Raises DataError."""
     stored = None if spec.channels is None else Stored(spec.channels)
-    _check_kind(dataset, split)
-    root, at = _within(dataset)
-    if at is not None and len(np.unique(at)) < len(at):  # some come more than once: each is an image of its own
-        root, at = dataset, None
+    check_kind(dataset, split)
+    root, at = numbers_in(dataset)
     if _is_table(root):
         table, classes, remark = open_table(root, split, stored)
         return _Given(table if at is None else Subset(table, at), root, classes, remark)
@@ -106,7 +104,7 @@ def _open(dataset: Any, split: str, spec: Reading) -> _Given:
     return _Given(images, root, classes, remark)
 
 
-def _check_kind(dataset: Any, split: str) -> None:
+def check_kind(dataset: Any, split: str) -> None:
     """Raises DataError for what has no items by number."""
     kind = type(dataset).__name__
     if (
@@ -123,6 +121,15 @@ def _check_kind(dataset: Any, split: str) -> None:
         raise DataError(f"data: {split} is a {kind}; a folder of files is data.source=folder data.root={dataset}")
     if isinstance(dataset, Mapping | bytes) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise DataError(f"data: {split} is a {kind}, not a map-style data set, which has __len__ and __getitem__")
+
+
+def numbers_in(dataset: Any) -> tuple[Any, Ints | None]:
+    """What a data set's items are items of, and their numbers there, int64 [N]; None for all.
+
+    Of torch's subsets that is the whole; where an image comes more than once, each time is an image of its own.
+    """
+    root, at = _within(dataset)
+    return (root, at) if at is None or len(np.unique(at)) == len(at) else (dataset, None)
 
 
 def _within(dataset: Any) -> tuple[Any, Ints | None]:
