@@ -13,7 +13,6 @@ from typing import Any
 
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
-from manyview.data.sources import GIVEN
 from manyview.errors import RunError
 from manyview.foundation.files import at_home, read_state, write_json, write_text
 from manyview.load import parse_recipe
@@ -120,12 +119,8 @@ class Run:
         return before
 
     def splits(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> Splits:
-        """The run's data, checked to be the same as when it began. data: the data sets, if it was given any.
-
-        Raises RunError for other data, and for any that are given to a run that knows where its own are.
-        """
-        if data is not None and recipe.data.source != GIVEN:
-            raise RunError(f"{self.folder} was trained on {recipe.data.source}, and opens that itself; leave data= out")
+        """The run's data, checked to be the same as when it began. data: the data sets, if it was given any."""
+        recipe = recipe if data is None else recipe.on_given_data()
         splits = open_splits(recipe.data, recipe.seed, data)
         self.check_same(recipe, splits)
         return splits
