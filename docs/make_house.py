@@ -49,7 +49,7 @@ WHAT = {
     "judge": "a model opened, judged, taken out",
     "compare": "recipes against each other",
     "integrations": "other people's loops",
-    "cli": "words on the command line",
+    "cli": "commands, one family a file",
     "__main__": "python -m manyview",
 }
 
@@ -123,7 +123,7 @@ def hidden(lazy: tuple[str, ...] = LAZY) -> list[str]:
     return [
         f"{module}, line {line}, imports {target} inside a function"
         for module in known
-        if module not in lazy
+        if not {module, room(module)} & {*lazy}
         for target, line, inside in imports(module, known)
         if inside
     ]

@@ -6,12 +6,14 @@ recipe.yaml  splits.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
+from manyview.data.sources import GIVEN
 from manyview.errors import RunError
 from manyview.foundation.files import at_home, read_state, write_json, write_text
 from manyview.load import parse_recipe
@@ -117,9 +119,14 @@ class Run:
             write_json(self.folder / "splits.json", {**noted, "continued": kept})
         return before
 
-    def splits(self, recipe: Recipe) -> Splits:
-        """The run's data, checked to be the same as when it began."""
-        splits = open_splits(recipe.data, recipe.seed)
+    def splits(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> Splits:
+        """The run's data, checked to be the same as when it began. data: the data sets, if it was given any.
+
+        Raises RunError for other data, and for any that are given to a run that knows where its own are.
+        """
+        if data is not None and recipe.data.source != GIVEN:
+            raise RunError(f"{self.folder} was trained on {recipe.data.source}, and opens that itself; leave data= out")
+        splits = open_splits(recipe.data, recipe.seed, data)
         self.check_same(recipe, splits)
         return splits
 
@@ -161,4 +168,4 @@ def _anywhere(recipe: Recipe) -> Recipe:
 
 
 def _marks(splits: Splits) -> dict[str, Any]:
-    return {name: mark_of(getattr(splits, name)) for name in ("train", "val", "test")}
+    return {name: mark_of(getattr(splits, name), splits.given) for name in ("train", "val", "test")}

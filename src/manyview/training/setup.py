@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -116,13 +117,17 @@ def make_accelerator(train: Train) -> Accelerator:
     return accelerator
 
 
-def set_up(recipe: Recipe, quiet: bool = False) -> Setup:
-    """Makes the parts of a run. Raises ManyviewError for all that can be known to be wrong; nothing is written."""
+def set_up(recipe: Recipe, quiet: bool = False, data: Mapping[str, Any] | None = None) -> Setup:
+    """Makes the parts of a run. Raises ManyviewError for all that can be known to be wrong; nothing is written.
+
+    data: data sets by split, in the place of what the recipe names; the setup's recipe says so.
+    """
+    recipe = recipe if data is None else recipe.on_given_data()
     config = recipe.train
     accelerator = make_accelerator(config)
     world = accelerator.num_processes
     display = Display(quiet=quiet or not accelerator.is_main_process)
-    splits = open_splits(recipe.data, recipe.seed)
+    splits = open_splits(recipe.data, recipe.seed, data)
     protocols = parse_protocols(recipe.evaluate)
     check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
     check_protocols(protocols, splits)

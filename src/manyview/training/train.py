@@ -6,7 +6,7 @@ What it sets up, writes and shows lies beside it, one idea a file: `setup`, `res
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import reduce
 from pathlib import Path
@@ -36,17 +36,26 @@ from manyview.views.draws import key_of
 
 
 @left_as_found()
-def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    data: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Trains a recipe into the folder `out` and returns what its result.json holds.
 
+    data: {"train": dataset, "val": …, "test": …}, in the place of what the recipe names: map-style data sets of (image,
+    label), Hugging Face's, or tuples of arrays; see docs/own_data.md.
     resume: continue a run that was interrupted, as if nothing had happened; also starts one that has not begun.
     Raises ManyviewError, before anything is written, for all that can be known to be wrong beforehand.
     """
     # -------------------------------------------------------------------------------------------- set up
     run = Run(Path(out))
-    setup = set_up(recipe, quiet)
+    setup = set_up(recipe, quiet, data)
     if setup.main:
-        run.begin(recipe, setup.splits, resume, setup.accelerator.num_processes)
+        run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes)
     setup.accelerator.wait_for_everyone()
     if resume and (finished := run.finished()) is not None:
         setup.display.say(f"{run.folder} is finished; nothing to do")

@@ -1,0 +1,78 @@
+"""Looking at views: of a recipe, and of a run as its network saw them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from manyview.cli.arguments import Overrides, RecipeName, RunFolder, load
+from manyview.cli.speech import console, tell
+from manyview.errors import DataError, shown
+from manyview.foundation.words import counted
+from manyview.recipe.find import recipe_text, text_of_run
+from manyview.show.pictures import PHOTOS, check_name, save_picture
+
+
+def views(
+    recipe: RecipeName,
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="[IMAGES]… [KEY=VALUE]…", help="By default the recipe's own data.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")] = ...,  # type: ignore[assignment]
+    count: Annotated[int, typer.Option(help="How many of the recipe's images to show.", min=1)] = 6,
+    epoch: Annotated[int, typer.Option(help="The epoch whose draws are shown.", min=0)] = 0,
+    columns: Annotated[int | None, typer.Option(help="Views that stand side by side; by default all.", min=1)] = None,
+) -> None:
+    """Draws a contact sheet: a row an image, a column a view, parameters in the captions."""
+    recipe_text(recipe)
+    check_name(out, PHOTOS, "--out")
+    given = images or []
+    overrides = [text for text in given if "=" in text and not os.path.exists(text)]
+    loaded = load(recipe, overrides)
+
+    import numpy as np
+
+    from manyview.data import open_splits
+    from manyview.data.loader import read_images
+    from manyview.judge.predict import image_files, read_files
+    from manyview.show.sheet import contact_sheet
+
+    paths, notes = image_files([Path(text) for text in given if text not in overrides], loaded.data.stored)
+    skips = loaded.data.on_bad_image == "skip"
+    pictures: Any
+    if paths:
+        paths, pictures = read_files(paths, loaded.data.stored, tell if skips else None)
+        names, index = [shown(path.name) for path in paths], list(range(len(paths)))
+    else:
+        train = open_splits(loaded.data, loaded.seed).train
+        pictures, kept, told = read_images(train, np.arange(min(count, len(train))), skips)
+        notes += told
+        names, index = [f"image {train.index[i]}" for i in kept], [int(train.index[i]) for i in kept]
+    if not names:
+        raise DataError("none of the images could be read")
+    save_picture(contact_sheet(loaded, pictures, names, index, epoch, columns=columns), out)
+    for note in notes:
+        tell(note)
+    console.print(f"drew {counted(len(names), 'image')}, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True)
+
+
+def replay(
+    run: RunFolder,
+    overrides: Overrides = None,
+    *,
+    index: Annotated[int, typer.Option(help="The image's index, as in its split of the source.")],
+    epoch: Annotated[int, typer.Option(help="The epoch, counted from 0.", min=0)],
+    out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")],
+) -> None:
+    """Draws exactly what a run's network saw of an image in an epoch."""
+    check_name(out, PHOTOS, "--out")
+    text_of_run(run)
+
+    from manyview.judge.replay import replay as draw_again
+
+    drawn = draw_again(run, index, epoch, overrides=overrides or ())
+    save_picture(drawn.picture, out)
+    console.print(f"drew {drawn.name}, seed {drawn.seed}: {out}", soft_wrap=True)
