@@ -550,6 +550,12 @@ class Step(nn.Module):
                 names |= {f"branches.{name}.backbone.{parameter}" for parameter in backbone.no_weight_decay()}
         return names
 
+    @property
+    def backbones(self) -> dict[str, nn.Module]:
+        """The backbones that are trained, by what the names of their parameters begin with."""
+        own = [name for name in self.branches if self.branch(name).spec.ema is None]
+        return {f"branches.{name}.backbone": self.branch(name).backbone for name in own}
+
     def get_extra_state(self) -> Tensor:
         """Updates so far: with it, `state_dict` is the whole state."""
         return torch.tensor(self.updates)
