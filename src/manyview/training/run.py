@@ -1,6 +1,6 @@
 """A run's folder: what lies where, and how it is opened, continued, and read again.
 
-recipe.yaml  splits.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.tfevents…  result.json
+recipe.yaml  splits.json  networks.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.tfevents…  result.json
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manyview.branches.given import Given
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
 from manyview.errors import RunError
@@ -19,6 +20,7 @@ from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
 from manyview.recipe.recipe import Recipe, difference
 from manyview.step import Step
+from manyview.training.networks import Note, check_networks, needed, note_of
 
 # Settings that change where and how fast a run goes, not what it computes.
 INCIDENTAL = (
@@ -54,19 +56,27 @@ class Run:
         """Written at the end; its presence means the run is finished."""
         return self.folder / "result.json"
 
-    def begin(self, recipe: Recipe, splits: Splits, resume: bool, processes: int = 1) -> None:
-        """Makes the folder, or checks that it can be continued. Raises RunError, and then has written nothing."""
+    def begin(
+        self, recipe: Recipe, splits: Splits, resume: bool, processes: int = 1, networks: Note | None = None
+    ) -> None:
+        """Makes the folder, or checks that it can be continued. Raises RunError, and then has written nothing.
+
+        networks: of what was given in the place of the recipe's backbones, see `networks`.
+        """
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder} is a file; --out names a folder")
         found = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
         if found and not resume:
             raise RunError(f"{self.folder} is not empty; choose another --out, or continue with --resume")
-        # a run that was killed while these two were written has only the first, or a temporary file
-        if {name for name in found if not name.endswith(".tmp")} - {"splits.json"}:
+        # a run that was killed while these were written has none that comes later, or a temporary file
+        if {name for name in found if not name.endswith(".tmp")} - {"splits.json", "networks.json"}:
             self.check_same(recipe, splits)
+            check_networks(self.folder, self.networks(), networks or {}, begins=not self.last.is_file())
             return
         noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
         write_json(self.folder / "splits.json", {**noted, **_marks(splits)})
+        if networks:
+            write_json(self.folder / "networks.json", networks)
         write_text(self.folder / "recipe.yaml", _anywhere(recipe).to_yaml())
 
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
@@ -100,6 +110,15 @@ class Run:
         """Class names, in the order of labels."""
         return list(self._read("splits.json")["classes"])
 
+    def networks(self) -> Note:
+        """What is noted of networks that were given from Python; empty where the recipe names all."""
+        return self._read("networks.json") if (self.folder / "networks.json").is_file() else {}
+
+    def check_given(self, backbone: Given | None) -> None:
+        """Raises RunError where the run needs a network from Python, and there is none."""
+        if backbone is None and (stored := self.networks()):
+            raise RunError(needed(self.folder, stored))
+
     def processes(self, step: int = 0) -> int:
         """How many processes made an update, counted from 0: each mixes the images of its own part of a batch."""
         noted = self._read("splits.json")
@@ -125,12 +144,17 @@ class Run:
         self.check_same(recipe, splits)
         return splits
 
-    def step(self, recipe: Recipe, device: str = "cpu") -> Step:
-        """The trained step, in evaluation mode: the checkpoint that was kept, see `Train.keep`."""
+    def step(self, recipe: Recipe, device: str = "cpu", *, backbone: Given | None = None) -> Step:
+        """The trained step, in evaluation mode: the checkpoint that was kept, see `Train.keep`.
+
+        backbone: as it was given to `train`; its weights become the trained ones. Raises RunError without it.
+        """
         path = self.best if self.best.is_file() else self.last
         if not path.is_file():
             raise RunError(f"{self.folder} has no checkpoint yet; train it first")
-        step = Step(recipe, len(self.classes()), pretrained=False)
+        self.check_given(backbone)
+        step = Step(recipe, len(self.classes()), backbone=backbone, pretrained=False)
+        check_networks(self.folder, self.networks(), note_of(step), begins=False)
         try:
             step.load_state_dict(read_state(path)["step"])
         except RuntimeError as error:

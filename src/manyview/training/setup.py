@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import nn
 
+from manyview.branches.given import Given
 from manyview.data import Splits, check_labels, open_splits
 from manyview.data.loader import Batch, Batches
 from manyview.data.loader import stream as open_stream
@@ -117,9 +118,12 @@ def make_accelerator(train: Train) -> Accelerator:
     return accelerator
 
 
-def set_up(recipe: Recipe, quiet: bool = False, data: Mapping[str, Any] | None = None) -> Setup:
+def set_up(
+    recipe: Recipe, quiet: bool = False, backbone: Given | None = None, data: Mapping[str, Any] | None = None
+) -> Setup:
     """Makes the parts of a run. Raises ManyviewError for all that can be known to be wrong; nothing is written.
 
+    backbone: a network in the place of the recipe's, or one a branch.
     data: data sets by split, in the place of what the recipe names; the setup's recipe says so.
     """
     recipe = recipe if data is None else recipe.on_given_data()
@@ -134,7 +138,7 @@ def set_up(recipe: Recipe, quiet: bool = False, data: Mapping[str, Any] | None =
     together = images_together(config, len(splits.train), world)
     clock = clock_of(config, len(splits.train))
 
-    step = Step(recipe, len(splits.classes), clock.steps)
+    step = Step(recipe, len(splits.classes), clock.steps, backbone=backbone)
     if step.classifier:
         check_labels(splits, (), ["classify"])
     check_model(protocols, StepModel(step, splits.classes), splits)
