@@ -47,7 +47,7 @@ def evaluate(
     named = [text for text in given if text not in overrides]
     words = words_of(use or ())
     parse_protocols(named, "protocol", words)
-    subject = open_subject(model, overrides, checkpoint, size, best_device(), words)
+    subject = open_subject(model, overrides, checkpoint, size, best_device(), use=words)
     chosen = parse_protocols(with_own_settings(named, subject.own), "protocol", words) or list(subject.usual)
     judge(subject, chosen, split, console, out=out, cache=cache)
 
