@@ -40,12 +40,12 @@ class RunError(ManyviewError):
     """A run folder that cannot be used: not empty, not finished, or made by another recipe."""
 
 
-class WordsError(ManyviewError):
-    """Words of one's own that cannot be used: the message names the file, and where in it."""
-
-
 class BatchError(DataError, ValueError):
     """A batch that a step cannot take: the message says what of it, and what would be right."""
+
+
+class WordsError(ManyviewError):
+    """Words of one's own that cannot be used: the message names the file, and where in it."""
 
 
 class Unreadable(DataError):

@@ -25,13 +25,13 @@ from manyview.foundation.files import at_home
 from manyview.foundation.vocabulary import NONE, Words
 from manyview.foundation.words import counted
 
-CALLED_WITH = ("root", "download", "stored")  # beside a source's options
-KINDS = {"str": "a string", "bool": "True or False", "int": "a whole number", "float": "a number"}
-GIVEN = "python"  # the source of images that were given
+FROM_PYTHON = "python"  # the source of images that were given
 GIVE_AGAIN = (
     "must be given there again, as data=…, to manyview.train(…, resume=True), manyview.replay or "
     "manyview.judge.subject.open_subject"
 )
+GIVEN = ("root", "download", "stored")  # what a source is called with, beside its options
+KINDS = {"str": "a string", "bool": "True or False", "int": "a whole number", "float": "a number"}
 TRIED = 8  # unreadable images at the beginning of train that do not stop a run from opening its data
 
 
@@ -110,7 +110,7 @@ def bind_source(call: Call, words: Words = NONE) -> tuple[Callable[..., RawSplit
         own = f"; for that folder, write data.source=folder data.root={call.name}" if Path(call.name).is_dir() else ""
         raise DataError(f"data.source: {unknown('source', call.name, known, own=words.own('SOURCES'))}{own}")
     source = known[call.name]
-    options = [p for p in inspect.signature(source).parameters.values() if p.name not in CALLED_WITH]
+    options = [p for p in inspect.signature(source).parameters.values() if p.name not in GIVEN]
     signature = inspect.Signature([p.replace(annotation=p.empty) for p in options])
     fault = misfit(signature, call.args, call.kwargs)
     if fault:
@@ -180,7 +180,7 @@ SOURCES: dict[str, Callable[..., RawSplits]] = {
     "digits": digits,
     "folder": folder,
     "hf": hf,
-    GIVEN: python,
+    FROM_PYTHON: python,
     "torchvision": vision,
     "cifar10": _published("CIFAR10"),
     "cifar100": _published("CIFAR100"),

@@ -81,7 +81,7 @@ class ViewsData(lightning.LightningDataModule):
         super().__init__()
         self.recipe = recipe if data is None else recipe.on_given_data()
         self.splits: Splits = open_splits(self.recipe.data, recipe.seed, data)
-        self.protocols = parse_protocols(recipe.evaluate)
+        self.protocols = parse_protocols(recipe.evaluate, words=recipe.words)
         check_labels(self.splits, recipe.learns_from_labels, recipe.evaluate)
         check_protocols(self.protocols, self.splits)
         self.splits = in_memory(self.splits, recipe.data, Display(quiet=True))

@@ -12,7 +12,7 @@ from typing import Any
 from manyview.branches.timm_models import timm_library
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
-from manyview.data.sources import GIVEN
+from manyview.data.sources import FROM_PYTHON
 from manyview.errors import DataError, RecipeError, RunError
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.evaluate import with_accuracy
@@ -72,8 +72,8 @@ def open_subject(
     checkpoint: Path | None = None,
     size: int | None = None,
     device: str = "cpu",
-    data: Mapping[str, Any] | None = None,
     use: Use | Sequence[Use] = (),
+    data: Mapping[str, Any] | None = None,
 ) -> Subject:
     """Opens a run's folder, an exported folder, or `resnet18(small=True)` with a checkpoint.
 
@@ -121,7 +121,7 @@ def _told(spec: Data, splits: Splits, seed: int = 0) -> str:
         return told_apart(spec, seed)
     marks = [mark_of(getattr(splits, name), pixels=True) for name in ("train", "val", "test")]
     digest = hashlib.blake2b(repr(marks).encode(), digest_size=4).hexdigest()
-    return told_apart(spec.model_copy(update={"source": f"{GIVEN} {digest}", "root": None}), seed)
+    return told_apart(spec.model_copy(update={"source": f"{FROM_PYTHON} {digest}", "root": None}), seed)
 
 
 def told_apart(data: Data, seed: int = 0) -> str:
@@ -174,7 +174,7 @@ def _meant(target: str) -> str:
 def _of_run(run: Run, overrides: Sequence[str], device: str, data: Mapping[str, Any] | None) -> Subject:
     named = any(override.startswith("data.source=") for override in overrides)
     recipe = run.recipe(*(each for each in overrides if not (named and each.startswith("data."))))
-    other = named or (data is not None and recipe.data.source != GIVEN)
+    other = named or (data is not None and recipe.data.source != FROM_PYTHON)
     if named and data is not None:
         raise DataError("data= and data.source= both say what to look at; leave one out")
     step = run.step(recipe, device)

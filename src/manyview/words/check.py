@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from manyview.branches.heads import HEADS, TAPS
-from manyview.data.sources import CALLED_WITH, SOURCES
+from manyview.data.sources import GIVEN, SOURCES
 from manyview.errors import RecipeError, WordsError, brief
 from manyview.evaluate.accuracy import MEASURES
 from manyview.evaluate.protocols import PROTOCOLS
@@ -141,8 +141,8 @@ def _head(made: Any) -> str | None:
 
 def _source(made: Any) -> str | None:
     how = "(root, *, download, stored, …) -> RawSplits"
-    fault = _function(made, "source", CALLED_WITH, how)
-    options = [] if fault else [p for p in inspect.signature(made).parameters.values() if p.name not in CALLED_WITH]
+    fault = _function(made, "source", GIVEN, how)
+    options = [] if fault else [p for p in inspect.signature(made).parameters.values() if p.name not in GIVEN]
     bare = next((p.name for p in options if p.annotation is p.empty), None)
     return fault or (f"it does not say what '{bare}' is, as in {bare}: str" if bare else None)
 
