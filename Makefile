@@ -38,7 +38,7 @@ docs docs-serve: export NO_MKDOCS_2_WARNING = 1
 
 docs: .venv/.docs
 	$(BIN)/mkdocs build --strict --quiet
-	@echo "site/index.html"
+	@echo "open site/index.html; its search needs a server: make docs-serve"
 
 docs-serve: .venv/.docs
 	$(BIN)/mkdocs serve --strict

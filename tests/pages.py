@@ -12,7 +12,7 @@ from itertools import dropwhile, groupby
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"])
+PAGES = sorted(page for place in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/*.md") for page in ROOT.glob(place))
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->")
 
 
