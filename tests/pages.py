@@ -12,7 +12,9 @@ from itertools import dropwhile, groupby
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(page for place in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/*.md") for page in ROOT.glob(place))
+PAGES = sorted(
+    page for place in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/*.md") for page in ROOT.glob(place)
+)
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->")
 
 
@@ -61,7 +63,7 @@ def blocks(page: Path, language: str | None = None) -> tuple[Block, ...]:
 @cache
 def text_of(page: Path) -> str:
     """A page without its fenced blocks and comments."""
-    return re.sub(r"(?ms)^\s*```.*?^\s*```\s*?$|<!--.*?-->", "", page.read_text(encoding="utf-8"))
+    return re.sub(r"(?ms)^\s*```.*?^\s*```\s*?$|^\s*<!--.*?-->\s*?$", "", page.read_text(encoding="utf-8"))
 
 
 def inline(page: Path) -> list[str]:
