@@ -20,7 +20,8 @@ from torch.utils.hooks import RemovableHandle
 
 from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
-from manyview.branches.spec import FEATURES, LOGITS
+from manyview.branches.given import Given, Network, given_networks, look_at
+from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.optimize import parts_of
@@ -52,11 +53,18 @@ class Step(nn.Module):
     Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates (by default what the
     recipe's `train.steps` says), which weights and momenta that follow the run's progress need to be trained. Weights
     are initialised from the recipe's seed, whatever was drawn before; pretrained=False skips published weights, where a
-    checkpoint follows. Raises RecipeError where a relation and its readouts do not fit.
+    checkpoint follows. backbone: a network in place of the recipe's, or one a branch, `{branch: module}`; see
+    `branches.given`. Raises RecipeError where a relation and its readouts do not fit.
     """
 
     def __init__(
-        self, recipe: Recipe, num_classes: int, total_steps: int | None = None, pretrained: bool = True
+        self,
+        recipe: Recipe,
+        num_classes: int,
+        total_steps: int | None = None,
+        *,
+        backbone: Given | None = None,
+        pretrained: bool = True,
     ) -> None:
         from timm.utils import ModelEmaV3
 
@@ -72,6 +80,7 @@ class Step(nn.Module):
         self.test_plan = {name: view for name, view in recipe.view_plan.items() if name == TEST}
         relations = recipe.relation_plan
         reads = [read for relation in relations for read in relation.all_reads]
+        given = given_networks(backbone, recipe.branch_plan, {read.branch for read in reads})
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(recipe.seed)  # torch.manual_seed would seed the GPUs' generators, too
             self.branches = nn.ModuleDict()
@@ -81,11 +90,14 @@ class Step(nn.Module):
                 if used:
                     own = pretrained and spec.ema is None
                     channels = recipe.data.channels or 3
-                    self.branches[name] = Branch(spec, num_classes, self.plan, used, own, channels)
+                    network = self._network(spec, given, reads, channels)
+                    self.branches[name] = Branch(spec, num_classes, self.plan, used, own, channels, network)
                     if spec.ema is not None:
                         self.branch(name).begin_as(self._followed(spec.ema))
             self.relations = nn.ModuleDict({plan.name: self._build(plan) for plan in relations})
         self._hold_what_is_only_stopped()
+        if given:
+            self._go_where_networks_lie()
         self.average = ModelEmaV3(self.main, decay=recipe.train.ema) if recipe.train.ema else None
         if self.average is not None:
             self.average.requires_grad_(False)  # timm leaves it on, and DDP would wait for gradients that never come
@@ -128,6 +140,41 @@ class Step(nn.Module):
             raise RecipeError(f"branches: an EMA follows '{ema.of}', but no relation reads that branch")
         return self.branch(ema.of.text)
 
+    def _network(
+        self, spec: BranchSpec, given: Mapping[str, nn.Module], reads: Sequence[Read], channels: int
+    ) -> Network | None:
+        """The given network of a branch, looked at; of an EMA a copy of the one it follows."""
+        if spec.ema is not None:
+            return self._followed(spec.ema).network_copied()
+        if spec.name not in given:
+            return None
+        own = [read for read in reads if read.branch == spec.name]
+        trained = any("stop" not in read.functions for read in own)
+        used = {read.name for read in own}
+        return look_at(given[spec.name], spec, self.plan, used, trained, self.num_classes, channels)
+
+    def _go_where_networks_lie(self) -> None:
+        """All else follows the given networks to their device."""
+        devices = {self.branch(name).mean.device for name in self.branches if self.branch(name).given}
+        if len(devices) > 1:
+            raise ManyviewError(f"backbone: the networks lie on {' and '.join(map(str, devices))}; bring them to one")
+        self.to(devices.pop())
+        # DDP would wait for gradients of a classifier that no relation reads
+        if idle := sorted(self.idle):
+            self._ddp_params_and_buffers_to_ignore = idle
+
+    @property
+    def idle(self) -> set[str]:
+        """Parameters that no loss reaches: of a given network's classifier that no relation reads."""
+        return {f"branches.{name}.backbone.{each}" for name in self.branches for each in self.branch(name).idle}
+
+    def parts_of(self, name: str) -> list[str]:
+        """The parts that a parameter belongs to, see `optimize.parts_of`; a given network's classifier is `logits`."""
+        match name.split(".", 3):
+            case ["branches", branch, "backbone", inner] if self.branch(branch).is_classifier(inner):
+                return parts_of(f"branches.{branch}.heads.{LOGITS}.{inner}")
+        return parts_of(name)
+
     def train(self, mode: bool = True) -> Step:
         """As for any module; but what is held (see `_hold_what_is_only_stopped`) stays in evaluation mode."""
         super().train(mode)
@@ -139,7 +186,7 @@ class Step(nn.Module):
         """Keeps parts of the networks in evaluation mode, whatever follows. parts: names as `optimize.parts_of` has."""
         followers = tuple(f"branches.{name}." for name in self.branches if self.branch(name).spec.ema is not None)
         for name, module in self.named_modules():
-            if not name.startswith(followers) and not {*parts_of(name)}.isdisjoint(parts):
+            if not name.startswith(followers) and not {*self.parts_of(name)}.isdisjoint(parts):
                 self._held.append(module.eval())
 
     def _hold_what_is_only_stopped(self) -> None:
@@ -153,7 +200,7 @@ class Step(nn.Module):
             branch = self.branch(name)
             moved = [(r.name, r.view) for r in self._reads() if r.branch == name and "stop" not in r.functions]
             trained = {readout for readout, _ in branch.with_inputs(moved)}
-            for module in [branch.heads[head] for head in branch.heads if head not in trained] if moved else [branch]:
+            for module in [branch.head(head) for head in branch.inputs if head not in trained] if moved else [branch]:
                 module.requires_grad_(False)
                 if branch.spec.ema is None:
                     self._held.append(module.eval())
@@ -396,7 +443,7 @@ class Step(nn.Module):
     def classifier(self) -> str | None:
         """The head that gives class scores: `logits`, else a joint head (SLA+SI); None if nothing classifies."""
         heads = [LOGITS, *self.main.orbits]
-        return next((head for head in heads if head in self.main.heads), None) if self.num_classes else None
+        return next((head for head in heads if head in self.main.inputs), None) if self.num_classes else None
 
     @torch.no_grad()
     def predict(self, images: Tensor | Sequence[Tensor], *, aggregated: bool = False) -> dict[str, Tensor]:

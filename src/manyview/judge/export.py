@@ -82,7 +82,7 @@ def timm_state(step: Step, branch: Branch) -> tuple[dict[str, Tensor], int]:
     head = step.classifier
     if head is None:
         return state, 0
-    layer = branch.heads[head]
+    layer = branch.head(head)
     if not isinstance(layer, nn.Linear) or branch.inputs[head] != "h":
         raise RunError(f"head '{head}' is no linear layer on h, so timm has no place for it; export works on linear(h)")
     members = branch.members(head)

@@ -213,12 +213,14 @@ def parameter_groups(module: nn.Module, weight_decay: float, rules: Rules) -> li
     timm. Raises ValueError for parts that do not exist, and for a part whose lr is scaled under two names.
     """
     spared: set[str] = getattr(module, "no_weight_decay", set)()
+    idle: set[str] = getattr(module, "idle", set())
+    of: Callable[[str], list[str]] = getattr(module, "parts_of", parts_of)
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     known: set[str] = set()
     for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or name in idle:
             continue
-        parts = parts_of(name)
+        parts = of(name)
         known.update(parts)
         scaled = [part for part in parts if part in rules.scale]
         if len(scaled) > 1:
