@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from manyview.foundation.words import several
@@ -34,6 +34,10 @@ class DataError(ManyviewError):
 
 class RunError(ManyviewError):
     """A run folder that cannot be used: not empty, not finished, or made by another recipe."""
+
+
+class WordsError(ManyviewError):
+    """Words of one's own that cannot be used: the message names the file, and where in it."""
 
 
 class Unreadable(DataError):
@@ -70,8 +74,12 @@ LISTS = {
 """Kind of name -> where all of them stand."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None) -> str:
+def unknown(
+    kind: str, name: str, known: Iterable[str], plural: str | None = None, own: Collection[str] = ()
+) -> str:
     """One line for a name that does not exist: the one that may be meant, then all, or the nearest and where all are.
+
+    own: those of them that are not packaged, and stand in no list of ours.
 
     >>> unknown("op", "crp", ["crop", "flip"])
     "unknown op 'crp'; did you mean 'crop'? ops: crop, flip"
@@ -82,7 +90,9 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
     hint = f"; did you mean '{ranked[0]}'?" if close else ";"
     told = ", ".join(names) or "none"
     if len(names) > FEW:
-        where = f"{LISTS[kind]} has all {len(names)}" if kind in LISTS else f"{len(names)} in all"
+        packaged = len(names) - len(own)
+        where = f"{LISTS[kind]} has all {packaged}" if kind in LISTS else f"{packaged} in all"
+        where += f", and your own: {', '.join(sorted(own))}" if own else ""
         told = f"{', '.join(ranked[:NEAREST])}, … ({where})"
     return f"unknown {kind} '{name}'{hint} {plural or several(kind)}: {told}"
 

@@ -20,6 +20,7 @@ from manyview.cli.recipes import plan, recipes
 from manyview.cli.speech import tell
 from manyview.cli.train import train
 from manyview.errors import ManyviewError, ManyviewWarning
+from manyview.foundation.vocabulary import own_fault
 from manyview.show.usage import USAGE, usage_line
 
 app = typer.Typer(
@@ -67,6 +68,10 @@ def main() -> None:
             told, code = str(error), 2
         except USAGE as error:
             told, code = usage_line(error, _as_override), 2
+        except Exception as error:  # of a words file: its author wants the line, not our frames around it
+            if (own := own_fault(error)) is None:
+                raise
+            told, code = own, 2
         else:
             told = "stopped" if code == STOPPED else ""
     if told:

@@ -15,6 +15,7 @@ import torch
 from manyview.branches.heads import TAPS, build_head
 from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
 from manyview.errors import ManyviewWarning
+from manyview.foundation.vocabulary import NONE, Words
 from manyview.recipe.readouts import RelationPlan, build_relation, make_port
 from manyview.relations import FitError
 from manyview.views.plan import PlannedView
@@ -23,7 +24,10 @@ WIDTH, CLASSES = 64, 10
 
 
 def rehearse(
-    branches: Mapping[str, BranchSpec], relations: Sequence[RelationPlan], views: Mapping[str, PlannedView]
+    branches: Mapping[str, BranchSpec],
+    relations: Sequence[RelationPlan],
+    views: Mapping[str, PlannedView],
+    words: Words = NONE,
 ) -> None:
     """Raises RecipeError, naming the place, for arguments that a head or a relation of the recipe does not take."""
     with torch.device("meta"), warnings.catch_warnings():
@@ -47,7 +51,9 @@ def _shapes(spec: BranchSpec, views: Mapping[str, PlannedView]) -> tuple[dict[st
         if call.name in TAPS:
             dims[head] = WIDTH
         else:
-            built = build_head(call, dims[call.args[0].text], CLASSES, views, f"branches.{spec.name}.{head}")
+            built = build_head(
+                call, dims[call.args[0].text], CLASSES, views, f"branches.{spec.name}.{head}", spec.words
+            )
             dims[head] = built.width
             if built.orbit is not None:
                 orbits[head] = built.orbit
