@@ -134,7 +134,7 @@ def entry(name: str, node: Definition) -> Iterator[str]:
 def api() -> str:
     """The whole page."""
     parts = dict(PARTS)
-    for path in sorted((SOURCES / "manyview" / "integrations").glob("[a-z]*.py")):
+    for path in sorted((SOURCES / "manyview" / "integrations").glob("[a-z]*")):
         module = f"manyview.integrations.{path.stem}"
         parts[module] = (module, prose(ast.get_docstring(tree_of(module)) or ""))
     lines = [HEADER]

@@ -31,7 +31,7 @@ class Block:
     @property
     def where(self) -> str:
         """Page and line, for messages."""
-        return f"{self.page.relative_to(ROOT)}, line {self.line}"
+        return f"{self.page.name}, line {self.line}"
 
     @property
     def file(self) -> str | None:

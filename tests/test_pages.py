@@ -20,6 +20,7 @@ from manyview.load import load_recipe, packaged_recipes, parse_recipe
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.strict_yaml import read_yaml
 from manyview.show.usage import USAGE
+from manyview.words.load import words_of
 from pages import PAGES, ROOT
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -82,7 +83,7 @@ def file_of(page: Path, name: str, folder: Path) -> Path:
 def check_words(page: Path, given: dict, folder: Path) -> None:
     """What the words of a command mean: recipes, overrides, protocols; all that can be told before an image is read."""
     use = [file_of(page, str(one), folder) if str(one).endswith(".py") else one for one in given.get("use") or ()]
-    kept = {"use": use} if use else {}
+    own = words_of(use)
     texts = [*(given.get("overrides") or ()), *(given.get("images") or ()), *(given.get("protocols") or ())]
     names = [given["recipe"]] if isinstance(given.get("recipe"), str) else []
     if "recipes" in given:
@@ -91,11 +92,11 @@ def check_words(page: Path, given: dict, folder: Path) -> None:
     overrides = [text for text in texts if re.match(r"[\w.]+=", text) and not text.startswith("budget=")]
     owned = [re.match(r"([\w-]+):([\w.]+=.*)", text) for text in texts]
     if "protocols" in given:
-        parse_protocols([text for text in texts if text not in overrides], "protocol", **kept)
+        parse_protocols([text for text in texts if text not in overrides], "protocol", own)
     for name in names or ["tied_imagenet"] * bool(overrides):
         name = STANDS_FOR.get(name, name)
-        own = [match[2] for match in owned if match and match[1] == Path(name).stem]
-        load_recipe(file_of(page, name, folder) if name.endswith(".yaml") else name, *overrides, *own, **kept)
+        its = [match[2] for match in owned if match and match[1] == Path(name).stem]
+        load_recipe(file_of(page, name, folder) if name.endswith(".yaml") else name, *overrides, *its, use=own)
 
 
 @by_page
@@ -107,7 +108,7 @@ def test_commands_are_commands(page, tmp_path):
             command, rest = command_of(words)
             given = command.make_context(words[0], rest).params
             check_words(page, given, tmp_path)
-        except (*USAGE, LookupError, manyview.ManyviewError) as error:
+        except (USAGE, LookupError, manyview.ManyviewError) as error:
             pytest.fail(f"{where}\n{error}")
 
 
@@ -117,7 +118,10 @@ def test_commands_in_the_text_are_commands(page):
         program, *words = code.split()
         if program != "manyview" or not words or not re.fullmatch(r"[a-z]+", words[0]):
             continue
-        command, rest = command_of([word for word in words if word not in ("…", "COMMAND")])
+        try:
+            command, rest = command_of([word for word in words if word not in ("…", "COMMAND")])
+        except LookupError as error:
+            pytest.fail(f"{page.name}: {code}: {error}")
         known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         flags = {word.partition("=")[0] for word in rest if word.startswith("-")}
         assert flags <= known | {"--help", "-h"}, f"{page.name}: {code}"
@@ -201,20 +205,26 @@ def test_snippets_name_what_exists(page):
             assert exists(name), f"{block.where}: {name}"
 
 
-RUN = {page: [b for b in pages.blocks(page, "python") if not b.why_not] for page in PAGES if page.name != "api.md"}
+def run_snippets(page: Path, monkeypatch, folder: Path) -> None:
+    """A page's blocks of Python, one after another, in a folder that holds the files which the page shows."""
+    monkeypatch.chdir(folder)
+    for block in pages.blocks(page):
+        if block.file:
+            (folder / block.file).write_text(block.text, encoding="utf-8")
+    known: dict[str, object] = {"__name__": "page"}
+    for block in runnable(page):
+        exec(compile("\n" * block.line + block.text, str(page), "exec"), known)
+
+
+def runnable(page: Path) -> list[pages.Block]:
+    """The blocks of Python that a page does not say are not run; api.md has signatures."""
+    return [block for block in pages.blocks(page, "python") if not block.why_not and page.name != "api.md"]
 
 
 @pytest.mark.slow(reason="trains some steps as the pages do")
-@pytest.mark.parametrize("page", [page for page in RUN if RUN[page]], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", filter(runnable, PAGES), ids=lambda page: str(page.relative_to(ROOT)))
 def test_snippets_run(page, tmp_path, monkeypatch):
-    """One after another, in a folder that holds the files which the page shows."""
-    monkeypatch.chdir(tmp_path)
-    for block in pages.blocks(page):
-        if block.file:
-            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
-    known: dict[str, object] = {"__name__": "page"}
-    for block in RUN[page]:
-        exec(compile("\n" * block.line + block.text, str(page), "exec"), known)
+    run_snippets(page, monkeypatch, tmp_path)
 
 
 def test_recipes_named_in_the_text_exist():
@@ -230,3 +240,45 @@ def test_a_reason_stands_right_above_what_is_not_run():
         told = [block.why_not for block in pages.blocks(page, "python") if block.why_not]
         lines = map(str.strip, page.read_text(encoding="utf-8").splitlines())
         assert told == [match[1] for match in map(pages.NOT_RUN.fullmatch, lines) if match], page.name
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (test_links_lead_somewhere, "[there](nowhere.md)"),
+        (test_links_lead_somewhere, "## Here\n[there](#nowhere)"),
+        (test_commands_are_commands, "```sh\nmanyview trian quickstart --out runs/a\n```"),
+        (test_commands_are_commands, "```sh\nmanyview train quickstrat --out runs/a\n```"),
+        (test_commands_are_commands, "```sh\nmanyview train quickstart --otu runs/a\n```"),
+        (test_commands_are_commands, "```sh\nmanyview train quickstart \\\n    train.epohcs=3 --out runs/a\n```"),
+        (test_commands_are_commands, '```sh\nmanyview eval runs/a "knn(q=3)"\n```'),
+        (test_commands_are_commands, "```sh\nmanyview compare quickstart quickstart:train.epohcs=3 --out runs/a\n```"),
+        (test_commands_in_the_text_are_commands, "`manyview trian`"),
+        (test_commands_in_the_text_are_commands, "`manyview train --otu`"),
+        (test_other_commands_name_what_exists, "```sh\ncd x && make tset\n```"),
+        (test_other_commands_name_what_exists, "```sh\npython docs/nowhere.py\n```"),
+        (test_other_commands_name_what_exists, "```sh\npip install 'manyview[nothing]'\n```"),
+        (test_snippets_name_what_exists, "```python\nfrom manyview import Setp\n```"),
+        (test_snippets_name_what_exists, "```python\nimport manyview\nmanyview.functional.similarty\n```"),
+    ],
+)
+def test_a_page_that_is_wrong_is_found(check, text, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"# Page\n\n{text}\n", encoding="utf-8")
+    more = {"tmp_path": tmp_path} if check is test_commands_are_commands else {}
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check(page, **more)
+
+
+def test_snippets_see_the_page_s_files_and_each_other(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```yaml\n# mine.yaml\na: 1\n```\n```python\ntext = open('mine.yaml').read()\n```\n"
+        "<!-- not run: shows a mistake -->\n\n```python\n1 / 0\n```\n```python\nassert 'a: 1' in text\n```\n",
+        encoding="utf-8",
+    )
+    run_snippets(page, monkeypatch, tmp_path)
+    page.write_text("```python\n1 / 0\n```\n", encoding="utf-8")
+    pages.blocks.cache_clear()
+    with pytest.raises(ZeroDivisionError):
+        run_snippets(page, monkeypatch, tmp_path)
