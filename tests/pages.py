@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     page for place in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/*.md") for page in ROOT.glob(place)
 )
+PROGRAMS = ("manyview", "make", "python", "pytest", "pip")
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->")
 
 
@@ -54,6 +55,8 @@ def blocks(page: Path, language: str | None = None) -> tuple[Block, ...]:
             fence, above = None, ""
         elif fence is not None:
             lines.append(line.removeprefix(fence[1]))
+        elif re.match(rf"    ({'|'.join(PROGRAMS)}) ", line):  # a command set off by indentation alone
+            found.append(Block(page, number, "sh", line.strip() + "\n", None))
         elif line.strip():
             above = line
     assert fence is None, f"{page.name}: the block of line {fence[0]} has no end"

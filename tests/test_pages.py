@@ -249,6 +249,7 @@ def test_a_reason_stands_right_above_what_is_not_run():
         (test_links_lead_somewhere, "## Here\n[there](#nowhere)"),
         (test_commands_are_commands, "```sh\nmanyview trian quickstart --out runs/a\n```"),
         (test_commands_are_commands, "```sh\nmanyview train quickstrat --out runs/a\n```"),
+        (test_commands_are_commands, "    manyview train quickstrat --out runs/a"),
         (test_commands_are_commands, "```sh\nmanyview train quickstart --otu runs/a\n```"),
         (test_commands_are_commands, "```sh\nmanyview train quickstart \\\n    train.epohcs=3 --out runs/a\n```"),
         (test_commands_are_commands, '```sh\nmanyview eval runs/a "knn(q=3)"\n```'),
