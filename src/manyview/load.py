@@ -133,7 +133,7 @@ def _drop_replaced_length(raw: dict[str, Any], keys: Sequence[str]) -> None:
 
 def _check(recipe: Recipe) -> None:
     views = recipe.view_plan  # first, since it needs torch alone, and branches timm, which takes another two seconds
-    rehearse(recipe.branch_plan, recipe.relation_plan, views, recipe.words)
+    rehearse(recipe.branch_plan, recipe.relation_plan, views, recipe.words, recipe.data.channels or 3)
     bind_source(recipe.data.call, recipe.words)
     heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.ema is None}
     check_training(recipe.train, parts(heads, [plan.name for plan in recipe.relation_plan]))

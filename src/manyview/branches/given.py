@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from manyview.branches.spec import LOGITS, NORMALIZATIONS, BranchSpec
-from manyview.errors import ManyviewError, ManyviewWarning, reason, unknown
+from manyview.errors import ManyviewError, reason, unknown, warn
 from manyview.foundation.grammar import Name
 from manyview.foundation.words import counted
 from manyview.views.plan import PlannedView
@@ -149,7 +148,7 @@ def look_at(
     if layer is not None:
         _check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
     if spec.init is not None:
-        _warn(f"{where} keeps its weights; init: {spec.init} is for heads and relations alone then")
+        warn(f"{where} keeps its weights; init: {spec.init} is for heads and relations alone then")
     module.to(memory_format=memory_format)
     return Network(module, name, reader, feature.shape[1], layer is not None and LOGITS in used)
 
@@ -282,12 +281,12 @@ def _doubt(module: nn.Module, output: Any, last: list[tuple[str, nn.Linear, Tens
         return
     name, layer, gave = last[-1]
     if gave is output and classes:
-        _warn(
+        warn(
             f"{where} ends in the linear layer '{name}' of {counted(layer.out_features, 'column')}, read as the "
             f"feature h; if it is a classifier, give it {classes} and it is trained as {LOGITS}"
         )
     elif output.shape[1] == classes:
-        _warn(
+        warn(
             f"{where} gives {counted(classes, 'column')}, one a class, but not by a last linear layer, so it is read "
             f"as the feature h; a classifier that is to be trained as {LOGITS} gives plain scores, without a softmax"
         )
@@ -295,7 +294,7 @@ def _doubt(module: nn.Module, output: Any, last: list[tuple[str, nn.Linear, Tens
 
 def _check_classifier(layer: nn.Module, name: str, spec: BranchSpec, read: bool, classes: int, where: str) -> None:
     if not read:
-        _warn(f"{where} has the classifier '{name}', which no relation reads: it stays as it is, and h goes into it")
+        warn(f"{where} has the classifier '{name}', which no relation reads: it stays as it is, and h goes into it")
         return
     assert isinstance(layer, nn.Linear)
     head = spec.heads.get(LOGITS)
@@ -358,10 +357,6 @@ def _feature(output: Any, network: nn.Module) -> Tensor:
 
 def _is_torchvisions(module: nn.Module) -> bool:
     return any(kind.__module__.startswith("torchvision.models") for kind in type(module).__mro__)
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, ManyviewWarning, stacklevel=5)
 
 
 __all__ = ["Given", "Network", "Reader", "given_networks", "left_out", "look_at", "looking_on", "normalization_of"]

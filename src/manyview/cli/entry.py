@@ -16,6 +16,7 @@ import typer
 from manyview.cli.compare import compare
 from manyview.cli.judge import evaluate, export, predict
 from manyview.cli.look import replay, views
+from manyview.cli.new import new
 from manyview.cli.recipes import plan, recipes
 from manyview.cli.speech import tell
 from manyview.cli.train import train
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "replay": replay,
     "compare": compare,
     "export": export,
+    "new": new,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
@@ -53,10 +55,13 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     atexit.register(gc.freeze)  # Python's last search for circles would take a third of a second through torch
     usual = warnings.showwarning
+    told_once: set[str] = set()  # a recipe may be read twice on the way
 
     def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, ManyviewWarning):
-            tell(f"warning: {message}")
+            if str(message) not in told_once:
+                tell(f"warning: {message}")
+            told_once.add(str(message))
         else:
             usual(message, category, *where, **more)
 

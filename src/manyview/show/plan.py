@@ -22,6 +22,7 @@ from manyview.recipe.recipe import Recipe
 from manyview.step import Step
 from manyview.views.ops import OPS
 from manyview.views.plan import IMAGE, TEST, PlannedView, mixes
+from manyview.views.trial import reference_note
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Plan:
         if clock is not None:
             epochs = counted(clock.steps / clock.steps_per_epoch, "epoch")
             told.append(f"run: {counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}")
+        if note := reference_note(self.recipe.train_views, self.recipe.words):
+            told.append(f"views: {note}")
         return Group(self.recipe.title, "", views, branches, relations, self.summary(), tuned, *told)
 
     def summary(self) -> str:

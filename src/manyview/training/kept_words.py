@@ -64,11 +64,11 @@ def check_words(folder: Path, words: Words, exact: bool) -> None:
         own = _ask(folder, kept)
         if changed is None:
             what = f"{each.name}: {', '.join(each.adds)}"
-            raise RunError(f"{folder} was made with words of its own ({what}); give them, {own}")
+            raise RunError(f"{folder} was made with words of its own ({what}); give them: {own}")
         told = f"{folder} was made with another {each.name} than {changed.label}; its own: {own}"
         if exact:
             raise RunError(told)
-        warnings.warn(told, ManyviewWarning, stacklevel=4)
+        warnings.warn(told, ManyviewWarning, stacklevel=1)
 
 
 def _changed(kept: Kept, origins: Sequence[Origin]) -> Origin | None:
@@ -81,7 +81,7 @@ def _changed(kept: Kept, origins: Sequence[Origin]) -> Origin | None:
 def _ask(folder: Path, kept: Sequence[Kept]) -> str:
     files = [f"--use {shlex.quote(str(folder / FOLDER / each.file))}" for each in kept if each.file is not None]
     packages = [f"{each.name} {each.version}".rstrip() for each in kept if each.file is None]
-    parts = [f"as in {' '.join(files)}"] if files else []
+    parts = [" ".join(files)] if files else []
     return " and ".join([*parts, *([f"with {', '.join(packages)} installed"] if packages else [])])
 
 

@@ -56,11 +56,10 @@ def _origin(given: str | Path | ModuleType) -> Origin:
         with registering(source) as taken:
             module = _run(path, source, label)
         return _of(module, label, path.name, digest_of(source), source, taken)
-    if str(given.__name__).startswith(PREFIX) or getattr(given, "__file__", None) is None:
-        raise WordsError(
-            f"use={given.__name__}: {'give its file' if given.__file__ else 'it is of no file; write one'}"
-        )
-    path, source = read_words(given.__file__)
+    file = getattr(given, "__file__", None)
+    if file is None or given.__name__.startswith(PREFIX):
+        raise WordsError(f"use: module {given.__name__} stands in no file of its own; write one, NAME.py")
+    path, source = read_words(file)
     return _of(given, f"module {given.__name__}", path.name, digest_of(source), source)
 
 
