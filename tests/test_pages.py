@@ -71,8 +71,8 @@ def command_of(words):
 def file_of(page: Path, name: str, folder: Path) -> Path:
     """A file that a page's command names: a block of the page whose first line says so, or one of the repository."""
     for block in pages.blocks(page):
-        if block.file == name:
-            path = folder / name
+        if block.file == Path(name).name:  # wherever a command finds it, as in a run
+            path = folder / block.file
             path.write_text(block.text, encoding="utf-8")
             return path
     found = [*(ROOT / "benchmarks").rglob(Path(name).name), *(ROOT / "examples").rglob(Path(name).name)]
@@ -213,7 +213,7 @@ def run_snippets(page: Path, monkeypatch, folder: Path) -> None:
             (folder / block.file).write_text(block.text, encoding="utf-8")
     known: dict[str, object] = {"__name__": "page"}
     for block in runnable(page):
-        exec(compile("\n" * block.line + block.text, str(page), "exec"), known)
+        exec(compile("\n" * block.line + block.text, str(page), "exec", dont_inherit=True), known)
 
 
 def runnable(page: Path) -> list[pages.Block]:
