@@ -1,20 +1,22 @@
 """Branches: networks that look at views and give named readouts.
 
-A branch owns a timm backbone, heads, its normalisation, and the way views pass through it: `joint` (all views of one
-size in one batch, and then all views through the heads, so that BatchNorm sees them together) or `separate` (one view
-at a time; a family is one view). Only heads that some relation reads are built.
+A branch owns a backbone (timm's, or one that was given), heads, its normalisation, and the way views pass through it:
+`joint` (all views of one size in one batch, and then all views through the heads, so that BatchNorm sees them together)
+or `separate` (one view at a time; a family is one view). Only heads that some relation reads are built.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manyview.branches.ema import follow
+from manyview.branches.given import GivenError, Network, Reader, looking_on, normalization_of, tried_size
 from manyview.branches.heads import TAPS, build_head
 from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
 from manyview.branches.timm_arguments import timm_options
@@ -30,8 +32,8 @@ class Branch(nn.Module):
     """One network with its heads. Built by the step; `forward` gives the readouts that are asked for, and no others.
 
     Arguments: spec; classes of the data set; views, the plan (for the size of orbits and images); used, the readouts
-    that are needed; pretrained, see `make_backbone`; channels of the images. Raises RecipeError for an unknown backbone
-    or arguments that do not fit.
+    that are needed; pretrained, see `make_backbone`; channels of the images; given, a network in place of the spec's
+    backbone. Raises RecipeError for an unknown backbone or arguments that do not fit.
     """
 
     def __init__(
@@ -42,21 +44,30 @@ class Branch(nn.Module):
         used: Collection[str],
         pretrained: bool = True,
         channels: int = 3,
+        given: Network | None = None,
     ) -> None:
         super().__init__()
-        self.spec = spec
-        self.backbone = make_backbone(spec.backbone, f"branches.{spec.name}.backbone", pretrained, channels)
-        cfg = self.backbone.pretrained_cfg if channels == 3 else {}
-        mean, std = spec.normalize or (cfg.get("mean", (0.5,)), cfg.get("std", (0.5,)))
-        self.register_buffer("mean", torch.tensor(mean).expand(channels).reshape(1, -1, 1, 1).clone(), persistent=False)
-        self.register_buffer("std", torch.tensor(std).expand(channels).reshape(1, -1, 1, 1).clone(), persistent=False)
+        self.spec = spec if given is None else replace(spec, backbone=Call(given.name))
+        self.given = given is not None
+        self.backbone: Any
+        if given is None:
+            self.backbone = make_backbone(spec.backbone, f"branches.{spec.name}.backbone", pretrained, channels)
+            width = getattr(self.backbone, "head_hidden_size", self.backbone.num_features)
+        else:
+            self.backbone, width = given.module, given.width
+        self.reader = Reader() if given is None else given.reader
+        mean, std = spec.normalize or (normalization_of(self.backbone) if channels == 3 else ((0.5,), (0.5,)))
+        device = None if given is None else given.device
+        for name, values in (("mean", mean), ("std", std)):
+            each = torch.tensor(values, device=device).expand(channels).reshape(1, -1, 1, 1)
+            self.register_buffer(name, each.clone(), persistent=False)
         self.mean: Tensor
         self.std: Tensor
 
         self.inputs: dict[str, str] = {}  # head -> the readout it reads, in order of computation
         self.taps: dict[str, str] = {}  # readout -> layer of the backbone
         self.orbits: dict[str, PlannedView] = {}  # head -> the orbit it tells apart
-        self.dims: dict[str, int] = {FEATURES: getattr(self.backbone, "head_hidden_size", self.backbone.num_features)}
+        self.dims: dict[str, int] = {FEATURES: width}
         self.heads = nn.ModuleDict()
         self._measured: tuple[int, int] | None = None  # the size of the view that layers were measured on
         calls = dict(spec.heads)
@@ -64,14 +75,41 @@ class Branch(nn.Module):
         needed = _needed(calls, used)
         for name, call in calls.items():
             if name in needed and call.name in TAPS:
-                self.taps[name] = _layer(self.backbone, call.args[0], f"branches.{spec.name}.{name}")
+                self.taps[name] = self._layer(call.args[0], f"branches.{spec.name}.{name}")
         if self.taps:
             self.dims |= self._tap_widths(views)
         for name, call in calls.items():
-            if name in needed and call.name not in TAPS:
+            if name == LOGITS and given is not None and given.trains:
+                self.dims[name], self.inputs[name] = classes, FEATURES
+            elif name in needed and call.name not in TAPS:
                 self._add_head(name, call, classes, views)
         if spec.init is not None:
-            spec.init(self)
+            spec.init(self if given is None else self.heads)
+
+    def head(self, name: str) -> nn.Module:
+        """The network of a head; `logits` of a given network that ends in its classifier is that layer."""
+        own = self.reader.classifier
+        return self.backbone.get_submodule(own) if name not in self.heads and own else self.heads[name]
+
+    def is_classifier(self, name: str) -> bool:
+        """Whether a layer or parameter of the backbone is a given network's classifier, or of it."""
+        own = self.reader.classifier
+        return own is not None and f"{name}.".startswith(f"{own}.")
+
+    @property
+    def idle(self) -> list[str]:
+        """Parameters of the backbone that no loss reaches: those of a classifier that no relation reads."""
+        if LOGITS in self.inputs and LOGITS not in self.heads:
+            return []
+        return [name for name, _ in self.backbone.named_parameters() if self.is_classifier(name)]
+
+    def network_copied(self) -> Network | None:
+        """A given network's copy, which an EMA begins as; None for one that was not given."""
+        if not self.given:
+            return None
+        trains = LOGITS in self.inputs and LOGITS not in self.heads
+        name = self.spec.backbone.name
+        return Network(self.backbone, name, self.reader, self.dims[FEATURES], trains).copied()
 
     def _add_head(self, name: str, call: Call, classes: int, views: Mapping[str, PlannedView]) -> None:
         reads = call.args[0].text
@@ -79,6 +117,14 @@ class Branch(nn.Module):
         self.heads[name], self.dims[name], self.inputs[name] = built.module, built.width, reads
         if built.orbit is not None:
             self.orbits[name] = built.orbit
+
+    def _layer(self, layer: str, where: str) -> str:
+        names = [name for name, _ in self.backbone.named_modules() if name]
+        if layer not in names:
+            raise RecipeError(f"{where}: {unknown('layer', layer, [name for name in names if name.count('.') < 2])}")
+        if self.is_classifier(layer):
+            raise RecipeError(f"{where}: layer '{layer}' is the given network's classifier; read {LOGITS}")
+        return layer
 
     def check_maps(self, readout: str, size: tuple[int, int] | None, where: str) -> None:
         """Raises RecipeError where a readout holds whole maps of views of another size than they were measured on.
@@ -95,37 +141,50 @@ class Branch(nn.Module):
     @torch.no_grad()
     def _tap_widths(self, views: Mapping[str, PlannedView]) -> dict[str, int]:
         """Widths of the layers that are read, from one image of the size the first view has."""
-        first = next(iter(views.values()))
-        # where the view keeps the image's own size, which no recipe tells, a network of a fixed size tells it
-        usual = getattr(getattr(self.backbone, "patch_embed", None), "img_size", None) or (64, 64)
-        height, width = first.output_size(torch.tensor([list(usual)]))[0].tolist()
-        self._measured = (height, width)
-        training = self.training
-        self.eval()
-        values = self._features(torch.zeros(1, len(self.mean.flatten()), height, width))
-        self.train(training)
+        self._measured = tried_size(self.backbone, views)
+        with looking_on(self.backbone):
+            images = torch.zeros(1, len(self.mean.flatten()), *self._measured, device=self.mean.device)
+            values = self._features(images)
         return {name: values[name].shape[1] for name in self.taps}
 
     def _features(self, images: Tensor) -> dict[str, Tensor]:
         """h and the layers that are read, each [rows, width], in one pass of the backbone."""
         normalized = (as_float(images) - self.mean) / self.std
         values: dict[str, Tensor] = {}
+        learns = torch.is_grad_enabled()
         with contextlib.ExitStack() as hooks:
             for name, layer in self.taps.items():
 
                 def keep(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
+                    if learns and not torch.is_grad_enabled():
+                        raise RecipeError(
+                            f"branches.{self.spec.name}.{name}: layer '{self.taps[name]}' runs without gradients, as "
+                            "in a checkpoint with use_reentrant=True; use False"
+                        )
                     values[name] = TAPS[self.spec.heads[name].name](output)
 
                 hooks.callback(self.backbone.get_submodule(layer).register_forward_hook(keep).remove)
             try:
-                values[FEATURES] = self.backbone(normalized.contiguous(memory_format=torch.channels_last))
+                values[FEATURES] = self.reader(self.backbone, normalized)
             except AssertionError as error:  # timm's way to refuse an image's size
                 size = "x".join(map(str, images.shape[-2:]))
                 raise RecipeError(
                     f"branches.{self.spec.name}.backbone: {self.spec.backbone} cannot read views of {size}: "
                     f"{reason(error)}"
                 ) from None
+            except GivenError as error:
+                raise self._of_given(str(error)) from None
+        if learns and self.given and not values[FEATURES].requires_grad and not normalized.requires_grad:
+            self._check_learns()
         return values
+
+    def _check_learns(self) -> None:
+        """Raises ManyviewError where a given network's feature has no gradient, though its weights want one."""
+        if any(each.requires_grad for each in self.backbone.parameters()):
+            raise self._of_given("gives a feature without gradients; look for no_grad() and detach() in its forward")
+
+    def _of_given(self, told: str) -> GivenError:
+        return GivenError(f"branches.{self.spec.name}: the given {self.spec.backbone.name} {told}")
 
     def forward(self, views: Mapping[str, View], wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Tensor]:
         """Readouts of views. wanted: pairs (readout, view), a view being a name or a member `r.0`.
@@ -152,7 +211,7 @@ class Branch(nn.Module):
                 asked = [view for view in asked if roots[view] == view or roots[view] not in asked]
                 if asked:
                     inputs = [self._value(values, source, view, roots, views) for view in asked]
-                    parts = _parted(self.heads[head](_joined(inputs)), [len(value) for value in inputs])
+                    parts = _parted(self.head(head)(_joined(inputs)), [len(value) for value in inputs])
                     values.update({(head, view): part for view, part in zip(asked, parts, strict=True)})
         return {(name, view): self._value(values, name, view, roots, views) for name, view in wanted}
 
@@ -177,8 +236,8 @@ class Branch(nn.Module):
 
     def begin_as(self, online: Branch) -> None:
         """Makes this branch, an EMA, a copy of the one it follows. Raises RecipeError for heads that nothing trains."""
-        for head in self.heads:
-            if head not in online.heads:
+        for head in self.inputs:
+            if head not in online.inputs:
                 raise RecipeError(
                     f"branches.{self.spec.name}: {head} is read of the EMA, but no relation trains {online.spec.name}'s"
                 )
@@ -225,13 +284,6 @@ def _needed(calls: Mapping[str, Call], used: Collection[str]) -> set[str]:
         if name in needed and call.name not in TAPS:
             needed.add(call.args[0].text)
     return needed
-
-
-def _layer(backbone: nn.Module, layer: str, where: str) -> str:
-    names = [name for name, _ in backbone.named_modules() if name]
-    if layer not in names:
-        raise RecipeError(f"{where}: {unknown('layer', layer, [name for name in names if name.count('.') < 2])}")
-    return layer
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -51,7 +51,7 @@ class Plan:
             way = "joint" if spec.joint else "separate"
             made = f"{spec.backbone}, {way}" if spec.ema is None else str(spec.ema)
             branches.add_row(name, "h", made, str(branch.dims["h"]), _count(branch.backbone))
-            for head, module in branch.heads.items():
+            for head, module in ((name, branch.head(name)) for name in branch.inputs):
                 made = str(spec.heads.get(head, "linear(h)"))
                 branches.add_row("", head, made, str(branch.dims[head]), _count(module))
             for tap, layer in branch.taps.items():

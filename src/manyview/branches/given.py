@@ -1,0 +1,376 @@
+"""A network that a caller gives in place of the recipe's: looked at once, refused where it cannot be meant.
+
+The very object is trained, as it stands. Its feature h is what it gives, maps and tokens averaged over their places; of
+a network that ends in its classifier, a linear layer that gives the network's scores, it is what that layer is given,
+and the layer is the readout `logits`. So the object is a finished model afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manyview.branches.spec import LOGITS, NORMALIZATIONS, BranchSpec
+from manyview.errors import ManyviewError, reason, unknown, warn
+from manyview.foundation.grammar import Name
+from manyview.foundation.words import counted
+from manyview.views.plan import PlannedView
+
+Given = nn.Module | Mapping[str, nn.Module]  # what `backbone=` takes: a network, or one for each branch
+USUAL = (64, 64)  # what a network is tried on whose views keep the size of their images
+WRAPPERS = {"DataParallel": "wrap the step instead", "DistributedDataParallel": "wrap the step instead",
+            "OptimizedModule": "give it uncompiled, and call step.compile_parts()"}  # fmt: skip
+NOTHING = nn.Identity()
+
+
+class GivenError(ManyviewError):
+    """A network that was given, and cannot be trained as it stands."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the feature h is read from a network. classifier: the layer that is left out, where it ends in one."""
+
+    classifier: str | None = None
+    memory_format: torch.memory_format = torch.channels_last
+
+    def __call__(self, network: nn.Module, pixels: Tensor) -> Tensor:
+        """Features [B, D] of normalised pixels [B, C, h, w]."""
+        with left_out(network, self.classifier):
+            return _feature(network(pixels.contiguous(memory_format=self.memory_format)), network)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A given network, looked at. name: what to call it. width: of h. trains: whether its classifier is `logits`."""
+
+    module: nn.Module
+    name: str
+    reader: Reader
+    width: int
+    trains: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return _device(self.module)
+
+    def copied(self) -> Network:
+        """With a deep copy of the module, which an EMA begins as."""
+        try:
+            return replace(self, module=copy.deepcopy(self.module))
+        except Exception as error:  # of anybody's module
+            raise GivenError(f"backbone: {self.name} cannot be copied, for an EMA: {reason(error)}") from None
+
+
+def given_networks(given: Given | None, specs: Mapping[str, BranchSpec], read: Collection[str]) -> dict[str, nn.Module]:
+    """The networks by branch. specs: of all branches. read: branches that relations read.
+
+    Raises GivenError for what is no network, and for branches that cannot have one.
+    """
+    if given is None:
+        return {}
+    own = [name for name, spec in specs.items() if spec.ema is None]
+    networks = dict(given) if isinstance(given, Mapping) else {"": given}
+    if not isinstance(given, Mapping):
+        _check_module(given, "backbone")
+        if len(own) > 1:
+            told = ", ".join(f"'{name}': …" for name in own)
+            raise GivenError(f"backbone: the recipe has {len(own)} branches; say whose it is: backbone={{{told}}}")
+        networks = {own[0]: given}
+    seen: dict[int, str] = {}
+    for name, module in networks.items():
+        where = f"backbone['{name}']"
+        if name not in specs:
+            raise GivenError(f"backbone: {unknown('branch', str(name), specs, 'branches')}")
+        if (ema := specs[name].ema) is not None:
+            raise GivenError(f"{where}: this branch is an EMA, a copy of '{ema.of}'; give the network of '{ema.of}'")
+        if name not in read:
+            raise GivenError(f"{where}: no relation reads this branch, so nothing would train it; drop it")
+        _check_module(module, where)
+        for parameter in module.parameters():
+            if seen.setdefault(id(parameter), name) != name:
+                raise GivenError(
+                    f"{where} shares parameters with backbone['{seen[id(parameter)]}']; one branch may look at any "
+                    "number of views, and a second network of the same weights is copy.deepcopy(model)"
+                )
+    return networks
+
+
+def _check_module(module: Any, where: str) -> None:
+    if isinstance(module, nn.Module):
+        kind = type(module).__name__
+        if kind in WRAPPERS:
+            raise GivenError(f"{where}: a network in {kind} was given; {WRAPPERS[kind]}")
+        return
+    if isinstance(module, str):
+        raise GivenError(
+            f"{where}: expected an nn.Module, got the name '{module}'; names are the recipe's, as in "
+            f"load_recipe(…, 'branches.net.backbone={module}')"
+        )
+    got = f"the class {module.__name__}; call it" if isinstance(module, type) else f"{type(module).__name__}"
+    raise GivenError(f"{where}: expected an nn.Module, got {got}")
+
+
+def look_at(
+    module: nn.Module,
+    spec: BranchSpec,
+    views: Mapping[str, PlannedView],
+    used: Collection[str],
+    trained: bool,
+    classes: int,
+    channels: int,
+) -> Network:
+    """Looks at two images of noise, of the size that the first view has; nothing of the network changes by that.
+
+    But that its weights come to lie channels last, as those of named backbones do, where it takes such images.
+
+    used: readouts that are needed. trained: whether gradients reach the branch. Raises GivenError.
+    """
+    name = name_of(module)
+    where = f"branches.{spec.name}: the given {name}"
+    _check_state(module, where, trained)
+    pixels = torch.rand(2, channels, *tried_size(module, views), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with looking_on(module):
+        pixels = pixels.to(_device(module))
+        output, memory_format, last = _try(module, pixels, where)
+        layer = _classifier(module, output, last, classes, where)
+        if layer is None:
+            _doubt(module, output, last, classes, where)
+        reader = Reader(layer, memory_format)
+        feature = _read(reader, module, pixels, where)
+        if layer is not None and not torch.allclose(
+            module.get_submodule(layer)(feature), _scores(output), rtol=1e-3, atol=1e-4
+        ):
+            raise GivenError(f"{where} does more with its features than its classifier '{layer}'; {_bare(layer)}")
+    if layer is not None:
+        _check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
+    if spec.init is not None:
+        warn(f"{where} keeps its weights; init: {spec.init} is for heads and relations alone then")
+    module.to(memory_format=memory_format)
+    return Network(module, name, reader, feature.shape[1], layer is not None and LOGITS in used)
+
+
+def name_of(module: nn.Module) -> str:
+    """What to call a network: timm's name of its architecture, or its class."""
+    config = getattr(module, "pretrained_cfg", None)
+    known = config.get("architecture") if isinstance(config, Mapping) else None
+    return known or type(module).__name__
+
+
+def normalization_of(module: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of RGB that a network was made for: timm's own, ImageNet's for torchvision's, else 0.5 and 0.5."""
+    config = getattr(module, "pretrained_cfg", None)
+    if isinstance(config, Mapping) and "mean" in config and "std" in config:
+        return tuple(config["mean"]), tuple(config["std"])
+    return NORMALIZATIONS["imagenet" if _is_torchvisions(module) else "half"]
+
+
+def tried_size(module: nn.Module, views: Mapping[str, PlannedView]) -> tuple[int, int]:
+    """The size that the first view has; where that is the images' own, what a network of a fixed size tells, or 64."""
+    size = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    size = size or getattr(getattr(module, "config", None), "image_size", None) or USUAL
+    usual = (size, size) if isinstance(size, int) else tuple(size)
+    height, width = next(iter(views.values())).output_size(torch.tensor([usual]))[0].tolist()
+    return height, width
+
+
+@contextlib.contextmanager
+def left_out(network: nn.Module, layer: str | None) -> Iterator[None]:
+    """Inside, the layer passes on what it is given."""
+    if layer is None:
+        yield
+        return
+    parent, _, name = layer.rpartition(".")
+    layers = network.get_submodule(parent)._modules
+    kept, layers[name] = layers[name], NOTHING
+    try:
+        yield
+    finally:
+        layers[name] = kept
+
+
+@contextlib.contextmanager
+def looking_on(network: nn.Module) -> Iterator[None]:
+    """In evaluation mode and without gradients; modes, buffers and generators are afterwards as they were."""
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    devices = {each.get_device() for each in network.parameters() if each.is_cuda}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(sorted(devices)):
+            network.eval()
+            yield
+    finally:
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+        for module, training in modes:
+            module.training = training
+
+
+def _check_state(module: nn.Module, where: str, trained: bool) -> None:
+    parameters = list(module.parameters())
+    devices = sorted({str(each.device) for each in parameters})
+    if len(devices) > 1:
+        raise GivenError(f"{where} lies on {' and '.join(devices)}; bring it to one device")
+    if devices == ["meta"]:
+        raise GivenError(f"{where} lies on the meta device, without weights; build it on a real one")
+    if dtypes := {each.dtype for each in parameters if each.is_floating_point()} - {torch.float32}:
+        raise GivenError(
+            f"{where} has weights of {min(map(str, dtypes))}; give them as float32, with model.float(), and compute in "
+            "less under torch.autocast"
+        )
+    if trained and parameters and not any(each.requires_grad for each in parameters):
+        raise GivenError(
+            f"{where} has {counted(len(parameters), 'parameter')}, of which none requires gradients, so nothing of it "
+            "would be trained; call model.requires_grad_(True)"
+        )
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((each.device for each in module.parameters()), torch.device("cpu"))
+
+
+def _try(
+    module: nn.Module, pixels: Tensor, where: str
+) -> tuple[Any, torch.memory_format, list[tuple[str, nn.Linear, Tensor]]]:
+    """Output, the layout of images that it takes, and its linear layers with what they gave, in the order of calls."""
+    last: list[tuple[str, nn.Linear, Tensor]] = []
+    with contextlib.ExitStack() as hooks:
+        for name, layer in module.named_modules():
+            if name and isinstance(layer, nn.Linear):
+
+                def note(layer: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
+                    last.append((name, layer, output))  # type: ignore[arg-type]
+
+                hooks.callback(layer.register_forward_hook(note).remove)
+        for memory_format in (torch.channels_last, torch.contiguous_format):
+            last.clear()
+            try:
+                return module(pixels.contiguous(memory_format=memory_format)), memory_format, last
+            except Exception as raised:  # view() of maps that lie channels last, or all that a network may dislike
+                error = raised
+    size = "x".join(map(str, pixels.shape[1:]))
+    raise GivenError(f"{where} cannot read an image of {size}: {reason(error)}") from None
+
+
+def _scores(output: Any) -> Any:
+    return output.get("logits") if isinstance(output, Mapping) else output
+
+
+def _classifier(
+    module: nn.Module, output: Any, last: list[tuple[str, nn.Linear, Tensor]], classes: int, where: str
+) -> str | None:
+    """The linear layer that gives the network's scores; of a network of one's own, only if they are of all classes."""
+    scores, told = _scores(output), getattr(module, "num_classes", None)
+    found = next(((name, layer) for name, layer, gave in reversed(last) if gave is scores), None)
+    if found is None:
+        if isinstance(told, int) and told > 0 and hasattr(module, "reset_classifier"):
+            raise GivenError(f"{where} ends in no linear layer that alone is its classifier; {_bare('')}")
+        return None
+    name, layer = found
+    known = layer.out_features == told or _is_torchvisions(module) or isinstance(output, Mapping)
+    return name if known or layer.out_features == classes else None
+
+
+def _doubt(module: nn.Module, output: Any, last: list[tuple[str, nn.Linear, Tensor]], classes: int, where: str) -> None:
+    """Warns of what is read as a feature and may be meant as class scores."""
+    if not isinstance(output, Tensor) or output.ndim != 2 or not last:
+        return
+    name, layer, gave = last[-1]
+    if gave is output and classes:
+        warn(
+            f"{where} ends in the linear layer '{name}' of {counted(layer.out_features, 'column')}, read as the "
+            f"feature h; if it is a classifier, give it {classes} and it is trained as {LOGITS}"
+        )
+    elif output.shape[1] == classes:
+        warn(
+            f"{where} gives {counted(classes, 'column')}, one a class, but not by a last linear layer, so it is read "
+            f"as the feature h; a classifier that is to be trained as {LOGITS} gives plain scores, without a softmax"
+        )
+
+
+def _check_classifier(layer: nn.Module, name: str, spec: BranchSpec, read: bool, classes: int, where: str) -> None:
+    if not read:
+        warn(f"{where} has the classifier '{name}', which no relation reads: it stays as it is, and h goes into it")
+        return
+    assert isinstance(layer, nn.Linear)
+    head = spec.heads.get(LOGITS)
+    plain = head is None or (
+        head.name == "linear" and head.args in ((Name("h"),), (Name("h"), classes)) and not head.kwargs
+    )
+    if not plain:
+        told = f"has a classifier, '{name}', and the recipe another, {LOGITS}: {head}"
+        raise GivenError(f"{where} {told}; {_bare(name)}")
+    if layer.out_features != classes:
+        raise GivenError(
+            f"{where} has a classifier of {counted(layer.out_features, 'class')}, '{name}', and there are {classes}; "
+            f"{_bare(name, classes)}"
+        )
+
+
+def _bare(name: str, classes: int | None = None) -> str:
+    """How a network loses its classifier, or has one of other classes."""
+    if classes is not None:
+        return f"model.reset_classifier({classes}) of timm, or model.{name} = nn.Linear(…, {classes}), gives it its own"
+    return f"take it out, with model.reset_classifier(0) of timm{f', or model.{name} = nn.Identity()' if name else ''}"
+
+
+def _read(reader: Reader, module: nn.Module, pixels: Tensor, where: str) -> Tensor:
+    try:
+        feature = reader(module, pixels)
+    except GivenError as error:
+        raise GivenError(f"{where} {error}") from None
+    except Exception as error:
+        raise GivenError(f"{where} fails without its classifier '{reader.classifier}': {reason(error)}") from None
+    if len(feature) != len(pixels):
+        raise GivenError(f"{where} gives {counted(len(feature), 'row')} for {counted(len(pixels), 'image')}")
+    if not bool(feature.isfinite().all()):
+        raise GivenError(f"{where} gives NaN or infinity for an image of noise; look at its weights")
+    return feature
+
+
+def _feature(output: Any, network: nn.Module) -> Tensor:
+    """h [B, D] from what a network gave: vectors, maps [B, D, h, w], tokens [B, N, D], or a mapping of such.
+
+    Of the mappings of Hugging Face's models it is the pooled output, the scores (whose layer is left out) or the last
+    hidden state; of others, as torchvision's of maps, the last.
+    """
+    if isinstance(output, Mapping) and output:
+        known = [output[key] for key in ("pooler_output", "logits", "last_hidden_state") if output.get(key) is not None]
+        output = known[0] if known else list(output.values())[-1]
+    if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim not in (2, 3, 4):
+        shape = f"of {output.dtype} {[*output.shape]}" if isinstance(output, Tensor) else ""
+        several = f"of {len(output)}" if isinstance(output, (tuple, list)) else ""
+        raise GivenError(
+            f"gives a {type(output).__name__} {shape}{several}".rstrip()
+            + ", where one tensor is needed: vectors [B, D], maps [B, D, h, w] or tokens [B, N, D]"
+        )
+    if output.ndim == 4:
+        return output.mean(dim=(1, 2) if getattr(network, "output_fmt", "") == "NHWC" else (2, 3))
+    if output.ndim == 3:
+        return output[:, getattr(network, "num_prefix_tokens", 0) :].mean(dim=1)
+    return output
+
+
+def _is_torchvisions(module: nn.Module) -> bool:
+    return any(kind.__module__.startswith("torchvision.models") for kind in type(module).__mro__)
+
+
+__all__ = [
+    "Given",
+    "GivenError",
+    "Network",
+    "Reader",
+    "given_networks",
+    "left_out",
+    "look_at",
+    "looking_on",
+    "normalization_of",
+]
