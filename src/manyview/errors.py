@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
+import sys
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from signal import SIGINT
 from typing import Any
@@ -35,6 +38,10 @@ class DataError(ManyviewError):
 
 class RunError(ManyviewError):
     """A run folder that cannot be used: not empty, not finished, or made by another recipe."""
+
+
+class BatchError(DataError, ValueError):
+    """A batch that a step cannot take: the message says what of it, and what would be right."""
 
 
 class WordsError(ManyviewError):
@@ -81,6 +88,7 @@ LISTS = {
     **dict.fromkeys(("corruption", "head", "key", "op", "protocol", "relation", "source"), "docs/reference.md"),
 }
 """Kind of name -> where all of them stand."""
+OWN = ("head", "op", "protocol", "relation", "source")  # which may be of one's own
 
 
 def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None, own: Collection[str] = ()) -> str:
@@ -101,7 +109,8 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
         where = f"{LISTS[kind]} has all {packaged}" if kind in LISTS else f"{packaged} in all"
         where += f", and your own: {', '.join(sorted(own))}" if own else ""
         told = f"{', '.join(ranked[:NEAREST])}, … ({where})"
-    return f"unknown {kind} '{name}'{hint} {plural or several(kind)}: {told}"
+    yours = "; words of your own come with --use FILE.py" if kind in OWN and not (close or own) else ""
+    return f"unknown {kind} '{name}'{hint} {plural or several(kind)}: {told}{yours}"
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
@@ -120,6 +129,11 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         told = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return told or type(error).__name__
+
+
+def brief(value: object) -> str:
+    """A value that was got instead of another: Python's text for it, in one line of at most 80 characters."""
+    return shown(" ".join(repr(value).split()))[:80]
 
 
 def misfit(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
@@ -143,3 +157,19 @@ def misfit(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[st
 
 class ManyviewWarning(UserWarning):
     """A recipe that can be trained but hardly means what it says; the command line shows it as one line."""
+
+
+_OURS = os.path.dirname(__file__) + os.sep
+_LOOPS = tuple(os.path.join("-packages", name, "") for name in ("torch", "accelerate"))  # which call modules and hooks
+
+
+def warn(text: str) -> None:
+    """Warns in the name of the line of the caller's own code that led here, past ours and torch's."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and _is_not_the_callers(frame.f_code.co_filename):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, ManyviewWarning, stacklevel=level)
+
+
+def _is_not_the_callers(file: str) -> bool:
+    return file.startswith(_OURS) or any(loop in file for loop in _LOOPS)

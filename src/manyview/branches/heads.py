@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from manyview.branches.origin import without_origin
-from manyview.errors import RecipeError
+from manyview.errors import RecipeError, brief
 from manyview.foundation.grammar import Call, Name, bind
 from manyview.foundation.vocabulary import NONE, Words
 from manyview.views.ops.op import TURNS, WIDTH, check_kind, check_whole
@@ -142,6 +142,6 @@ def build_head(
         extra["members"] = orbit.members
     built: Any = bind(words.beside("HEADS", HEADS)[call.name], Call(call.name, call.args[1:], options), where, **extra)
     if not (isinstance(built, tuple) and [isinstance(built[0], nn.Module), type(built[-1])] == [True, int]):
-        raise RecipeError(f"{where}: {call.name} builds (module, width of its output), got {built!r:.80}")
+        raise RecipeError(f"{where}: {call.name} builds (module, width of its output), got {brief(built)}")
     module, width = built
     return Head(module, width, orbit)

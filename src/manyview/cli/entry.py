@@ -16,6 +16,7 @@ import typer
 from manyview.cli.compare import compare
 from manyview.cli.judge import evaluate, export, predict
 from manyview.cli.look import replay, views
+from manyview.cli.new import new
 from manyview.cli.recipes import plan, recipes
 from manyview.cli.speech import tell
 from manyview.cli.train import train
@@ -55,6 +56,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "replay": (replay, ["manyview replay runs/first --index 3 --epoch 0 --out seen.png"]),
     "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
     "export": (export, ["manyview export runs/first exported"]),
+    "new": (new, ["manyview new op speckle", "manyview new relation pull --out words.py"]),
 }
 """Name -> what it does, and examples, which its --help shows, each short enough for a line of 80 characters."""
 for name, (command, examples) in COMMANDS.items():
@@ -70,10 +72,13 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     atexit.register(gc.freeze)  # Python's last search for circles would take a third of a second through torch
     usual = warnings.showwarning
+    told_once: set[str] = set()  # a recipe may be read twice on the way
 
     def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, ManyviewWarning):
-            tell(f"warning: {message}")
+            if str(message) not in told_once:
+                tell(f"warning: {message}")
+            told_once.add(str(message))
         else:
             usual(message, category, *where, **more)
 

@@ -41,14 +41,16 @@ def evaluate(
     from manyview.foundation.environment import best_device
     from manyview.judge.judge import judge
     from manyview.judge.subject import open_subject
+    from manyview.training.kept_words import check_words
     from manyview.words.load import words_of
 
     given = protocols or []
     overrides = [text for text in given if text.partition("=")[0].replace(".", "_").isidentifier() and "=" in text]
     named = [text for text in given if text not in overrides]
     words = words_of(use or ())
+    check_words(Path(model), words, exact=False)  # whose line says more than that a protocol of theirs is unknown
     parse_protocols(named, "protocol", words)
-    subject = open_subject(model, overrides, checkpoint, size, best_device(), words)
+    subject = open_subject(model, overrides, checkpoint, size, best_device(), use=words)
     chosen = parse_protocols(with_own_settings(named, subject.own), "protocol", words) or list(subject.usual)
     with ringing("evaluation", quiet):
         judge(subject, chosen, split, speaking(quiet), out=out, cache=cache)

@@ -114,7 +114,7 @@ class _Loader(InspectLoader):
         return self.source.decode(errors="replace")
 
     def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.source, self.path)  # type: ignore[arg-type]
+        return self.source_to_code(self.source, self.path)
 
 
 def digest_of(source: bytes) -> str:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field
 
 from manyview.branches.spec import BranchSpec, parse_branches
+from manyview.data.sources import FROM_PYTHON
 from manyview.recipe.readouts import RelationPlan, plan_relations
 from manyview.recipe.settings import Data, Frozen, Train
 from manyview.relations.reading import has
@@ -72,6 +73,18 @@ class Recipe(Frozen):
         """Whether validation images choose the weights, see `Train.keep`."""
         return self.train.keep == "best" or (self.train.keep is None and bool(self.learns_from_labels))
 
+    @property
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its dotted place, as `train.batch_size`."""
+        return _flat(self.model_dump(mode="json"))
+
+    def on_given_data(self) -> Recipe:
+        """The same recipe on data sets that are given in Python, which is all that it then says of where they are."""
+        if self.data.source == FROM_PYTHON:
+            return self
+        data = self.data.model_copy(update={"source": FROM_PYTHON, "root": None, "download": False})
+        return self.model_copy(update={"data": data, "title": f"{self.title} with data given in Python".lstrip()})
+
     def to_yaml(self) -> str:
         """The recipe with every default written out; loading it gives an equal recipe."""
         raw = self.model_dump(mode="json", by_alias=True)
@@ -84,8 +97,9 @@ class Recipe(Frozen):
 
 def difference(ours: Recipe, theirs: Recipe, ignore: Mapping[str, Any] | None = None) -> list[str]:
     """Lines `key: ours -> theirs` for all that differs between two recipes, but for keys in `ignore`."""
-    left, right = _flat(ours.model_dump(mode="json")), _flat(theirs.model_dump(mode="json"))
-    keys = [key for key in {**left, **right} if key not in (ignore or {})]
+    left, right = ours.flat, theirs.flat
+    skipped = tuple(f"{key}." for key in ignore or ())  # a list has a key an entry
+    keys = [key for key in {**left, **right} if not f"{key}.".startswith(skipped)]
     return [f"{key}: {left.get(key)!r} -> {right.get(key)!r}" for key in keys if left.get(key) != right.get(key)]
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import nn
 
+from manyview.branches.given import Given
 from manyview.data import Splits, check_labels, open_splits
 from manyview.data.loader import Batch, Batches
 from manyview.data.loader import stream as open_stream
@@ -34,7 +36,7 @@ from manyview.recipe.settings import Train
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
-from manyview.views.trial import reference_note
+from manyview.training.trackers import check_trackers
 
 
 @dataclass(frozen=True)
@@ -117,23 +119,33 @@ def make_accelerator(train: Train) -> Accelerator:
     return accelerator
 
 
-def set_up(recipe: Recipe, quiet: bool = False, pretrained: bool = True) -> Setup:
+def set_up(
+    recipe: Recipe,
+    quiet: bool = False,
+    backbone: Given | None = None,
+    data: Mapping[str, Any] | None = None,
+    pretrained: bool = True,
+) -> Setup:
     """Makes the parts of a run. Raises ManyviewError for all that can be known to be wrong; nothing is written.
 
+    backbone: a network in the place of the recipe's, or one a branch.
+    data: data sets by split, in the place of what the recipe names; the setup's recipe says so.
     pretrained: False where a checkpoint follows, which has all weights: what they once began with is not looked for.
     """
+    recipe = recipe if data is None else recipe.on_given_data()
     config = recipe.train
+    check_trackers(config.track)
     accelerator = make_accelerator(config)
     world = accelerator.num_processes
     display = Display(quiet=quiet or not accelerator.is_main_process)
-    splits = open_splits(recipe.data, recipe.seed)
+    splits = open_splits(recipe.data, recipe.seed, data)
     protocols = parse_protocols(recipe.evaluate, words=recipe.words)
     check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
     check_protocols(protocols, splits)
     together = images_together(config, len(splits.train), world)
     clock = clock_of(config, len(splits.train))
 
-    step = Step(recipe, len(splits.classes), clock.steps, pretrained=pretrained)
+    step = Step(recipe, len(splits.classes), clock.steps, backbone=backbone, pretrained=pretrained)
     if step.classifier:
         check_labels(splits, (), ["classify"])
     check_model(protocols, StepModel(step, splits.classes), splits)
@@ -146,8 +158,6 @@ def set_up(recipe: Recipe, quiet: bool = False, pretrained: bool = True) -> Setu
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
         rehearse(step, splits, together)
-    if note := reference_note(recipe.seen_views, recipe.words):
-        display.say(f"views: {note}")
     checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
     splits = in_memory(splits, recipe.data, display)
     return Setup(

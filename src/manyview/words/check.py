@@ -13,7 +13,7 @@ from torch import nn
 
 from manyview.branches.heads import HEADS, TAPS
 from manyview.data.sources import GIVEN, SOURCES
-from manyview.errors import RecipeError, WordsError
+from manyview.errors import RecipeError, WordsError, brief
 from manyview.evaluate.accuracy import MEASURES
 from manyview.evaluate.protocols import PROTOCOLS
 from manyview.foundation.grammar import check_name
@@ -38,7 +38,7 @@ def tables_of(module: ModuleType, label: str) -> dict[str, Mapping[str, Any]]:
     for name, value in vars(module).items():
         if name in TABLES:
             if not isinstance(value, Mapping) or not all(isinstance(word, str) for word in value):
-                raise WordsError(f"{label}: {name} is a table, as in {name} = {{'name': …}}, got {value!r:.80}")
+                raise WordsError(f"{label}: {name} is a table, as in {name} = {{'name': …}}, got {brief(value)}")
             if value:
                 found[name] = dict(value)
         elif isinstance(value, Mapping) and value and not name.startswith("_"):
@@ -198,4 +198,4 @@ def _function(made: Any, what: str, given: Sequence[str], how: str) -> str | Non
 
 
 def _shown(made: Any) -> str:
-    return f"the class {made.__name__}" if isinstance(made, type) else f"{made!r:.80}"
+    return f"the class {made.__name__}" if isinstance(made, type) else f"{brief(made)}"

@@ -42,7 +42,10 @@ def words_of(use: Use | Sequence[Use] = ()) -> Words:
     found: dict[str, Origin] = {}
     for origin in _installed():
         found.setdefault(origin.digest, origin)
+    installed = {origin.module for origin in found.values()}
     for each in [use] if isinstance(use, Use) else use:
+        if isinstance(each, ModuleType) and each.__name__ in installed:
+            continue
         for origin in each.origins if isinstance(each, Words) else [_origin(each)]:
             check_taken(origin, [other for other in found.values() if other != origin])
             found.setdefault(origin.digest, origin)
@@ -56,9 +59,10 @@ def _origin(given: str | Path | ModuleType) -> Origin:
         with registering(source) as taken:
             module = _run(path, source, label)
         return _of(module, label, path.name, digest_of(source), source, taken)
-    if str(given.__name__).startswith(PREFIX) or getattr(given, "__file__", None) is None:
+    file = getattr(given, "__file__", None)
+    if file is None or given.__name__.startswith(PREFIX):
         raise WordsError(f"use: module {given.__name__} stands in no file of its own; write one, NAME.py")
-    path, source = read_words(given.__file__)
+    path, source = read_words(file)
     return _of(given, f"module {given.__name__}", path.name, digest_of(source), source)
 
 
