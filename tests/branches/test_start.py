@@ -3,9 +3,7 @@
 import argparse
 import pickle
 import re
-import shlex
 import warnings
-from pathlib import Path
 
 import pytest
 import timm
@@ -450,11 +448,3 @@ def test_a_place_among_schemes_is_sent_on(path):
     ) as said:
         load_recipe("quickstart", f"{where}={path}")
     assert str(said.value).endswith(f"the backbone: branches.net.backbone.init={path}")
-
-
-def test_the_documents_commands_are_recipes():
-    text = (Path(__file__).parents[2] / "docs" / "starting_from.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = [shlex.split(line) for line in text.splitlines() if line.startswith("manyview train ")]
-    assert len(lines) == 8
-    for _, _, name, *words in lines:
-        load_recipe(name, *[word for word in words if "=" in word])
