@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from manyview.foundation.words import several
@@ -43,6 +43,10 @@ class BatchError(DataError, ValueError):
     """A batch that a step cannot take: the message says what of it, and what would be right."""
 
 
+class WordsError(ManyviewError):
+    """Words of one's own that cannot be used: the message names the file, and where in it."""
+
+
 class Unreadable(DataError):
     """A split of which no image can be read, where what cannot be read is left out."""
 
@@ -75,10 +79,13 @@ LISTS = {
     **dict.fromkeys(("corruption", "head", "key", "op", "protocol", "relation", "source"), "docs/reference.md"),
 }
 """Kind of name -> where all of them stand."""
+OWN = ("head", "op", "protocol", "relation", "source")  # which may be of one's own
 
 
-def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None) -> str:
+def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None, own: Collection[str] = ()) -> str:
     """One line for a name that does not exist: the one that may be meant, then all, or the nearest and where all are.
+
+    own: those of them that are not packaged, and stand in no list of ours.
 
     >>> unknown("op", "crp", ["crop", "flip"])
     "unknown op 'crp'; did you mean 'crop'? ops: crop, flip"
@@ -89,9 +96,12 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
     hint = f"; did you mean '{ranked[0]}'?" if close else ";"
     told = ", ".join(names) or "none"
     if len(names) > FEW:
-        where = f"{LISTS[kind]} has all {len(names)}" if kind in LISTS else f"{len(names)} in all"
+        packaged = len(names) - len(own)
+        where = f"{LISTS[kind]} has all {packaged}" if kind in LISTS else f"{packaged} in all"
+        where += f", and your own: {', '.join(sorted(own))}" if own else ""
         told = f"{', '.join(ranked[:NEAREST])}, … ({where})"
-    return f"unknown {kind} '{name}'{hint} {plural or several(kind)}: {told}"
+    yours = "; words of your own come with --use FILE.py" if kind in OWN and not (close or own) else ""
+    return f"unknown {kind} '{name}'{hint} {plural or several(kind)}: {told}{yours}"
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
@@ -110,6 +120,11 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         told = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return told or type(error).__name__
+
+
+def brief(value: object) -> str:
+    """A value that was got instead of another: Python's text for it, in one line of at most 80 characters."""
+    return shown(" ".join(repr(value).split()))[:80]
 
 
 def misfit(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:

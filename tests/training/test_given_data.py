@@ -113,7 +113,7 @@ def test_a_run_goes_on_with_the_same_data_alone(runs, recipe, given, tmp_path):
 def test_a_run_of_a_source_is_judged_on_given_data(runs, given):
     subject = open_subject(str(runs / "source"), data=given)
     assert subject.data.startswith("python ")
-    with pytest.raises(RunError, match="was trained on digits, and opens that itself"):
+    with pytest.raises(RunError, match=r"was made by another recipe: data\.source: 'digits' -> 'python'"):
         Run(runs / "source").splits(Run(runs / "source").recipe(), given)
 
 

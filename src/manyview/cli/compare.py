@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from manyview.cli.arguments import Quiet
+from manyview.cli.arguments import Quiet, Use
 from manyview.errors import RecipeError
 from manyview.recipe.find import recipe_text
+from manyview.words.files import check_files
 
 
 def compare(
@@ -28,6 +29,7 @@ def compare(
     split: Annotated[str, typer.Option(help="Read results on test, or on val to choose by.")] = "test",
     only: Annotated[list[str] | None, typer.Option(help="Train only this recipe now; may be repeated.")] = None,
     quiet: Quiet = False,
+    use: Use = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show each run's own lines, too.")] = False,
 ) -> None:
     """Trains recipes with the same seeds at the same cost, and tells how they differ, with intervals."""
@@ -38,6 +40,7 @@ def compare(
         raise RecipeError(f"the budget is given twice: {', '.join([*budgets, *filter(None, [budget])])}")
     for name in named:
         recipe_text(name)
+    check_files(use or ())
 
     from manyview.compare.compare import compare as run_comparison
 
@@ -51,6 +54,7 @@ def compare(
         measure=measure,
         split=split,
         only=only or (),
+        use=use or (),
         quiet=quiet,
         verbose=verbose,
     )

@@ -16,10 +16,12 @@ import typer
 from manyview.cli.compare import compare
 from manyview.cli.judge import evaluate, export, predict
 from manyview.cli.look import replay, views
+from manyview.cli.new import new
 from manyview.cli.recipes import plan, recipes
 from manyview.cli.speech import tell
 from manyview.cli.train import train
 from manyview.errors import ManyviewError, ManyviewWarning
+from manyview.foundation.vocabulary import own_fault
 from manyview.show.usage import USAGE, usage_line
 
 app = typer.Typer(
@@ -39,6 +41,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "replay": replay,
     "compare": compare,
     "export": export,
+    "new": new,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
@@ -52,10 +55,13 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     atexit.register(gc.freeze)  # Python's last search for circles would take a third of a second through torch
     usual = warnings.showwarning
+    told_once: set[str] = set()  # a recipe may be read twice on the way
 
     def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, ManyviewWarning):
-            tell(f"warning: {message}")
+            if str(message) not in told_once:
+                tell(f"warning: {message}")
+            told_once.add(str(message))
         else:
             usual(message, category, *where, **more)
 
@@ -67,6 +73,10 @@ def main() -> None:
             told, code = str(error), 2
         except USAGE as error:
             told, code = usage_line(error, _as_override), 2
+        except Exception as error:  # of a words file: its author wants the line, not our frames around it
+            if (own := own_fault(error)) is None:
+                raise
+            told, code = own, 2
         else:
             told = "stopped" if code == STOPPED else ""
     if told:

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from manyview.cli.arguments import Overrides, RecipeName, RunFolder, load
+from manyview.cli.arguments import Overrides, RecipeName, RunFolder, Use, load
 from manyview.cli.speech import console, tell
 from manyview.errors import DataError, shown
 from manyview.foundation.words import counted
 from manyview.recipe.find import recipe_text, text_of_run
 from manyview.show.pictures import PHOTOS, check_name, save_picture
+from manyview.words.files import check_files
 
 
 def views(
@@ -25,13 +26,14 @@ def views(
     count: Annotated[int, typer.Option(help="How many of the recipe's images to show.", min=1)] = 6,
     epoch: Annotated[int, typer.Option(help="The epoch whose draws are shown.", min=0)] = 0,
     columns: Annotated[int | None, typer.Option(help="Views that stand side by side; by default all.", min=1)] = None,
+    use: Use = None,
 ) -> None:
     """Draws a contact sheet: a row an image, a column a view, parameters in the captions."""
     recipe_text(recipe)
     check_name(out, PHOTOS, "--out")
     given = images or []
     overrides = [text for text in given if "=" in text and not os.path.exists(text)]
-    loaded = load(recipe, overrides)
+    loaded = load(recipe, overrides, use)
 
     import numpy as np
 
@@ -66,13 +68,15 @@ def replay(
     index: Annotated[int, typer.Option(help="The image's index, as in its split of the source.")],
     epoch: Annotated[int, typer.Option(help="The epoch, counted from 0.", min=0)],
     out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")],
+    use: Use = None,
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
     check_name(out, PHOTOS, "--out")
     text_of_run(run)
+    check_files(use or ())
 
     from manyview.judge.replay import replay as draw_again
 
-    drawn = draw_again(run, index, epoch, overrides=overrides or ())
+    drawn = draw_again(run, index, epoch, overrides=overrides or (), use=use or ())
     save_picture(drawn.picture, out)
     console.print(f"drew {drawn.name}, seed {drawn.seed}: {out}", soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from manyview.cli.arguments import Overrides, RecipeName, load
+from manyview.cli.arguments import Overrides, RecipeName, Use, load
 from manyview.cli.speech import console
 from manyview.errors import RecipeError, unknown
 from manyview.recipe.find import packaged_recipes, recipe_text, title_of
@@ -41,12 +41,13 @@ def plan(
     ] = None,
     svg: Annotated[Path | None, typer.Option(help="Also draw the view graph: .svg, .png or .pdf.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Train two steps, and tell what one costs.")] = False,
+    use: Use = None,
 ) -> None:
     """Shows what a recipe will do: views, networks, relations, cost."""
     recipe_text(recipe)
     if svg is not None:
         check_name(svg, DRAWINGS, "--svg")
-    loaded = load(recipe, overrides)
+    loaded = load(recipe, overrides, use)
 
     from manyview.optimize.optimize import clock_of
     from manyview.show.graph import save_graph

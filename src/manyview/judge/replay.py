@@ -16,6 +16,7 @@ from manyview.optimize.optimize import clock_of
 from manyview.show.sheet import contact_sheet, short_path
 from manyview.training.run import Run
 from manyview.views.plan import mixes
+from manyview.words.load import Use
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,22 @@ class Replayed:
 
 
 def replay(
-    run: str | Path, index: int, epoch: int, *, data: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+    run: str | Path,
+    index: int,
+    epoch: int,
+    *,
+    data: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    use: Use | Sequence[Use] = (),
 ) -> Replayed:
     """Draws exactly what a run's network saw of an image in an epoch.
 
     index: the image's, as in its split of the source. data: the data sets, if the run was given any. overrides: where
-    data are, `data.root=DIR`. Raises ManyviewError for an image or an epoch that the run has not seen.
+    data are, `data.root=DIR`. use: the words of one's own that the run was made with, see `load_recipe`. Raises
+    ManyviewError for an image or an epoch that the run has not seen.
     """
-    folder = Run(Path(run))
-    recipe = folder.recipe(*overrides)
+    folder = Run(Path(run), use)
+    recipe = folder.recipe(*overrides, exact=True)
     train = folder.splits(recipe, data).train
     clock = clock_of(recipe.train, len(train))
     if epoch * clock.steps_per_epoch >= clock.steps:

@@ -12,7 +12,7 @@ from typing import Any
 from manyview.branches.timm_models import timm_library
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
-from manyview.data.sources import GIVEN
+from manyview.data.sources import FROM_PYTHON
 from manyview.errors import DataError, RecipeError, RunError
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.evaluate import with_accuracy
@@ -29,6 +29,7 @@ from manyview.judge.models import exported, of_timm
 from manyview.load import data_of, packaged_recipes
 from manyview.recipe.settings import Data
 from manyview.training.run import Run
+from manyview.words.load import Use, words_of
 
 
 @dataclass(frozen=True)
@@ -71,20 +72,21 @@ def open_subject(
     checkpoint: Path | None = None,
     size: int | None = None,
     device: str = "cpu",
+    use: Use | Sequence[Use] = (),
     data: Mapping[str, Any] | None = None,
 ) -> Subject:
     """Opens a run's folder, an exported folder, or `resnet18(small=True)` with a checkpoint.
 
     overrides: `data.root=DIR` and the like; with `data.source=…` a run, too, is looked at with other data. size: the
     side of the images that an exported or timm model sees. data: data sets by split, as `manyview.train` takes them: of
-    a run that was given them, the same; of other runs and of models, those to look at. Raises ManyviewError for all
-    that is wrong with either.
+    a run that was given them, the same; of other runs and of models, those to look at. use: words of one's own, see
+    `load_recipe`; of a run, those that it was made with. Raises ManyviewError for all that is wrong with either.
     """
     folder = Path(target)
     if (folder / "recipe.yaml").is_file():
         if checkpoint is not None or size is not None:
             raise RunError(f"{target} is a run, which has its own checkpoint and size; drop --checkpoint and --size")
-        return _of_run(Run(folder), overrides, device, data)
+        return _of_run(Run(folder, use), overrides, device, data)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise _nothing(target)
@@ -98,7 +100,7 @@ def open_subject(
         model = of_timm(call, checkpoint, device, size)
     if data is None and not any(override.startswith("data.source=") for override in overrides):
         raise DataError(f"{target} comes without data; say which, as in data.source=cifar10 data.root=DIR")
-    spec, seed = data_of(overrides)
+    spec, seed = data_of(overrides, words_of(use))
     splits = open_splits(spec, seed, data)
     return Subject(
         model,
@@ -119,7 +121,7 @@ def _told(spec: Data, splits: Splits, seed: int = 0) -> str:
         return told_apart(spec, seed)
     marks = [mark_of(getattr(splits, name), pixels=True) for name in ("train", "val", "test")]
     digest = hashlib.blake2b(repr(marks).encode(), digest_size=4).hexdigest()
-    return told_apart(spec.model_copy(update={"source": f"{GIVEN} {digest}", "root": None}), seed)
+    return told_apart(spec.model_copy(update={"source": f"{FROM_PYTHON} {digest}", "root": None}), seed)
 
 
 def told_apart(data: Data, seed: int = 0) -> str:
@@ -172,7 +174,7 @@ def _meant(target: str) -> str:
 def _of_run(run: Run, overrides: Sequence[str], device: str, data: Mapping[str, Any] | None) -> Subject:
     named = any(override.startswith("data.source=") for override in overrides)
     recipe = run.recipe(*(each for each in overrides if not (named and each.startswith("data."))))
-    other = named or (data is not None and recipe.data.source != GIVEN)
+    other = named or (data is not None and recipe.data.source != FROM_PYTHON)
     if named and data is not None:
         raise DataError("data= and data.source= both say what to look at; leave one out")
     step = run.step(recipe, device)
@@ -180,7 +182,7 @@ def _of_run(run: Run, overrides: Sequence[str], device: str, data: Mapping[str, 
     spec = recipe.data
     if other:
         own = [] if recipe.data.channels is None else [f"data.channels={recipe.data.channels}"]
-        spec, _ = data_of([*own, *(each for each in overrides if each.startswith("data."))])
+        spec, _ = data_of([*own, *(each for each in overrides if each.startswith("data."))], recipe.words)
         if (spec.channels or 3) != (recipe.data.channels or 3):
             raise DataError(f"{run.folder} was trained on images of {counted(recipe.data.channels or 3, 'channel')}; "
                             f"leave data.channels out")  # fmt: skip
@@ -188,7 +190,8 @@ def _of_run(run: Run, overrides: Sequence[str], device: str, data: Mapping[str, 
         usual = _usual(model, splits)
     else:
         splits = run.splits(recipe, data)
-        usual = tuple(with_accuracy(parse_protocols(recipe.evaluate), step)) or _usual(model, splits)
+        stated = parse_protocols(recipe.evaluate, words=recipe.words)
+        usual = tuple(with_accuracy(stated, step)) or _usual(model, splits)
     return Subject(
         model,
         splits,

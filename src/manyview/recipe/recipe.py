@@ -10,10 +10,10 @@ import yaml
 from pydantic import Field
 
 from manyview.branches.spec import BranchSpec, parse_branches
-from manyview.data.sources import GIVEN
+from manyview.data.sources import FROM_PYTHON
 from manyview.recipe.readouts import RelationPlan, plan_relations
 from manyview.recipe.settings import Data, Frozen, Train
-from manyview.relations import LEARN_FROM_LABELS
+from manyview.relations.reading import has
 from manyview.views.plan import TEST, PlannedView, ViewSpec, plan_views, with_sources
 
 
@@ -32,7 +32,7 @@ class Recipe(Frozen):
     @cached_property
     def view_plan(self) -> dict[str, PlannedView]:
         """Views in order, with their ops built."""
-        return plan_views(self.views)
+        return plan_views(self.views, self.words)
 
     @cached_property
     def train_views(self) -> dict[str, PlannedView]:
@@ -48,12 +48,12 @@ class Recipe(Frozen):
     @cached_property
     def branch_plan(self) -> dict[str, BranchSpec]:
         """Branches, parsed."""
-        return parse_branches(self.branches, self.data.channels or 3)
+        return parse_branches(self.branches, self.data.channels or 3, self.words)
 
     @cached_property
     def relation_plan(self) -> list[RelationPlan]:
         """Relations, parsed and checked against views and branches."""
-        return plan_relations(self.relations, self.branch_plan, self.view_plan)
+        return plan_relations(self.relations, self.branch_plan, self.view_plan, self.words)
 
     @cached_property
     def batch_before(self) -> int | None:
@@ -66,7 +66,7 @@ class Recipe(Frozen):
     @property
     def learns_from_labels(self) -> list[str]:
         """The relations that need a label for every training image, as they are written."""
-        return [plan.text for plan in self.relation_plan if plan.factory in LEARN_FROM_LABELS]
+        return [plan.text for plan in self.relation_plan if has("learns_from_labels", plan.factory)]
 
     @property
     def keeps_best(self) -> bool:
@@ -75,9 +75,9 @@ class Recipe(Frozen):
 
     def on_given_data(self) -> Recipe:
         """The same recipe on data sets that are given in Python, which is all that it then says of where they are."""
-        if self.data.source == GIVEN:
+        if self.data.source == FROM_PYTHON:
             return self
-        data = self.data.model_copy(update={"source": GIVEN, "root": None, "download": False})
+        data = self.data.model_copy(update={"source": FROM_PYTHON, "root": None, "download": False})
         return self.model_copy(update={"data": data, "title": f"{self.title} with data given in Python".lstrip()})
 
     def to_yaml(self) -> str:

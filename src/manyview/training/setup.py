@@ -132,7 +132,7 @@ def set_up(
     world = accelerator.num_processes
     display = Display(quiet=quiet or not accelerator.is_main_process)
     splits = open_splits(recipe.data, recipe.seed, data)
-    protocols = parse_protocols(recipe.evaluate)
+    protocols = parse_protocols(recipe.evaluate, words=recipe.words)
     check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
     check_protocols(protocols, splits)
     together = images_together(config, len(splits.train), world)

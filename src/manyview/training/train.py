@@ -56,7 +56,7 @@ def train(
     Raises ManyviewError, before anything is written, for all that can be known to be wrong beforehand.
     """
     # -------------------------------------------------------------------------------------------- set up
-    run = Run(Path(out))
+    run = Run(Path(out), recipe.words)
     if resume:
         run.check_given(backbone)
     setup = set_up(recipe, quiet, backbone, data)
