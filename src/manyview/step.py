@@ -26,18 +26,18 @@ from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.habits import Habits, check_held, refuse_compiler
 from manyview.optimize.optimize import parts_of
-from manyview.recipe.readouts import Mix, Read, RelationPlan, build_relation, make_port, rows_an_image
+from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port, rows_an_image
 from manyview.recipe.recipe import Recipe
-from manyview.relations import HasState, Port, Reading
+from manyview.recipe.stepping import check_arguments, check_length, reading_of, rows_per_image
+from manyview.relations import HasState, Port
 from manyview.relations.joint import aggregate
 from manyview.relations.weight import Moment, Weight
 from manyview.views.engine.render import Source, together
 from manyview.views.inputs import Inputs, device_of, on_one_device
-from manyview.views.ops.mix import mix_rows, mix_target, on_rows
 from manyview.views.ops.op import as_float
 from manyview.views.ops.orbit import orbit
 from manyview.views.plan import TEST, fixed_size, usual_test_view, with_sources
-from manyview.views.view import View, draw_views, member_view, render_views
+from manyview.views.view import View, draw_views, render_views
 
 
 class Output(TypedDict):
@@ -71,7 +71,7 @@ class Step(nn.Module):
         from timm.utils import ModelEmaV3
 
         super().__init__()
-        _check_arguments(recipe, num_classes, total_steps, pretrained)
+        check_arguments(recipe, num_classes, total_steps, pretrained)
         self.recipe = recipe
         self.num_classes = num_classes
         self.total_steps = total_steps or recipe.train.steps
@@ -126,13 +126,7 @@ class Step(nn.Module):
     @property
     def rows_per_image(self) -> int:
         """Images that pass the networks for each image of a batch."""
-        rows = 0
-        for branch in self.branches:
-            views = {read.view for read in self._reads() if read.branch == branch}
-            whole = {view for view in views if "." not in view}
-            members = {view for view in views if "." in view and view.partition(".")[0] not in whole}
-            rows += sum(self.plan[view].members for view in whole) + len(members)
-        return rows
+        return rows_per_image(self._reads(), self.branches, self.plan)
 
     def branch(self, name: str) -> Branch:
         """A branch by name."""
@@ -322,8 +316,10 @@ class Step(nn.Module):
             for plan in self.recipe.relation_plan:
                 weight = plan.weight.at(replace(moment, relation=plan.name))
                 for call in plan.calls:
-                    positional = [self._reading(read, values, views) for read in call.reads]
-                    named = {key: self._reading(read, values, views) for key, read in call.named_reads.items()}
+                    positional = [reading_of(read, values, views, self.num_classes) for read in call.reads]
+                    named = {
+                        key: reading_of(read, values, views, self.num_classes) for key, read in call.named_reads.items()
+                    }
                     result = self.relations[plan.name](*positional, **named)
                     parts = {"": result} if isinstance(result, Tensor) else result
                     for part, value in parts.items():
@@ -440,34 +436,10 @@ class Step(nn.Module):
         if moves:
             momenta = {name: self.branch(name).spec.ema for name in self.branches}
             read |= {f"branches.{name}.momentum": ema for name, ema in momenta.items() if ema is not None}
-        for key, schedule in read.items():
-            if schedule.follows_progress:
-                raise RecipeError(
-                    f"{key}: {schedule} follows the run's progress, whose length is unknown; "
-                    "give it in updates, as in Step(recipe, classes, total_steps=4000)"
-                )
+        check_length(read)
 
     def _reads(self) -> list[Read]:
         return [read for plan in self.recipe.relation_plan for read in plan.all_reads]
-
-    def _reading(self, read: Read, values: Mapping[tuple[str, str, str], Tensor], views: Mapping[str, View]) -> Reading:
-        view = _view(views, read.view)
-        value, members, target = values[read.branch, read.name, read.view].float(), view.members, view.target
-        for function in read.functions:
-            if isinstance(function, Mix):
-                like = _view(views, function.like)
-                drawn = like.params[function.op]
-                if like.members < members:
-                    drawn = {name: param.repeat_interleave(members, dim=0) for name, param in drawn.items()}
-                drawn = on_rows(drawn, members)
-                value, target = mix_rows(value, drawn), mix_target(target, drawn, self.num_classes)
-            elif function == "stop":
-                value = value.detach()
-            else:
-                value = aggregate(value, members)
-                target = None if target is None else target[::members]
-                members = 1
-        return Reading(value, target, view.params, members)
 
     def _to_watch(self) -> list[tuple[str, str]]:
         """(readout, view) of the main branch whose spread tells a collapse; of two views where there are two."""
@@ -563,25 +535,6 @@ class Step(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Restores what `get_extra_state` gave."""
         self.updates = int(state)
-
-
-def _check_arguments(recipe: Any, num_classes: Any, total_steps: Any, pretrained: Any) -> None:
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(f"Step: recipe is what load_recipe('tied_cifar10') gives, got {type(recipe).__name__}")
-    if type(num_classes) is not int or num_classes < 0:
-        raise RecipeError(f"Step: num_classes is a whole number, 0 without labels, got {num_classes!r}")
-    if isinstance(total_steps, (nn.Module, Mapping)):
-        raise RecipeError("Step: a network is given by name, as in Step(recipe, 10, backbone=model)")
-    if total_steps is not None and (type(total_steps) is not int or total_steps < 1):
-        raise ValueError(f"total_steps is the run's number of updates, at least 1, got {total_steps!r}")
-    if not isinstance(pretrained, bool):
-        raise RecipeError(f"Step: pretrained is True or False, got {type(pretrained).__name__}")
-
-
-def _view(views: Mapping[str, View], name: str) -> View:
-    """A view, or a member such as `r.0`."""
-    base, _, member = name.partition(".")
-    return member_view(views[base], int(member)) if member else views[base]
 
 
 __all__ = ["Output", "Step"]

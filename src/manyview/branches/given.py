@@ -29,6 +29,10 @@ WRAPPERS = {"DataParallel": "wrap the step instead", "DistributedDataParallel": 
 NOTHING = nn.Identity()
 
 
+class GivenError(ManyviewError):
+    """A network that was given, and cannot be trained as it stands."""
+
+
 @dataclass(frozen=True)
 class Reader:
     """How the feature h is read from a network. classifier: the layer that is left out, where it ends in one."""
@@ -62,13 +66,13 @@ class Network:
         try:
             return replace(self, module=copy.deepcopy(self.module))
         except Exception as error:  # of anybody's module
-            raise ManyviewError(f"backbone: {self.name} cannot be copied, for an EMA: {reason(error)}") from None
+            raise GivenError(f"backbone: {self.name} cannot be copied, for an EMA: {reason(error)}") from None
 
 
 def given_networks(given: Given | None, specs: Mapping[str, BranchSpec], read: Collection[str]) -> dict[str, nn.Module]:
     """The networks by branch. specs: of all branches. read: branches that relations read.
 
-    Raises ManyviewError for what is no network, and for branches that cannot have one.
+    Raises GivenError for what is no network, and for branches that cannot have one.
     """
     if given is None:
         return {}
@@ -78,21 +82,21 @@ def given_networks(given: Given | None, specs: Mapping[str, BranchSpec], read: C
         _check_module(given, "backbone")
         if len(own) > 1:
             told = ", ".join(f"'{name}': …" for name in own)
-            raise ManyviewError(f"backbone: the recipe has {len(own)} branches; say whose it is: backbone={{{told}}}")
+            raise GivenError(f"backbone: the recipe has {len(own)} branches; say whose it is: backbone={{{told}}}")
         networks = {own[0]: given}
     seen: dict[int, str] = {}
     for name, module in networks.items():
         where = f"backbone['{name}']"
         if name not in specs:
-            raise ManyviewError(f"backbone: {unknown('branch', str(name), specs, 'branches')}")
+            raise GivenError(f"backbone: {unknown('branch', str(name), specs, 'branches')}")
         if (ema := specs[name].ema) is not None:
-            raise ManyviewError(f"{where}: this branch is an EMA, a copy of '{ema.of}'; give the network of '{ema.of}'")
+            raise GivenError(f"{where}: this branch is an EMA, a copy of '{ema.of}'; give the network of '{ema.of}'")
         if name not in read:
-            raise ManyviewError(f"{where}: no relation reads this branch, so nothing would train it; drop it")
+            raise GivenError(f"{where}: no relation reads this branch, so nothing would train it; drop it")
         _check_module(module, where)
         for parameter in module.parameters():
             if seen.setdefault(id(parameter), name) != name:
-                raise ManyviewError(
+                raise GivenError(
                     f"{where} shares parameters with backbone['{seen[id(parameter)]}']; one branch may look at any "
                     "number of views, and a second network of the same weights is copy.deepcopy(model)"
                 )
@@ -103,15 +107,15 @@ def _check_module(module: Any, where: str) -> None:
     if isinstance(module, nn.Module):
         kind = type(module).__name__
         if kind in WRAPPERS:
-            raise ManyviewError(f"{where}: a network in {kind} was given; {WRAPPERS[kind]}")
+            raise GivenError(f"{where}: a network in {kind} was given; {WRAPPERS[kind]}")
         return
     if isinstance(module, str):
-        raise ManyviewError(
+        raise GivenError(
             f"{where}: expected an nn.Module, got the name '{module}'; names are the recipe's, as in "
             f"load_recipe(…, 'branches.net.backbone={module}')"
         )
     got = f"the class {module.__name__}; call it" if isinstance(module, type) else f"{type(module).__name__}"
-    raise ManyviewError(f"{where}: expected an nn.Module, got {got}")
+    raise GivenError(f"{where}: expected an nn.Module, got {got}")
 
 
 def look_at(
@@ -127,7 +131,7 @@ def look_at(
 
     But that its weights come to lie channels last, as those of named backbones do, where it takes such images.
 
-    used: readouts that are needed. trained: whether gradients reach the branch. Raises ManyviewError.
+    used: readouts that are needed. trained: whether gradients reach the branch. Raises GivenError.
     """
     name = name_of(module)
     where = f"branches.{spec.name}: the given {name}"
@@ -144,7 +148,7 @@ def look_at(
         if layer is not None and not torch.allclose(
             module.get_submodule(layer)(feature), _scores(output), rtol=1e-3, atol=1e-4
         ):
-            raise ManyviewError(f"{where} does more with its features than its classifier '{layer}'; {_bare(layer)}")
+            raise GivenError(f"{where} does more with its features than its classifier '{layer}'; {_bare(layer)}")
     if layer is not None:
         _check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
     if spec.init is not None:
@@ -214,16 +218,16 @@ def _check_state(module: nn.Module, where: str, trained: bool) -> None:
     parameters = list(module.parameters())
     devices = sorted({str(each.device) for each in parameters})
     if len(devices) > 1:
-        raise ManyviewError(f"{where} lies on {' and '.join(devices)}; bring it to one device")
+        raise GivenError(f"{where} lies on {' and '.join(devices)}; bring it to one device")
     if devices == ["meta"]:
-        raise ManyviewError(f"{where} lies on the meta device, without weights; build it on a real one")
+        raise GivenError(f"{where} lies on the meta device, without weights; build it on a real one")
     if dtypes := {each.dtype for each in parameters if each.is_floating_point()} - {torch.float32}:
-        raise ManyviewError(
+        raise GivenError(
             f"{where} has weights of {min(map(str, dtypes))}; give them as float32, with model.float(), and compute in "
             "less under torch.autocast"
         )
     if trained and parameters and not any(each.requires_grad for each in parameters):
-        raise ManyviewError(
+        raise GivenError(
             f"{where} has {counted(len(parameters), 'parameter')}, of which none requires gradients, so nothing of it "
             "would be trained; call model.requires_grad_(True)"
         )
@@ -253,7 +257,7 @@ def _try(
             except Exception as raised:  # view() of maps that lie channels last, or all that a network may dislike
                 error = raised
     size = "x".join(map(str, pixels.shape[1:]))
-    raise ManyviewError(f"{where} cannot read an image of {size}: {reason(error)}") from None
+    raise GivenError(f"{where} cannot read an image of {size}: {reason(error)}") from None
 
 
 def _scores(output: Any) -> Any:
@@ -268,7 +272,7 @@ def _classifier(
     found = next(((name, layer) for name, layer, gave in reversed(last) if gave is scores), None)
     if found is None:
         if isinstance(told, int) and told > 0 and hasattr(module, "reset_classifier"):
-            raise ManyviewError(f"{where} ends in no linear layer that alone is its classifier; {_bare('')}")
+            raise GivenError(f"{where} ends in no linear layer that alone is its classifier; {_bare('')}")
         return None
     name, layer = found
     known = layer.out_features == told or _is_torchvisions(module) or isinstance(output, Mapping)
@@ -303,9 +307,9 @@ def _check_classifier(layer: nn.Module, name: str, spec: BranchSpec, read: bool,
     )
     if not plain:
         told = f"has a classifier, '{name}', and the recipe another, {LOGITS}: {head}"
-        raise ManyviewError(f"{where} {told}; {_bare(name)}")
+        raise GivenError(f"{where} {told}; {_bare(name)}")
     if layer.out_features != classes:
-        raise ManyviewError(
+        raise GivenError(
             f"{where} has a classifier of {counted(layer.out_features, 'class')}, '{name}', and there are {classes}; "
             f"{_bare(name, classes)}"
         )
@@ -321,14 +325,14 @@ def _bare(name: str, classes: int | None = None) -> str:
 def _read(reader: Reader, module: nn.Module, pixels: Tensor, where: str) -> Tensor:
     try:
         feature = reader(module, pixels)
-    except ManyviewError as error:
-        raise ManyviewError(f"{where} {error}") from None
+    except GivenError as error:
+        raise GivenError(f"{where} {error}") from None
     except Exception as error:
-        raise ManyviewError(f"{where} fails without its classifier '{reader.classifier}': {reason(error)}") from None
+        raise GivenError(f"{where} fails without its classifier '{reader.classifier}': {reason(error)}") from None
     if len(feature) != len(pixels):
-        raise ManyviewError(f"{where} gives {counted(len(feature), 'row')} for {counted(len(pixels), 'image')}")
+        raise GivenError(f"{where} gives {counted(len(feature), 'row')} for {counted(len(pixels), 'image')}")
     if not bool(feature.isfinite().all()):
-        raise ManyviewError(f"{where} gives NaN or infinity for an image of noise; look at its weights")
+        raise GivenError(f"{where} gives NaN or infinity for an image of noise; look at its weights")
     return feature
 
 
@@ -344,7 +348,7 @@ def _feature(output: Any, network: nn.Module) -> Tensor:
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim not in (2, 3, 4):
         shape = f"of {output.dtype} {[*output.shape]}" if isinstance(output, Tensor) else ""
         several = f"of {len(output)}" if isinstance(output, (tuple, list)) else ""
-        raise ManyviewError(
+        raise GivenError(
             f"gives a {type(output).__name__} {shape}{several}".rstrip()
             + ", where one tensor is needed: vectors [B, D], maps [B, D, h, w] or tokens [B, N, D]"
         )
@@ -359,4 +363,14 @@ def _is_torchvisions(module: nn.Module) -> bool:
     return any(kind.__module__.startswith("torchvision.models") for kind in type(module).__mro__)
 
 
-__all__ = ["Given", "Network", "Reader", "given_networks", "left_out", "look_at", "looking_on", "normalization_of"]
+__all__ = [
+    "Given",
+    "GivenError",
+    "Network",
+    "Reader",
+    "given_networks",
+    "left_out",
+    "look_at",
+    "looking_on",
+    "normalization_of",
+]

@@ -1,4 +1,4 @@
-"""Layer-wise decay of the lr, as timm's and BEiT's (Bao et al., ICLR 2022): each layer learns less than the one after it.
+"""Layer-wise decay of the lr, as timm's and BEiT's (Bao et al., ICLR 2022): each layer learns less than the next.
 
 What a layer is, and their order, each of timm's models says itself (`group_matcher`); of those that do not, timm takes
 twelve parameters for one. Heads and relations, which come after a backbone, learn at the whole lr, as its classifier
