@@ -60,13 +60,19 @@ def command_line():
 def command_of(words):
     """(command, what follows its name) of words after `manyview`; LookupError for one that does not exist."""
     command, rest = command_line(), list(words)
-    while hasattr(command, "list_commands"):
+    while hasattr(command, "list_commands") and not (rest and rest[0].startswith("-")):
         context = command.make_context("manyview", [], resilient_parsing=True)
         found = command.get_command(context, rest[0]) if rest else None
         if found is None:
             raise LookupError(f"no command {' '.join(words)}")
         command, rest = found, rest[1:]
     return command, rest
+
+
+def flags_of(command) -> set[str]:
+    """Every option of a command."""
+    flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    return flags | {"--help", "-h"}
 
 
 def file_of(page: Path, name: str, folder: Path) -> Path:
@@ -107,6 +113,9 @@ def test_commands_are_commands(page, tmp_path):
             continue
         try:
             command, rest = command_of(words)
+            if hasattr(command, "list_commands"):  # options of the command line itself, which do what they say at once
+                assert set(rest) <= flags_of(command), where
+                continue
             given = command.make_context(words[0], rest).params
             check_words(page, given, tmp_path)
         except (USAGE, LookupError, manyview.ManyviewError) as error:
@@ -117,15 +126,14 @@ def test_commands_are_commands(page, tmp_path):
 def test_commands_in_the_text_are_commands(page):
     for code in pages.inline(page):
         program, *words = code.split()
-        if program != "manyview" or not words or not re.fullmatch(r"[a-z]+", words[0]):
+        if program != "manyview" or not words or not re.fullmatch(r"--[a-z-]+|[a-z]+", words[0]):
             continue
         try:
             command, rest = command_of([word for word in words if word not in ("…", "COMMAND")])
         except LookupError as error:
             pytest.fail(f"{page.name}: {code}: {error}")
-        known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         flags = {word.partition("=")[0] for word in rest if word.startswith("-")}
-        assert flags <= known | {"--help", "-h"}, f"{page.name}: {code}"
+        assert flags <= flags_of(command), f"{page.name}: {code}"
 
 
 @by_page
@@ -173,6 +181,13 @@ def test_recipes_load(tmp_path):
             parse_recipe(block.text + missing, use=use)
 
 
+def skip_without(error: ImportError) -> None:
+    """Skips a page for an optional package that is not installed, which our integrations say in these words."""
+    if re.match(r"manyview\.integrations\.\w+ needs ", str(error)):
+        pytest.skip(str(error))
+    raise error
+
+
 def names_of_ours(tree: ast.AST):
     """Dotted names of the package that code imports or reaches."""
     for node in ast.walk(tree):
@@ -204,6 +219,8 @@ def exists(name: str) -> bool:
                 importlib.import_module(".".join(name.split(".")[:at]))
             except ModuleNotFoundError:
                 return False
+            except ImportError as error:
+                skip_without(error)
         value = getattr(value, part)
     return True
 
@@ -226,7 +243,10 @@ def run_snippets(page: Path, monkeypatch, folder: Path) -> None:
             (folder / block.file).write_text(block.text, encoding="utf-8")
     known: dict[str, object] = {"__name__": "page"}
     for block in runnable(page):
-        exec(compile("\n" * block.line + block.text, str(page), "exec"), known)
+        try:
+            exec(compile("\n" * block.line + block.text, str(page), "exec"), known)
+        except ImportError as error:
+            skip_without(error)
 
 
 def runnable(page: Path) -> list[pages.Block]:
