@@ -220,6 +220,7 @@ def failing(number):
 MISTAKES = {
     "a wrong split": ({"train": LIST, "valid": LIST}, "data: 'valid' is called 'val' here"),
     "a word": ({"train": LIST, "tset": LIST}, "did you mean 'test'?"),
+    "a number": ({"train": LIST, 1: LIST}, "data: unknown split '1'"),
     "no train": ({"val": LIST}, "data has no 'train', only 'val'"),
     "nothing": ({}, "only nothing"),
     "no mapping": (LIST, 'data is a list; write data={"train": dataset'),
@@ -238,7 +239,7 @@ MISTAKES = {
     "normalised": ({"train": Made(lambda n: (TENSOR[n] / 127.5 - 1, 0))}, "drop Normalize"),
     "floats to 255": ({"train": Made(lambda n: (TENSOR[n].float(), 0))}, "give them as uint8"),
     "other floats": ({"train": Made(lambda n: (TENSOR[n] / 256, 0))}, "float pixels between the 256 levels"),
-    "integers": ({"train": Made(lambda n: (TENSOR[n].long(), 0))}, "int64 pixels; what is read is a PIL image"),
+    "integers": ({"train": Made(lambda n: (TENSOR[n].long(), 0))}, "int64 pixels; give them as uint8"),
     "channels": ({"train": Made(lambda n: (np.zeros((9, 9, 5), np.uint8), 0))}, "data.channels says how many"),
     "paths": ({"train": Made(lambda n: ("a.png", 0))}, "an image is a str; what is read is a PIL image"),
     "three parts": ({"train": Made(lambda n: (PICTURES[n], 0, 0))}, "train item 0 is a tuple of 3 parts"),

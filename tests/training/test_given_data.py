@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,18 +121,3 @@ def test_a_refused_data_set_leaves_nothing(recipe, tmp_path):
             recipe, tmp_path / "run", data={"train": (np.zeros((9, 8, 8), np.uint8), [None] * 9)}, quiet=True
         )
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow(reason="its program trains a run, resumes and judges it")
-def test_the_document_does_what_it_says(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs" / "own_data.md").read_text(encoding="utf-8")
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", text, re.S):
-        exec(compile(snippet, "own_data.md", "exec"), names)
-    assert names["result"]["data"].startswith(
-        "256 train (limit 256, seed 0), 180 val (10 % of train, seed 0), no test; given"
-    )
-    assert names["reports"][Knn(k=5)].measures
-    assert (tmp_path / "seen.png").is_file()
-    assert names["step"].updates == 2

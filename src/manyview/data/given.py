@@ -76,7 +76,7 @@ def _by_role(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     for name in given:
         if name not in ROLES:
             meant = role_of(name) if isinstance(name, str) else None
-            raise DataError(f"data: {f'{name!r} is called {meant!r} here' if meant else unknown('split', name, ROLES)}")
+            raise DataError(f"data: {f'{name!r} is called {meant!r} here' if meant else unknown('split', str(name), ROLES)}")
     if "train" not in given:
         raise DataError(f"data has no 'train', only {listed(given) if given else 'nothing'}; write {cure}")
     return given, remarks
