@@ -240,7 +240,7 @@ def run_snippets(page: Path, monkeypatch, folder: Path) -> None:
     monkeypatch.setitem(sys.modules, "page", module)
     for block in runnable(page):
         try:
-            exec(compile("\n" * block.line + block.text, str(page), "exec"), vars(module))
+            exec(compile("\n" * block.line + block.text, str(page), "exec", dont_inherit=True), vars(module))
         except ImportError as error:
             skip_without(error)
 

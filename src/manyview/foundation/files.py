@@ -26,6 +26,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+def check_writable(path: Path) -> None:
+    """Raises RunError, before long work, where no file of this name could be written in the end."""
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if path.is_dir():
+        raise RunError(f"cannot write {path}: Is a directory")
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise RunError(f"cannot write {path}: {folder} is {'no folder' if not folder.is_dir() else 'not writable'}")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """A file of these bytes."""
 

@@ -24,3 +24,14 @@ def several(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):
         return f"{noun[:-1]}ies"
     return f"{noun}s"
+
+
+def duration(seconds: float) -> str:
+    """A duration as a person says it.
+
+    >>> [duration(42), duration(720), duration(12_300)]
+    ['42 s', '12 min', '3.4 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
 from rich.console import Console
@@ -102,6 +103,11 @@ class Display:
             self._task = self._bar.add_task("train", total=self._total, completed=self._done, measures=())
             yield
         self._bar = None
+
+    def stopping(self, signal: int) -> None:
+        """A run that was asked to end by a signal goes on until the step under way is done and saved."""
+        asked = "Ctrl-C" if signal == SIGINT else "the signal"
+        self.say(f"stopping after this step; {asked} again ends at once")
 
     def advance(
         self,

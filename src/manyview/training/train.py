@@ -84,7 +84,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     journal, stream = Journal(setup, run, state.number), setup.stream(state.number)
     journal.begin(state.number)
     first_bad, failed, stopped, ending, terms = FirstFailure(accelerator), 0, False, "", dict[str, float]()
-    with interruptible() as interrupted, setup.display.training(), closing(journal), closing(stream):
+    with interruptible(setup.display.stopping) as asked, setup.display.training(), closing(journal), closing(stream):
         validation.untrained(journal)
         step.train()
         watch = Stopwatch(state.seconds, state.waited)
@@ -103,7 +103,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             last = done == clock.steps
             logs = done % config.log_every == 0 or within == 0 or last
             # on several processes, all must stop at the same step
-            stopped = interrupted() if accelerator.num_processes == 1 else logs and anywhere(interrupted(), accelerator)
+            stopped = bool(asked()) if accelerator.num_processes == 1 else logs and anywhere(bool(asked()), accelerator)
             keeps = done % setup.checkpoint_every == 0 or last or stopped
 
             # ------------------------------------------------------------------------------------- log
@@ -138,7 +138,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     if ending:
         raise RunError(ending)
     if stopped:
-        raise Interrupted(f"stopped at step {state.number}; continue with the same command and --resume")
+        raise Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", asked())
 
 
 def _update(
