@@ -28,7 +28,7 @@ from manyview.words.load import Use, words_of
 # Settings that change where and how fast a run goes, not what it computes.
 INCIDENTAL = (
     *("title", "data.root", "data.download", "data.workers"),
-    *("train.log_every", "train.checkpoint_every", "train.on_collapse"),
+    *("train.log_every", "train.checkpoint_every", "train.on_collapse", "train.track"),
 )
 SHOWN = 4  # differences between recipes that a message lists
 

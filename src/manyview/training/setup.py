@@ -36,6 +36,7 @@ from manyview.recipe.settings import Train
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
+from manyview.training.trackers import check_trackers
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def set_up(
     """
     recipe = recipe if data is None else recipe.on_given_data()
     config = recipe.train
+    check_trackers(config.track)
     accelerator = make_accelerator(config)
     world = accelerator.num_processes
     display = Display(quiet=quiet or not accelerator.is_main_process)
