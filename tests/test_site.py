@@ -40,6 +40,11 @@ def test_links_are_turned_to_where_things_are_in_the_site():
     assert moved("[a](../docs/results.md)", "benchmarks/README.md") == "[a](../results.md)"
 
 
+def test_make_docs_is_strict():
+    """With --quiet mkdocs counts no warning, and passes whatever is wrong."""
+    assert "\t$(BIN)/mkdocs build --strict\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 def test_every_variable_of_ours_is_told():
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     read = {*re.findall(r"environ(?:\.get\(|\[)\"([A-Z_]+)\"", sources), *re.findall(r"\bMANYVIEW_[A-Z_]+\b", sources)}
