@@ -151,10 +151,11 @@ def look_at(
         ):
             raise GivenError(f"{where} does more with its features than its classifier '{layer}'; {_bare(layer)}")
         for other in others:
-            if (width := _read(reader, module, other, where).shape[1]) != feature.shape[1]:
+            widths = feature.shape[1], _read(reader, module, other, where).shape[1]
+            if len(set(widths)) > 1:
                 raise GivenError(
-                    f"{where} gives {counted(feature.shape[1], 'column')} for an image of {_shape(pixels)}, and {width:,} "
-                    f"for one of {_shape(other)}; pool over places before its features"
+                    f"{where} gives {widths[0]:,} columns for an image of {_shape(pixels)}, and {widths[1]:,} for one of "
+                    f"{_shape(other)}; pool over places before its features"
                 )
     if layer is not None:
         _check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
