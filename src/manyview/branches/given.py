@@ -154,8 +154,8 @@ def look_at(
             widths = feature.shape[1], _read(reader, module, other, where).shape[1]
             if len(set(widths)) > 1:
                 raise GivenError(
-                    f"{where} gives {widths[0]:,} columns for an image of {_shape(pixels)}, and {widths[1]:,} for one of "
-                    f"{_shape(other)}; pool over places before its features"
+                    f"{where} gives {widths[0]:,} columns for an image of {_shape(pixels)}, and {widths[1]:,} for one "
+                    f"of {_shape(other)}; pool over places before its features"
                 )
     if layer is not None:
         _check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
