@@ -182,7 +182,14 @@ REFUSED = {
     "a keyword": (OP + "OPS = {'class': Speckle}", "OPS['class']: 'class' cannot be a name"),
     "a dot": (RELATION + "RELATIONS = {'my.pull': Pull}", "RELATIONS['my.pull']: 'my.pull' cannot be a name"),
     "again": (OP + "OPS = {'speckle_again': Speckle}", "'_again' in a name tells the second op of a view"),
-    "twice": (OP + "OPS = {'one': Speckle, 'two': Speckle}", "OPS['two'] is OPS['one'] again; give it one name"),
+    "twice": (
+        OP + "OPS = {'one': Speckle, 'two': Speckle}",
+        "OPS['two'] is OPS['one'] by another name; give it one name",
+    ),
+    "manyview's own": (
+        "from manyview.views.ops.crop import Crop\nOPS = {'cut': Crop}",
+        "OPS['cut'] is manyview's 'crop' by another name; give it one name",
+    ),
     "an instance": (OP + "OPS = {'speckle': Speckle()}", "OPS['speckle']: expected a class, a frozen dataclass"),
     "no sample": (
         OP.replace("def sample", "def draw") + FIRST,
