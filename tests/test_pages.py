@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -199,17 +198,6 @@ def names_of_ours(tree: ast.AST):
             yield ast.unparse(node)
 
 
-@contextmanager
-def with_its_extra():
-    """Skips a page about what an extra brings, where that is not installed."""
-    try:
-        yield
-    except ImportError as error:
-        if "pip install 'manyview[" not in str(error):
-            raise
-        pytest.skip(str(error))
-
-
 def exists(name: str) -> bool:
     """Whether a dotted name is there: a module, or what modules hold."""
     value = manyview
@@ -231,8 +219,7 @@ def test_snippets_name_what_exists(page):
         if page.name == "api.md":
             continue  # signatures, made from the sources
         for name in names_of_ours(ast.parse(block.text)):
-            with with_its_extra():
-                assert exists(name), f"{block.where}: {name}"
+            assert exists(name), f"{block.where}: {name}"
 
 
 def run_snippets(page: Path, monkeypatch, folder: Path) -> None:
@@ -257,8 +244,7 @@ def runnable(page: Path) -> list[pages.Block]:
 @pytest.mark.slow(reason="trains some steps as the pages do")
 @pytest.mark.parametrize("page", filter(runnable, PAGES), ids=lambda page: str(page.relative_to(ROOT)))
 def test_snippets_run(page, tmp_path, monkeypatch):
-    with with_its_extra():
-        run_snippets(page, monkeypatch, tmp_path)
+    run_snippets(page, monkeypatch, tmp_path)
 
 
 def test_recipes_named_in_the_text_exist():

@@ -6,7 +6,6 @@ Whatever it is, it becomes `Images`: files where torchvision has read none yet, 
 from __future__ import annotations
 
 import multiprocessing
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
@@ -25,7 +24,7 @@ from manyview.data.item_images import Reading, items_as_images, spread
 from manyview.data.items import LABEL_KEYS, Pairs
 from manyview.data.layout import ROLES, listed, role_of
 from manyview.data.splits import RawSplits
-from manyview.errors import DataError, ManyviewWarning, reason, unknown
+from manyview.errors import DataError, reason, unknown, warn
 from manyview.foundation.words import counted
 
 LOOKED_AT = 16  # items that are read twice when a data set is given
@@ -75,8 +74,9 @@ def _by_role(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         given = {role: given[name] for name, role in roles.items() if role is not None}
     for name in given:
         if name not in ROLES:
-            meant = role_of(name) if isinstance(name, str) else None
-            raise DataError(f"data: {f'{name!r} is called {meant!r} here' if meant else unknown('split', str(name), ROLES)}")
+            meant = role_of(str(name))
+            told = f"'{name}' is called '{meant}' here" if meant else unknown("split", str(name), ROLES)
+            raise DataError(f"data: {told}")
     if "train" not in given:
         raise DataError(f"data has no 'train', only {listed(given) if given else 'nothing'}; write {cure}")
     return given, remarks
@@ -215,7 +215,7 @@ def _classes(found: Mapping[str, _Given]) -> tuple[str, ...]:
         if count > 2 * len(present):
             raise DataError(f"{told}; these are no numbers of classes, which are 0 to {len(present) - 1}")
         cure = f"if that is not meant, number the classes 0 to {len(present) - 1}"
-        warnings.warn(f"{told}: {count} classes are made; {cure}", ManyviewWarning, stacklevel=2)
+        warn(f"{told}: {count} classes are made; {cure}")
     return tuple(map(str, range(count)))
 
 
