@@ -22,6 +22,7 @@ from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
 from manyview.branches.given import Given, Network, given_networks, look_at
 from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
+from manyview.branches.start import Start
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.habits import Habits, check_held, refuse_compiler
@@ -54,9 +55,10 @@ class Step(nn.Module):
 
     Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates (by default what the
     recipe's `train.steps` says), which weights and momenta that follow the run's progress need to be trained. Weights
-    are initialised from the recipe's seed, whatever was drawn before; pretrained=False skips published weights, where a
-    checkpoint follows. backbone: a network in place of the recipe's, or one a branch, `{branch: module}`; see
-    `branches.given`. Raises RecipeError where a relation and its readouts do not fit.
+    are initialised from the recipe's seed, whatever was drawn before, or come from what `init=` and `pretrained=` name,
+    see `starts`; pretrained=False skips that, where a checkpoint follows. backbone: a network in place of the recipe's,
+    or one a branch, `{branch: module}`; see `branches.given`. Raises RecipeError where a relation and its readouts do
+    not fit.
     """
 
     def __init__(
@@ -127,6 +129,12 @@ class Step(nn.Module):
     def rows_per_image(self) -> int:
         """Images that pass the networks for each image of a batch."""
         return rows_per_image(self._reads(), self.branches, self.plan)
+
+    @property
+    def starts(self) -> dict[str, Start]:
+        """Where weights came from that were not drawn: `net.backbone` -> its place, and what of it matched."""
+        found = {name: self.branch(name).starts for name in self.branches}
+        return {f"{name}.{part}": start for name, starts in found.items() for part, start in starts.items()}
 
     def branch(self, name: str) -> Branch:
         """A branch by name."""
