@@ -435,6 +435,21 @@ def test_another_head_for_logits_is_refused_beside_a_classifier():
         given(resnet(), heads=f"{HALF}, low: \"pool('fc')\"", lines=', "similarity(low(a), low(b))"')
 
 
+def test_every_size_of_a_view_is_tried():
+    text = TIED.replace("b: {like: a}", 'b: {like: a}, s: {from: image, make: "crop(16)"}')
+    with pytest.raises(
+        ManyviewError, match=r"gives 1,800 columns for an image of 3x32x32, and 392 for one of 3x16x16; pool"
+    ):
+        given(small(), text, lines=', "similarity(h(a), h(s))"')
+
+
+def test_layers_that_wait_for_their_first_image_are_made_by_it():
+    lazy = nn.Sequential(nn.LazyConv2d(8, 3, stride=2), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(C))
+    step = given(lazy)
+    assert step.main.dims["h"] == 8 * 15 * 15
+    assert losses(step)[0] > 0
+
+
 def test_scores_after_a_softmax_are_told():
     see = Net(lambda net, x: net.fc(net.conv(x).mean((2, 3))).log_softmax(1), conv=conv(), fc=nn.Linear(8, C))
     with pytest.warns(ManyviewWarning, match=r"gives 10 columns, one a class, but not by a last linear layer"):

@@ -92,6 +92,25 @@ def test_an_attached_optimiser_is_no_slip():
     assert step.updates == 3
 
 
+def test_an_attached_optimiser_that_makes_no_update_is_told():
+    step = made()
+    step.attach(kept := sgd(step))
+    forward(step)
+    step._habits.forwards = 256
+    (line,) = told(lambda: forward(step, 1))
+    assert line.startswith(
+        "257 training forwards without an update, for which the weight of similarity waits: the attached"
+    )
+    del kept
+
+
+def test_predictions_in_training_mode_are_told():
+    step = made()
+    (line,) = told(lambda: [step.predict(PHOTOS) for _ in range(2)])
+    assert line.startswith("predict in training mode: BatchNorm normalises by these images and learns from them")
+    assert told(lambda: made().eval().predict(PHOTOS)) == []
+
+
 def test_parameters_that_the_optimiser_lacks_are_told():
     step = made(AUGSELF)
     (line,) = told(lambda: step.attach(sgd(step.main.backbone)).remove())
