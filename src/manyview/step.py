@@ -20,8 +20,9 @@ from torch.utils.hooks import RemovableHandle
 
 from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
-from manyview.branches.given import Given, Network, given_networks, look_at
+from manyview.branches.given import Given, Network, given_networks, look_at, tried_size
 from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
+from manyview.branches.start import Start
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.habits import Habits, check_held, refuse_compiler
@@ -54,9 +55,10 @@ class Step(nn.Module):
 
     Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates (by default what the
     recipe's `train.steps` says), which weights and momenta that follow the run's progress need to be trained. Weights
-    are initialised from the recipe's seed, whatever was drawn before; pretrained=False skips published weights, where a
-    checkpoint follows. backbone: a network in place of the recipe's, or one a branch, `{branch: module}`; see
-    `branches.given`. Raises RecipeError where a relation and its readouts do not fit.
+    are initialised from the recipe's seed, whatever was drawn before, or come from what `init=` and `pretrained=` name,
+    see `starts`; pretrained=False skips that, where a checkpoint follows. backbone: a network in place of the recipe's,
+    or one a branch, `{branch: module}`; see `branches.given`. Raises RecipeError where a relation and its readouts do
+    not fit.
     """
 
     def __init__(
@@ -128,6 +130,12 @@ class Step(nn.Module):
         """Images that pass the networks for each image of a batch."""
         return rows_per_image(self._reads(), self.branches, self.plan)
 
+    @property
+    def starts(self) -> dict[str, Start]:
+        """Where weights came from that were not drawn: `net.backbone` -> its place, and what of it matched."""
+        found = {name: self.branch(name).starts for name in self.branches}
+        return {f"{name}.{part}": start for name, starts in found.items() for part, start in starts.items()}
+
     def branch(self, name: str) -> Branch:
         """A branch by name."""
         return self.branches[name]  # type: ignore[return-value]
@@ -147,8 +155,10 @@ class Step(nn.Module):
             return None
         own = [read for read in reads if read.branch == spec.name]
         trained = any("stop" not in read.functions for read in own)
-        used = {read.name for read in own}
-        return look_at(given[spec.name], spec, self.plan, used, trained, self.num_classes, channels)
+        used, module = {read.name for read in own}, given[spec.name]
+        fixed = dict.fromkeys(fixed_size(self.plan, read.view) for read in own)
+        sizes = [size for size in fixed if size is not None] or [tried_size(module, self.plan)]
+        return look_at(module, spec, sizes, used, trained, self.num_classes, channels)
 
     def _go_where_networks_lie(self) -> None:
         """All else follows the given networks to their device."""
@@ -350,8 +360,8 @@ class Step(nn.Module):
         self._habits.looked(self.training)
         if not self.training:
             return
-        if not self.attached:
-            self._habits.waits(self.waiting)
+        if self._habits.late(self.attached):
+            self._habits.waits(self.waiting, self.attached)
         asleep = [name for name in self.branches if not self.branch(name).backbone.training]
         self._habits.sleeps([f"branches.{name}.backbone" for name in asleep if not self._is_held(name)])
 
@@ -359,7 +369,7 @@ class Step(nn.Module):
         branch = self.branch(name)
         return any(module is branch or module is branch.backbone for module in self._held)
 
-    def attach(self, *optimizers: torch.optim.Optimizer) -> RemovableHandle:
+    def attach(self, optimizer: torch.optim.Optimizer, *more: torch.optim.Optimizer) -> RemovableHandle:
         """What follows an update follows every one of this optimiser's from now on: EMAs, queues, prototypes, averages.
 
         Of several optimisers give all, that which steps last at the end. Accelerate's wrapper may be given, too. The
@@ -368,6 +378,7 @@ class Step(nn.Module):
         where a schedule needs `total_steps`.
         """
         self._check_length(moves=True)
+        optimizers = (optimizer, *more)
         handle = self._follower.attach(optimizers[-1], self._move_on)
         idle = self.idle
         trained = {name: each for name, each in self.named_parameters() if each.requires_grad and name not in idle}
@@ -486,6 +497,8 @@ class Step(nn.Module):
 
         images: as for `views`; put the step in evaluation mode first. With `train.ema` the averaged weights answer.
         """
+        if self.training:
+            self._habits.predicts()
         return self.read(self.test_pixels(images).to(self.main.mean.device), aggregated=aggregated)
 
     def read(self, pixels: Tensor, *, aggregated: bool = False) -> dict[str, Tensor]:
