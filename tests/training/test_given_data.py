@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 from rich.console import Console
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 import manyview
-from commands import done, one_line
+from commands import done, one_line, png
 from commands import manyview as command
+from manyview.data.decode import BadImage
 from manyview.data.digits import digits
 from manyview.errors import RunError
 from manyview.evaluate.knn import Knn
@@ -113,6 +114,38 @@ def test_a_run_of_a_source_is_judged_on_given_data(runs, given):
     assert subject.data.startswith("python ")
     with pytest.raises(RunError, match=r"was made by another recipe: data\.source: 'digits' -> 'python'"):
         Run(runs / "source").splits(Run(runs / "source").recipe(), given)
+
+
+class Broken(Dataset):
+    """64 digits, one of which cannot be read; the labels of all are known."""
+
+    def __init__(self, dataset):
+        self.dataset, self.targets = dataset, dataset.tensors[1][:64].tolist()
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, number):
+        if number == 3:
+            raise OSError("the disk is gone")
+        return self.dataset[number]
+
+
+def test_an_item_that_raises_stops_a_run_or_is_skipped(given, tmp_path):
+    data = {"train": Broken(given["train"].dataset)}
+    whole = ("train.epochs=1", "train.batch_size=32", "data.val_fraction=0", "evaluate=[]")
+    told = "train item 3: OSError: the disk is gone"
+    with pytest.raises(BadImage, match=f"{told}; .*data.on_bad_image=skip"):
+        manyview.train(manyview.load_recipe("quickstart", *whole), tmp_path / "stops", data=data, quiet=True)
+    skips = manyview.load_recipe("quickstart", *whole, "data.on_bad_image=skip")
+    assert manyview.train(skips, tmp_path / "skips", data=data, quiet=True)["skipped_images"] == [told]
+
+
+def test_what_needs_no_data_asks_for_none(runs, tmp_path):
+    done("export", runs / "given", tmp_path / "exported")
+    assert (tmp_path / "exported" / "config.json").is_file()
+    png(tmp_path / "image.png", (8, 8))
+    assert str(tmp_path / "image.png") in done("predict", runs / "given", tmp_path / "image.png")
 
 
 def test_a_refused_data_set_leaves_nothing(recipe, tmp_path):

@@ -36,7 +36,8 @@ def pixels_of(image: Any, name: str, stored: Stored | None = None) -> Tensor:
         return of_pillow(image, name, stored)
     with naming(name):
         if not is_image(image):
-            raise ValueError(f"an image is {_told(image)}; what is read is {KINDS}")
+            views = "; views are the recipe's to make" if isinstance(image, list | tuple) else ""
+            raise ValueError(f"an image is {_told(image)}; what is read is {KINDS}{views}")
         pixels = _channels_last(image, None if stored is None else stored.channels)
         if not pixels.size:
             raise ValueError(f"the image has no pixels (its shape is {[*image.shape]})")
