@@ -6,12 +6,12 @@
 One process, four parts, in this order; what the time does not suffice for is left out, and said:
 
     overhead   Tied-Augment by a recipe and by hand: the same network, views rendered before, turns of ten updates
-    render     two views of a batch: by our ops on the device, plain and compiled, by our CPU programs, and by
-               torchvision v2 on the device, with one draw a batch (as it is meant) and one an image (as training needs)
+    render     two views of a batch: by our ops on the device, by our CPU programs, and by torchvision v2 on the device,
+               with one draw a batch (as it is meant) and with one an image (as training needs)
     train      whole updates: `waits` is the part of the time that the loop waits for images or views
     compile    the same with compiled backbones and rendering
 
-Times are wall times that end when the device has done its work, after some that do not count; each row's peak is that of
+Times are wall times that end when the device has done its work, after some that do not count; each row's peak is
 `torch.cuda.max_memory_allocated`, parameters and images included.
 """
 
@@ -33,6 +33,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import v2
 
 import manyview
 from manyview.data import open_splits, preload
@@ -41,7 +42,8 @@ from manyview.data.loader import Batches, stream
 from manyview.optimize.optimize import make_optimizer
 from manyview.recipe.recipe import Recipe
 from manyview.step import Step
-from manyview.views.view import View, draw_views
+from manyview.views.engine.render import sizes_of
+from manyview.views.view import View, draw_views, sample_views
 from step import Peer, summary
 from views import machine
 
@@ -145,18 +147,17 @@ def overhead(bench: Bench) -> Iterator[dict[str, Any]]:
             size = 8 if bench.tiny else batch
             recipe = recipe_of(bench, *TIED, "relations.similarity.weight=20")
             step = Step(recipe, CLASSES, total_steps=1000).train()
-            images, _, _ = bench.images.read_many(np.arange(size)), 0, 0
+            images = bench.images.read_many(np.arange(size))
             labels = torch.from_numpy(bench.images.labels[:size]).to(bench.device)
             views = step.views(images, index=range(size), epoch=0, only=step.rendered_views)
             there = {name: view.moved(lambda tensor: tensor.to(bench.device)) for name, view in views.items()}
-            peer = TiedPeer(step).train().to(bench.device)
-            step.to(bench.device)
+            peer = TiedPeer(step.to(bench.device)).train()
             sides = {"ours": _ours(bench, step, there, labels, precision)}
             sides["by hand"] = _by_hand(bench, peer, there, labels, precision)
             losses = {name: side() for name, side in sides.items()}
             assert torch.allclose(*losses.values(), rtol=1e-2 if precision == "bf16" else 1e-3), losses
             spent: dict[str, list[float]] = {name: [] for name in sides}
-            turns, rounds = (1, 4) if bench.tiny else (10, 20)
+            turns, rounds = (1, 4) if bench.tiny else (8, 12)
             for number in range(rounds + 1):
                 for name, side in [*sides.items()][:: 1 if number % 2 else -1]:
                     began = bench.now()
@@ -226,52 +227,34 @@ def render(bench: Bench) -> Iterator[dict[str, Any]]:
             )
         ).seen_views
 
-        def ours(pixels: Tensor, plan: Any = plan) -> object:
-            return draw_views(plan, pixels, None, range(batch), 0, 0, compiled=True)
-
-        def drawn(plan: Any = plan) -> object:
-            from manyview.views.engine.render import sizes_of
-            from manyview.views.view import sample_views
-
-            return sample_views(plan, sizes_of(images), range(batch), 0, 0)
-
-        yield _rendered(bench, f"{name}: draws alone, on the CPU", drawn, batch)
-        yield _rendered(
-            bench, f"{name}: ours, CPU programs, {torch.get_num_threads()} threads", lambda: ours(images), batch
-        )
-        yield _rendered(bench, f"{name}: ours, on {bench.device.type}", lambda: ours(there), batch)
-        once = v2_of(name)
-        if once is not None:
-            few = there[: max(2, batch // 8)]
-            yield _rendered(
-                bench, f"{name}: torchvision v2, one draw a batch", lambda: (once(there), once(there)), batch
-            )
-            yield _rendered(
-                bench,
-                f"{name}: torchvision v2, a draw an image",
-                lambda: [(once(image), once(image)) for image in few],
-                len(few),
-            )
+        for what, work, count in ways(bench, plan, v2_of(name), images, there):
+            with torch.no_grad():
+                seconds = bench.seconds(work)
+            yield {"what": f"{name}: {what}", "ms": 1000 * seconds, "images_per_second": count / seconds}
 
 
-def v2_of(name: str) -> Callable[[Tensor], Tensor] | None:
+def ways(
+    bench: Bench, plan: Any, v2: Callable[[Tensor], Tensor], images: Tensor, there: Tensor
+) -> Iterator[tuple[str, Callable[[], object], int]]:
+    """How two views may be made: (what, a call that does it, images of a call)."""
+    count, few = len(images), there[: max(2, len(there) // 8)]
+    rows = range(count)
+    threads = torch.get_num_threads()
+    yield "draws alone, on the CPU", lambda: sample_views(plan, sizes_of(images), rows, 0, 0), count
+    yield f"ours, CPU programs, {threads} threads", lambda: draw_views(plan, images, None, rows, 0, 0), count
+    yield f"ours, on {bench.device.type}", lambda: draw_views(plan, there, None, rows, 0, 0), count
+    yield "torchvision v2, one draw a batch", lambda: (v2(there), v2(there)), count
+    yield "torchvision v2, a draw an image", lambda: [(v2(image), v2(image)) for image in few], len(few)
+
+
+def v2_of(name: str) -> Callable[[Tensor], Tensor]:
     """torchvision's pipeline for tensors on a device, without conversion to floats."""
-    try:
-        from torchvision.transforms import v2
-    except ImportError:
-        return None
     if name == "simclr":
         jitter = v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8)
         return v2.Compose(
             [v2.RandomResizedCrop(32, scale=(0.2, 1)), v2.RandomHorizontalFlip(), jitter, v2.RandomGrayscale(0.2)]
         )
     return v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.RandAugment(2, 14)])
-
-
-def _rendered(bench: Bench, what: str, work: Callable[[], object], count: int) -> dict[str, Any]:
-    with torch.no_grad():
-        seconds = bench.seconds(work)
-    return {"what": what, "ms": 1000 * seconds, "images_per_second": count / seconds}
 
 
 # --- train ------------------------------------------------------------------------------------------------------------
@@ -287,9 +270,8 @@ def settings() -> Iterator[tuple[str, int, str, str]]:
             yield net, 512, "bf16", place
     for net in NETS:
         yield net, 512, "fp32", "memory"
-    for net in NETS:
-        for place in PLACES[1:]:
-            yield net, 128, "bf16", place
+    for place in PLACES[1:]:
+        yield "tied, wrn28_2", 128, "bf16", place
 
 
 def train(bench: Bench, compiled: bool = False) -> Iterator[dict[str, Any]]:
@@ -313,7 +295,7 @@ def update_row(bench: Bench, net: str, batch: int, precision: str, place: str, c
     views = None if place == "device" else recipe.seen_views
     batches = Batches(bench.images, size, epoch, 0, views=views, classes=CLASSES)
     warm, wanted = (1, 2) if bench.tiny else (8, 1.5)
-    began = first = waited = 0.0
+    began = waited = 0.0
     done = 0
     pin = bench.device.type == "cuda"
     with closing(stream(batches, 0, 10**6, place, bench.workers, pin=pin)) as parts:
@@ -326,8 +308,6 @@ def update_row(bench: Bench, net: str, batch: int, precision: str, place: str, c
             out["loss"].backward()
             optimizer.step()
             optimizer.zero_grad()
-            if number == 0:
-                first = bench.now()
             if number == warm:
                 began = bench.now()
             elif number > warm:
@@ -337,7 +317,6 @@ def update_row(bench: Bench, net: str, batch: int, precision: str, place: str, c
                 if bench.tiny or (done % 10 == 0 and bench.now() - began > wanted):
                     break
         seconds = (bench.now() - began) / done
-    del first
     return {
         "what": f"{net}, batch {batch}, {precision}, {'compiled, ' if compiled else ''}views by {place}",
         "ms": 1000 * seconds,
@@ -400,17 +379,14 @@ def main() -> None:
         images: Any = synthetic(256 if args.tiny else 20_000)
     else:
         limit = "data.limit=256" if args.tiny else "data.limit=20000"
-        images = preload(
-            open_splits(manyview.load_recipe("tied_cifar10", f"data.root={args.data}", limit).data, 0).train
-        )
+        recipe = manyview.load_recipe("tied_cifar10", f"data.root={args.data}", limit)
+        images = preload(open_splits(recipe.data, 0).train)
     bench = Bench(device, images, args.tiny, until, 1 if args.tiny else args.workers)
     report: dict[str, Any] = {**machine(), "torch": torch.__version__, "device": str(device)}
     if device.type == "cuda":
         report["gpu"] = torch.cuda.get_device_name(device)
-    print(
-        f"{report.get('gpu', 'no GPU')}; {report['cpu']}, {report['cores']} cores; torch {torch.__version__}",
-        flush=True,
-    )
+    about = f"{report.get('gpu', 'no GPU')}; {report['cpu']}, {report['cores']} cores; torch {torch.__version__}"
+    print(about, flush=True)
     for part in args.parts.split(","):
         rows = report[part] = []
         print(f"\n{part}", flush=True)
