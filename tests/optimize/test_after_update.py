@@ -65,7 +65,6 @@ def test_an_attached_optimiser_does_what_calls_by_hand_do_once_an_update():
     assert int(one.relations["info_nce"].oldest) == 3 * 2 * B % 16  # each key once
 
 
-
 @pytest.mark.parametrize("fused", [False, True])
 def test_nothing_follows_an_update_that_a_scaler_skips(fused):
     step = Step(parse_recipe(TEXT), 5)
