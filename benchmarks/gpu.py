@@ -9,7 +9,7 @@ One process, four parts, in this order; what the time does not suffice for is le
     render     two views of a batch: by our ops on the device, by our CPU programs, and by torchvision v2 on the device,
                with one draw a batch (as it is meant) and with one an image (as training needs)
     train      whole updates: `waits` is the part of the time that the loop waits for images or views
-    compile    the same with compiled backbones and rendering
+    compile    the same with compiled backbones
 
 Times are wall times that end when the device has done its work, after some that do not count; each row's peak is
 `torch.cuda.max_memory_allocated`, parameters and images included.
