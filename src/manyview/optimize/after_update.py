@@ -51,7 +51,10 @@ class AfterUpdate:
             )
 
         def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            follow()
+            # a scaler leaves it to fused optimisers to skip an update: it calls them, and tells them with this
+            skipped = getattr(optimizer, "found_inf", None)
+            if skipped is None or not bool(skipped):
+                follow()
 
         self._handle = inner.register_step_post_hook(hook)
         return self._handle
