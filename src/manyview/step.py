@@ -9,7 +9,7 @@ optimizer.step()
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import TypedDict
@@ -486,6 +486,19 @@ class Step(nn.Module):
             if hasattr(backbone, "no_weight_decay"):
                 names |= {f"branches.{name}.backbone.{parameter}" for parameter in backbone.no_weight_decay()}
         return names
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The layer of each parameter, as its backbone counts them, for timm's layer-wise lr; heads are of the last."""
+        from timm.models import group_parameters
+
+        layers: dict[str, int] = {}
+        for name in self.branches:
+            backbone = self.branch(name).backbone
+            if hasattr(backbone, "group_matcher"):
+                found = group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True)
+                layers |= {f"branches.{name}.backbone.{parameter}": layer for parameter, layer in found.items()}
+        last = max(layers.values(), default=0)
+        return lambda name: layers.get(name, last)
 
     def get_extra_state(self) -> Tensor:
         """Updates so far: with it, `state_dict` is the whole state."""

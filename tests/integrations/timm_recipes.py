@@ -26,12 +26,18 @@ JSD = (
     + NET % ""
     + "  - cross_entropy(logits(a))\n  - jensen_shannon(logits(a), logits(b), logits(c), weight=12)\n"
 )
-SLA = HEAD + "  r: {from: a, orbit: rotation}\n" + NET % ', joint: "linear(h, orbit=r)"' + (
-    "  - joint_cross_entropy(joint(r))\n"
+SLA = (
+    HEAD
+    + "  r: {from: a, orbit: rotation}\n"
+    + NET % ', joint: "linear(h, orbit=r)"'
+    + ("  - joint_cross_entropy(joint(r))\n")
 )
 AUGSELF = (
-    'train: {epochs: 2}\nviews:\n  a: {from: image, make: "crop(16, scale=(0.2, 1)) | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1)"}\n'
-    "  b: {like: a}\n" + NET % "" + "  - cross_entropy(logits(a), logits(b))\n  - augself(h(a), h(b), crop=1.0, color=1.0, hidden=8)\n"
+    "train: {epochs: 2}\nviews:\n"
+    '  a: {from: image, make: "crop(16, scale=(0.2, 1)) | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1)"}\n'
+    "  b: {like: a}\n"
+    + NET % ""
+    + "  - cross_entropy(logits(a), logits(b))\n  - augself(h(a), h(b), crop=1.0, color=1.0, hidden=8)\n"
 )
 MOCO = (
     HEAD

@@ -1,4 +1,4 @@
-"""From the arguments of timm's train.py to a recipe's loader and task; what cannot be meant beside a recipe is refused."""
+"""From the arguments of timm's train.py to a recipe's loader and task; what a recipe replaces is refused."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from timm.utils import is_primary
 from torch import nn
 
 from manyview.errors import ManyviewError
+from manyview.foundation.words import counted
 from manyview.integrations.timm.loader import ViewsLoader
 from manyview.integrations.timm.task import ViewsTask
 from manyview.load import load_recipe
@@ -23,6 +24,7 @@ from manyview.training.prepare import check_sizes
 
 LOGGER = logging.getLogger(__name__)
 
+# flags of timm's script that would have no effect beside a recipe, or another, and the values that ask for nothing
 _VIEWS: dict[str, tuple[Any, ...]] = {
     "no_aug": (False,),
     "train_crop_mode": (None,),
@@ -73,11 +75,10 @@ _OTHERS: dict[str, tuple[Any, ...]] = {
     "save_images": (False,),
 }
 _REFUSED = (
-    (_VIEWS, "a recipe's views are its augmentation; drop {}, or say it in the recipe (views.NAME.make=…)"),
-    (_LOSSES, "a recipe's relations are its losses; drop {}, or say it in the recipe (relations)"),
-    (_OTHERS, "with a recipe, {} cannot be had; drop it"),
+    (_VIEWS, "the recipe's views are its augmentation: drop {}, or say it in the recipe, views.NAME.make=…"),
+    (_LOSSES, "the recipe's relations are its losses: drop {}, or say it in the recipe, relations"),
+    (_OTHERS, "beside a recipe these cannot be had: drop {}"),
 )
-"""Flags of timm's script that would have no effect, or another, beside a recipe, with the values that ask for nothing."""
 
 
 def from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoader, ViewsTask]:
@@ -126,10 +127,13 @@ def _from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoa
 
 
 def _refuse(args: Mapping[str, Any]) -> None:
+    lines = []
     for flags, line in _REFUSED:
         asked = [name for name, idle in flags.items() if name in args and args[name] not in idle]
         if asked:
-            raise ManyviewError(line.format(" ".join("--" + name.replace("_", "-") for name in asked)))
+            lines.append(line.format(" ".join("--" + name.replace("_", "-") for name in asked)))
+    if lines:
+        raise ManyviewError("; ".join(lines))
 
 
 def updates_of(args: Namespace, batches: int) -> int:
@@ -146,21 +150,25 @@ def _try(views: ViewsLoader, task: ViewsTask) -> None:
 
 
 def told(args: Namespace, task: ViewsTask, input_size: tuple[int, ...]) -> list[str]:
-    """What takes the place of what in this run, in lines."""
+    """What is trained by what in this run, and what has no part in it, in lines."""
     step, recipe = task.step, task.step.recipe
-    norm = " and ".join(f"{key} {tuple(round(n, 4) for n in each)}" for key, each in task.normalization.items())
     smoothed = f", label smoothing {args.smoothing:g}" if args.smoothing else ""
     lines = [
-        f"{' '.join(args.recipe)} on {args.model}, {step.total_steps} updates: {', '.join(step.rendered_views)}; "
-        f"{'; '.join(plan.text for plan in recipe.relation_plan)}",
-        f"timm's augmentation{smoothed} and its criterion have no part in it; the recipe's data:, train: and backbone "
-        "have none, either",
-        f"pixels are normalised by timm's {norm}, whatever the recipe's normalize: says",
+        f"{' '.join(args.recipe)} on {args.model}, {counted(step.total_steps or 0, 'update')}: views "
+        f"{', '.join(step.rendered_views)}; {'; '.join(plan.text for plan in recipe.relation_plan)}",
+        f"timm's augmentation{smoothed} and criterion have no part in it, nor the recipe's data, train and backbone",
     ]
+    own = step.main.spec.normalize
+    if own is not None and own != tuple(task.normalization.values()):
+        lines.append(f"pixels are normalised by timm's {_numbers(task.normalization)}, not the recipe's normalize")
     size = step.trained_size
     if size is not None and size != tuple(input_size[-2:]):
         lines.append(
             f"views are {size[0]}x{size[1]}, and timm validates at {input_size[-2]}x{input_size[-1]}; "
-            f"for one size, --input-size {input_size[0]} {size[0]} {size[1]}"
+            f"--input-size {input_size[0]} {size[0]} {size[1]} makes them one size"
         )
     return lines
+
+
+def _numbers(normalization: Mapping[str, tuple[float, ...]]) -> str:
+    return " and ".join(f"{key} {' '.join(f'{n:.4g}' for n in each)}" for key, each in normalization.items())

@@ -120,16 +120,17 @@ class ViewsTask(TrainingTask):
 
     def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> ViewsTask:
         """Wraps the step in DistributedDataParallel."""
+        devices = None if self.device.type == "cpu" else device_ids  # torch wants none for the CPU
         self.trainable_module = nn.parallel.DistributedDataParallel(
-            self.trainable_module, device_ids=device_ids, **ddp_kwargs
+            self.trainable_module, device_ids=devices, **ddp_kwargs
         )
         return self
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
+    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module | None:
         """Compiles the networks in place."""
         for name in self.step.branches:
             self.step.branch(name).backbone.compile(backend=backend, mode=mode, **compile_kwargs)
-        return self.get_eval_model()  # type: ignore[return-value]
+        return self.get_eval_model()
 
     def setup_ema(
         self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None, **kwargs: Any
@@ -154,7 +155,7 @@ class ViewsTask(TrainingTask):
         """timm's model, or its average: normalised pixels in, class scores out."""
         self._follow_joint_head()
         if module is not None or ema:
-            return super().get_eval_model(module, ema)  # type: ignore[no-any-return]
+            return super().get_eval_model(module, ema)
         return self.model
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
@@ -187,8 +188,8 @@ class ViewsTask(TrainingTask):
         changed = [part for part, text in _method(self.step.recipe).items() if state["recipe"].get(part) != text]
         if changed:
             raise ManyviewError(
-                f"the checkpoint was trained with other {' and '.join(changed)} than this recipe's; resume with the "
-                "recipe that it was trained with, or begin anew from its weights (--initial-checkpoint)"
+                f"the checkpoint was trained with another recipe, of other {', '.join(changed)}; resume with the one "
+                "it was trained with, or begin anew from its weights (--initial-checkpoint)"
             )
         found = self.step.load_state_dict(state["step"], strict=False)
         missing = [name for name in found.missing_keys if not self._is_models(name)]
@@ -223,7 +224,7 @@ class ViewsTask(TrainingTask):
 def _method(recipe: Recipe) -> dict[str, str]:
     """What a recipe says of the views and losses that timm's loop trains by: part -> text."""
     parts = yaml.safe_load(recipe.to_yaml())
-    return {part: yaml.safe_dump(parts[part]) for part in ("views", "branches", "relations")}
+    return {part: yaml.safe_dump(parts[part]) for part in ("seed", "views", "branches", "relations")}
 
 
 def _named(recipe: Recipe, num_classes: int | None) -> nn.Module:
