@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("recipe",),
     ("step",),
     ("evaluate",),
+    ("words",),
     ("functional", "load"),
     ("show",),
     ("training",),
@@ -42,6 +43,7 @@ WHAT = {
     "recipe": "text to a checked recipe",
     "step": "a batch in, a loss out",
     "evaluate": "protocols, one a file",
+    "words": "words of one's own",
     "functional": "the pure losses and metrics",
     "load": "recipes by name, checked whole",
     "show": "plans, pictures, progress",
@@ -49,7 +51,7 @@ WHAT = {
     "judge": "a model opened, judged, taken out",
     "compare": "recipes against each other",
     "integrations": "other people's loops",
-    "cli": "words on the command line",
+    "cli": "commands, one family a file",
     "__main__": "python -m manyview",
 }
 
@@ -123,7 +125,7 @@ def hidden(lazy: tuple[str, ...] = LAZY) -> list[str]:
     return [
         f"{module}, line {line}, imports {target} inside a function"
         for module in known
-        if module not in lazy
+        if not {module, room(module)} & {*lazy}
         for target, line, inside in imports(module, known)
         if inside
     ]

@@ -89,7 +89,7 @@ def reference() -> str:
         "### Schedules\n",
         *entries(SCHEDULES),
         "## Evaluate\n",
-        *entries({name: protocol for name, protocol in PROTOCOLS.items() if name != "linear_probe"}, hidden=()),
+        *entries({name: protocol for name, protocol in PROTOCOLS.items() if name != "linear_probe"}, hidden=("words",)),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -101,7 +101,7 @@ WEIGHTS_ARE = {
     "random_sign": "is w or -w at each step",
     "alternating": "is w and -w in turn (from -w on with `alternating(-w)`)",
 }
-HIDDEN = ("self", "inputs", "classes", "members", "optimizer", "clock", "download", "root", "stored", "params")
+HIDDEN = ("self", "inputs", "classes", "members", "optimizer", "clock", "download", "root", "stored", "params", "words")
 
 
 def entries(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from manyview.foundation.words import several
@@ -34,6 +34,10 @@ class DataError(ManyviewError):
 
 class RunError(ManyviewError):
     """A run folder that cannot be used: not empty, not finished, or made by another recipe."""
+
+
+class WordsError(ManyviewError):
+    """Words of one's own that cannot be used: the message names the file, and where in it."""
 
 
 class Unreadable(DataError):
@@ -68,10 +72,13 @@ LISTS = {
     **dict.fromkeys(("corruption", "head", "key", "op", "protocol", "relation", "source"), "docs/reference.md"),
 }
 """Kind of name -> where all of them stand."""
+OWN = ("head", "op", "protocol", "relation", "source")  # which may be of one's own
 
 
-def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None) -> str:
+def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None, own: Collection[str] = ()) -> str:
     """One line for a name that does not exist: the one that may be meant, then all, or the nearest and where all are.
+
+    own: those of them that are not packaged, and stand in no list of ours.
 
     >>> unknown("op", "crp", ["crop", "flip"])
     "unknown op 'crp'; did you mean 'crop'? ops: crop, flip"
@@ -82,9 +89,12 @@ def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = Non
     hint = f"; did you mean '{ranked[0]}'?" if close else ";"
     told = ", ".join(names) or "none"
     if len(names) > FEW:
-        where = f"{LISTS[kind]} has all {len(names)}" if kind in LISTS else f"{len(names)} in all"
+        packaged = len(names) - len(own)
+        where = f"{LISTS[kind]} has all {packaged}" if kind in LISTS else f"{packaged} in all"
+        where += f", and your own: {', '.join(sorted(own))}" if own else ""
         told = f"{', '.join(ranked[:NEAREST])}, … ({where})"
-    return f"unknown {kind} '{name}'{hint} {plural or several(kind)}: {told}"
+    yours = "; words of your own come with --use FILE.py" if kind in OWN and not (close or own) else ""
+    return f"unknown {kind} '{name}'{hint} {plural or several(kind)}: {told}{yours}"
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
@@ -103,6 +113,11 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         told = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return told or type(error).__name__
+
+
+def brief(value: object) -> str:
+    """A value that was got instead of another: Python's text for it, in one line of at most 80 characters."""
+    return shown(" ".join(repr(value).split()))[:80]
 
 
 def misfit(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:

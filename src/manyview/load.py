@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from manyview.branches.spec import LOGITS
-from manyview.data.sources import bind_source
+from manyview.data.sources import SOURCES, bind_source
 from manyview.errors import ManyviewError, RecipeError
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
+from manyview.foundation.vocabulary import NONE, Words
 from manyview.optimize.optimize import check_training, parts
 from manyview.recipe.cures import first_line, in_full, places
 from manyview.recipe.find import packaged_recipes, recipe_text
@@ -28,6 +29,7 @@ from manyview.recipe.strict_yaml import read_yaml
 from manyview.recipe.texts import keep_texts
 from manyview.recipe.titles import leaves, true_title
 from manyview.views.plan import ViewSpec
+from manyview.words.load import Use, words_of
 
 __all__ = ["as_override", "data_of", "load_recipe", "packaged_recipes", "parse_recipe"]
 
@@ -37,24 +39,28 @@ class _DataAlone(Frozen):
     seed: int = Field(0, ge=0)
 
 
-def load_recipe(name: str | Path, *overrides: str) -> Recipe:
+def load_recipe(name: str | Path, *overrides: str, use: Use | Sequence[Use] = ()) -> Recipe:
     """A packaged recipe by name, or a YAML file by path, with `key=value` overrides.
 
     Keys are dotted and reach into calls: `train.epochs=10`, `train.optimizer.lr=0.05`, `relations.similarity.weight=2`,
-    `views.a.make.randaugment.m=9`. Raises RecipeError, with one line, for all that is wrong.
+    `views.a.make.randaugment.m=9`. use: words of one's own, files or modules, see docs/words.md. Raises RecipeError,
+    or WordsError, with one line, for all that is wrong.
     """
     text = recipe_text(name)
+    words = words_of(use)
     try:
-        return parse_recipe(text, *overrides, name=Path(name).stem)
+        return parse_recipe(text, *overrides, name=Path(name).stem, use=words)
     except ManyviewError as error:
         raise type(error)(f"recipe {name}: {error}") from None
 
 
-def parse_recipe(text: str, *overrides: str, name: str | None = None) -> Recipe:
+def parse_recipe(text: str, *overrides: str, name: str | None = None, use: Use | Sequence[Use] = ()) -> Recipe:
     """A recipe from its YAML text. Raises RecipeError.
 
     name: how it is called where overrides make its title untrue, see `titles`; without one the title stands.
+    use: words of one's own, see `load_recipe`.
     """
+    words = words_of(use)
     raw = read_yaml(text)
     if not isinstance(raw, dict):
         raise RecipeError("expected a mapping with views, branches, relations and train")
@@ -66,13 +72,13 @@ def parse_recipe(text: str, *overrides: str, name: str | None = None) -> Recipe:
     changed: dict[str, str] = {}
     for override in overrides:
         before = copy.deepcopy(raw)
-        apply_override(raw, override, PROTOCOLS)
+        apply_override(raw, override, words, PROTOCOLS)
         if raw != before:
             changed |= _given(override)
     try:
-        recipe = Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw, context={"words": words})
     except ValidationError as error:
-        raise RecipeError(first_line(error, raw, _models())) from None
+        raise RecipeError(first_line(error, raw, _models(), words.beside("SOURCES", SOURCES))) from None
     _check(recipe)
     title = None if name is None or "title" in keys else true_title(name, changed, recipe.data.source)
     recipe = recipe if title is None else recipe.model_copy(update={"title": title})
@@ -90,7 +96,7 @@ def _given(override: str) -> dict[str, str]:
         return {key.strip(): text.strip()}
 
 
-def data_of(overrides: Sequence[str]) -> tuple[Data, int]:
+def data_of(overrides: Sequence[str], words: Words = NONE) -> tuple[Data, int]:
     """Data, and the seed, from `data.…=` and `seed=` alone, where there is no recipe. Raises RecipeError."""
     raw: dict[str, Any] = {"data": {}}
     for override in overrides:
@@ -99,12 +105,12 @@ def data_of(overrides: Sequence[str]) -> tuple[Data, int]:
             cure = in_full(key.strip(), value, places({}, {"data": Data.model_fields}))
             meant = f"; {cure}" if "data." in cure else ""
             raise RecipeError(f"override {override!r}: what may be said here begins with data., or is seed{meant}")
-        apply_override(raw, override)
+        apply_override(raw, override, words)
     try:
-        found = _DataAlone.model_validate(raw)
+        found = _DataAlone.model_validate(raw, context={"words": words})
     except ValidationError as error:
         raise RecipeError(first_line(error, raw, _models())) from None
-    bind_source(found.data.call)
+    bind_source(found.data.call, words)
     return found.data, found.seed
 
 
@@ -127,8 +133,8 @@ def _drop_replaced_length(raw: dict[str, Any], keys: Sequence[str]) -> None:
 
 def _check(recipe: Recipe) -> None:
     views = recipe.view_plan  # first, since it needs torch alone, and branches timm, which takes another two seconds
-    rehearse(recipe.branch_plan, recipe.relation_plan, views)
-    bind_source(recipe.data.call)
+    rehearse(recipe.branch_plan, recipe.relation_plan, views, recipe.words, recipe.data.channels or 3)
+    bind_source(recipe.data.call, recipe.words)
     heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.ema is None}
     check_training(recipe.train, parts(heads, [plan.name for plan in recipe.relation_plan]))
-    parse_protocols(recipe.evaluate)
+    parse_protocols(recipe.evaluate, words=recipe.words)

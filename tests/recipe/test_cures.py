@@ -234,7 +234,7 @@ def test_help_is_still_help():
 
 
 def test_ctrl_c_is_one_line(monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **more):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("manyview.load.load_recipe", interrupted)

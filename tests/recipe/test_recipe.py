@@ -590,7 +590,8 @@ def with_relation(line: str) -> str:
         ),
         (
             "pseudo_label(logits(a), toward=stop(logits(b)))",
-            f"unknown relation 'pseudo_label'; relations: supervised_contrastive, distill, augself, {ALL_RELATIONS}",
+            f"unknown relation 'pseudo_label'; relations: supervised_contrastive, distill, augself, {ALL_RELATIONS}"
+            "; words of your own come with --use FILE.py",
         ),
         (
             "cross_entropy(logit(a))",

@@ -113,7 +113,7 @@ class Branch(nn.Module):
 
     def _add_head(self, name: str, call: Call, classes: int, views: Mapping[str, PlannedView]) -> None:
         reads = call.args[0].text
-        built = build_head(call, self.dims[reads], classes, views, f"branches.{self.spec.name}.{name}")
+        built = build_head(call, self.dims[reads], classes, views, f"branches.{self.spec.name}.{name}", self.spec.words)
         self.heads[name], self.dims[name], self.inputs[name] = built.module, built.width, reads
         if built.orbit is not None:
             self.orbits[name] = built.orbit

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from manyview.errors import RecipeError
+from manyview.errors import RecipeError, brief
 from manyview.foundation.grammar import Call, Name, bind
+from manyview.foundation.vocabulary import NONE, Words
 from manyview.views.ops.op import TURNS, WIDTH, check_kind, check_whole
 from manyview.views.plan import PlannedView
 
@@ -121,7 +122,9 @@ class Head:
     orbit: PlannedView | None = None
 
 
-def build_head(call: Call, inputs: int, classes: int, views: Mapping[str, PlannedView], where: str) -> Head:
+def build_head(
+    call: Call, inputs: int, classes: int, views: Mapping[str, PlannedView], where: str, words: Words = NONE
+) -> Head:
     """A head from its call, `linear(h, orbit=r)`. inputs: columns of what it reads. Raises RecipeError at `where`."""
     options: dict[str, Any] = dict(call.kwargs)
     extra: dict[str, Any] = {"inputs": inputs, "classes": classes}
@@ -133,5 +136,8 @@ def build_head(call: Call, inputs: int, classes: int, views: Mapping[str, Planne
             raise RecipeError(f"{where}: orbit= names a family of views, got {view}; families: {families or 'none'}")
         orbit = views[view.text]
         extra["members"] = orbit.members
-    module, width = bind(HEADS[call.name], Call(call.name, call.args[1:], options), where, **extra)
+    built: Any = bind(words.beside("HEADS", HEADS)[call.name], Call(call.name, call.args[1:], options), where, **extra)
+    if not (isinstance(built, tuple) and [isinstance(built[0], nn.Module), type(built[-1])] == [True, int]):
+        raise RecipeError(f"{where}: {call.name} builds (module, width of its output), got {brief(built)}")
+    module, width = built
     return Head(module, width, orbit)

@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from manyview.branches.ema import Ema
@@ -20,6 +20,7 @@ from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import like_backbones, timm_library
 from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import Call, Name, bind, check_name, parse_call
+from manyview.foundation.vocabulary import NONE, Words
 
 FEATURES = "h"
 LOGITS = "logits"
@@ -40,7 +41,7 @@ class BranchSpec:
 
     normalize: (mean, std) of each channel, or one of each for all; None takes the backbone's own for RGB, and 0.5 for
     other channels. init: how weights start, see `initial`; None leaves them as timm and torch draw them. ema: for a
-    branch that follows another, whose backbone and heads it has.
+    branch that follows another, whose backbone and heads it has. words: of one's own, which heads may be.
     """
 
     name: str
@@ -50,6 +51,7 @@ class BranchSpec:
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     init: Init | None = None
     ema: Ema | None = None
+    words: Words = field(default=NONE, repr=False)
 
     @property
     def readouts(self) -> list[str]:
@@ -57,9 +59,9 @@ class BranchSpec:
         return list(dict.fromkeys([FEATURES, LOGITS, *self.heads]))
 
 
-def parse_branches(raw: Mapping[str, Any], channels: int = 3) -> dict[str, BranchSpec]:
+def parse_branches(raw: Mapping[str, Any], channels: int = 3, words: Words = NONE) -> dict[str, BranchSpec]:
     """All branches by name, in the order of the recipe. channels: of the images. Raises RecipeError."""
-    own = {name: parse_branch(name, each, channels) for name, each in raw.items() if not _is_ema(each)}
+    own = {name: parse_branch(name, each, channels, words) for name, each in raw.items() if not _is_ema(each)}
     if not own:
         raise RecipeError("branches: at least one branch is needed, such as net: {backbone: resnet18}")
     return {name: own[name] if name in own else _parse_ema(name, each, own, raw) for name, each in raw.items()}
@@ -84,7 +86,7 @@ def _parse_ema(name: str, text: str, own: Mapping[str, BranchSpec], raw: Mapping
     return replace(own[followed], name=name, ema=ema)
 
 
-def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
+def parse_branch(name: str, raw: Any, channels: int = 3, words: Words = NONE) -> BranchSpec:
     """A branch from its mapping {backbone, forward, normalize, init, <head>: <call>}. Raises RecipeError.
 
     channels: how many the images have.
@@ -114,15 +116,16 @@ def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
     if init is not None and backbone.kwargs.get("pretrained"):
         raise RecipeError(f"{where}.init: {init} would draw the published weights anew; drop it, or pretrained=True")
     heads: dict[str, Call] = {}
+    known = [*words.beside("HEADS", HEADS), *TAPS]
     for head, text in fields.items():
         call = parse_call(text, f"{where}.{head}")
         check_name(head, f"{where}.{head}")
         if head == FEATURES:
             raise RecipeError(f"{where}.{head}: '{head}' cannot name a head; h is the backbone's feature")
-        if call.name not in (*HEADS, *TAPS):
+        if call.name not in known:
             meant = difflib.get_close_matches(head, SETTINGS, n=1)
             hint = f"was {where}.{meant[0]} meant? " if meant else ""
-            raise RecipeError(f"{where}.{head}: {hint}{unknown('head', call.name, [*HEADS, *TAPS])}")
+            raise RecipeError(f"{where}.{head}: {hint}{unknown('head', call.name, known, own=words.own('HEADS'))}")
         if call.name in TAPS:
             if len(call.args) != 1 or not isinstance(call.args[0], str) or call.kwargs:
                 asked = f"write the layer's name in quotes, as in {call.name}('layer2')"
@@ -132,7 +135,7 @@ def parse_branch(name: str, raw: Any, channels: int = 3) -> BranchSpec:
         elif call.args[0].text not in (FEATURES, *heads):
             raise RecipeError(f"{where}.{head}: {unknown('readout', call.args[0].text, [FEATURES, *heads])}")
         heads[head] = call
-    return BranchSpec(name, backbone, heads, forward == "joint", normalize, init)
+    return BranchSpec(name, backbone, heads, forward == "joint", normalize, init, words=words)
 
 
 def _parse_backbone(text: Any, where: str) -> Call:

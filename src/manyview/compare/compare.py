@@ -16,6 +16,7 @@ from manyview.compare.write import show, write_all
 from manyview.errors import RunError
 from manyview.foundation.streams import Escaping
 from manyview.foundation.words import counted
+from manyview.words.load import Use
 
 
 def compare(
@@ -29,6 +30,7 @@ def compare(
     measure: str | None = None,
     split: str = "test",
     only: Sequence[str] = (),
+    use: Use | Sequence[Use] = (),
     quiet: bool = False,
     verbose: bool = False,
 ) -> dict[str, Any] | None:
@@ -38,7 +40,7 @@ def compare(
     given of, see `BUDGETS`. overrides: `key=value` for all recipes, `NAME:key=value` for one. measure: the main one;
     by default top1 where all have it, else knn. split: where results are read, `val` for a setting that is still to be
     chosen. only: names of the recipes to train now, where other processes train the others into the same folder.
-    verbose: shows each run's own lines too.
+    use: words of one's own, see `load_recipe`. verbose: shows each run's own lines too.
 
     Runs lie in out/runs/NAME/seed-S. What is finished is not trained again, so the same call continues a comparison.
     Returns what out/compare.json holds, or None while runs are missing. Raises ManyviewError, for mistakes before
@@ -56,6 +58,7 @@ def compare(
         measure=measure,
         split=split,
         only=only,
+        use=use,
     )
     outcomes = train_runs(comparison, console, verbose)
     missing = [f"{entry.name} seed {seed}" for entry, seed in comparison.runs if (entry.name, seed) not in outcomes]

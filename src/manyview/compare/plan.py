@@ -18,6 +18,7 @@ from manyview.evaluate.accuracy import Classify, accuracy
 from manyview.evaluate.evaluate import check_model, check_protocols, with_accuracy
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.protocols import measure_names, parse_protocols
+from manyview.foundation.vocabulary import Words
 from manyview.foundation.words import counted
 from manyview.load import load_recipe
 from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
@@ -26,6 +27,7 @@ from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import in_memory, rehearse
 from manyview.training.run import Run
+from manyview.words.load import Use, words_of
 
 # settings of data that say how images are reached, not which they are
 ANYWHERE = ("data.download", "data.memory", "data.render", "data.workers")
@@ -64,7 +66,7 @@ class Comparison:
 
     def run(self, entry: Entry, seed: int) -> Run:
         """Where a run lies."""
-        return Run(self.folder / "runs" / entry.name / f"seed-{seed}")
+        return Run(self.folder / "runs" / entry.name / f"seed-{seed}", entry.recipe.words)
 
     def recipe(self, entry: Entry, seed: int) -> Recipe:
         """What a run trains: recipes differ, and of one recipe only the seed does."""
@@ -97,6 +99,7 @@ def plan_comparison(
     measure: str | None = None,
     split: str = "test",
     only: Sequence[str] = (),
+    use: Use | Sequence[Use] = (),
 ) -> Comparison:
     """Checks all that can be known before training, and says what will be trained; see `compare`.
 
@@ -114,7 +117,7 @@ def plan_comparison(
         raise RunError(f"--budget: {unknown('budget', budget, BUDGETS)}")
     if split not in ("val", "test"):
         raise RunError(f"--split: {unknown('split', split, ('val', 'test'))}")
-    loaded = _load(recipes, overrides, first_seed, budget)
+    loaded = _load(recipes, overrides, first_seed, budget, words_of(use))
     for name in only:
         if name not in loaded:
             raise RunError(f"--only: {unknown('recipe', name, loaded)}")
@@ -150,7 +153,7 @@ def plan_comparison(
 
 
 def _load(
-    texts: Sequence[str], overrides: Sequence[str], seed: int, budget: str
+    texts: Sequence[str], overrides: Sequence[str], seed: int, budget: str, words: Words
 ) -> dict[str, tuple[Recipe, tuple[str, ...]]]:
     """Name -> the recipe with its overrides, and these."""
     named = [(_name(text), text) for text in texts]
@@ -173,7 +176,7 @@ def _load(
             raise RecipeError(f"override {override!r}: the budget sets this length; use --budget own")
         for name in [whose] if colon else names:
             own[name].append(override[len(whose) + 1 :] if colon else override)
-    return {name: (load_recipe(text, f"seed={seed}", *own[name]), tuple(own[name])) for name, text in named}
+    return {name: (load_recipe(text, f"seed={seed}", *own[name], use=words), tuple(own[name])) for name, text in named}
 
 
 def _name(text: str) -> str:
@@ -192,7 +195,7 @@ def _check_alike(recipes: Mapping[str, Recipe]) -> None:
             )
     protocols: dict[str, tuple[str, object]] = {}
     for name, recipe in recipes.items():
-        for protocol, label in measure_names(parse_protocols(recipe.evaluate)).items():
+        for protocol, label in measure_names(parse_protocols(recipe.evaluate, words=recipe.words)).items():
             other, known = protocols.setdefault(label, (name, protocol))
             if known != protocol:
                 raise RecipeError(
@@ -205,11 +208,11 @@ def _build(name: str, recipe: Recipe, splits: Splits) -> Step:
     """The recipe's step, after all that `train` refuses was looked for, but for its schedule."""
     try:
         check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
-        check_protocols(parse_protocols(recipe.evaluate), splits)
+        check_protocols(parse_protocols(recipe.evaluate, words=recipe.words), splits)
         step = Step(recipe, len(splits.classes), clock_of(recipe.train, len(splits.train)).steps, pretrained=False)
         if step.classifier:
             check_labels(splits, (), ["classify"])
-        check_model(parse_protocols(recipe.evaluate), StepModel(step, splits.classes), splits)
+        check_model(parse_protocols(recipe.evaluate, words=recipe.words), StepModel(step, splits.classes), splits)
         rehearse(step, splits, recipe.train.batch_size // recipe.train.accumulate)
     except ManyviewError as error:
         raise type(error)(f"recipe {name}: {error}") from None
@@ -235,7 +238,8 @@ def _check_measure(drafts: Sequence[_Draft], measure: str | None) -> None:
 def _measures(step: Step, recipe: Recipe) -> list[str]:
     """The names of what a run will measure; a protocol may have more, that begin with its name."""
     names: list[str] = []
-    for protocol, name in measure_names(with_accuracy(parse_protocols(recipe.evaluate), step)).items():
+    stated = parse_protocols(recipe.evaluate, words=recipe.words)
+    for protocol, name in measure_names(with_accuracy(stated, step)).items():
         if isinstance(protocol, Classify):
             if step.classifier is not None:
                 usual = list(accuracy(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)))

@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader
 
 from manyview.data.decode import BadImage, scale_for
 from manyview.data.images import ArrayImages, Images
-from manyview.errors import DataError, ManyviewError, RunError
+from manyview.errors import DataError, ManyviewError, RunError, WordsError
+from manyview.foundation.vocabulary import modules_before, own_fault
 from manyview.views.draws import order_of
 from manyview.views.engine.render import Reduced, Source, together
 from manyview.views.plan import PlannedView
@@ -247,12 +248,19 @@ class _Values:
 
     plan: Plan[Any]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return modules_before(self)
+
     def __getitem__(self, number: int) -> tuple[Any, list[Told]]:
         with warnings.catch_warnings(record=True) as seen:
             try:
                 made = self.plan[number]
             except ManyviewError as error:
                 made = error
+            except Exception as error:  # of a words file: its line is lost in torch's text of the traceback
+                if (own := own_fault(error)) is None:
+                    raise
+                made = WordsError(own)
         return made, [(str(each.message), each.category, each.filename, each.lineno) for each in seen]
 
 

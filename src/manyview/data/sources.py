@@ -18,10 +18,13 @@ from manyview.data.huggingface import TableImages, hf, parquet_splits
 from manyview.data.images import FolderImages, Images
 from manyview.data.splits import RawSplits, Selection, Splits, make_splits
 from manyview.data.vision import vision
-from manyview.errors import DataError, misfit, shown, unknown
+from manyview.errors import DataError, brief, misfit, shown, unknown
 from manyview.foundation.files import at_home
+from manyview.foundation.vocabulary import NONE, Words
 from manyview.foundation.words import counted
 
+GIVEN = ("root", "download", "stored")  # what a source is called with, beside its options
+KINDS = {"str": "a string", "bool": "True or False", "int": "a whole number", "float": "a number"}
 TRIED = 8  # unreadable images at the beginning of train that do not stop a run from opening its data
 
 
@@ -43,6 +46,10 @@ class Call(Protocol):
 
 class DataSpec(Selection, Protocol):
     """What a recipe says about data."""
+
+    @property
+    def words(self) -> Words:
+        """Words of one's own, which the source may be."""
 
     @property
     def call(self) -> Call:
@@ -67,10 +74,12 @@ def open_splits(spec: DataSpec, seed: int) -> Splits:
     No image is decoded, but for the first where images are taken as they are stored. Raises `DataError`, in one line,
     for whatever cannot be meant or is not there.
     """
-    source, given = bind_source(spec.call)
+    source, given = bind_source(spec.call, spec.words)
     root = None if spec.root is None else _looked_at(at_home(spec.root))
     stored = None if spec.channels is None else Stored(spec.channels)
-    raw = source(root, **given, download=spec.download, stored=stored)
+    raw: Any = source(root, **given, download=spec.download, stored=stored)
+    if not isinstance(raw, RawSplits):
+        raise DataError(f"data.source: {spec.call.name} gives RawSplits, of train, val and test, got {brief(raw)}")
     return make_splits(raw if stored is None else _alike(raw, stored), spec, seed)
 
 
@@ -86,13 +95,14 @@ def _looked_at(root: Path) -> Path:
     return root
 
 
-def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, Any]]:
+def bind_source(call: Call, words: Words = NONE) -> tuple[Callable[..., RawSplits], dict[str, Any]]:
     """The source that a call names, and its options; nothing is opened. Raises `DataError`."""
-    if call.name not in SOURCES:
+    known = words.beside("SOURCES", SOURCES)
+    if call.name not in known:
         own = f"; for that folder, write data.source=folder data.root={call.name}" if Path(call.name).is_dir() else ""
-        raise DataError(f"data.source: {unknown('source', call.name, SOURCES)}{own}")
-    source = SOURCES[call.name]
-    options = [p for p in inspect.signature(source).parameters.values() if p.name not in ("root", "download", "stored")]
+        raise DataError(f"data.source: {unknown('source', call.name, known, own=words.own('SOURCES'))}{own}")
+    source = known[call.name]
+    options = [p for p in inspect.signature(source).parameters.values() if p.name not in GIVEN]
     signature = inspect.Signature([p.replace(annotation=p.empty) for p in options])
     fault = misfit(signature, call.args, call.kwargs)
     if fault:
@@ -103,8 +113,9 @@ def bind_source(call: Call) -> tuple[Callable[..., RawSplits], dict[str, Any]]:
         try:
             TypeAdapter(kinds[option]).validate_python(value, strict=True)
         except ValidationError:
-            several = ", or several in ( )" if "tuple" in str(kinds[option]) else ""
-            raise DataError(f"data.source: {option}={value!r} in '{call.name}' must be a string{several}") from None
+            text, several = str(kinds[option]), ", or several in ( )" if "tuple" in str(kinds[option]) else ""
+            kind = next((what for name, what in KINDS.items() if name in text), "of the kind that it says")
+            raise DataError(f"data.source: {option}={value!r} in '{call.name}' must be {kind}{several}") from None
     return source, given
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from manyview.evaluate.features import Features
 
 ROWS_AT_ONCE = 4096
+MEASURES = ("top1", "top5", "class_mean", "loss")
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:

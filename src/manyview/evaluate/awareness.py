@@ -26,7 +26,7 @@ and nothing on those that are measured.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ from manyview.data import Splits
 from manyview.errors import DataError, RecipeError
 from manyview.evaluate.report import Report, Table
 from manyview.evaluate.tried_ops import draw, plan_ops, some_of
+from manyview.foundation.vocabulary import NONE, Words
 from manyview.views.ops import OPS
 from manyview.views.ops.affine import Rotate, Shear, Translate
 from manyview.views.ops.blur import Blur
@@ -95,11 +96,12 @@ class Awareness:
     views: str = DEFAULT
     images: int = 5000
     draws: int = 2
+    words: Words = field(default=NONE, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_whole("images", self.images, least=2 * FIFTH)
         check_whole("draws", self.draws)
-        ops = plan_ops(self.views, (32, 32), "", "views")
+        ops = plan_ops(self.views, (32, 32), "", "views", self.words)
         _check_frames(ops)
         if not any(isinstance(planned.op, ASKED) for planned in ops):
             known = [name for name, kind in OPS.items() if issubclass(kind, ASKED)]
@@ -256,7 +258,7 @@ def _pairs(asked: Awareness, features: Features, split: str) -> Pairs:
             side: PlannedView(
                 side,
                 IMAGE,
-                plan_ops(asked.views, (height, width), f"awareness.{split}.{side}", "awareness"),
+                plan_ops(asked.views, (height, width), f"awareness.{split}.{side}", "awareness", asked.words),
                 count=asked.draws,
             )
             for side in ("a", "b")

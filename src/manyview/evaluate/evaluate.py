@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from manyview.data import Splits
-from manyview.errors import ManyviewError, Unreadable
+from manyview.errors import ManyviewError, Unreadable, WordsError, brief
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.aggregate import Aggregate, check_joint
 from manyview.evaluate.features import Features
@@ -15,6 +16,7 @@ from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import call_of, measure_names
 from manyview.evaluate.report import Report
 from manyview.evaluate.scores import check_classifier
+from manyview.foundation.vocabulary import own_fault
 from manyview.step import Step
 
 
@@ -35,7 +37,7 @@ def evaluate(
     reports = {}
     for protocol in dict.fromkeys(protocols):
         try:
-            report = reports[protocol] = protocol.measure(features, split)
+            report = reports[protocol] = measured(protocol, features, split)
         except ManyviewError as error:
             if failed is None or (isinstance(protocol, Classify) and not isinstance(error, Unreadable)):
                 raise
@@ -44,6 +46,25 @@ def evaluate(
         if notes is not None and report.note:
             notes[f"{call_of(protocol)} on {split}"] = report.note
     return flat(reports)
+
+
+def measured(protocol: Measure, features: Features, split: str) -> Report:
+    """What a protocol finds. Raises WordsError, in a line, for one of the user's own that fails or gives no report."""
+    try:
+        report: Any = protocol.measure(features, split)
+    except ManyviewError:
+        raise
+    except Exception as error:
+        if (own := own_fault(error)) is None:
+            raise
+        raise WordsError(f"{call_of(protocol)}: {own}") from None
+    whole = isinstance(report, Report) and all(
+        isinstance(key, str) and isinstance(value, int | float) for key, value in report.measures.items()
+    )
+    if not whole:
+        got = dict(report.measures) if isinstance(report, Report) else report
+        raise WordsError(f"{call_of(protocol)}: measure gives a Report of numbers by name, got {brief(got)}")
+    return report
 
 
 def flat(reports: Mapping[Measure, Report]) -> dict[str, float]:

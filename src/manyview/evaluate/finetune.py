@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from manyview.evaluate.linear import HELD_OUT, METRICS
 from manyview.evaluate.linear_sgd import check_rates, table_of_rates
 from manyview.evaluate.model import Model, Trunk
 from manyview.evaluate.report import Report
+from manyview.foundation.vocabulary import NONE, Words
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import clock_of, make_schedule
 from manyview.recipe.settings import Train
@@ -75,6 +76,7 @@ class Finetune:
     optimizer: str = "sgd"
     augment: str | None = None
     metric: str = "top1"
+    words: Words = field(default=NONE, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.lr, list):
@@ -92,7 +94,7 @@ class Finetune:
             raise ValueError(unknown("metric", str(self.metric), METRICS))
         check_kind("augment", self.augment, str | None, "ops in quotes")
         if self.augment is not None:
-            _plan(self.augment)
+            _plan(self.augment, self.words)
 
     def check(self, splits: Splits) -> None:
         """Raises DataError for a fraction that leaves a class without an image, or none to hold out."""
@@ -162,7 +164,7 @@ class Finetune:
             batch_size=self.batch_size,
             steps_per_epoch=clock.steps_per_epoch,
             seed=seed,
-            views=_plan(self.augment or _usual_ops(images, seen)),
+            views=_plan(self.augment or _usual_ops(images, seen), self.words),
             classes=features.classes,
             skip=skip,
         )
@@ -268,10 +270,10 @@ class _Limit:
     imbalance: float | None = None
 
 
-def _plan(augment: str) -> dict[str, PlannedView]:
+def _plan(augment: str, words: Words) -> dict[str, PlannedView]:
     """The one view that is trained on. Raises ValueError for ops that cannot be read."""
     try:
-        plan = plan_views({VIEW: ViewSpec.model_validate({"from": "image", "make": augment})})
+        plan = plan_views({VIEW: ViewSpec.model_validate({"from": "image", "make": augment})}, words)
     except ManyviewError as error:
         raise ValueError(f"augment: {str(error).partition(': ')[2]}") from None
     if mixes(plan):

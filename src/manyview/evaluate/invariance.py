@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from manyview.errors import DataError, RecipeError
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.evaluate.tried_ops import draw, plan_ops, some_of
 from manyview.foundation.grammar import parse_pipeline
+from manyview.foundation.vocabulary import NONE, Words
 from manyview.views.ops.op import check_whole
 from manyview.views.plan import IMAGE, PlannedView
 
@@ -96,6 +97,7 @@ class Invariance:
 
     ops: tuple[str, ...] = DEFAULT
     images: int = 2000
+    words: Words = field(default=NONE, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         ops: Any = self.ops
@@ -106,7 +108,7 @@ class Invariance:
         object.__setattr__(self, "ops", tuple(ops))
         check_whole("images", self.images, least=2)
         for text in self.ops:
-            plan_ops(text, (32, 32), "", "ops")
+            plan_ops(text, (32, 32), "", "ops", self.words)
         written = Counter(" | ".join(map(str, parse_pipeline(text, "ops"))) for text in self.ops)
         if twice := [text for text, count in written.items() if count > 1]:
             raise ValueError(f"ops names {twice[0]!r} twice, which would count twice in the means; name it once")
@@ -129,7 +131,7 @@ class Invariance:
         positions = some_of(np.arange(len(images)), self.images, seed)
         for batch, kept in features.batches(images, positions, AT_ONCE, "invariance"):
             pixels = model.prepare(batch)
-            views = [_view(text, pixels) for text in self.ops]
+            views = [_view(text, pixels, self.words) for text in self.ops]
             as_is = model.read(pixels)
             seen = as_is[FEATURES].cpu()
             clean.append(seen)
@@ -195,10 +197,10 @@ def _percent(chosen: Tensor) -> float:
     return 100 * float(chosen.double().mean())
 
 
-def _view(text: str, pixels: Tensor) -> PlannedView:
+def _view(text: str, pixels: Tensor, words: Words) -> PlannedView:
     """An op at the size of the pixels. Raises RecipeError if it changes that."""
     height, width = pixels.shape[-2:]
-    view = PlannedView("altered", IMAGE, plan_ops(text, (height, width), "invariance", "invariance"))
+    view = PlannedView("altered", IMAGE, plan_ops(text, (height, width), "invariance", "invariance", words))
     after = view.output_size(torch.tensor([[height, width]]))[0].tolist()
     if after != [height, width]:
         raise RecipeError(

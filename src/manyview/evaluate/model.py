@@ -90,7 +90,8 @@ class StepModel:
         looks = [str(view) for view in step.test_plan.values()] or [str(step.trained_size)]
         branch = step.evaluated
         normalized = branch.mean.tolist(), branch.std.tolist()
-        return digest_of(branch.state_dict(), str(branch.spec), step.classifier, self.orbit, normalized, *looks)
+        own = str(branch.spec.words.used_in(str(branch.spec)))  # whose files say what a head or a backbone does
+        return digest_of(branch.state_dict(), str(branch.spec), own, step.classifier, self.orbit, normalized, *looks)
 
     @property
     def device(self) -> torch.device:

@@ -20,6 +20,7 @@ from manyview.evaluate.linear_sgd import LinearSgd
 from manyview.evaluate.report import Report
 from manyview.evaluate.robustness import Robustness
 from manyview.foundation.grammar import bind, parse_call
+from manyview.foundation.vocabulary import NONE, Words, with_words
 
 if TYPE_CHECKING:
     from manyview.data import Splits
@@ -55,9 +56,9 @@ ON_ONE_SET: Table = {
 }
 
 
-def parse_protocol(text: str, where: str, table: Table = ON_ONE_SET) -> Measure:
+def parse_protocol(text: str, where: str, table: Table = ON_ONE_SET, words: Words = NONE) -> Measure:
     """A protocol from its call. Raises RecipeError for an unknown name or argument."""
-    call = parse_call(text, where)
-    if call.name not in table:
-        raise RecipeError(f"{where}: {unknown('protocol', call.name, table)}")
-    return bind(table[call.name], call, where)
+    call, known = parse_call(text, where), words.beside("PROTOCOLS", table)
+    if call.name not in known:
+        raise RecipeError(f"{where}: {unknown('protocol', call.name, known, own=words.own('PROTOCOLS'))}")
+    return bind(known[call.name], call, where, **with_words(known[call.name], words))

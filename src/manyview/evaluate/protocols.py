@@ -8,13 +8,14 @@ from typing import Any
 
 from manyview.evaluate.on_one_set import ON_ONE_SET, Measure, Table, parse_protocol
 from manyview.evaluate.transfer import Transfer
+from manyview.foundation.vocabulary import NONE, Words, word_of
 
 PROTOCOLS: Table = {**ON_ONE_SET, "transfer": Transfer}
 
 
-def parse_protocols(texts: Sequence[str], where: str = "evaluate") -> list[Measure]:
+def parse_protocols(texts: Sequence[str], where: str = "evaluate", words: Words = NONE) -> list[Measure]:
     """Protocols from their calls. Raises RecipeError for unknown names and arguments."""
-    return [parse_protocol(text, f"{where}.{number}", PROTOCOLS) for number, text in enumerate(texts)]
+    return [parse_protocol(text, f"{where}.{number}", PROTOCOLS, words) for number, text in enumerate(texts)]
 
 
 def measure_names(protocols: Sequence[Measure]) -> dict[Measure, str]:
@@ -30,14 +31,14 @@ def measure_names(protocols: Sequence[Measure]) -> dict[Measure, str]:
 
 def call_of(protocol: Measure, keys: Sequence[str] | None = None) -> str:
     """The call that makes a protocol, with all its settings, or those named: `knn(k=200, temperature=0.1)`."""
-    kind = next(name for name, factory in PROTOCOLS.items() if factory is type(protocol))
+    kind = word_of(type(protocol), PROTOCOLS)
     told = [f"{key}={value!r}" for key, value in settings_of(protocol).items() if keys is None or key in keys]
     return f"{kind}({', '.join(told)})" if told else kind
 
 
 def settings_of(protocol: Measure) -> dict[str, Any]:
-    """A protocol's settings by name."""
-    return {field.name: getattr(protocol, field.name) for field in fields(protocol)}  # type: ignore[arg-type]
+    """A protocol's settings by name: those of its fields by which two of a kind are compared."""
+    return {each.name: getattr(protocol, each.name) for each in fields(protocol) if each.compare}  # type: ignore[arg-type]
 
 
 def with_own_settings(texts: Sequence[str], own: Sequence[str]) -> list[str]:

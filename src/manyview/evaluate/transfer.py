@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from manyview.data.huggingface import parquet_splits
@@ -15,6 +15,7 @@ from manyview.evaluate.on_one_set import Measure, parse_protocol
 from manyview.evaluate.report import Cell, Report, Table
 from manyview.foundation.files import at_home
 from manyview.foundation.grammar import parse_call
+from manyview.foundation.vocabulary import NONE, Words
 from manyview.recipe.settings import Data
 from manyview.views.ops.op import check_kind
 
@@ -56,6 +57,7 @@ class Transfer:
     sets: tuple[str, ...] = tuple(list(SETS)[:11])
     by: str = "linear"
     download: bool = False
+    words: Words = field(default=NONE, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         check_kind("root", self.root, str, "a folder, in quotes")
@@ -68,7 +70,7 @@ class Transfer:
             raise ValueError(f"sets names {twice[0]!r} twice, which would count twice in the mean; name it once")
         if parse_call(self.by, "transfer: by").name == "transfer":
             raise ValueError("by must be another protocol than transfer, such as by='linear'")
-        parse_protocol(self.by, "transfer: by")
+        self._by()
 
     def check(self, splits: Splits) -> None:
         """Raises DataError for a folder that is not there; the run's own data are not looked at."""
@@ -109,9 +111,12 @@ class Transfer:
         table = Table(("set", "split", "training images", "measure", "value"), tuple(rows))
         return Report({"": sum(counted) / len(counted), **measures}, {"transfer": table}, note="; ".join(notes))
 
+    def _by(self) -> Measure:
+        return parse_protocol(self.by, "transfer: by", words=self.words)
+
     def _protocol(self, name: str) -> Measure:
-        protocol, call = parse_protocol(self.by, "transfer: by"), parse_call(self.by, "transfer: by")
-        settings = [field.name for field in fields(protocol)]  # type: ignore[arg-type]
+        protocol, call = self._by(), parse_call(self.by, "transfer: by")
+        settings = [each.name for each in fields(protocol)]  # type: ignore[arg-type]
         chosen = "metric" in (*settings[: len(call.args)], *call.kwargs)
         if name not in SETS or "metric" not in settings or chosen:
             return protocol
@@ -122,7 +127,8 @@ class Transfer:
         source = SETS[name][0] if name in SETS else "folder"
         if root.is_dir() and "train" in parquet_splits(root):
             source = "hf"
-        return open_splits(Data(source=source, root=str(root), download=self.download), seed)
+        said = {"source": source, "root": str(root), "download": self.download}
+        return open_splits(Data.model_validate(said, context={"words": self.words}), seed)
 
 
 __all__ = ["SETS", "Transfer"]

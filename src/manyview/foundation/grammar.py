@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from manyview.errors import ManyviewError, RecipeError, misfit, reason, unknown
+from manyview.foundation.vocabulary import own_fault
 
 T = TypeVar("T")
 LONGEST = 10_000  # characters of a call or pipeline
@@ -91,7 +92,9 @@ def bind(factory: Callable[..., T], call: Call, where: str, **extra: Any) -> T:
         return factory(*call.args, **arguments)
     except ManyviewError as error:
         raise type(error)(f"{where}: {error}") from None
-    except (TypeError, AttributeError):  # Python's words, which are about our code and change with its version
+    except (TypeError, AttributeError) as error:  # Python's words, about our code, change with its version
+        if (own := own_fault(error)) is not None:
+            raise RecipeError(f"{where}: {own}") from None
         raise RecipeError(f"{where}: {call}: an argument is of a kind that {call.name} cannot take") from None
     except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         raise RecipeError(f"{where}: {call}: {reason(error)}") from None

@@ -71,6 +71,8 @@ def export_timm(run: Run, out: Path) -> list[str]:
                      "bias=False); model.maxpool = nn.Identity()")  # fmt: skip
     else:
         lines.append(f'load it with timm.create_model("local-dir:{out}", pretrained=True)')
+    for origin in recipe.words.used_in(spec.name).origins:
+        lines.append(f"'{spec.name}' is registered with timm by {origin.called}")
     if type(branch.backbone).__module__.startswith("manyview."):
         lines.append(f"'{spec.name}' is registered with timm by `import manyview.branches.backbones`")
     return lines

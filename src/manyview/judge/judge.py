@@ -10,7 +10,7 @@ from rich.table import Table
 
 from manyview.errors import DataError, RunError, unknown
 from manyview.evaluate.accuracy import Classify
-from manyview.evaluate.evaluate import check_model, check_protocols, flat
+from manyview.evaluate.evaluate import check_model, check_protocols, flat, measured
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.report import Report
 from manyview.judge.record import check_place, publish, record
@@ -51,7 +51,7 @@ def judge(
     reports: dict[Measure, Report] = {}
     files: list[Path] = []
     for protocol in dict.fromkeys(protocols):
-        report = reports[protocol] = protocol.measure(features, split)
+        report = reports[protocol] = measured(protocol, features, split)
         if place is not None:
             model = None if own else subject.model
             record(place / "result.json", split, protocol, report, subject.data, model)

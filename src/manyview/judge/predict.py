@@ -15,6 +15,7 @@ from manyview.data.search import find
 from manyview.errors import DataError, RunError, shown
 from manyview.foundation.environment import best_device
 from manyview.training.run import Run
+from manyview.words.load import Use
 
 AT_ONCE = 64
 Unread = Callable[[BadImage], None]
@@ -30,15 +31,20 @@ class Prediction:
 
 
 def predict_files(
-    run: Path, paths: Sequence[Path], aggregated: bool = False, unread: Unread | None = None
+    run: Path,
+    paths: Sequence[Path],
+    aggregated: bool = False,
+    unread: Unread | None = None,
+    use: Use | Sequence[Use] = (),
 ) -> Iterator[Prediction]:
     """Predictions in the order of the files; folders are searched, see `image_files`.
 
     aggregated: average over the orbit (SLA+AG). unread: is given what is wrong with each file that cannot be read,
-    after which the others follow; without it that is raised, as BadImage.
+    after which the others follow; without it that is raised, as BadImage. use: the words of its own that
+    the run was made with.
     Raises DataError for files that are not there, RunError for a run without a classifier.
     """
-    folder = Run(run)
+    folder = Run(run, use)
     recipe = folder.recipe()
     files, _ = image_files(paths, recipe.data.stored)
     if not files:

@@ -14,7 +14,7 @@ from manyview.errors import RunError
 from manyview.evaluate.evaluate import flat
 from manyview.evaluate.model import Model
 from manyview.evaluate.on_one_set import Measure
-from manyview.evaluate.protocols import call_of
+from manyview.evaluate.protocols import call_of, settings_of
 from manyview.evaluate.report import Report, Table
 from manyview.foundation.environment import git_commit, versions
 from manyview.foundation.files import write_bytes, write_json, write_text
@@ -83,7 +83,8 @@ def publish(
 def changed(protocol: Measure) -> list[str]:
     """The settings that are not the usual ones."""
     usual = {field.name: field.default for field in fields(protocol)}  # type: ignore[arg-type]
-    return [name for name, value in usual.items() if value is MISSING or getattr(protocol, name) != value]
+    own = settings_of(protocol)
+    return [name for name, value in own.items() if usual[name] is MISSING or usual[name] != value]
 
 
 def file_name(protocol: Measure, split: str, data: str | None = None) -> str:

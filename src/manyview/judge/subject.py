@@ -25,6 +25,7 @@ from manyview.judge.models import exported, of_timm
 from manyview.load import data_of, packaged_recipes
 from manyview.recipe.settings import Data
 from manyview.training.run import Run
+from manyview.words.load import Use, words_of
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,19 @@ def open_subject(
     checkpoint: Path | None = None,
     size: int | None = None,
     device: str = "cpu",
+    use: Use | Sequence[Use] = (),
 ) -> Subject:
     """Opens a run's folder, an exported folder, or `resnet18(small=True)` with a checkpoint.
 
     overrides: `data.root=DIR` and the like; with `data.source=…` a run, too, is looked at with other data. size: the
-    side of the images that an exported or timm model sees. Raises ManyviewError for all that is wrong with either.
+    side of the images that an exported or timm model sees. use: words of one's own, see
+    `load_recipe`; of a run, those that it was made with. Raises ManyviewError for all that is wrong with either.
     """
     folder = Path(target)
     if (folder / "recipe.yaml").is_file():
         if checkpoint is not None or size is not None:
             raise RunError(f"{target} is a run, which has its own checkpoint and size; drop --checkpoint and --size")
-        return _of_run(Run(folder), overrides, device)
+        return _of_run(Run(folder, use), overrides, device)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise _nothing(target)
@@ -91,7 +94,7 @@ def open_subject(
         model = of_timm(call, checkpoint, device, size)
     if not any(override.startswith("data.source=") for override in overrides):
         raise DataError(f"{target} comes without data; say which, as in data.source=cifar10 data.root=DIR")
-    data, seed = data_of(overrides)
+    data, seed = data_of(overrides, words_of(use))
     splits = open_splits(data, seed)
     return Subject(
         model,
@@ -160,7 +163,7 @@ def _of_run(run: Run, overrides: Sequence[str], device: str) -> Subject:
     model = StepModel(step, run.classes(), str(run.folder))
     if other:
         own = [] if recipe.data.channels is None else [f"data.channels={recipe.data.channels}"]
-        data, _ = data_of([*own, *(each for each in overrides if each.startswith("data."))])
+        data, _ = data_of([*own, *(each for each in overrides if each.startswith("data."))], recipe.words)
         if (data.channels or 3) != (recipe.data.channels or 3):
             raise DataError(f"{run.folder} was trained on images of {counted(recipe.data.channels or 3, 'channel')}; "
                             f"leave data.channels out")  # fmt: skip
@@ -168,7 +171,8 @@ def _of_run(run: Run, overrides: Sequence[str], device: str) -> Subject:
         usual = _usual(model, splits)
     else:
         data, splits = recipe.data, run.splits(recipe)
-        usual = tuple(with_accuracy(parse_protocols(recipe.evaluate), step)) or _usual(model, splits)
+        stated = parse_protocols(recipe.evaluate, words=recipe.words)
+        usual = tuple(with_accuracy(stated, step)) or _usual(model, splits)
     return Subject(
         model,
         splits,

@@ -89,10 +89,16 @@ EXPECTED = {
 }
 
 
-def first_line(error: ValidationError, raw: Mapping[str, Any], models: Mapping[str, type[BaseModel]]) -> str:
+def first_line(
+    error: ValidationError,
+    raw: Mapping[str, Any],
+    models: Mapping[str, type[BaseModel]],
+    sources: Collection[str] = tuple(SOURCES),
+) -> str:
     """What is wrong with a recipe first, where, and what would be right.
 
     raw: the recipe as it was read. models: of each section, and of the whole recipe under "".
+    sources: of data, by name.
     """
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
@@ -110,13 +116,13 @@ def first_line(error: ValidationError, raw: Mapping[str, Any], models: Mapping[s
     if first["type"] == "missing":
         return f"{place}: missing; a recipe has views, branches and relations"
     wanted = EXPECTED.get(first["type"], "expected another kind of value").format(**first.get("ctx", {}))
-    return f"{place}: {wanted}, got {got!r}{_meant(place, got, first['type'])}"
+    return f"{place}: {wanted}, got {got!r}{_meant(place, got, first['type'], sources)}"
 
 
-def _meant(place: str, got: Any, wrong: str) -> str:
+def _meant(place: str, got: Any, wrong: str, sources: Collection[str]) -> str:
     """How a value that is refused would be right, where that can be told."""
     if place == "data" and isinstance(got, str):
-        given = {"source": got} if got.partition("(")[0] in SOURCES else {"source": "folder", "root": got}
+        given = {"source": got} if got.partition("(")[0] in sources else {"source": "folder", "root": got}
         return f"; write {' '.join(assigned('data', given))}"
     if wrong == "tuple_type" and isinstance(got, str):
         return f"; write {shlex.quote(f'{place}=[{got}]')}"

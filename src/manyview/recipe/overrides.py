@@ -14,6 +14,7 @@ from manyview.branches.initial import INITS
 from manyview.data.sources import SOURCES
 from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
+from manyview.foundation.vocabulary import NONE, Words
 from manyview.optimize.optimize import SCHEDULES
 from manyview.recipe.readouts import unique_name
 from manyview.recipe.recipe import Recipe
@@ -24,31 +25,39 @@ from manyview.relations import RELATIONS
 from manyview.views.ops import OPS
 
 Factory = Callable[..., Any]
-WORDS: Mapping[str, Factory] = {
-    "ema": Ema,
-    **RELATIONS,
-    **OPS,
-    **INITS,
-    **SCHEDULES,
-    **{name: partial(source, None) for name, source in SOURCES.items()},  # the folder is no argument there
-}
-"""What a call builds, for the names of its positions; none where all arguments have names."""
+
+
+def factories(section: str, words: Words, protocols: Mapping[str, Factory]) -> Mapping[str, Factory]:
+    """What the calls of a section build, for the names of their positions; none where all arguments have names."""
+    if section == "data":  # the folder is no argument there
+        return {name: partial(source, None) for name, source in words.beside("SOURCES", SOURCES).items()}
+    known: Mapping[str, Mapping[str, Factory]] = {
+        "views": words.beside("OPS", OPS),
+        "branches": {"ema": Ema, **INITS},
+        "relations": words.beside("RELATIONS", RELATIONS),
+        "train": SCHEDULES,
+        "evaluate": words.beside("PROTOCOLS", protocols),
+    }
+    return known.get(section, {})
 
 
 @dataclass(frozen=True)
 class _Given:
-    """What an override gives: its value, the text of it, and what calls build."""
+    """What an override gives: its value, the text of it, what calls build, and heads, which first name a readout."""
 
     value: Any
     text: str
-    words: Mapping[str, Factory]
+    calls: Mapping[str, Factory]
+    heads: Mapping[str, Factory]
 
 
-def apply_override(raw: dict[str, Any], override: str, words: Mapping[str, Factory] = MappingProxyType({})) -> None:
+def apply_override(
+    raw: dict[str, Any], override: str, words: Words = NONE, protocols: Mapping[str, Factory] = MappingProxyType({})
+) -> None:
     """Sets one `key=value` in a recipe as read from YAML, in place; a mapping is merged into what is there.
 
-    words: what calls of a recipe build, beside views, branches, relations, data and schedules. Raises RecipeError
-    naming the override.
+    words: of one's own. protocols: the packaged ones, which a recipe does not know. Raises RecipeError naming the
+    override.
     """
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
@@ -59,7 +68,8 @@ def apply_override(raw: dict[str, Any], override: str, words: Mapping[str, Facto
         kind = text_kind(Recipe, path)
         value = text_value(text, kind) if kind else read_yaml(text) if text.strip() else None
         keep_texts(value, text, Recipe, path)
-        _set(raw, path, _Given(value, text, {**WORDS, **words}))
+        heads = words.beside("HEADS", HEADS) if path[0] == "branches" else {}
+        _set(raw, path, _Given(value, text, factories(path[0], words, protocols), heads))
     except RecipeError as error:
         raise RecipeError(f"override {override!r}: {error}") from None
 
@@ -138,7 +148,7 @@ def _set_in_call(written: str, path: list[str], given: _Given, where: str) -> st
     else:
         raise RecipeError(f"'{written}' holds calls; write {where}.<call>.<argument>=value")
     call, key, value = calls[at], path[-1], given.value
-    if kind := argument_kind(given.words.get(call.name), key):
+    if kind := argument_kind(given.calls.get(call.name), key):
         value = text_value(given.text, kind)
     elif isinstance(value, str) and isinstance(call.kwargs.get(key), Name):
         value = Name(value)
@@ -146,9 +156,9 @@ def _set_in_call(written: str, path: list[str], given: _Given, where: str) -> st
         value = parse_value(value, where)
     if isinstance(value, list):
         value = tuple(value)
-    if call.name in HEADS and call.args:  # the readout stands before the arguments of its builder
-        inner = with_argument(Call(call.name, call.args[1:], call.kwargs), key, value, HEADS[call.name])
+    if call.name in given.heads and call.args:  # the readout stands before the arguments of its builder
+        inner = with_argument(Call(call.name, call.args[1:], call.kwargs), key, value, given.heads[call.name])
         calls[at] = Call(call.name, (call.args[0], *inner.args), inner.kwargs)
     else:
-        calls[at] = with_argument(call, key, value, given.words.get(call.name))
+        calls[at] = with_argument(call, key, value, given.calls.get(call.name))
     return " | ".join(map(str, calls))

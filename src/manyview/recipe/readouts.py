@@ -6,7 +6,6 @@ cosine(p(a), toward=stop(z(b)), weight=0.5)
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +15,10 @@ from torch import nn
 from manyview.branches.spec import BranchSpec
 from manyview.errors import RecipeError, reason, unknown
 from manyview.foundation.grammar import Call, Name, bind, check_arguments, parse_call
+from manyview.foundation.vocabulary import NONE, Words, own_fault
 from manyview.foundation.words import counted
-from manyview.relations import RELATIONS, SYMMETRIC, FitError, Port
+from manyview.relations import RELATIONS, FitError, Port
+from manyview.relations.reading import has, hints_of, is_port
 from manyview.relations.weight import SCHEDULES, Weight
 from manyview.views.ops.mix import MIXING
 from manyview.views.plan import TEST, PlannedView, check_member
@@ -107,15 +108,17 @@ FUNCTIONS = {
 
 
 def plan_relations(
-    texts: Sequence[str], branches: Mapping[str, BranchSpec], views: Mapping[str, PlannedView]
+    texts: Sequence[str], branches: Mapping[str, BranchSpec], views: Mapping[str, PlannedView], words: Words = NONE
 ) -> list[RelationPlan]:
     """The plans of all lines, with names made unique. Raises RecipeError naming the line."""
     plans: list[RelationPlan] = []
+    known = words.beside("RELATIONS", RELATIONS)
     for number, text in enumerate(texts):
         where = f"relations.{number}"
         call = parse_call(text, where)
-        if call.name not in RELATIONS:
-            raise RecipeError(f"{where}: {unknown('relation', call.name, RELATIONS)}")
+        if call.name not in known:
+            raise RecipeError(f"{where}: {unknown('relation', call.name, known, own=words.own('RELATIONS'))}")
+        factory = known[call.name]
         options = dict(call.kwargs)
         weight = parse_weight(options.pop("weight", 1.0), where)
         swapped = options.pop("swapped", False)
@@ -126,14 +129,14 @@ def plan_relations(
         for key, value in literal.items():
             if isinstance(value, Name):
                 raise RecipeError(f"{where}: {call.name}: put quotes round {key}='{value}'")
-        check_arguments(RELATIONS[call.name], Call(call.name, call.args, options), where)
-        _check_kinds(RELATIONS[call.name], call.name, options, where)
-        if two := _swapped_views(RELATIONS[call.name], calls[0], swapped, f"{where}: {call.name}"):
+        check_arguments(factory, Call(call.name, call.args, options), where)
+        _check_kinds(factory, call.name, options, where)
+        if two := _swapped_views(factory, calls[0], swapped, f"{where}: {call.name}"):
             reads = tuple(_parse_read(_exchanged(value, two), where, branches, views) for value in call.args)
             named = {key: _parse_read(_exchanged(options[key], two), where, branches, views) for key in named}
             calls.append(Arguments(reads, named))
         name = unique_name(call.name, [plan.name for plan in plans])
-        plans.append(RelationPlan(name, str(text).strip(), RELATIONS[call.name], tuple(calls), literal, weight))
+        plans.append(RelationPlan(name, str(text).strip(), factory, tuple(calls), literal, weight))
     if not plans:
         raise RecipeError("relations: at least one relation is needed, such as cross_entropy(logits(a))")
     return plans
@@ -149,7 +152,7 @@ def _swapped_views(factory: type[nn.Module], arguments: Arguments, swapped: Any,
     views = list(dict.fromkeys(view for read in arguments.all_reads for view in read.views))
     if len(views) != 2:
         raise RecipeError(f"{where}: swapped=True exchanges two views; this line reads {', '.join(views)}")
-    if factory in SYMMETRIC:
+    if has("symmetric", factory):
         raise RecipeError(
             f"{where}: with its views exchanged this line is the same; drop swapped=True, or double the weight"
         )
@@ -168,10 +171,9 @@ def _exchanged(value: Any, views: Mapping[str, str]) -> Any:
 
 def _check_kinds(factory: type[nn.Module], name: str, options: Mapping[str, Any], where: str) -> None:
     """Raises RecipeError where a readout is given for a plain value, or the other way round."""
-    for key, parameter in inspect.signature(factory).parameters.items():
-        is_read = str(parameter.annotation).removesuffix(" | None") in (str(Port), Port.__name__)
-        if key in options and is_read != isinstance(options[key], Call):
-            wanted = "a readout such as h(a)" if is_read else "a plain value"
+    for key, hint in hints_of(factory).items():
+        if key in options and is_port(hint) != isinstance(options[key], Call):
+            wanted = "a readout such as h(a)" if is_port(hint) else "a plain value"
             raise RecipeError(f"{where}: {name}: {key} is {wanted}, got {options[key]}")
 
 
@@ -294,5 +296,7 @@ def build_relation(plan: RelationPlan, ports: Mapping[Read, Port], where: str) -
         return plan.factory(*(ports[read] for read in plan.reads), **plan.options, **named)
     except RecipeError as error:
         raise type(error)(f"{where}: {error}") from None
-    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+    except ValueError as error:
         raise RecipeError(f"{where}: {reason(error)}") from None
+    except (TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise RecipeError(f"{where}: {own_fault(error) or reason(error)}") from None

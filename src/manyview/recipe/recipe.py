@@ -12,7 +12,7 @@ from pydantic import Field
 from manyview.branches.spec import BranchSpec, parse_branches
 from manyview.recipe.readouts import RelationPlan, plan_relations
 from manyview.recipe.settings import Data, Frozen, Train
-from manyview.relations import LEARN_FROM_LABELS
+from manyview.relations.reading import has
 from manyview.views.plan import TEST, PlannedView, ViewSpec, plan_views, with_sources
 
 
@@ -31,7 +31,7 @@ class Recipe(Frozen):
     @cached_property
     def view_plan(self) -> dict[str, PlannedView]:
         """Views in order, with their ops built."""
-        return plan_views(self.views)
+        return plan_views(self.views, self.words)
 
     @cached_property
     def train_views(self) -> dict[str, PlannedView]:
@@ -47,12 +47,12 @@ class Recipe(Frozen):
     @cached_property
     def branch_plan(self) -> dict[str, BranchSpec]:
         """Branches, parsed."""
-        return parse_branches(self.branches, self.data.channels or 3)
+        return parse_branches(self.branches, self.data.channels or 3, self.words)
 
     @cached_property
     def relation_plan(self) -> list[RelationPlan]:
         """Relations, parsed and checked against views and branches."""
-        return plan_relations(self.relations, self.branch_plan, self.view_plan)
+        return plan_relations(self.relations, self.branch_plan, self.view_plan, self.words)
 
     @cached_property
     def batch_before(self) -> int | None:
@@ -65,7 +65,7 @@ class Recipe(Frozen):
     @property
     def learns_from_labels(self) -> list[str]:
         """The relations that need a label for every training image, as they are written."""
-        return [plan.text for plan in self.relation_plan if plan.factory in LEARN_FROM_LABELS]
+        return [plan.text for plan in self.relation_plan if has("learns_from_labels", plan.factory)]
 
     @property
     def keeps_best(self) -> bool:

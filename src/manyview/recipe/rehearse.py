@@ -9,23 +9,36 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from manyview.branches.heads import TAPS, build_head
+from manyview.branches.heads import TAPS, Head, build_head
 from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
-from manyview.errors import ManyviewWarning
-from manyview.recipe.readouts import RelationPlan, build_relation, make_port
-from manyview.relations import FitError
+from manyview.errors import ManyviewWarning, RecipeError, brief
+from manyview.foundation.vocabulary import NONE, Words, own_fault
+from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port
+from manyview.relations import FitError, Port, Reading
 from manyview.views.plan import PlannedView
+from manyview.views.trial import try_ops
 
-WIDTH, CLASSES = 64, 10
+WIDTH, CLASSES, ROWS = 64, 10, 4
 
 
 def rehearse(
-    branches: Mapping[str, BranchSpec], relations: Sequence[RelationPlan], views: Mapping[str, PlannedView]
+    branches: Mapping[str, BranchSpec],
+    relations: Sequence[RelationPlan],
+    views: Mapping[str, PlannedView],
+    words: Words = NONE,
+    channels: int = 3,
 ) -> None:
-    """Raises RecipeError, naming the place, for arguments that a head or a relation of the recipe does not take."""
+    """Raises RecipeError, naming the place, for arguments that a head or a relation of the recipe does not take.
+
+    Ops of one's own are tried on noise, of so many channels; their heads and relations on tensors without values.
+    """
+    try_ops(views, words, channels)
+    own = words.own("RELATIONS").values()
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ManyviewWarning)  # the step gives them
         shapes = {name: _shapes(spec, views) for name, spec in branches.items()}
@@ -36,7 +49,9 @@ def rehearse(
                     read: make_port(read, where, *shapes[read.branch], branches[read.branch], views, CLASSES)
                     for read in plan.all_reads
                 }
-                build_relation(plan, ports, where)
+                relation = build_relation(plan, ports, where)
+                if plan.factory in own:
+                    _check_loss(relation, plan, ports, where)
 
 
 def _shapes(spec: BranchSpec, views: Mapping[str, PlannedView]) -> tuple[dict[str, int], dict[str, PlannedView]]:
@@ -47,8 +62,47 @@ def _shapes(spec: BranchSpec, views: Mapping[str, PlannedView]) -> tuple[dict[st
         if call.name in TAPS:
             dims[head] = WIDTH
         else:
-            built = build_head(call, dims[call.args[0].text], CLASSES, views, f"branches.{spec.name}.{head}")
+            where, inputs = f"branches.{spec.name}.{head}", dims[call.args[0].text]
+            built = build_head(call, inputs, CLASSES, views, where, spec.words)
             dims[head] = built.width
+            if call.name in spec.words.own("HEADS"):
+                _check_width(built, inputs, f"{where}: {call.name}")
             if built.orbit is not None:
                 orbits[head] = built.orbit
     return dims, orbits
+
+
+def _check_width(head: Head, inputs: int, where: str) -> None:
+    made = _tried(head.module, where, torch.empty(ROWS, inputs))
+    if isinstance(made, Tensor) and made.shape != (ROWS, head.width):
+        told = f"but the module makes {[*made.shape]} of {[ROWS, inputs]}"
+        raise RecipeError(f"{where} builds (module, width of its output) with width {head.width}, {told}")
+
+
+def _check_loss(relation: nn.Module, plan: RelationPlan, ports: Mapping[Read, Port], where: str) -> None:
+    positional = [_reading(ports[read]) for read in plan.reads]
+    named = {name: _reading(ports[read]) for name, read in plan.named_reads.items()}
+    made = _tried(relation, where, *positional, **named)
+    parts = made if isinstance(made, dict) else {"": made}
+    odd = [value for value in parts.values() if not (isinstance(value, Tensor) and value.ndim == 0)]
+    if made is not None and (odd or not parts):
+        got = f"a tensor {[*odd[0].shape]}" if odd and isinstance(odd[0], Tensor) else f"{brief(made)}"
+        raise RecipeError(f"{where}: forward gives a scalar, or a dict of named scalars, got {got}")
+
+
+def _reading(port: Port) -> Reading:
+    rows = ROWS * port.members
+    return Reading(torch.empty(rows, port.dim), torch.empty(rows, dtype=torch.long), {}, port.members)
+
+
+def _tried(module: nn.Module, where: str, *arguments: Any, **named: Any) -> Any:
+    """What a module of one's own makes of tensors without values; None where it looks at values, or at drawn params.
+
+    Raises RecipeError for names and kinds that do not exist, which are mistakes whatever the values.
+    """
+    try:
+        return module(*arguments, **named)
+    except (NameError, AttributeError, TypeError) as error:
+        raise RecipeError(f"{where}: {own_fault(error) or error}") from None
+    except Exception:
+        return None

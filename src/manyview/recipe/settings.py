@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
 from manyview.data.decode import Stored
 from manyview.data.stored import MOST_CHANNELS
 from manyview.foundation.grammar import Call, parse_call
+from manyview.foundation.vocabulary import NONE, Words
 from manyview.views.ops.op import COUNTABLE
 
 
@@ -16,6 +17,20 @@ class Frozen(BaseModel):
     """A part of a recipe: nothing is changed after loading, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    _words: Words = PrivateAttr(default=NONE)
+
+    def model_post_init(self, context: Any) -> None:
+        """Takes the words of one's own from `model_validate(…, context={"words": words})`."""
+        self._words = (context or {}).get("words", NONE)
+
+    @property
+    def words(self) -> Words:
+        """Words of one's own that its calls may name. They come from whoever loads it, never from its text."""
+        return self._words
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        return {"__pydantic_private__": state["__pydantic_private__"], **state}  # words before what is made of them
 
 
 class Data(Frozen, strict=True):

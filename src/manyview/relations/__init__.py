@@ -23,7 +23,7 @@ from manyview.relations.cosine import Cosine
 from manyview.relations.cross_entropy import CrossEntropy
 from manyview.relations.jensen_shannon import JensenShannon
 from manyview.relations.joint import Distill, JointCrossEntropy, OrbitCrossEntropy
-from manyview.relations.reading import FitError, HasState, Port, Reading
+from manyview.relations.reading import TRAITS, FitError, HasState, Port, Reading
 from manyview.relations.redundancy import BarlowTwins, VicReg
 from manyview.relations.similarity import Similarity
 from manyview.relations.swav import SwAV
@@ -47,17 +47,4 @@ RELATIONS: dict[str, type[nn.Module]] = {
     "vicreg": VicReg,
 }
 
-SYMMETRIC = (  # the same with their views exchanged
-    AugSelf,
-    BarlowTwins,
-    CrossEntropy,
-    JensenShannon,
-    NtXent,
-    Similarity,
-    SupervisedContrastive,
-    SwAV,
-    VicReg,
-)
-LEARN_FROM_LABELS = (CrossEntropy, JointCrossEntropy, SupervisedContrastive)
-
-__all__ = ["LEARN_FROM_LABELS", "RELATIONS", "SYMMETRIC", "FitError", "HasState", "Port", "Reading"]
+__all__ = ["RELATIONS", "TRAITS", "FitError", "HasState", "Port", "Reading"]

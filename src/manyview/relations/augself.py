@@ -100,6 +100,8 @@ class AugSelf(nn.Module):
     all that does not fit.
     """
 
+    symmetric = True
+
     def __init__(
         self,
         *views: Port,

@@ -124,6 +124,8 @@ class NtXent(nn.Module):
     chunk: rows of logits held at a time, for large batches; see `functional.nt_xent`.
     """
 
+    symmetric = True
+
     def __init__(self, a: Port, b: Port, *, temperature: float = 0.2, chunk: int | None = None) -> None:
         super().__init__()
         check_temperature(temperature)
@@ -181,6 +183,9 @@ class InfoNce(nn.Module):
 
 class SupervisedContrastive(nn.Module):
     """`supervised_contrastive(z(a), z(b), temperature=0.1)`, over the rows of all views and processes."""
+
+    symmetric = True
+    learns_from_labels = True
 
     def __init__(self, *views: Port, temperature: float = 0.1) -> None:
         super().__init__()

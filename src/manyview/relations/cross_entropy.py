@@ -43,6 +43,9 @@ class CrossEntropy(nn.Module):
     is SLA's baseline "DA" (Lee et al., ICML 2020, section 2.1).
     """
 
+    symmetric = True
+    learns_from_labels = True
+
     def __init__(self, *logits: Port, smoothing: float = 0.0, poly: float = 0.0) -> None:
         super().__init__()
         if not logits:

@@ -36,6 +36,8 @@ def jensen_shannon(*logits: Tensor) -> Tensor:
 class JensenShannon(nn.Module):
     """`jensen_shannon(logits(clean), logits(m1), logits(m2), weight=12)`."""
 
+    symmetric = True
+
     def __init__(self, *logits: Port) -> None:
         super().__init__()
         if len(logits) < 2:

@@ -72,6 +72,8 @@ def distill(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tenso
 class JointCrossEntropy(nn.Module):
     """`joint_cross_entropy(joint(r), reduction="mean")`, with `joint: linear(h, orbit=r)`."""
 
+    learns_from_labels = True
+
     def __init__(self, joint: Port, *, reduction: str = "mean") -> None:
         super().__init__()
         if reduction not in REDUCTIONS:

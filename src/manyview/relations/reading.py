@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
 
 from torch import Tensor
 
@@ -57,6 +57,26 @@ class HasState(Protocol):
 
     def after_step(self) -> None:
         """What a queue takes in, or what keeps prototypes of unit length."""
+
+
+TRAITS = ("symmetric", "learns_from_labels")
+"""What a relation's class says of itself, by an attribute that is True: that it is the same with its views exchanged,
+so that `swapped=True` would double it; that it needs the label of every image."""
+
+
+def has(trait: str, kind: type) -> bool:
+    """Whether a relation's class says so of itself, see `TRAITS`."""
+    return bool(getattr(kind, trait, False))
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The type hints of a relation's arguments. Raises NameError for a name that its module does not have."""
+    return get_type_hints(kind.__init__)  # type: ignore[misc]
+
+
+def is_port(hint: Any) -> bool:
+    """Whether an argument of this type hint is a readout: `Port`, or `Port | None`."""
+    return Port in (hint, *get_args(hint))
 
 
 def check_classifies(port: Port, columns: int | None = None) -> None:

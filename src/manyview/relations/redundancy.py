@@ -88,6 +88,8 @@ def _check(z1: Tensor, z2: Tensor, name: str) -> None:
 class VicReg(nn.Module):
     """`vicreg(z(a), z(b), invariance=25, variance=25, covariance=1)`, over the rows of all processes."""
 
+    symmetric = True
+
     def __init__(
         self, a: Port, b: Port, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
     ) -> None:
@@ -103,6 +105,8 @@ class VicReg(nn.Module):
 
 class BarlowTwins(nn.Module):
     """`barlow_twins(z(a), z(b), lambd=0.0051)`, over the rows of all processes."""
+
+    symmetric = True
 
     def __init__(self, a: Port, b: Port, *, lambd: float = 0.0051) -> None:
         super().__init__()

@@ -98,6 +98,8 @@ WHOLE_BATCH = ("l2_norm", "cosine_l2_norm", "cka", "vicreg")
 class Similarity(nn.Module):
     """`similarity(h(a), h(b), kind="mse", weight=20)`; several layers are several lines, each with its weight."""
 
+    symmetric = True
+
     def __init__(self, a: Port, b: Port, *, kind: str = "mse") -> None:
         super().__init__()
         if kind not in KINDS:

@@ -87,6 +87,8 @@ class SwAV(nn.Module):
     ManyviewWarning says so).
     """
 
+    symmetric = True
+
     def __init__(
         self,
         a: Port,

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from manyview.data import Splits, open_splits
 from manyview.errors import DataError
+from manyview.foundation.vocabulary import word_of
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import Clock, make_optimizer
 from manyview.recipe.readouts import RelationPlan
@@ -21,6 +22,7 @@ from manyview.recipe.recipe import Recipe
 from manyview.step import Step
 from manyview.views.ops import OPS
 from manyview.views.plan import IMAGE, TEST, PlannedView, mixes
+from manyview.views.trial import reference_note
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Plan:
         if clock is not None:
             epochs = counted(clock.steps / clock.steps_per_epoch, "epoch")
             told.append(f"run: {counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}")
+        if note := reference_note(self.recipe.train_views, self.recipe.words):
+            told.append(f"views: {note}")
         return Group(self.recipe.title, "", views, branches, relations, self.summary(), tuned, *told)
 
     def summary(self) -> str:
@@ -131,7 +135,7 @@ def _ops(view: PlannedView) -> str:
 
 def describe(op: object) -> str:
     """An op as a recipe would write it, defaults left out: `crop(32, scale=(0.2, 1))`."""
-    name = next(key for key, kind in OPS.items() if isinstance(op, kind))
+    name = word_of(type(op), OPS)
     several = [p.name for p in inspect.signature(type(op)).parameters.values() if p.kind is p.VAR_POSITIONAL]
     shown = [repr(each) for key in several for each in getattr(op, key)]
     shown += [

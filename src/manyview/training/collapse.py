@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from manyview.errors import ManyviewWarning
 from manyview.foundation.distributed import mean_of
-from manyview.relations import LEARN_FROM_LABELS
+from manyview.relations.reading import has
 from manyview.step import Output
 from manyview.training.health import PATIENCE, collapse_message, grown, steps_low, told_apart
 from manyview.training.setup import Setup
@@ -30,7 +30,7 @@ def look_for_collapse(
         assert output["output"] is not None
         looks = mean_of({"told_apart": told_apart(output["output"])}, setup.accelerator)
     state.low = steps_low(state.low, looks, grown(done, clock.steps, clock.steps_per_epoch))
-    labelled = [plan.name for plan in recipe.relation_plan if plan.factory in LEARN_FROM_LABELS]
+    labelled = [plan.name for plan in recipe.relation_plan if has("learns_from_labels", plan.factory)]
     told = collapse_message(looks, done, terms, labelled) if state.low >= PATIENCE else ""
     if told and recipe.train.on_collapse == "stop":
         return f"{told}; stopped, as train.on_collapse says"

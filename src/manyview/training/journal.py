@@ -14,6 +14,7 @@ from manyview.training.health import health
 from manyview.training.log import Metrics
 from manyview.training.run import Run
 from manyview.training.setup import Setup
+from manyview.views.trial import reference_note
 
 
 @final
@@ -36,6 +37,8 @@ class Journal:
             for doubt in doubts(setup.recipe, setup.step, setup.clock, len(setup.splits.train)):
                 warnings.warn(doubt, ManyviewWarning, stacklevel=3)
         setup.display.start(setup.recipe, setup.splits.note, setup.rendering, setup.clock, start, setup.step)
+        if note := reference_note(setup.recipe.seen_views, setup.recipe.words):
+            setup.display.say(f"views: {note}")
 
     def update(self, done: int, lr: float, terms: Mapping[str, float], output: Output, seconds: float) -> None:
         """An update that is logged. terms: their means; seconds: since the one logged before."""

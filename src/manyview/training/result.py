@@ -8,6 +8,7 @@ from typing import Any
 from manyview.errors import ManyviewWarning
 from manyview.foundation.environment import git_commit, versions
 from manyview.foundation.files import read_state, write_json
+from manyview.foundation.vocabulary import Words
 from manyview.training.run import Run
 from manyview.training.validation import Validation
 
@@ -26,6 +27,7 @@ def write_result(run: Run, validation: Validation) -> dict[str, Any]:
         "steps": clock.steps,
         "git": git_commit(),
         "versions": versions(),
+        **_words(recipe.words.used_in(recipe.to_yaml())),
         "device": str(setup.accelerator.device),
         "seconds": round(state.seconds, 2),
         "images_per_second": round(clock.steps * setup.images_per_step / state.seconds, 1),
@@ -57,3 +59,8 @@ def write_result(run: Run, validation: Validation) -> dict[str, Any]:
     write_json(run.result, result)
     setup.display.summary(run.folder, result)
     return result
+
+
+def _words(words: Words) -> dict[str, Any]:
+    """The words of its own that a run was made with, and the digest of each; nothing where there are none."""
+    return {"words": {origin.called: origin.digest for origin in words.origins}} if words.origins else {}

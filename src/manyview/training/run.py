@@ -1,11 +1,12 @@
 """A run's folder: what lies where, and how it is opened, continued, and read again.
 
-recipe.yaml  splits.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.tfevents…  result.json
+recipe.yaml  splits.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.tfevents…  result.json  words/
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
 from manyview.recipe.recipe import Recipe, difference
 from manyview.step import Step
+from manyview.training.kept_words import FOLDER, check_words, keep_words
+from manyview.words.load import Use, words_of
 
 # Settings that change where and how fast a run goes, not what it computes.
 INCIDENTAL = (
@@ -29,9 +32,13 @@ SHOWN = 4  # differences between recipes that a message lists
 
 @dataclass(frozen=True)
 class Run:
-    """A folder that holds a run. Nothing is read or written until a method is called."""
+    """A folder that holds a run. Nothing is read or written until a method is called.
+
+    use: words of one's own, as for `load_recipe`; those that it was made with must be among them.
+    """
 
     folder: Path
+    use: Use | Sequence[Use] = ()
 
     @property
     def last(self) -> Path:
@@ -60,17 +67,19 @@ class Run:
         found = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
         if found and not resume:
             raise RunError(f"{self.folder} is not empty; choose another --out, or continue with --resume")
-        # a run that was killed while these two were written has only the first, or a temporary file
-        if {name for name in found if not name.endswith(".tmp")} - {"splits.json"}:
+        # a run that was killed while these were written has not the last, or a temporary file
+        if {name for name in found if not name.endswith(".tmp")} - {"splits.json", FOLDER}:
             self.check_same(recipe, splits)
             return
         noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
         write_json(self.folder / "splits.json", {**noted, **_marks(splits)})
-        write_text(self.folder / "recipe.yaml", _anywhere(recipe).to_yaml())
+        text = _anywhere(recipe).to_yaml()
+        keep_words(self.folder, recipe.words.used_in(text))
+        write_text(self.folder / "recipe.yaml", text)
 
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
-        changed = difference(self.recipe(), recipe, dict.fromkeys(INCIDENTAL))
+        changed = difference(self.recipe(exact=True), recipe, dict.fromkeys(INCIDENTAL))
         if changed:
             more = f"; and {len(changed) - SHOWN} more; its own is {self.folder / 'recipe.yaml'}"
             told = "; ".join(changed[:SHOWN]) + (more if len(changed) > SHOWN else "")
@@ -84,8 +93,12 @@ class Run:
                         f"or begin anew in another folder"
                     )
 
-    def recipe(self, *overrides: str) -> Recipe:
-        """The recipe the run was made with, resolved. Overrides may say where data are, not what was trained."""
+    def recipe(self, *overrides: str, exact: bool = False) -> Recipe:
+        """The recipe the run was made with, resolved. Overrides may say where data are, not what was trained.
+
+        Raises RunError where words of its own are not given. exact: also where they have changed, which else is a
+        ManyviewWarning.
+        """
         for override in overrides:
             if override.partition("=")[0] not in INCIDENTAL:
                 key, _, value = override.partition("=")
@@ -93,7 +106,9 @@ class Run:
                 raise RunError(
                     f"override {override!r}: a trained run is fixed; what may differ: {', '.join(INCIDENTAL)}{cure}"
                 )
-        return parse_recipe(text_of_run(self.folder), *overrides)
+        text, words = text_of_run(self.folder), words_of(self.use)
+        check_words(self.folder, words, exact)
+        return parse_recipe(text, *overrides, use=words)
 
     def classes(self) -> list[str]:
         """Class names, in the order of labels."""

@@ -123,7 +123,7 @@ def set_up(recipe: Recipe, quiet: bool = False) -> Setup:
     world = accelerator.num_processes
     display = Display(quiet=quiet or not accelerator.is_main_process)
     splits = open_splits(recipe.data, recipe.seed)
-    protocols = parse_protocols(recipe.evaluate)
+    protocols = parse_protocols(recipe.evaluate, words=recipe.words)
     check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
     check_protocols(protocols, splits)
     together = images_together(config, len(splits.train), world)

@@ -43,7 +43,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool 
     Raises ManyviewError, before anything is written, for all that can be known to be wrong beforehand.
     """
     # -------------------------------------------------------------------------------------------- set up
-    run = Run(Path(out))
+    run = Run(Path(out), recipe.words)
     setup = set_up(recipe, quiet)
     if setup.main:
         run.begin(recipe, setup.splits, resume, setup.accelerator.num_processes)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import bind, parse_pipeline
+from manyview.foundation.vocabulary import NONE, Words, with_words
 from manyview.views.ops import OPS
 from manyview.views.ops.crop import CenterCrop, Resize
 from manyview.views.ops.mix import MIXING
@@ -23,6 +24,7 @@ from manyview.views.ops.orbit import ORBITS, orbit_size
 
 IMAGE = "image"
 TEST = "test"  # the view that evaluation looks at; nothing in it is drawn
+AGAIN = "_again"  # in the name of an op that stands in a view for the second time
 
 
 class ViewSpec(BaseModel):
@@ -74,18 +76,18 @@ class PlannedView:
         return sizes
 
 
-def plan_views(specs: Mapping[str, ViewSpec]) -> dict[str, PlannedView]:
+def plan_views(specs: Mapping[str, ViewSpec], words: Words = NONE) -> dict[str, PlannedView]:
     """Views in order of declaration, ops built and checked. Raises RecipeError naming the view."""
     planned: dict[str, PlannedView] = {}
     for name, spec in specs.items():
-        planned[name] = _plan_view(name, spec, specs, planned)
+        planned[name] = _plan_view(name, spec, specs, planned, words)
     if not any(name != TEST for name in planned):
         raise RecipeError("views: at least one view is needed, such as a: {from: image, make: flip(0.5)}")
     return planned
 
 
 def _plan_view(
-    name: str, spec: ViewSpec, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]
+    name: str, spec: ViewSpec, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView], words: Words
 ) -> PlannedView:
     where = f"views.{name}"
     if not name.isidentifier() or keyword.iskeyword(name) or name == IMAGE:
@@ -106,7 +108,7 @@ def _plan_view(
         if spec.orbit is not None and spec.orbit not in ORBITS:
             raise RecipeError(f"{where}.orbit: {unknown('orbit', spec.orbit, ORBITS)}")
         _check_source(spec.source, where, specs, above)
-        view = PlannedView(name, spec.source, _plan_ops(name, spec.make), spec.orbit, spec.count)
+        view = PlannedView(name, spec.source, _plan_ops(name, spec.make, words), spec.orbit, spec.count)
     view = _share_draws(view, spec, above)
     drawn = [op.name for op in view.ops if not isinstance(op.op, (Resize, CenterCrop))]
     if name == TEST and (view.source != IMAGE or view.is_family or drawn):
@@ -114,15 +116,16 @@ def _plan_view(
     return view
 
 
-def _plan_ops(view: str, make: str | None) -> tuple[PlannedOp, ...]:
-    where = f"views.{view}.make"
+def _plan_ops(view: str, make: str | None, words: Words) -> tuple[PlannedOp, ...]:
+    where, known = f"views.{view}.make", words.beside("OPS", OPS)
     ops: list[PlannedOp] = []
     for call in parse_pipeline(make, where) if make is not None else []:
-        if call.name not in OPS:
-            raise RecipeError(f"{where}: {unknown('op', call.name, OPS)}")
-        earlier = sum(op.name.split("_again")[0] == call.name for op in ops)
-        name = call.name if not earlier else f"{call.name}_again{earlier + 1 if earlier > 1 else ''}"
-        ops.append(PlannedOp(name, bind(OPS[call.name], call, where), (view, name)))
+        if call.name not in known:
+            raise RecipeError(f"{where}: {unknown('op', call.name, known, own=words.own('OPS'))}")
+        earlier = sum(op.name.split(AGAIN)[0] == call.name for op in ops)
+        name = call.name if not earlier else f"{call.name}{AGAIN}{earlier + 1 if earlier > 1 else ''}"
+        kind = known[call.name]
+        ops.append(PlannedOp(name, bind(kind, call, where, **with_words(kind, words)), (view, name)))
     return tuple(ops)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from manyview.errors import RecipeError
 from manyview.views.draws import Draws
-from manyview.views.engine.program import Lowered
+from manyview.views.engine.program import lowers
 from manyview.views.engine.render import Reduced, Source, is_levels, render, sizes_of, together
 from manyview.views.ops.crop import Crop, Resize
 from manyview.views.ops.mix import MIXING, mix_target, on_rows
@@ -221,7 +221,7 @@ def _render(
     compiled: bool,
 ) -> Tensor | Sequence[Tensor]:
     """The images, each `repeat` times, after all ops: runs of compiled ops as one program, others one by one."""
-    for can_lower, run in groupby(ops, key=lambda planned: isinstance(planned.op, Lowered)):
+    for can_lower, run in groupby(ops, key=lambda planned: lowers(planned.op)):
         drawn = in_parts([(planned.op, params[planned.name]) for planned in run])
         if compiled and can_lower and is_levels(images):
             made = render(drawn, images, repeat)  # type: ignore[arg-type]

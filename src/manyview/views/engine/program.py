@@ -101,6 +101,11 @@ class Lowered(Protocol):
         ...
 
 
+def lowers(op: object) -> bool:
+    """Whether an op has a compiled form, and so have the `parts` that it is made of, if it is made of others."""
+    return isinstance(op, Lowered) and all(map(lowers, getattr(op, "parts", ())))
+
+
 @dataclass(frozen=True)
 class Program:
     """Columns packed for the interpreter: codes [B, T], args [B, T, numbers], and sizes [T, 2] after each column."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from manyview.errors import unknown
 from manyview.foundation.grammar import bind, parse_pipeline
+from manyview.foundation.vocabulary import NONE, Words
 from manyview.views.draws import Draws
 from manyview.views.engine.program import Column
 from manyview.views.ops.mix import MIXING
@@ -36,7 +37,7 @@ class OneOf:
     p: tuple[float, ...]
     ops: tuple[Way, ...] = field(repr=False, compare=False)
 
-    def __init__(self, *ways: Any, p: Sequence[float] | None = None) -> None:
+    def __init__(self, *ways: Any, p: Sequence[float] | None = None, words: Words = NONE) -> None:
         if len(ways) < 2:
             raise ValueError(
                 f'one_of draws from two ways or more, as in one_of("flip(1)", "vflip(1)"), got {len(ways)}'
@@ -50,7 +51,7 @@ class OneOf:
             raise ValueError(f"p must sum to at most 1, got {p!r}")
         object.__setattr__(self, "ways", tuple(map(str, ways)))
         object.__setattr__(self, "p", chances)
-        object.__setattr__(self, "ops", tuple(_parse(way) for way in self.ways))
+        object.__setattr__(self, "ops", tuple(_parse(way, words.beside("OPS", TABLE)) for way in self.ways))
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         number = draws.uniform("way")[:, 0]
@@ -76,6 +77,11 @@ class OneOf:
             out = where_applied(params["way"] == at, changed, out)
         return out
 
+    @property
+    def parts(self) -> tuple[Op, ...]:
+        """The ops of all ways."""
+        return tuple(op for ops in self.ops for _, op in ops)
+
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:
         columns = []
         for at, ops in enumerate(self.ops):
@@ -92,16 +98,16 @@ class OneOf:
         return sizes
 
 
-def _parse(text: str) -> Way:
-    """The ops of a way. Raises ValueError for names that do not exist and for ops that cannot be one way of several."""
+def _parse(text: str, known: Mapping[str, type]) -> Way:
+    """The ops of a way. Raises ValueError for names that are not known, and for ops that cannot be one of several."""
     where = f"way {text!r}"
     ops: list[tuple[str, Op]] = []
     for call in parse_pipeline(text, where):
-        if call.name not in TABLE:
-            raise ValueError(f"{where}: {unknown('op', call.name, TABLE)}")
+        if call.name not in known:
+            raise ValueError(f"{where}: {unknown('op', call.name, known, own=known.keys() - TABLE.keys())}")
         if call.name in dict(ops):
             raise ValueError(f"{where}: {call.name} stands twice; once is enough")
-        op = bind(TABLE[call.name], call, where)
+        op = bind(known[call.name], call, where)
         if isinstance(op, MIXING):
             raise ValueError(f"{where}: {call.name} mixes images with one another, which cannot be one way of several")
         if not torch.equal(op.output_size(PROBES), PROBES):

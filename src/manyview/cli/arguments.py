@@ -1,0 +1,35 @@
+"""The arguments that several commands take, each written once, and the recipe that they ask for."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from manyview.words.files import check_files
+
+if TYPE_CHECKING:
+    from manyview.recipe.recipe import Recipe
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe's name, or a YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, as train.epochs=10.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+Use = Annotated[
+    list[Path] | None,
+    typer.Option("--use", metavar="FILE.py", help="Words of your own, see docs/words.md; may be repeated."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")]
+
+
+def load(recipe: str, overrides: Sequence[str] | None, use: Sequence[Path] | None) -> Recipe:
+    """The recipe of that name or file, overridden and checked whole, with words of one's own."""
+    check_files(use or ())
+    gc.disable()  # of what torch makes on the way nothing is garbage, and to look for it takes a fifth of a second
+    try:
+        from manyview.load import load_recipe
+    finally:
+        gc.enable()
+    return load_recipe(recipe, *overrides or (), use=use or ())

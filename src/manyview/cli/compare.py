@@ -1,0 +1,60 @@
+"""Recipes against each other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manyview.cli.arguments import Quiet, Use
+from manyview.errors import RecipeError
+from manyview.recipe.find import recipe_text
+from manyview.words.files import check_files
+
+
+def compare(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE… [KEY=VALUE]…", help="The first is the reference. NAME:KEY=VALUE: one's."),
+    ],
+    out: Annotated[Path, typer.Option(help="The comparison's folder; the same command continues it.")],
+    seeds: Annotated[int, typer.Option(help="How many seeds each recipe is trained with.")] = 3,
+    first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
+    budget: Annotated[
+        str | None, typer.Option(help="What all are given alike: images, forwards (default), seconds; or own lengths.")
+    ] = None,
+    measure: Annotated[str | None, typer.Option(help="The main measure; by default top1, else knn.")] = None,
+    split: Annotated[str, typer.Option(help="Read results on test, or on val to choose by.")] = "test",
+    only: Annotated[list[str] | None, typer.Option(help="Train only this recipe now; may be repeated.")] = None,
+    quiet: Quiet = False,
+    use: Use = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show each run's own lines, too.")] = False,
+) -> None:
+    """Trains recipes with the same seeds at the same cost, and tells how they differ, with intervals."""
+    overrides = [text for text in recipes if "=" in text and not os.path.exists(text)]
+    named = [text for text in recipes if text not in overrides]
+    budgets = [text.partition("=")[2] for text in overrides if text.startswith("budget=")]
+    if len({*budgets, *filter(None, [budget])}) > 1:
+        raise RecipeError(f"the budget is given twice: {', '.join([*budgets, *filter(None, [budget])])}")
+    for name in named:
+        recipe_text(name)
+    check_files(use or ())
+
+    from manyview.compare.compare import compare as run_comparison
+
+    run_comparison(
+        named,
+        out,
+        seeds=seeds,
+        first_seed=first_seed,
+        overrides=[text for text in overrides if not text.startswith("budget=")],
+        budget=next(iter(budgets), budget or "forwards"),
+        measure=measure,
+        split=split,
+        only=only or (),
+        use=use or (),
+        quiet=quiet,
+        verbose=verbose,
+    )

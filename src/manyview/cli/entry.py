@@ -1,0 +1,105 @@
+"""The entry point: every command by its name, and how a command ends."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from manyview.cli.compare import compare
+from manyview.cli.judge import evaluate, export, predict
+from manyview.cli.look import replay, views
+from manyview.cli.new import new
+from manyview.cli.recipes import plan, recipes
+from manyview.cli.speech import tell
+from manyview.cli.train import train
+from manyview.errors import ManyviewError, ManyviewWarning
+from manyview.foundation.vocabulary import own_fault
+from manyview.show.usage import USAGE, usage_line
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+STOPPED = 130  # the exit code of a command that Ctrl-C ended
+COMMANDS: dict[str, Callable[..., None]] = {
+    "recipes": recipes,
+    "plan": plan,
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
+    "views": views,
+    "replay": replay,
+    "compare": compare,
+    "export": export,
+    "new": new,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Entry point: turns users' mistakes into one line on stderr and exit code 2, and doubts into one line each."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # what its encoding lacks must not end a run; typer.echo would write UTF-8 where ASCII was asked for
+            stream.reconfigure(errors="backslashreplace")
+    atexit.register(gc.freeze)  # Python's last search for circles would take a third of a second through torch
+    usual = warnings.showwarning
+    told_once: set[str] = set()  # a recipe may be read twice on the way
+
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, ManyviewWarning):
+            if str(message) not in told_once:
+                tell(f"warning: {message}")
+            told_once.add(str(message))
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            code = app(prog_name="manyview", standalone_mode=False) or 0
+        except ManyviewError as error:
+            told, code = str(error), 2
+        except USAGE as error:
+            told, code = usage_line(error, _as_override), 2
+        except Exception as error:  # of a words file: its author wants the line, not our frames around it
+            if (own := own_fault(error)) is None:
+                raise
+            told, code = own, 2
+        else:
+            told = "stopped" if code == STOPPED else ""
+    if told:
+        tell(told)
+    sys.exit(code)
+
+
+def _as_override(key: str, value: str) -> str:
+    from manyview.load import as_override
+
+    return as_override(key, value)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"manyview {version('manyview')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    asked: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train vision models on several augmented views of each image."""

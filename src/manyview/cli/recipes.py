@@ -1,0 +1,68 @@
+"""Recipes: which there are, what they say, what they will do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from manyview.cli.arguments import Overrides, RecipeName, Use, load
+from manyview.cli.speech import console
+from manyview.errors import RecipeError, unknown
+from manyview.recipe.find import packaged_recipes, recipe_text, title_of
+from manyview.show.pictures import DRAWINGS, check_name
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Print this one, to read or to copy.")] = None,
+) -> None:
+    """Lists the packaged recipes, or prints one of them."""
+    texts = packaged_recipes()
+    if name is not None:
+        if name not in texts:
+            raise RecipeError(unknown("recipe", name, texts))
+        print(texts[name], end="")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it is")
+    for name, text in texts.items():
+        table.add_row(name, title_of(text))
+    console.print(table)
+
+
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Classes to build the heads for; by default the data's, or 10.", min=2)
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Also draw the view graph: .svg, .png or .pdf.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Train two steps, and tell what one costs.")] = False,
+    use: Use = None,
+) -> None:
+    """Shows what a recipe will do: views, networks, relations, cost."""
+    recipe_text(recipe)
+    if svg is not None:
+        check_name(svg, DRAWINGS, "--svg")
+    loaded = load(recipe, overrides, use)
+
+    from manyview.optimize.optimize import clock_of
+    from manyview.show.graph import save_graph
+    from manyview.show.plan import plan as make_plan
+    from manyview.show.plan import visible_data
+    from manyview.show.step_cost import step_cost
+
+    splits, note = visible_data(loaded)
+    made = make_plan(loaded, classes or (len(splits.classes) if splits is not None else 0) or 10)
+    clock = None if splits is None else clock_of(loaded.train, len(splits.train))
+    console.print(made.render(note, clock))
+    if measure:
+        seen = None if classes else splits  # the data's labels belong to the data's classes
+        for line in step_cost(loaded, made.step, seen).lines(loaded.train.steps if clock is None else clock.steps):
+            console.print(line, soft_wrap=True)
+    if svg is not None:
+        save_graph(made, svg)
+        console.print(f"drew {svg}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Words of one's own: found, checked, and begun from a skeleton."""
