@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pictures import coloured
+from pictures import Pictures, coloured
 
 timm = pytest.importorskip("timm", minversion="1.0.29")
 
@@ -131,6 +131,24 @@ def test_normalisation_is_timms(recipe_file, caplog):
     )
 
 
+def test_a_recipe_may_bring_words_of_its_own_and_other_channels(recipe_file, tmp_path):
+    words = tmp_path / "mine.py"
+    words.write_text("from manyview.views.ops.flip import Flip\nOPS = {'own_flip': Flip}\n")
+    overrides = ["views.a.make=own_flip", "views.b.make=own_flip", "data.channels=1", f"use={words}"]
+    model = timm.create_model("test_resnet", num_classes=3, in_chans=1)
+    grey = Pictures([image[..., 0] for image in coloured().images], coloured().targets)
+    args = arguments([*recipe_file(TIED), *overrides], in_chans=1)
+    loader, task = from_args(args, model, loader_of(grey))
+    assert next(iter(loader))[0].shape == (8, 1, 16, 16)
+    assert len(task.normalization["mean"]) == 1
+
+
+def test_a_file_of_arguments_may_say_one_name():
+    args = arguments("jsd_cifar10", img_size=32)
+    _, task = from_args(args, timm.create_model("test_resnet", num_classes=3), loader_of(coloured(size=32)))
+    assert task.step.rendered_views == ["clean", "m1", "m2"]
+
+
 def refusal(args, capsys, classes=3):
     with pytest.raises(SystemExit) as caught:
         from_args(args, timm.create_model("test_resnet", num_classes=classes), loader_of(coloured(count=40)))
@@ -166,7 +184,7 @@ def test_what_cannot_be_meant_ends_the_script_in_one_line(recipe_file, capsys):
     assert "did you mean 'tied_cifar10'" in refusal(arguments(["tied_cifar"]), capsys)
     assert "this recipe trains no classifier" in refusal(arguments(recipe_file(MOCO)), capsys)
     assert "has no classifier for this recipe" in refusal(arguments(recipe_file(TIED)), capsys, classes=0)
-    assert "cannot read an image of 1x16x16" in refusal(
+    assert "the model takes images of 3 channels, the recipe's have 1; add data.channels=3 behind its name" in refusal(
         arguments([*recipe_file(TIED.replace("jitter(0.4, 0.4, 0.4, 0.1)", "flip")), "data.channels=1",
                    "views.b.make=flip"]), capsys)  # fmt: skip
     _, task = from_args(

@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -20,6 +20,7 @@ from manyview.foundation.words import counted
 from manyview.integrations.timm.loader import ViewsLoader
 from manyview.integrations.timm.task import ViewsTask
 from manyview.load import load_recipe
+from manyview.recipe.recipe import Recipe
 from manyview.training.prepare import check_sizes
 
 LOGGER = logging.getLogger(__name__)
@@ -84,9 +85,10 @@ _REFUSED = (
 def from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoader, ViewsTask]:
     """The training loader and the task of a recipe, for timm's train.py.
 
-    args: the script's, with `recipe`, a list: the name or file of a recipe, and overrides `key=value`. model: as the
-    script made it. loader: its training loader, whose order and workers are kept. Normalisation is timm's (--mean,
-    --std, or the model's own), as in its validation. Mistakes end the script with one line and exit code 2.
+    args: the script's, with `recipe`, a list: the name or file of a recipe, overrides `key=value`, and words of one's
+    own, `use=FILE`. model: as the script made it. loader: its training loader, whose order and workers are kept.
+    Normalisation is timm's (--mean, --std, or the model's own), as in its validation. Mistakes end the script with one
+    line and exit code 2.
     """
     try:
         return _from_args(args, model, loader)
@@ -101,8 +103,14 @@ def _leave(line: str) -> NoReturn:
 
 def _from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoader, ViewsTask]:
     _refuse(vars(args))
-    recipe = load_recipe(*args.recipe)
+    recipe = _recipe(args.recipe)
     config = resolve_data_config(vars(args), model=model)
+    channels, wanted = config["input_size"][0], recipe.data.channels or 3
+    if channels != wanted:
+        raise ManyviewError(
+            f"the model takes images of {counted(channels, 'channel')}, the recipe's have {wanted}; "
+            f"add data.channels={channels} behind its name, or --in-chans {wanted}"
+        )
     views = ViewsLoader(loader, recipe, args.num_classes)
     task = ViewsTask(
         recipe,
@@ -124,6 +132,12 @@ def _from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoa
         for line in told(args, task, config["input_size"]):
             LOGGER.info("manyview: %s", line)
     return views, task
+
+
+def _recipe(said: str | Sequence[str]) -> Recipe:
+    name, *rest = [said] if isinstance(said, str) else said  # a file of --config may say one name
+    use = [each.removeprefix("use=") for each in rest if each.startswith("use=")]
+    return load_recipe(name, *(each for each in rest if not each.startswith("use=")), use=use)
 
 
 def _refuse(args: Mapping[str, Any]) -> None:
@@ -151,15 +165,16 @@ def _try(views: ViewsLoader, task: ViewsTask) -> None:
 
 def told(args: Namespace, task: ViewsTask, input_size: tuple[int, ...]) -> list[str]:
     """What is trained by what in this run, and what has no part in it, in lines."""
-    step, recipe = task.step, task.step.recipe
+    step = task.step
+    said = args.recipe if isinstance(args.recipe, str) else " ".join(args.recipe)
+    losses = "; ".join(plan.text for plan in step.recipe.relation_plan)
     smoothed = f", label smoothing {args.smoothing:g}" if args.smoothing else ""
     lines = [
-        f"{' '.join(args.recipe)} on {args.model}, {counted(step.total_steps or 0, 'update')}: views "
-        f"{', '.join(step.rendered_views)}; {'; '.join(plan.text for plan in recipe.relation_plan)}",
+        f"{said} on {args.model}, {counted(step.total_steps or 0, 'update')}: views {', '.join(step.rendered_views)}; "
+        f"{losses}",
         f"timm's augmentation{smoothed} and criterion have no part in it, nor the recipe's data, train and backbone",
     ]
-    own = step.main.spec.normalize
-    if own is not None and own != tuple(task.normalization.values()):
+    if task.renormalized:
         lines.append(f"pixels are normalised by timm's {_numbers(task.normalization)}, not the recipe's normalize")
     size = step.trained_size
     if size is not None and size != tuple(input_size[-2:]):
