@@ -1,11 +1,12 @@
 # make quickstart: from nothing to a trained model.   make test: all checks of behaviour, a worker on each core.
 # make check: a minute's worth of them, those of what changed and a spine.   make lint: style and types.
-# make check SINCE=main: of all that changed since then.
+# make check SINCE=main: of all that changed since then.   make docs: the site, in site/; make docs-serve: the same, while it is written.
+# make reference: the pages that are made from the code.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := runs/quickstart
 
-.PHONY: install quickstart test check lint clean
+.PHONY: install quickstart test check lint docs docs-serve reference clean
 
 install: .venv/.installed
 
@@ -32,5 +33,24 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# mkdocs' next version will not take this theme, which says so in a box before each build; pyproject asks for the present one
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: .venv/.docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html; its search needs a server: make docs-serve"
+
+docs-serve: .venv/.docs
+	$(BIN)/mkdocs serve --strict
+
+.venv/.docs: .venv/.installed
+	$(BIN)/pip install --quiet --editable ".[docs]"
+	touch $@
+
+reference: install
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/make_commands.py
+
 clean:
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs site .pytest_cache .mypy_cache .ruff_cache

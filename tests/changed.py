@@ -37,8 +37,8 @@ def spine() -> list[str]:
 def about(changed: str) -> list[str]:
     """The test files of one changed file, by its path from the root; none where no test is about it."""
     path, known = Path(changed), modules()
-    if path.suffix == ".md" or path.parts[0] == "docs":
-        return [_path(known["test_docs"])]
+    if path.suffix == ".md" or path.parts[0] == "docs" or path.name == "mkdocs.yml":
+        return [_path(known[stem]) for stem in ("test_docs", "test_pages", "test_site")]
     if path.parts[0] not in ("src", "tests") or path.suffix not in (".py", ".yaml"):
         return []
     if path.stem in known and path.parts[0] == "tests":

@@ -33,7 +33,8 @@ def test_the_spine_exists():
         ("src/manyview/recipes/tied_cifar10.yaml", {"test_authors.py", "test_recipe.py"}),
         ("tests/subjects.py", {"test_cache.py"}),  # a helper: who imports it
         ("tests/foundation/test_grammar.py", {"test_grammar.py"}),
-        ("README.md", {"test_docs.py"}),
+        ("README.md", {"test_docs.py", "test_pages.py"}),
+        ("mkdocs.yml", {"test_site.py"}),
         ("docs/make_house.py", {"test_docs.py"}),
         ("Makefile", set()),
     ],

@@ -30,8 +30,11 @@ def script(name):
     return module
 
 
-def test_reference_is_what_the_code_says():
-    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == script("make_reference").reference()
+@pytest.mark.parametrize(("page", "made"), [("reference", "reference"), ("api", "api"), ("commands", "commands_page")])
+def test_reference_is_what_the_code_says(page, made):
+    """Where it is not, `make reference` writes it anew."""
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert text == getattr(script(f"make_{page}"), made)()
 
 
 DRAWN_AGAIN = {"channel_permutation", "rotate90", "trivialaugment"}  # their three pictures, or two, differ in the draw
@@ -66,16 +69,6 @@ def test_readme_names_packaged_recipes():
     named = set(re.findall(r"`([a-z][a-z0-9]*_[a-z0-9_]+)`", table))
     assert named
     assert named <= set(packaged_recipes())
-
-
-@pytest.mark.parametrize(
-    "document",
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"],
-    ids=lambda path: path.name,
-)
-def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
-        assert "://" in target or (document.parent / target).exists(), f"{document.name} points to {target}"
 
 
 def test_readme_recipe_loads():

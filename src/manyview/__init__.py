@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from manyview.errors import ManyviewError
+    from manyview.judge.replay import replay
     from manyview.load import load_recipe, parse_recipe
     from manyview.recipe.recipe import Recipe
     from manyview.step import Step
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["ManyviewError", "Recipe", "Step", "View", "load_recipe", "parse_recipe", "train"]
+__all__ = ["ManyviewError", "Recipe", "Step", "View", "load_recipe", "parse_recipe", "replay", "train"]
 _HOMES = {
     "ManyviewError": "manyview.errors",
     "Recipe": "manyview.recipe.recipe",
@@ -30,6 +31,7 @@ _HOMES = {
     "View": "manyview.views.view",
     "load_recipe": "manyview.load",
     "parse_recipe": "manyview.load",
+    "replay": "manyview.judge.replay",
     "train": "manyview.training.train",
 }
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
+import sys
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +37,10 @@ class DataError(ManyviewError):
 
 class RunError(ManyviewError):
     """A run folder that cannot be used: not empty, not finished, or made by another recipe."""
+
+
+class BatchError(DataError, ValueError):
+    """A batch that a step cannot take: the message says what of it, and what would be right."""
 
 
 class WordsError(ManyviewError):
@@ -141,3 +148,19 @@ def misfit(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[st
 
 class ManyviewWarning(UserWarning):
     """A recipe that can be trained but hardly means what it says; the command line shows it as one line."""
+
+
+_OURS = os.path.dirname(__file__) + os.sep
+_LOOPS = tuple(os.path.join("-packages", name, "") for name in ("torch", "accelerate"))  # which call modules and hooks
+
+
+def warn(text: str) -> None:
+    """Warns in the name of the line of the caller's own code that led here, past ours and torch's."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and _is_not_the_callers(frame.f_code.co_filename):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, ManyviewWarning, stacklevel=level)
+
+
+def _is_not_the_callers(file: str) -> bool:
+    return file.startswith(_OURS) or any(loop in file for loop in _LOOPS)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +20,25 @@ from torch.utils.hooks import RemovableHandle
 
 from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
-from manyview.branches.given import Given, Network, given_networks, look_at
+from manyview.branches.given import Given, Network, given_networks, look_at, tried_size
 from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
+from manyview.optimize.habits import Habits, check_held, refuse_compiler
+from manyview.optimize.layers import layers_after
 from manyview.optimize.optimize import parts_of
-from manyview.recipe.readouts import Mix, Read, RelationPlan, build_relation, make_port, rows_an_image
+from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port, rows_an_image
 from manyview.recipe.recipe import Recipe
-from manyview.relations import HasState, Port, Reading
+from manyview.recipe.stepping import check_arguments, check_length, reading_of, rows_per_image
+from manyview.relations import HasState, Port
 from manyview.relations.joint import aggregate
 from manyview.relations.weight import Moment, Weight
-from manyview.views.engine.render import together
-from manyview.views.ops.mix import mix_rows, mix_target, on_rows
+from manyview.views.engine.render import Source, together
+from manyview.views.inputs import Inputs, device_of, on_one_device
 from manyview.views.ops.op import as_float
 from manyview.views.ops.orbit import orbit
 from manyview.views.plan import TEST, fixed_size, usual_test_view, with_sources
-from manyview.views.view import View, draw_views, member_view, render_views
+from manyview.views.view import View, draw_views, render_views
 
 
 class Output(TypedDict):
@@ -69,13 +72,14 @@ class Step(nn.Module):
         from timm.utils import ModelEmaV3
 
         super().__init__()
-        if total_steps is not None and (type(total_steps) is not int or total_steps < 1):
-            raise ValueError(f"total_steps is the run's number of updates, at least 1, got {total_steps!r}")
+        check_arguments(recipe, num_classes, total_steps, pretrained)
         self.recipe = recipe
         self.num_classes = num_classes
         self.total_steps = total_steps or recipe.train.steps
         self.updates = 0
         self._follower = AfterUpdate()
+        self._habits = Habits(recipe.train.accumulate)
+        self._inputs = Inputs(recipe.data.channels or 3, num_classes, bool(recipe.learns_from_labels))
         self.plan = recipe.train_views
         self.test_plan = {name: view for name, view in recipe.view_plan.items() if name == TEST}
         relations = recipe.relation_plan
@@ -123,13 +127,7 @@ class Step(nn.Module):
     @property
     def rows_per_image(self) -> int:
         """Images that pass the networks for each image of a batch."""
-        rows = 0
-        for branch in self.branches:
-            views = {read.view for read in self._reads() if read.branch == branch}
-            whole = {view for view in views if "." not in view}
-            members = {view for view in views if "." in view and view.partition(".")[0] not in whole}
-            rows += sum(self.plan[view].members for view in whole) + len(members)
-        return rows
+        return rows_per_image(self._reads(), self.branches, self.plan)
 
     def branch(self, name: str) -> Branch:
         """A branch by name."""
@@ -150,8 +148,10 @@ class Step(nn.Module):
             return None
         own = [read for read in reads if read.branch == spec.name]
         trained = any("stop" not in read.functions for read in own)
-        used = {read.name for read in own}
-        return look_at(given[spec.name], spec, self.plan, used, trained, self.num_classes, channels)
+        used, module = {read.name for read in own}, given[spec.name]
+        fixed = dict.fromkeys(fixed_size(self.plan, read.view) for read in own)
+        sizes = [size for size in fixed if size is not None] or [tried_size(module, self.plan)]
+        return look_at(module, spec, sizes, used, trained, self.num_classes, channels)
 
     def _go_where_networks_lie(self) -> None:
         """All else follows the given networks to their device."""
@@ -234,15 +234,32 @@ class Step(nn.Module):
     ) -> dict[str, View]:
         """All views of a batch: the same arguments give the same views, bit for bit, on any CPU thread or process.
 
-        images: uint8 [B, 3, H, W], or B images [3, H, W] of unlike sizes. labels: [B]. index: the images' indices [B].
-        only: names of the views wanted; by default all.
+        images: uint8 or float in [0, 1] [B, 3, H, W], or B images [3, H, W] of unlike sizes; tensors or NumPy's arrays.
+        labels: [B]. index: the images' places in the data set [B]. epoch: which passage over it, from 0 on. only: names
+        of the views wanted; by default all. Raises BatchError for what these cannot be.
         """
+        return self._draw(self._inputs.images(images), labels, index, epoch, only)
+
+    def _draw(
+        self, source: Source, labels: Any, index: Any, epoch: Any, only: Collection[str] | None
+    ) -> dict[str, View]:
         plan = self.plan if only is None else {name: self.plan[name] for name in with_sources(self.plan, only)}
-        indices = index.cpu() if isinstance(index, Tensor) else torch.as_tensor(list(index))
-        if len(indices) != len(images):
-            raise ValueError(f"{len(images)} images came with {len(indices)} indices")
+        rows, passage = self._inputs.index(index, len(source)), self._inputs.epoch(epoch)
+        target = self._inputs.labels(labels, len(source), device_of(source))
+        if self.training and torch.is_grad_enabled() and self.recipe.data.on_bad_image == "raise":
+            self._inputs.notice(source, rows, passage)  # in the place of a bad image, another comes twice
         seed, classes = self.recipe.seed, self.num_classes
-        return draw_views(plan, images, labels, indices, epoch, seed, classes, renderer=self._renderer)
+        return draw_views(plan, source, target, rows, passage, seed, classes, renderer=self._renderer)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Raises ManyviewError: the step is compiled by its parts, see `compile_parts`."""
+        refuse_compiler()
+
+    def _replicate_for_data_parallel(self) -> Step:
+        raise ManyviewError(
+            "nn.DataParallel does not take a step: what its replicas keep would be lost; start one process a GPU, with "
+            "torchrun and DistributedDataParallel"
+        )
 
     def compile_parts(self) -> None:
         """Compiles backbones, and the rendering of views on devices (on the CPU it is compiled in any case)."""
@@ -276,22 +293,18 @@ class Step(nn.Module):
         labels: Tensor | None = None,
         *,
         index: Tensor | Sequence[int] | None = None,
-        epoch: int = 0,
+        epoch: int | None = None,
     ) -> Output:
         """The loss of a batch, its terms, and class scores for the progress line.
 
         images: as for `views`, or views that were rendered before (then index and epoch are not needed).
         labels: integers [B], needed by relations that classify.
         """
-        if isinstance(images, Mapping):
-            looked_at = {view.partition(".")[0] for read in self._reads() for view in read.views}
-            views = {name: images[name].labelled(labels) for name in self.rendered_views if name in looked_at}
-        else:
-            if index is None:
-                raise ValueError("step(images, labels, index=…): draws depend on the images' indices")
-            views = self.views(images, labels, index=index, epoch=epoch, only=self.rendered_views)
-
+        if torch.compiler.is_compiling():
+            refuse_compiler()
+        views = self._views_of(images, labels, index, epoch)
         self._check_length(moves=self.training)
+        self._look_at_the_loop()
         values: dict[tuple[str, str, str], Tensor] = {}
         for name in self.branches:
             branch = self.branch(name)
@@ -306,8 +319,10 @@ class Step(nn.Module):
             for plan in self.recipe.relation_plan:
                 weight = plan.weight.at(replace(moment, relation=plan.name))
                 for call in plan.calls:
-                    positional = [self._reading(read, values, views) for read in call.reads]
-                    named = {key: self._reading(read, values, views) for key, read in call.named_reads.items()}
+                    positional = [reading_of(read, values, views, self.num_classes) for read in call.reads]
+                    named = {
+                        key: reading_of(read, values, views, self.num_classes) for key, read in call.named_reads.items()
+                    }
                     result = self.relations[plan.name](*positional, **named)
                     parts = {"": result} if isinstance(result, Tensor) else result
                     for part, value in parts.items():
@@ -317,15 +332,55 @@ class Step(nn.Module):
         z = [values[(self.main.spec.name, *pair)].detach().float() for pair in self._watched]
         return {"loss": loss, "terms": terms, "output": self._scores(values), "z": z}
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+    def _views_of(self, images: Any, labels: Any, index: Any, epoch: Any) -> dict[str, View]:
+        """The views that relations look at, drawn here or made before, where the networks lie."""
+        device = self.main.mean.device
+        if isinstance(images, Mapping):
+            looked_at = {view.partition(".")[0] for read in self._reads() for view in read.views}
+            views = self._inputs.views(images, [name for name in self.rendered_views if name in looked_at])
+            first = next(iter(views.values()))
+            on_one_device(first.images, device)
+            target = self._inputs.labels(labels, len(first.images) // first.members, device)
+            return {name: view.labelled(target) for name, view in views.items()}
+        source = self._inputs.images(images)
+        on_one_device(source, device)
+        return self._draw(source, labels, index, epoch, self.rendered_views)
+
+    def _look_at_the_loop(self) -> None:
+        """Tells what this step's loop seems to have forgotten; see `habits`."""
+        if not torch.is_grad_enabled():
+            return
+        self._habits.looked(self.training)
+        if not self.training:
+            return
+        if self._habits.late(self.attached):
+            self._habits.waits(self.waiting, self.attached)
+        asleep = [name for name in self.branches if not self.branch(name).backbone.training]
+        self._habits.sleeps([f"branches.{name}.backbone" for name in asleep if not self._is_held(name)])
+
+    def _is_held(self, name: str) -> bool:
+        branch = self.branch(name)
+        return any(module is branch or module is branch.backbone for module in self._held)
+
+    def attach(self, optimizer: torch.optim.Optimizer, *more: torch.optim.Optimizer) -> RemovableHandle:
         """What follows an update follows every one of this optimiser's from now on: EMAs, queues, prototypes, averages.
 
-        Of several optimisers, attach the one that steps last. Accelerate's wrapper may be given, too. The handle's
-        `remove()` ends it. Raises ManyviewError where one is attached already, or calls no hooks; RecipeError where a
-        schedule needs `total_steps`.
+        Of several optimisers give all, that which steps last at the end. Accelerate's wrapper may be given, too. The
+        handle's `remove()` ends it. Warns of trainable parameters that none of them holds, as those of a relation.
+        Raises ManyviewError where one is attached already, calls no hooks, or holds nothing of the step; RecipeError
+        where a schedule needs `total_steps`.
         """
         self._check_length(moves=True)
-        return self._follower.attach(optimizer, self._move_on)
+        optimizers = (optimizer, *more)
+        handle = self._follower.attach(optimizers[-1], self._move_on)
+        idle = self.idle
+        trained = {name: each for name, each in self.named_parameters() if each.requires_grad and name not in idle}
+        try:
+            check_held(optimizers, trained, {name: (self.parts_of(name) or [name])[-1] for name in trained})
+        except ManyviewError:
+            handle.remove()
+            raise
+        return handle
 
     @property
     def attached(self) -> bool:
@@ -335,9 +390,16 @@ class Step(nn.Module):
     @property
     def waits_for_updates(self) -> bool:
         """Whether anything follows updates: an EMA, a queue, prototypes, an average, a weight that changes."""
-        emas = any(self.branch(name).spec.ema is not None for name in self.branches)
-        changing = any(plan.weight.schedule != "constant" for plan in self.recipe.relation_plan)
-        return emas or changing or bool(self._with_state) or self.average is not None
+        return bool(self.waiting)
+
+    @property
+    def waiting(self) -> list[str]:
+        """What follows updates, as a message names it."""
+        emas = [f"the EMA {name}" for name in self.branches if self.branch(name).spec.ema is not None]
+        plans = self.recipe.relation_plan
+        changing = [f"the weight of {plan.name}" for plan in plans if plan.weight.schedule != "constant"]
+        average = ["the averaged weights"] if self.average is not None else []
+        return [*emas, *changing, *(f"the state of {name}" for name in self._with_state), *average]
 
     def after_step(self) -> None:
         """What follows an update, for loops without `attach`: to be called after every update of the optimiser.
@@ -358,6 +420,7 @@ class Step(nn.Module):
         for name in self._with_state:
             self.relations[name].after_step()  # type: ignore[operator]
         self.updates += 1
+        self._habits.moved(self.updates, self.total_steps)
         if self.average is not None:
             self.average.update(self.main)
 
@@ -377,34 +440,10 @@ class Step(nn.Module):
         if moves:
             momenta = {name: self.branch(name).spec.ema for name in self.branches}
             read |= {f"branches.{name}.momentum": ema for name, ema in momenta.items() if ema is not None}
-        for key, schedule in read.items():
-            if schedule.follows_progress:
-                raise RecipeError(
-                    f"{key}: {schedule} follows the run's progress, whose length is unknown; "
-                    "give it in updates, as in Step(recipe, classes, total_steps=4000)"
-                )
+        check_length(read)
 
     def _reads(self) -> list[Read]:
         return [read for plan in self.recipe.relation_plan for read in plan.all_reads]
-
-    def _reading(self, read: Read, values: Mapping[tuple[str, str, str], Tensor], views: Mapping[str, View]) -> Reading:
-        view = _view(views, read.view)
-        value, members, target = values[read.branch, read.name, read.view].float(), view.members, view.target
-        for function in read.functions:
-            if isinstance(function, Mix):
-                like = _view(views, function.like)
-                drawn = like.params[function.op]
-                if like.members < members:
-                    drawn = {name: param.repeat_interleave(members, dim=0) for name, param in drawn.items()}
-                drawn = on_rows(drawn, members)
-                value, target = mix_rows(value, drawn), mix_target(target, drawn, self.num_classes)
-            elif function == "stop":
-                value = value.detach()
-            else:
-                value = aggregate(value, members)
-                target = None if target is None else target[::members]
-                members = 1
-        return Reading(value, target, view.params, members)
 
     def _to_watch(self) -> list[tuple[str, str]]:
         """(readout, view) of the main branch whose spread tells a collapse; of two views where there are two."""
@@ -451,6 +490,8 @@ class Step(nn.Module):
 
         images: as for `views`; put the step in evaluation mode first. With `train.ema` the averaged weights answer.
         """
+        if self.training:
+            self._habits.predicts()
         return self.read(self.test_pixels(images).to(self.main.mean.device), aggregated=aggregated)
 
     def read(self, pixels: Tensor, *, aggregated: bool = False) -> dict[str, Tensor]:
@@ -487,18 +528,16 @@ class Step(nn.Module):
                 names |= {f"branches.{name}.backbone.{parameter}" for parameter in backbone.no_weight_decay()}
         return names
 
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """The layer of each parameter, as its backbone counts them, for timm's layer-wise lr; heads are of the last."""
-        from timm.models import group_parameters
+    @property
+    def backbones(self) -> dict[str, nn.Module]:
+        """The backbones that are trained, by what the names of their parameters begin with."""
+        own = [name for name in self.branches if self.branch(name).spec.ema is None]
+        return {f"branches.{name}.backbone": self.branch(name).backbone for name in own}
 
-        layers: dict[str, int] = {}
-        for name in self.branches:
-            backbone = self.branch(name).backbone
-            if hasattr(backbone, "group_matcher"):
-                found = group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True)
-                layers |= {f"branches.{name}.backbone.{parameter}": layer for parameter, layer in found.items()}
-        last = max(layers.values(), default=0)
-        return lambda name: layers.get(name, last)
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The layer of each parameter, the last 0 and those before it negative, for timm's layer-wise lr."""
+        after = layers_after(self)
+        return lambda name: -after.get(name, 0)
 
     def get_extra_state(self) -> Tensor:
         """Updates so far: with it, `state_dict` is the whole state."""
@@ -507,12 +546,6 @@ class Step(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Restores what `get_extra_state` gave."""
         self.updates = int(state)
-
-
-def _view(views: Mapping[str, View], name: str) -> View:
-    """A view, or a member such as `r.0`."""
-    base, _, member = name.partition(".")
-    return member_view(views[base], int(member)) if member else views[base]
 
 
 __all__ = ["Output", "Step"]

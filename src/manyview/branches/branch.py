@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from manyview.branches.ema import follow
-from manyview.branches.given import Network, Reader, looking_on, normalization_of, tried_size
+from manyview.branches.given import GivenError, Network, Reader, looking_on, normalization_of, tried_size
 from manyview.branches.heads import TAPS, build_head
 from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
 from manyview.branches.timm_arguments import timm_options
@@ -75,7 +75,7 @@ class Branch(nn.Module):
         needed = _needed(calls, used)
         for name, call in calls.items():
             if name in needed and call.name in TAPS:
-                self.taps[name] = _layer(self.backbone, call.args[0], f"branches.{spec.name}.{name}")
+                self.taps[name] = self._layer(call.args[0], f"branches.{spec.name}.{name}")
         if self.taps:
             self.dims |= self._tap_widths(views)
         for name, call in calls.items():
@@ -118,6 +118,14 @@ class Branch(nn.Module):
         if built.orbit is not None:
             self.orbits[name] = built.orbit
 
+    def _layer(self, layer: str, where: str) -> str:
+        names = [name for name, _ in self.backbone.named_modules() if name]
+        if layer not in names:
+            raise RecipeError(f"{where}: {unknown('layer', layer, [name for name in names if name.count('.') < 2])}")
+        if self.is_classifier(layer):
+            raise RecipeError(f"{where}: layer '{layer}' is the given network's classifier; read {LOGITS}")
+        return layer
+
     def check_maps(self, readout: str, size: tuple[int, int] | None, where: str) -> None:
         """Raises RecipeError where a readout holds whole maps of views of another size than they were measured on.
 
@@ -143,10 +151,16 @@ class Branch(nn.Module):
         """h and the layers that are read, each [rows, width], in one pass of the backbone."""
         normalized = (as_float(images) - self.mean) / self.std
         values: dict[str, Tensor] = {}
+        learns = torch.is_grad_enabled()
         with contextlib.ExitStack() as hooks:
             for name, layer in self.taps.items():
 
                 def keep(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
+                    if learns and not torch.is_grad_enabled():
+                        raise RecipeError(
+                            f"branches.{self.spec.name}.{name}: layer '{self.taps[name]}' runs without gradients, as "
+                            "in a checkpoint with use_reentrant=True; use False"
+                        )
                     values[name] = TAPS[self.spec.heads[name].name](output)
 
                 hooks.callback(self.backbone.get_submodule(layer).register_forward_hook(keep).remove)
@@ -158,7 +172,19 @@ class Branch(nn.Module):
                     f"branches.{self.spec.name}.backbone: {self.spec.backbone} cannot read views of {size}: "
                     f"{reason(error)}"
                 ) from None
+            except GivenError as error:
+                raise self._of_given(str(error)) from None
+        if learns and self.given and not values[FEATURES].requires_grad and not normalized.requires_grad:
+            self._check_learns()
         return values
+
+    def _check_learns(self) -> None:
+        """Raises ManyviewError where a given network's feature has no gradient, though its weights want one."""
+        if any(each.requires_grad for each in self.backbone.parameters()):
+            raise self._of_given("gives a feature without gradients; look for no_grad() and detach() in its forward")
+
+    def _of_given(self, told: str) -> GivenError:
+        return GivenError(f"branches.{self.spec.name}: the given {self.spec.backbone.name} {told}")
 
     def forward(self, views: Mapping[str, View], wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Tensor]:
         """Readouts of views. wanted: pairs (readout, view), a view being a name or a member `r.0`.
@@ -258,13 +284,6 @@ def _needed(calls: Mapping[str, Call], used: Collection[str]) -> set[str]:
         if name in needed and call.name not in TAPS:
             needed.add(call.args[0].text)
     return needed
-
-
-def _layer(backbone: nn.Module, layer: str, where: str) -> str:
-    names = [name for name, _ in backbone.named_modules() if name]
-    if layer not in names:
-        raise RecipeError(f"{where}: {unknown('layer', layer, [name for name in names if name.count('.') < 2])}")
-    return layer
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

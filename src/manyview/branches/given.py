@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from manyview.branches.spec import LOGITS, NORMALIZATIONS, BranchSpec
-from manyview.errors import ManyviewError, ManyviewWarning, reason, unknown
+from manyview.errors import ManyviewError, reason, unknown, warn
 from manyview.foundation.grammar import Name
 from manyview.foundation.words import counted
 from manyview.views.plan import PlannedView
@@ -28,6 +28,10 @@ USUAL = (64, 64)  # what a network is tried on whose views keep the size of thei
 WRAPPERS = {"DataParallel": "wrap the step instead", "DistributedDataParallel": "wrap the step instead",
             "OptimizedModule": "give it uncompiled, and call step.compile_parts()"}  # fmt: skip
 NOTHING = nn.Identity()
+
+
+class GivenError(ManyviewError):
+    """A network that was given, and cannot be trained as it stands."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,13 @@ class Network:
         try:
             return replace(self, module=copy.deepcopy(self.module))
         except Exception as error:  # of anybody's module
-            raise ManyviewError(f"backbone: {self.name} cannot be copied, for an EMA: {reason(error)}") from None
+            raise GivenError(f"backbone: {self.name} cannot be copied, for an EMA: {reason(error)}") from None
 
 
 def given_networks(given: Given | None, specs: Mapping[str, BranchSpec], read: Collection[str]) -> dict[str, nn.Module]:
     """The networks by branch. specs: of all branches. read: branches that relations read.
 
-    Raises ManyviewError for what is no network, and for branches that cannot have one.
+    Raises GivenError for what is no network, and for branches that cannot have one.
     """
     if given is None:
         return {}
@@ -79,21 +83,21 @@ def given_networks(given: Given | None, specs: Mapping[str, BranchSpec], read: C
         _check_module(given, "backbone")
         if len(own) > 1:
             told = ", ".join(f"'{name}': …" for name in own)
-            raise ManyviewError(f"backbone: the recipe has {len(own)} branches; say whose it is: backbone={{{told}}}")
+            raise GivenError(f"backbone: the recipe has {len(own)} branches; say whose it is: backbone={{{told}}}")
         networks = {own[0]: given}
     seen: dict[int, str] = {}
     for name, module in networks.items():
         where = f"backbone['{name}']"
         if name not in specs:
-            raise ManyviewError(f"backbone: {unknown('branch', str(name), specs, 'branches')}")
+            raise GivenError(f"backbone: {unknown('branch', str(name), specs, 'branches')}")
         if (ema := specs[name].ema) is not None:
-            raise ManyviewError(f"{where}: this branch is an EMA, a copy of '{ema.of}'; give the network of '{ema.of}'")
+            raise GivenError(f"{where}: this branch is an EMA, a copy of '{ema.of}'; give the network of '{ema.of}'")
         if name not in read:
-            raise ManyviewError(f"{where}: no relation reads this branch, so nothing would train it; drop it")
+            raise GivenError(f"{where}: no relation reads this branch, so nothing would train it; drop it")
         _check_module(module, where)
         for parameter in module.parameters():
             if seen.setdefault(id(parameter), name) != name:
-                raise ManyviewError(
+                raise GivenError(
                     f"{where} shares parameters with backbone['{seen[id(parameter)]}']; one branch may look at any "
                     "number of views, and a second network of the same weights is copy.deepcopy(model)"
                 )
@@ -104,38 +108,38 @@ def _check_module(module: Any, where: str) -> None:
     if isinstance(module, nn.Module):
         kind = type(module).__name__
         if kind in WRAPPERS:
-            raise ManyviewError(f"{where}: a network in {kind} was given; {WRAPPERS[kind]}")
+            raise GivenError(f"{where}: a network in {kind} was given; {WRAPPERS[kind]}")
         return
     if isinstance(module, str):
-        raise ManyviewError(
+        raise GivenError(
             f"{where}: expected an nn.Module, got the name '{module}'; names are the recipe's, as in "
             f"load_recipe(…, 'branches.net.backbone={module}')"
         )
     got = f"the class {module.__name__}; call it" if isinstance(module, type) else f"{type(module).__name__}"
-    raise ManyviewError(f"{where}: expected an nn.Module, got {got}")
+    raise GivenError(f"{where}: expected an nn.Module, got {got}")
 
 
 def look_at(
     module: nn.Module,
     spec: BranchSpec,
-    views: Mapping[str, PlannedView],
+    sizes: Sequence[tuple[int, int]],
     used: Collection[str],
     trained: bool,
     classes: int,
     channels: int,
 ) -> Network:
-    """Looks at two images of noise, of the size that the first view has; nothing of the network changes by that.
+    """Looks at two images of noise of each size; nothing of the network changes by that.
 
     But that its weights come to lie channels last, as those of named backbones do, where it takes such images.
 
-    used: readouts that are needed. trained: whether gradients reach the branch. Raises ManyviewError.
+    sizes: height and width of the views that it will see. used: readouts that are needed. trained: whether gradients
+    reach the branch. Raises GivenError.
     """
     name = name_of(module)
     where = f"branches.{spec.name}: the given {name}"
     _check_state(module, where, trained)
-    pixels = torch.rand(2, channels, *tried_size(module, views), generator=torch.Generator().manual_seed(0)) * 2 - 1
     with looking_on(module):
-        pixels = pixels.to(_device(module))
+        pixels, *others = (_noise(channels, size, _device(module)) for size in sizes)
         output, memory_format, last = _try(module, pixels, where)
         layer = _classifier(module, output, last, classes, where)
         if layer is None:
@@ -145,11 +149,18 @@ def look_at(
         if layer is not None and not torch.allclose(
             module.get_submodule(layer)(feature), _scores(output), rtol=1e-3, atol=1e-4
         ):
-            raise ManyviewError(f"{where} does more with its features than its classifier '{layer}'; {_bare(layer)}")
+            raise GivenError(f"{where} does more with its features than its classifier '{layer}'; {_bare(layer)}")
+        for other in others:
+            widths = feature.shape[1], _read(reader, module, other, where).shape[1]
+            if len(set(widths)) > 1:
+                raise GivenError(
+                    f"{where} gives {widths[0]:,} columns for an image of {_shape(pixels)}, and {widths[1]:,} for one of "
+                    f"{_shape(other)}; pool over places before its features"
+                )
     if layer is not None:
         _check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
     if spec.init is not None:
-        _warn(f"{where} keeps its weights; init: {spec.init} is for heads and relations alone then")
+        warn(f"{where} keeps its weights; init: {spec.init} is for heads and relations alone then")
     module.to(memory_format=memory_format)
     return Network(module, name, reader, feature.shape[1], layer is not None and LOGITS in used)
 
@@ -197,7 +208,7 @@ def left_out(network: nn.Module, layer: str | None) -> Iterator[None]:
 def looking_on(network: nn.Module) -> Iterator[None]:
     """In evaluation mode and without gradients; modes, buffers and generators are afterwards as they were."""
     modes = [(module, module.training) for module in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers() if not is_lazy(buffer)]
     devices = {each.get_device() for each in network.parameters() if each.is_cuda}
     try:
         with torch.no_grad(), torch.random.fork_rng(sorted(devices)):
@@ -215,16 +226,16 @@ def _check_state(module: nn.Module, where: str, trained: bool) -> None:
     parameters = list(module.parameters())
     devices = sorted({str(each.device) for each in parameters})
     if len(devices) > 1:
-        raise ManyviewError(f"{where} lies on {' and '.join(devices)}; bring it to one device")
+        raise GivenError(f"{where} lies on {' and '.join(devices)}; bring it to one device")
     if devices == ["meta"]:
-        raise ManyviewError(f"{where} lies on the meta device, without weights; build it on a real one")
+        raise GivenError(f"{where} lies on the meta device, without weights; build it on a real one")
     if dtypes := {each.dtype for each in parameters if each.is_floating_point()} - {torch.float32}:
-        raise ManyviewError(
+        raise GivenError(
             f"{where} has weights of {min(map(str, dtypes))}; give them as float32, with model.float(), and compute in "
             "less under torch.autocast"
         )
     if trained and parameters and not any(each.requires_grad for each in parameters):
-        raise ManyviewError(
+        raise GivenError(
             f"{where} has {counted(len(parameters), 'parameter')}, of which none requires gradients, so nothing of it "
             "would be trained; call model.requires_grad_(True)"
         )
@@ -253,8 +264,15 @@ def _try(
                 return module(pixels.contiguous(memory_format=memory_format)), memory_format, last
             except Exception as raised:  # view() of maps that lie channels last, or all that a network may dislike
                 error = raised
-    size = "x".join(map(str, pixels.shape[1:]))
-    raise ManyviewError(f"{where} cannot read an image of {size}: {reason(error)}") from None
+    raise GivenError(f"{where} cannot read an image of {_shape(pixels)}: {reason(error)}") from None
+
+
+def _noise(channels: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    return (torch.rand(2, channels, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(device)
+
+
+def _shape(pixels: Tensor) -> str:
+    return "x".join(map(str, pixels.shape[1:]))
 
 
 def _scores(output: Any) -> Any:
@@ -269,7 +287,7 @@ def _classifier(
     found = next(((name, layer) for name, layer, gave in reversed(last) if gave is scores), None)
     if found is None:
         if isinstance(told, int) and told > 0 and hasattr(module, "reset_classifier"):
-            raise ManyviewError(f"{where} ends in no linear layer that alone is its classifier; {_bare('')}")
+            raise GivenError(f"{where} ends in no linear layer that alone is its classifier; {_bare('')}")
         return None
     name, layer = found
     known = layer.out_features == told or _is_torchvisions(module) or isinstance(output, Mapping)
@@ -282,12 +300,12 @@ def _doubt(module: nn.Module, output: Any, last: list[tuple[str, nn.Linear, Tens
         return
     name, layer, gave = last[-1]
     if gave is output and classes:
-        _warn(
+        warn(
             f"{where} ends in the linear layer '{name}' of {counted(layer.out_features, 'column')}, read as the "
             f"feature h; if it is a classifier, give it {classes} and it is trained as {LOGITS}"
         )
     elif output.shape[1] == classes:
-        _warn(
+        warn(
             f"{where} gives {counted(classes, 'column')}, one a class, but not by a last linear layer, so it is read "
             f"as the feature h; a classifier that is to be trained as {LOGITS} gives plain scores, without a softmax"
         )
@@ -295,7 +313,7 @@ def _doubt(module: nn.Module, output: Any, last: list[tuple[str, nn.Linear, Tens
 
 def _check_classifier(layer: nn.Module, name: str, spec: BranchSpec, read: bool, classes: int, where: str) -> None:
     if not read:
-        _warn(f"{where} has the classifier '{name}', which no relation reads: it stays as it is, and h goes into it")
+        warn(f"{where} has the classifier '{name}', which no relation reads: it stays as it is, and h goes into it")
         return
     assert isinstance(layer, nn.Linear)
     head = spec.heads.get(LOGITS)
@@ -304,9 +322,9 @@ def _check_classifier(layer: nn.Module, name: str, spec: BranchSpec, read: bool,
     )
     if not plain:
         told = f"has a classifier, '{name}', and the recipe another, {LOGITS}: {head}"
-        raise ManyviewError(f"{where} {told}; {_bare(name)}")
+        raise GivenError(f"{where} {told}; {_bare(name)}")
     if layer.out_features != classes:
-        raise ManyviewError(
+        raise GivenError(
             f"{where} has a classifier of {counted(layer.out_features, 'class')}, '{name}', and there are {classes}; "
             f"{_bare(name, classes)}"
         )
@@ -322,14 +340,14 @@ def _bare(name: str, classes: int | None = None) -> str:
 def _read(reader: Reader, module: nn.Module, pixels: Tensor, where: str) -> Tensor:
     try:
         feature = reader(module, pixels)
-    except ManyviewError as error:
-        raise ManyviewError(f"{where} {error}") from None
+    except GivenError as error:
+        raise GivenError(f"{where} {error}") from None
     except Exception as error:
-        raise ManyviewError(f"{where} fails without its classifier '{reader.classifier}': {reason(error)}") from None
+        raise GivenError(f"{where} cannot read an image of {_shape(pixels)}: {reason(error)}") from None
     if len(feature) != len(pixels):
-        raise ManyviewError(f"{where} gives {counted(len(feature), 'row')} for {counted(len(pixels), 'image')}")
+        raise GivenError(f"{where} gives {counted(len(feature), 'row')} for {counted(len(pixels), 'image')}")
     if not bool(feature.isfinite().all()):
-        raise ManyviewError(f"{where} gives NaN or infinity for an image of noise; look at its weights")
+        raise GivenError(f"{where} gives NaN or infinity for an image of noise; look at its weights")
     return feature
 
 
@@ -345,7 +363,7 @@ def _feature(output: Any, network: nn.Module) -> Tensor:
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim not in (2, 3, 4):
         shape = f"of {output.dtype} {[*output.shape]}" if isinstance(output, Tensor) else ""
         several = f"of {len(output)}" if isinstance(output, (tuple, list)) else ""
-        raise ManyviewError(
+        raise GivenError(
             f"gives a {type(output).__name__} {shape}{several}".rstrip()
             + ", where one tensor is needed: vectors [B, D], maps [B, D, h, w] or tokens [B, N, D]"
         )
@@ -360,8 +378,14 @@ def _is_torchvisions(module: nn.Module) -> bool:
     return any(kind.__module__.startswith("torchvision.models") for kind in type(module).__mro__)
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, ManyviewWarning, stacklevel=5)
-
-
-__all__ = ["Given", "Network", "Reader", "given_networks", "left_out", "look_at", "looking_on", "normalization_of"]
+__all__ = [
+    "Given",
+    "GivenError",
+    "Network",
+    "Reader",
+    "given_networks",
+    "left_out",
+    "look_at",
+    "looking_on",
+    "normalization_of",
+]

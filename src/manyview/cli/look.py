@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 
 from manyview.cli.arguments import Overrides, RecipeName, RunFolder, Use, load
 from manyview.cli.speech import console, tell
-from manyview.errors import DataError, RunError, shown
+from manyview.errors import DataError, shown
 from manyview.foundation.words import counted
 from manyview.recipe.find import recipe_text, text_of_run
 from manyview.show.pictures import PHOTOS, check_name, save_picture
@@ -76,52 +75,8 @@ def replay(
     text_of_run(run)
     check_files(use or ())
 
-    from manyview.data.loader import Batches
-    from manyview.optimize.optimize import clock_of
-    from manyview.show.sheet import contact_sheet, short_path
-    from manyview.training.run import Run
-    from manyview.views.plan import mixes
+    from manyview.judge.replay import replay as draw_again
 
-    folder = Run(run, use or ())
-    recipe = folder.recipe(*overrides or (), exact=True)
-    train = folder.splits(recipe).train
-    clock = clock_of(recipe.train, len(train))
-    if epoch * clock.steps_per_epoch >= clock.steps:
-        last = (clock.steps - 1) // clock.steps_per_epoch
-        raise RunError(f"--epoch {epoch}: this run has {f'epochs 0 to {last}' if last else 'epoch 0 alone'}")
-    found = (train.index == index).nonzero()[0]
-    if not len(found):
-        raise DataError(
-            f"no training image has index {index}; this run trained on {counted(len(train), 'image')} between "
-            f"{train.index.min()} and {train.index.max()}"
-        )
-    position, together = int(found[0]), found
-    batches = Batches(
-        images=train,
-        batch_size=recipe.train.batch_size,
-        steps_per_epoch=clock.steps_per_epoch,
-        seed=recipe.seed,
-        accumulate=recipe.train.accumulate,
-        views=recipe.seen_views,
-        skip=recipe.data.on_bad_image == "skip",
-        reduced=recipe.data.reduced,
-    )
-    step = batches.step_of(position, epoch)
-    if step is None:
-        raise DataError(f"image {index} was left over in epoch {epoch}: it filled no batch, and was not trained on")
-    if step >= clock.steps:
-        raise DataError(
-            f"image {index} was not reached in epoch {epoch}: the run ended before, after {clock.steps} steps"
-        )
-    if mixes(recipe.view_plan):
-        beside = replace(batches, world=folder.processes(step)).beside(position, epoch)
-        assert beside is not None
-        together = beside
-    images, kept, _ = batches.read(together, epoch)
-    if position not in kept:
-        raise DataError(f"image {index} cannot be read: it was skipped in training")
-    name = f"{shown(train.name(position))}, index {index}, epoch {epoch}"
-    caption = f"{short_path(shown(train.name(position)))}\nindex {index}, epoch {epoch}"
-    row, names = kept.tolist().index(position), [caption] * len(kept)
-    save_picture(contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row]), out)
-    console.print(f"drew {name}, seed {recipe.seed}: {out}", soft_wrap=True)
+    drawn = draw_again(run, index, epoch, overrides=overrides or (), use=use or ())
+    save_picture(drawn.picture, out)
+    console.print(f"drew {drawn.name}, seed {drawn.seed}: {out}", soft_wrap=True)

@@ -1,8 +1,10 @@
 """Images and labels: sources, splits, decoding."""
 
 from manyview.data.decode import BadImage, Stored, decode, scale_for, size_of
+from manyview.data.given import given_splits
 from manyview.data.huggingface import TableImages
 from manyview.data.images import ArrayImages, FolderImages, Images, Subset, labelled, preload
+from manyview.data.indexed import Indexed, collate, with_index
 from manyview.data.sources import SOURCES, open_splits
 from manyview.data.splits import RawSplits, Splits, check_labels, hold_out, make_splits
 from manyview.data.stamp import stamp
@@ -13,13 +15,16 @@ __all__ = [
     "BadImage",
     "FolderImages",
     "Images",
+    "Indexed",
     "RawSplits",
     "Splits",
     "Stored",
     "Subset",
     "TableImages",
     "check_labels",
+    "collate",
     "decode",
+    "given_splits",
     "hold_out",
     "labelled",
     "make_splits",
@@ -28,4 +33,5 @@ __all__ = [
     "scale_for",
     "size_of",
     "stamp",
+    "with_index",
 ]

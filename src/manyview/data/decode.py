@@ -12,15 +12,15 @@ from typing import BinaryIO, final
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from manyview.data.alpha import over_white, png_bits, scale_key
 from manyview.data.depth import deep_grey, is_deep, levels, state_samples
 from manyview.data.doubts import load, overheard, tell
 from manyview.data.jpeg import SCALES, is_scalable, jpeg
-from manyview.data.stored import MOST_CHANNELS, as_stored, is_tiff, unit
-from manyview.data.upright import channels_first, orientation_of, turn, turns_of
+from manyview.data.stored import MOST_CHANNELS, as_stored, by_pillow, checked, is_tiff, unit
+from manyview.data.upright import channels_first, is_turned, orientation_of, turn, turns_of
 from manyview.errors import DataError, reason
 from manyview.foundation.files import open_regular
 from manyview.foundation.words import counted
@@ -95,7 +95,7 @@ def decode(data: bytes | Path, name: str, stored: Stored | None = None, scale: i
     The tensor is the caller's own; its channels may lie last in memory. Raises `BadImage` if the file is missing,
     empty, truncated, without pixels or not an image, or holds numbers that have no agreed range.
     """
-    with _naming(name):
+    with naming(name):
         with _file(data) as file:
             content = file.read()
         if not content:
@@ -104,6 +104,26 @@ def decode(data: bytes | Path, name: str, stored: Stored | None = None, scale: i
             pixels = _rgb(content, scale) if stored is None else as_stored(content, scale)
         if not pixels.numel():
             raise ValueError(f"the image has no pixels (it is {pixels.shape[1]} high and {pixels.shape[2]} wide)")
+    if stored is not None:
+        stored.check(pixels, name)
+    if doubts:
+        tell(name, doubts)
+    return pixels
+
+
+def of_pillow(image: Image.Image, name: str, stored: Stored | None = None) -> Tensor:
+    """The pixels of an image that somebody else opened with Pillow, by the rules of `decode`; it stays as it is.
+
+    What only the file's bytes tell is not known of it: 16 bits of each colour, and of a PNG with few bits the
+    transparent grey.
+    """
+    with naming(name), overheard() as doubts:
+        state_samples(image)
+        load(image)
+        stands = ImageOps.exif_transpose(image) if is_turned(image) else image
+        if not stands.width or not stands.height:
+            raise ValueError(f"the image has no pixels (it is {stands.height} high and {stands.width} wide)")
+        pixels = channels_first(np.array(_to_rgb(stands))) if stored is None else checked(by_pillow(stands))
     if stored is not None:
         stored.check(pixels, name)
     if doubts:
@@ -138,7 +158,7 @@ def _file(data: bytes | Path) -> BinaryIO:
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Turns what readers raise into `BadImage`, with the image's name and one line."""
     try:
         yield
@@ -185,4 +205,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return over_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
-__all__ = ["MOST_CHANNELS", "BadImage", "Stored", "decode", "scale_for", "size_of", "unit"]
+__all__ = ["MOST_CHANNELS", "BadImage", "Stored", "decode", "naming", "of_pillow", "scale_for", "size_of", "unit"]

@@ -16,6 +16,7 @@ from torch import Tensor
 from manyview.data.decode import BadImage, Stored, decode, size_of
 from manyview.data.folder import own_images
 from manyview.data.images import Ints
+from manyview.data.items import IMAGE_KEYS, LABEL_KEYS
 from manyview.data.layout import listed, role_of
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, reason, unknown
@@ -124,6 +125,32 @@ def hf(
         held = [split for split in unread if role_of(split) == "val"]
         remarks[-1] += f" (else say data.source=\"hf(val='{held[0]}')\")" if held and val is None else ""
     return RawSplits(splits["train"], splits.get("val"), splits.get("test"), classes, remark=", ".join(remarks))
+
+
+def open_table(table: Any, split: str, stored: Stored | None) -> tuple[TableImages, tuple[str, ...] | None, str]:
+    """A Dataset that is given: its images, the names of its classes where it has them, and what is to be told.
+
+    The image is the one column of images, the label the one ClassLabel, else a column of a usual name; of several, the
+    one of a usual name. Raises DataError where that leaves a choice, and for labels that cannot be used.
+    """
+    datasets = _library()
+    pictures = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
+    named = [name for name, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)]
+    image = _chosen(pictures, IMAGE_KEYS, "images", split)
+    label = _chosen(named or [key for key in LABEL_KEYS if key in table.column_names], LABEL_KEYS, "labels", split)
+    images, names = _images(table, str(image), label, split, stored)
+    return images, names, "" if label else f"{split} has no column of labels"
+
+
+def _chosen(columns: list[str], usual: tuple[str, ...], kind: str, split: str) -> str | None:
+    """The only column, or the one of a usual name; None where there is none."""
+    if len(columns) < 2:
+        return next(iter(columns), None)
+    known = [name for name in columns if name in usual]
+    if len(known) != 1:
+        told = listed(columns)
+        raise DataError(f"data: {split} has several columns of {kind}, {told}; keep one, {split}.select_columns([…])")
+    return known[0]
 
 
 def parquet_splits(root: Path) -> dict[str, list[Path]]:

@@ -14,8 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 from manyview.data.decode import BadImage, Stored
 from manyview.data.digits import digits
 from manyview.data.folder import folder
+from manyview.data.given import given_splits
 from manyview.data.huggingface import TableImages, hf, parquet_splits
 from manyview.data.images import FolderImages, Images
+from manyview.data.item_images import GivenImages, Reading
 from manyview.data.splits import RawSplits, Selection, Splits, make_splits
 from manyview.data.vision import vision
 from manyview.errors import DataError, brief, misfit, shown, unknown
@@ -23,6 +25,11 @@ from manyview.foundation.files import at_home
 from manyview.foundation.vocabulary import NONE, Words
 from manyview.foundation.words import counted
 
+FROM_PYTHON = "python"  # the source of images that were given
+GIVE_AGAIN = (
+    "must be given there again, as data=…, to manyview.train(…, resume=True), manyview.replay or "
+    "manyview.judge.subject.open_subject"
+)
 GIVEN = ("root", "download", "stored")  # what a source is called with, beside its options
 KINDS = {"str": "a string", "bool": "True or False", "int": "a whole number", "float": "a number"}
 TRIED = 8  # unreadable images at the beginning of train that do not stop a run from opening its data
@@ -44,7 +51,7 @@ class Call(Protocol):
         """Arguments by name."""
 
 
-class DataSpec(Selection, Protocol):
+class DataSpec(Selection, Reading, Protocol):
     """What a recipe says about data."""
 
     @property
@@ -63,21 +70,22 @@ class DataSpec(Selection, Protocol):
     def download(self) -> bool:
         """Whether files may be downloaded."""
 
-    @property
-    def channels(self) -> int | None:
-        """None for RGB; else images are taken as they are stored, with this many channels."""
 
-
-def open_splits(spec: DataSpec, seed: int) -> Splits:
+def open_splits(spec: DataSpec, seed: int, data: Mapping[str, Any] | None = None) -> Splits:
     """Open the source that `spec` names, then split and thin it out (see `make_splits`).
 
-    No image is decoded, but for the first where images are taken as they are stored. Raises `DataError`, in one line,
-    for whatever cannot be meant or is not there.
+    data: data sets by split that take the source's place, see `given_splits`. No image of a source is decoded, but for
+    the first where images are taken as they are stored. Raises `DataError`, in one line, for whatever cannot be meant
+    or is not there.
     """
-    source, given = bind_source(spec.call, spec.words)
-    root = None if spec.root is None else _looked_at(at_home(spec.root))
     stored = None if spec.channels is None else Stored(spec.channels)
-    raw: Any = source(root, **given, download=spec.download, stored=stored)
+    raw: Any
+    if data is not None:
+        raw = given_splits(data, spec)
+    else:
+        source, given = bind_source(spec.call, spec.words)
+        root = None if spec.root is None else _looked_at(at_home(spec.root))
+        raw = source(root, **given, download=spec.download, stored=stored)
     if not isinstance(raw, RawSplits):
         raise DataError(f"data.source: {spec.call.name} gives RawSplits, of train, val and test, got {brief(raw)}")
     return make_splits(raw if stored is None else _alike(raw, stored), spec, seed)
@@ -124,7 +132,7 @@ def _alike(raw: RawSplits, stored: Stored) -> RawSplits:
     known = replace(stored, dtype=_depth(raw.train))
     splits: dict[str, Any] = {"train": raw.train, "val": raw.val, "test": raw.test}
     for split, images in splits.items():
-        if isinstance(images, FolderImages | TableImages):
+        if isinstance(images, FolderImages | TableImages | GivenImages):
             splits[split] = replace(images, stored=known)
         elif images is not None and images.channels != stored.channels:
             raise DataError(
@@ -158,10 +166,21 @@ def _published(name: str) -> Callable[..., RawSplits]:
     return source
 
 
+def python(root: Path | None, *, download: bool, stored: Stored | None = None) -> RawSplits:
+    """Data sets that were given in Python, as in `manyview.train(recipe, out, data={"train": …})`.
+
+    A run's recipe says so; a command cannot open them, which raises `DataError`.
+    """
+    raise DataError(
+        f"the images were given in Python, and {GIVE_AGAIN}; or say data.source=… data.root=… to look at others"
+    )
+
+
 SOURCES: dict[str, Callable[..., RawSplits]] = {
     "digits": digits,
     "folder": folder,
     "hf": hf,
+    FROM_PYTHON: python,
     "torchvision": vision,
     "cifar10": _published("CIFAR10"),
     "cifar100": _published("CIFAR100"),

@@ -45,7 +45,8 @@ class RawSplits:
     """What a source has.
 
     classes: none where no image has a label. carve_test: it has one set of images, from which a test split must be
-    taken. remark: what a user should know of how the source was read, for the note.
+    taken. remark: what a user should know of how the source was read, for the note. given: whether they were given in
+    Python, and so have no place where they can be found again.
     """
 
     train: Images
@@ -54,11 +55,12 @@ class RawSplits:
     classes: tuple[str, ...]
     carve_test: bool = False
     remark: str = ""
+    given: bool = False
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run uses; `note` says in one line how the splits were made.
+    """What a run uses; `note` says in one line how the splits were made, `given` whether they were given in Python.
 
     Of val and test all images have a label, or none has; of train some may.
     """
@@ -68,6 +70,7 @@ class Splits:
     test: Images | None
     classes: tuple[str, ...]
     note: str
+    given: bool = False
 
 
 def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
@@ -119,7 +122,7 @@ def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
         part = made[split]
         parts.append(f"no {split}" if part is None else _counted(part, split) + notes[split])
     note = "; ".join(filter(None, [", ".join(parts), raw.remark]))
-    return Splits(train, made["val"], made["test"], raw.classes, note)
+    return Splits(train, made["val"], made["test"], raw.classes, note, raw.given)
 
 
 def check_labels(

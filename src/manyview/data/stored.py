@@ -32,7 +32,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type
 def as_stored(content: bytes, scale: int) -> Tensor:
     """A file's pixels by the rules of `decode` with `stored`. Raises what readers raise, and ValueError."""
     if content.startswith(_NPY):
-        return _checked(_array(content))
+        return checked(_array(content))
     if is_tiff(content) and (pixels := _tiff(content)) is not None:
         return pixels
     with Image.open(io.BytesIO(content)) as image:
@@ -41,12 +41,12 @@ def as_stored(content: bytes, scale: int) -> Tensor:
         if png_bits(content) == 16:  # Pillow would keep 8 bits of each colour
             if any(kind in content for kind in _PNG_TEXTS):  # which may stand behind the pixels
                 image.load()
-            return upright(_checked(_deep_png(content)), orientation_of(image))
+            return upright(checked(_deep_png(content)), orientation_of(image))
         state_samples(image)
         load(image)
         scale_key(image, content)
         turn(image)
-        return _checked(_by_pillow(image))
+        return checked(by_pillow(image))
 
 
 def is_tiff(content: bytes) -> bool:
@@ -59,7 +59,8 @@ def unit(pixels: Tensor) -> Tensor:
     return pixels.to(torch.float32) / 65535 if pixels.dtype == torch.uint16 else pixels
 
 
-def _by_pillow(image: Image.Image) -> NDArray[Any]:
+def by_pillow(image: Image.Image) -> NDArray[Any]:
+    """`[H, W]` or `[H, W, C]` of an opened image, as deep as Pillow keeps it."""
     if is_deep(image):
         return _of_range(*deep_grey(image))
     if image.mode in ("1", "L", "RGB"):  # a transparent colour is none of the channels
@@ -109,7 +110,7 @@ def _tiff(content: bytes) -> Tensor | None:
     if sorted(axes) not in (["X", "Y"], ["C", "X", "Y"], ["S", "X", "Y"]):
         raise ValueError(f"a TIFF with axes {axes}; Y and X, and one axis of channels, are read")
     order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in "SC" if axis in axes)]
-    pixels = _checked(_meant(pixels.transpose(order), bits, inverted))
+    pixels = checked(_meant(pixels.transpose(order), bits, inverted))
     return upright(pixels, orientation)
 
 
@@ -134,7 +135,7 @@ def _of_range(pixels: NDArray[Any], white: int) -> NDArray[Any]:
     return pixels.astype(np.uint16) if white == 0xFFFF else (pixels / white).astype(np.float32)
 
 
-def _checked(pixels: NDArray[Any]) -> Tensor:
+def checked(pixels: NDArray[Any]) -> Tensor:
     """Pixels `[H, W]` or `[H, W, C]` as uint8 or float32 in [0, 1], `[C, H, W]`. Raises ValueError."""
     if pixels.dtype.kind == "f":
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for NaN

@@ -51,9 +51,14 @@ def upright(pixels: Tensor, orientation: int) -> Tensor:
     return pixels.flip(reversed_axes) if reversed_axes else pixels
 
 
+def is_turned(image: Image.Image) -> bool:
+    """Whether an image is not upright."""
+    return orientation_of(image) in _TURNS
+
+
 def turn(image: Image.Image) -> None:
     """Turns an image whose pixels have been read as `orientation_of` says."""
-    if orientation_of(image) in _TURNS:  # which Pillow reads again, and the same
+    if is_turned(image):  # which Pillow reads again, and the same
         ImageOps.exif_transpose(image, in_place=True)
 
 

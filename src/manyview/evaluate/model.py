@@ -11,6 +11,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor, nn
 
+from manyview.branches.given import Reader
 from manyview.step import Step
 
 COUNTER = "num_batches_tracked"  # BatchNorm's, which has no part in what it gives
@@ -60,16 +61,16 @@ class Model(Protocol):
 class Trunk(nn.Module):
     """A backbone with its normalisation: pixels [B, 3, h, w] in [0, 1] -> features [B, dim]."""
 
-    def __init__(self, backbone: nn.Module, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, backbone: nn.Module, mean: Tensor, std: Tensor, reader: Reader) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.reader = backbone, reader
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features of pixels."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        return self.backbone((pixels - mean) / std)
+        return self.reader(self.backbone, (pixels - mean) / std)
 
 
 @final
@@ -115,11 +116,11 @@ class StepModel:
     def trainable(self) -> Trunk:
         """A copy of the backbone."""
         branch = self.step.evaluated
-        return trunk_of(branch.backbone, branch.mean, branch.std)
+        return trunk_of(branch.backbone, branch.mean, branch.std, branch.reader)
 
 
-def trunk_of(backbone: nn.Module, mean: Tensor, std: Tensor) -> Trunk:
-    """A copy that can be trained, by one process alone."""
+def trunk_of(backbone: nn.Module, mean: Tensor, std: Tensor, reader: Reader | None = None) -> Trunk:
+    """A copy that can be trained, by one process alone. reader: how features are read from it."""
     from timm.layers import BatchNormAct2d  # timm is imported where it is used
 
     alone = copy.deepcopy(backbone)
@@ -127,7 +128,7 @@ def trunk_of(backbone: nn.Module, mean: Tensor, std: Tensor) -> Trunk:
         if isinstance(module, nn.SyncBatchNorm):  # which would wait for processes that do not train this copy
             alike: Any = BatchNormAct2d if hasattr(module, "act") else nn.BatchNorm2d
             module.__class__ = alike
-    return Trunk(alone, mean, std).requires_grad_(True).train()
+    return Trunk(alone, mean, std, reader or Reader()).requires_grad_(True).train()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from manyview.branches.branch import Branch
-from manyview.branches.timm_models import timm_model
+from manyview.branches.given import Given
+from manyview.branches.timm_models import timm_library, timm_model
 from manyview.errors import RunError
 from manyview.foundation.files import write_bytes, write_json
 from manyview.foundation.words import counted
@@ -25,17 +26,23 @@ from manyview.views.plan import TEST, fixed_size
 OURS = ("num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
 
 
-def export_timm(run: Run, out: Path) -> list[str]:
+def export_timm(run: Run, out: Path, *, backbone: Given | None = None) -> list[str]:
     """Writes a run's backbone, with its classifier if it has one, as timm's folder format; returns lines to print.
 
+    backbone: as it was given to `train`; only what timm builds by name can be written, as timm builds it by default.
     The classifier of SLA+SI is every m-th row of the joint head. Raises RunError if `out` exists and is not empty, or
     if timm's model would not give the same outputs.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is not empty; choose another folder")
     recipe = run.recipe()
-    step = run.step(recipe)
+    step = run.step(recipe, backbone=backbone)
     branch = step.evaluated
+    if branch.given and not timm_library().is_model(branch.spec.backbone.name):
+        raise RunError(
+            f"timm knows no {branch.spec.backbone.name}, so there is no export; its weights are its own state_dict(), "
+            "of Run(folder).step(recipe, backbone=model).evaluated.backbone"
+        )
     weights, classes = timm_state(step, branch)
     spec = branch.spec.backbone
     small = bool(spec.kwargs.get("small"))
@@ -43,6 +50,8 @@ def export_timm(run: Run, out: Path) -> list[str]:
     channels = branch.mean.shape[1]
     if channels != 3:
         arguments["in_chans"] = channels
+    if branch.given and (size := getattr(getattr(branch.backbone, "patch_embed", None), "img_size", None)):
+        arguments["img_size"] = size[0] if len(set(size)) == 1 else list(size)
     _check_same(branch, step, spec.name, arguments, small, classes, weights)
 
     pretrained: dict[str, Any] = {
@@ -80,7 +89,8 @@ def export_timm(run: Run, out: Path) -> list[str]:
 
 def timm_state(step: Step, branch: Branch) -> tuple[dict[str, Tensor], int]:
     """(state dict under timm's names, number of classes; 0 without a classifier). Raises RunError."""
-    state = {name: value.detach().clone() for name, value in branch.backbone.state_dict().items()}
+    own = branch.backbone.state_dict()
+    state = {name: value.detach().clone() for name, value in own.items() if not branch.is_classifier(name)}
     head = step.classifier
     if head is None:
         return state, 0
@@ -108,7 +118,16 @@ def _check_same(
 ) -> None:
     """Raises RunError unless timm's model with these weights gives the step's outputs."""
     model = timm_model(name, {"num_classes": classes, **arguments}, small)
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        if not branch.given:
+            raise
+        differs = str(error).splitlines()[1].strip()[:160]
+        raise RunError(
+            f"the given {name} was built with arguments of its own, so timm's {name} does not take its weights "
+            f"({differs}); they are its own state_dict()"
+        ) from None
     channels = branch.mean.shape[1]
     pixels = torch.rand(2, channels, *[arguments.get("img_size", 64)] * 2)
     size = (

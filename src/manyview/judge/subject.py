@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from manyview.branches.timm_models import timm_library
 from manyview.data import Splits, open_splits
+from manyview.data.mark import mark_of
+from manyview.data.sources import FROM_PYTHON
 from manyview.errors import DataError, RecipeError, RunError
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.evaluate import with_accuracy
@@ -69,18 +73,20 @@ def open_subject(
     size: int | None = None,
     device: str = "cpu",
     use: Use | Sequence[Use] = (),
+    data: Mapping[str, Any] | None = None,
 ) -> Subject:
     """Opens a run's folder, an exported folder, or `resnet18(small=True)` with a checkpoint.
 
     overrides: `data.root=DIR` and the like; with `data.source=…` a run, too, is looked at with other data. size: the
-    side of the images that an exported or timm model sees. use: words of one's own, see
+    side of the images that an exported or timm model sees. data: data sets by split, as `manyview.train` takes them: of
+    a run that was given them, the same; of other runs and of models, those to look at. use: words of one's own, see
     `load_recipe`; of a run, those that it was made with. Raises ManyviewError for all that is wrong with either.
     """
     folder = Path(target)
     if (folder / "recipe.yaml").is_file():
         if checkpoint is not None or size is not None:
             raise RunError(f"{target} is a run, which has its own checkpoint and size; drop --checkpoint and --size")
-        return _of_run(Run(folder, use), overrides, device)
+        return _of_run(Run(folder, use), overrides, device, data)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise _nothing(target)
@@ -92,10 +98,10 @@ def open_subject(
         if checkpoint is None:
             raise RunError(f"{target} is a model of timm; its weights come with --checkpoint FILE")
         model = of_timm(call, checkpoint, device, size)
-    if not any(override.startswith("data.source=") for override in overrides):
+    if data is None and not any(override.startswith("data.source=") for override in overrides):
         raise DataError(f"{target} comes without data; say which, as in data.source=cifar10 data.root=DIR")
-    data, seed = data_of(overrides, words_of(use))
-    splits = open_splits(data, seed)
+    spec, seed = data_of(overrides, words_of(use))
+    splits = open_splits(spec, seed, data)
     return Subject(
         model,
         splits,
@@ -103,10 +109,19 @@ def open_subject(
         cache.usual_folder(),
         (),
         _usual(model, splits),
-        data=told_apart(data, seed),
-        skips=data.on_bad_image == "skip",
-        workers=data.workers,
+        data=_told(spec, splits, seed),
+        skips=spec.on_bad_image == "skip",
+        workers=spec.workers,
     )
+
+
+def _told(spec: Data, splits: Splits, seed: int = 0) -> str:
+    """Data in a line, as `told_apart`; of those that were given, which have no place, a digest of what judges."""
+    if not splits.given:
+        return told_apart(spec, seed)
+    marks = [mark_of(getattr(splits, name), pixels=True) for name in ("train", "val", "test")]
+    digest = hashlib.blake2b(repr(marks).encode(), digest_size=4).hexdigest()
+    return told_apart(spec.model_copy(update={"source": f"{FROM_PYTHON} {digest}", "root": None}), seed)
 
 
 def told_apart(data: Data, seed: int = 0) -> str:
@@ -156,21 +171,25 @@ def _meant(target: str) -> str:
     return f"; did you mean {', '.join(near)}?" if near else ""
 
 
-def _of_run(run: Run, overrides: Sequence[str], device: str) -> Subject:
-    other = any(override.startswith("data.source=") for override in overrides)
-    recipe = run.recipe(*(each for each in overrides if not (other and each.startswith("data."))))
+def _of_run(run: Run, overrides: Sequence[str], device: str, data: Mapping[str, Any] | None) -> Subject:
+    named = any(override.startswith("data.source=") for override in overrides)
+    recipe = run.recipe(*(each for each in overrides if not (named and each.startswith("data."))))
+    other = named or (data is not None and recipe.data.source != FROM_PYTHON)
+    if named and data is not None:
+        raise DataError("data= and data.source= both say what to look at; leave one out")
     step = run.step(recipe, device)
     model = StepModel(step, run.classes(), str(run.folder))
+    spec = recipe.data
     if other:
         own = [] if recipe.data.channels is None else [f"data.channels={recipe.data.channels}"]
-        data, _ = data_of([*own, *(each for each in overrides if each.startswith("data."))], recipe.words)
-        if (data.channels or 3) != (recipe.data.channels or 3):
+        spec, _ = data_of([*own, *(each for each in overrides if each.startswith("data."))], recipe.words)
+        if (spec.channels or 3) != (recipe.data.channels or 3):
             raise DataError(f"{run.folder} was trained on images of {counted(recipe.data.channels or 3, 'channel')}; "
                             f"leave data.channels out")  # fmt: skip
-        splits = open_splits(data, recipe.seed)
+        splits = open_splits(spec, recipe.seed, data)
         usual = _usual(model, splits)
     else:
-        data, splits = recipe.data, run.splits(recipe)
+        splits = run.splits(recipe, data)
         stated = parse_protocols(recipe.evaluate, words=recipe.words)
         usual = tuple(with_accuracy(stated, step)) or _usual(model, splits)
     return Subject(
@@ -181,9 +200,9 @@ def _of_run(run: Run, overrides: Sequence[str], device: str) -> Subject:
         recipe.evaluate,
         usual,
         run,
-        told_apart(data) if other else None,
-        data.on_bad_image == "skip",
-        data.workers,
+        _told(spec, splits) if other else None,
+        spec.on_bad_image == "skip",
+        spec.workers,
     )
 
 

@@ -43,7 +43,7 @@ class AfterUpdate:
             raise ManyviewError(
                 "attach: an optimiser is attached already; attach once, or first remove() what that gave"
             )
-        inner = _unwrapped(optimizer)
+        inner = unwrapped(optimizer)
         if not getattr(getattr(type(inner), "step", None), "hooked", False):
             raise ManyviewError(
                 f"attach: {type(inner).__name__} calls no hooks behind its updates; "
@@ -64,7 +64,7 @@ def _skipped(optimizer: torch.optim.Optimizer) -> bool:
     return isinstance(found, torch.Tensor) and bool(found.item())
 
 
-def _unwrapped(optimizer: Any) -> Any:
+def unwrapped(optimizer: Any) -> Any:
     """The optimiser inside accelerate's wrapper, whose own `step()` comes with every part of a batch."""
     while type(optimizer).__module__.startswith("accelerate."):
         optimizer = optimizer.optimizer

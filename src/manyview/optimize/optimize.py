@@ -16,6 +16,7 @@ from torch.nn.utils import skip_init
 from manyview.errors import RecipeError, RunError, reason, unknown
 from manyview.foundation.grammar import Call, bind, check_arguments, parse_call
 from manyview.foundation.words import counted
+from manyview.optimize.layers import scales
 from manyview.views.ops.op import check_not_negative
 
 if TYPE_CHECKING:
@@ -159,13 +160,15 @@ class Rules:
     2.1), and its schedule's floor likewise. decay_norms: False takes biases and norms out of weight decay. constant:
     parts of the networks whose lr stays as it is through warm-up and schedule, one name or several, such as SimSiam's
     predictor (Chen & He, CVPR 2021, section 4.2). scale: part -> factor of its lr; a part with 0 is fixed, its
-    BatchNorm and dropout too. For the names of parts see `parts_of`.
+    BatchNorm and dropout too. For the names of parts see `parts_of`. layer_decay: a factor by which the lr of each
+    layer of a backbone is less than that of the next, from the heads down, see `layers`.
     """
 
     per: int | None = None
     decay_norms: bool = True
     constant: str | Sequence[str] = ()
     scale: Mapping[str, float] = field(default_factory=dict)
+    layer_decay: float | None = None
 
     def __post_init__(self) -> None:
         if self.per is not None and (type(self.per) is not int or self.per < 1):
@@ -178,6 +181,9 @@ class Rules:
             raise ValueError(f"scale gives a factor to each part, as in {{'backbone': 0.1}}, got {self.scale!r}")
         for part, factor in self.scale.items():
             check_not_negative(f"scale of '{part}'", factor)
+        decay = self.layer_decay
+        if decay is not None and (type(decay) not in (int, float) or not 0 < decay <= 1):
+            raise ValueError(f"layer_decay is a factor above 0 and at most 1, got {decay!r}")
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -210,12 +216,14 @@ def parameter_groups(module: nn.Module, weight_decay: float, rules: Rules) -> li
     """All parameters that need gradients, each in one group: {params, weight_decay, constant, scale}.
 
     What the module's `no_weight_decay()` names or matches never decays. Without rules for parts the groups are those of
-    timm. Raises ValueError for parts that do not exist, and for a part whose lr is scaled under two names.
+    timm. Raises ValueError for parts that do not exist, for a part whose lr is scaled under two names, and for a
+    layer_decay of networks that do not tell their layers.
     """
     spared: set[str] = getattr(module, "no_weight_decay", set)()
     idle: set[str] = getattr(module, "idle", set())
     of: Callable[[str], list[str]] = getattr(module, "parts_of", parts_of)
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    layers: dict[str, float] = {} if rules.layer_decay is None else scales(module, rules.layer_decay)
     known: set[str] = set()
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad or name in idle:
@@ -229,7 +237,7 @@ def parameter_groups(module: nn.Module, weight_decay: float, rules: Rules) -> li
         decays = not bare and not any(fnmatch(name, pattern) for pattern in spared)
         key = (
             any(part in rules.held for part in parts),
-            float(rules.scale[scaled[0]]) if scaled else 1.0,
+            (float(rules.scale[scaled[0]]) if scaled else 1.0) * layers.get(name, 1.0),
             weight_decay if decays else 0.0,
         )
         groups.setdefault(key, []).append(parameter)

@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field
 
 from manyview.branches.spec import BranchSpec, parse_branches
+from manyview.data.sources import FROM_PYTHON
 from manyview.recipe.readouts import RelationPlan, plan_relations
 from manyview.recipe.settings import Data, Frozen, Train
 from manyview.relations.reading import has
@@ -71,6 +72,13 @@ class Recipe(Frozen):
     def keeps_best(self) -> bool:
         """Whether validation images choose the weights, see `Train.keep`."""
         return self.train.keep == "best" or (self.train.keep is None and bool(self.learns_from_labels))
+
+    def on_given_data(self) -> Recipe:
+        """The same recipe on data sets that are given in Python, which is all that it then says of where they are."""
+        if self.data.source == FROM_PYTHON:
+            return self
+        data = self.data.model_copy(update={"source": FROM_PYTHON, "root": None, "download": False})
+        return self.model_copy(update={"data": data, "title": f"{self.title} with data given in Python".lstrip()})
 
     def to_yaml(self) -> str:
         """The recipe with every default written out; loading it gives an equal recipe."""

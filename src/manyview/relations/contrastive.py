@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from manyview.errors import BatchError
 from manyview.foundation.distributed import gather
 from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import Port, Reading, check_alike, check_labels, check_single, same_shape
@@ -199,7 +200,7 @@ class SupervisedContrastive(nn.Module):
     def forward(self, *views: Reading) -> Tensor:
         targets = [view.target for view in views if view.target is not None and view.target.ndim == 1]
         if len(targets) < len(views):
-            raise ValueError("supervised_contrastive needs one label a row; pass labels, and mix none of its views")
+            raise BatchError("supervised_contrastive needs one label a row; pass labels, and mix none of its views")
         labels = gather(torch.cat(targets))
         check_labels(labels, self.classes)
         return supervised_contrastive(gather(torch.cat([view.value for view in views])), labels, self.temperature)

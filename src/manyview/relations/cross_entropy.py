@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyview.errors import RecipeError
+from manyview.errors import BatchError, RecipeError
 from manyview.relations.reading import Port, Reading, check_classifies, check_labels
 
 
@@ -74,7 +74,7 @@ def targets_of(readings: tuple[Reading, ...]) -> list[Tensor]:
     targets = [reading.target for reading in readings]
     known = [target for target in targets if target is not None]
     if len(known) < len(targets):
-        raise ValueError("these views have no targets: pass labels to the step")
+        raise BatchError("these views have no targets: pass labels to the step")
     classes = readings[0].value.shape[1]
     for target in known:
         if target.ndim == 1:

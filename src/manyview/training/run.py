@@ -1,16 +1,18 @@
 """A run's folder: what lies where, and how it is opened, continued, and read again.
 
-recipe.yaml  splits.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.tfevents…  result.json  words/
+recipe.yaml  splits.json  networks.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.tfevents…  result.json
+words/
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manyview.branches.given import Given
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
 from manyview.errors import RunError
@@ -20,6 +22,7 @@ from manyview.recipe.find import text_of_run
 from manyview.recipe.recipe import Recipe, difference
 from manyview.step import Step
 from manyview.training.kept_words import FOLDER, check_words, keep_words
+from manyview.training.networks import Note, check_networks, needed, note_of
 from manyview.words.load import Use, words_of
 
 # Settings that change where and how fast a run goes, not what it computes.
@@ -60,19 +63,27 @@ class Run:
         """Written at the end; its presence means the run is finished."""
         return self.folder / "result.json"
 
-    def begin(self, recipe: Recipe, splits: Splits, resume: bool, processes: int = 1) -> None:
-        """Makes the folder, or checks that it can be continued. Raises RunError, and then has written nothing."""
+    def begin(
+        self, recipe: Recipe, splits: Splits, resume: bool, processes: int = 1, networks: Note | None = None
+    ) -> None:
+        """Makes the folder, or checks that it can be continued. Raises RunError, and then has written nothing.
+
+        networks: of what was given in the place of the recipe's backbones, see `networks`.
+        """
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder} is a file; --out names a folder")
         found = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
         if found and not resume:
             raise RunError(f"{self.folder} is not empty; choose another --out, or continue with --resume")
-        # a run that was killed while these were written has not the last, or a temporary file
-        if {name for name in found if not name.endswith(".tmp")} - {"splits.json", FOLDER}:
+        # a run that was killed while these were written has none that comes later, or a temporary file
+        if {name for name in found if not name.endswith(".tmp")} - {"splits.json", "networks.json", FOLDER}:
             self.check_same(recipe, splits)
+            check_networks(self.folder, self.networks(), networks or {}, begins=not self.last.is_file())
             return
         noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
         write_json(self.folder / "splits.json", {**noted, **_marks(splits)})
+        if networks:
+            write_json(self.folder / "networks.json", networks)
         text = _anywhere(recipe).to_yaml()
         keep_words(self.folder, recipe.words.used_in(text))
         write_text(self.folder / "recipe.yaml", text)
@@ -114,6 +125,15 @@ class Run:
         """Class names, in the order of labels."""
         return list(self._read("splits.json")["classes"])
 
+    def networks(self) -> Note:
+        """What is noted of networks that were given from Python; empty where the recipe names all."""
+        return self._read("networks.json") if (self.folder / "networks.json").is_file() else {}
+
+    def check_given(self, backbone: Given | None) -> None:
+        """Raises RunError where the run needs a network from Python, and there is none."""
+        if backbone is None and (stored := self.networks()):
+            raise RunError(needed(self.folder, stored))
+
     def processes(self, step: int = 0) -> int:
         """How many processes made an update, counted from 0: each mixes the images of its own part of a batch."""
         noted = self._read("splits.json")
@@ -132,18 +152,24 @@ class Run:
             write_json(self.folder / "splits.json", {**noted, "continued": kept})
         return before
 
-    def splits(self, recipe: Recipe) -> Splits:
-        """The run's data, checked to be the same as when it began."""
-        splits = open_splits(recipe.data, recipe.seed)
+    def splits(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> Splits:
+        """The run's data, checked to be the same as when it began. data: the data sets, if it was given any."""
+        recipe = recipe if data is None else recipe.on_given_data()
+        splits = open_splits(recipe.data, recipe.seed, data)
         self.check_same(recipe, splits)
         return splits
 
-    def step(self, recipe: Recipe, device: str = "cpu") -> Step:
-        """The trained step, in evaluation mode: the checkpoint that was kept, see `Train.keep`."""
+    def step(self, recipe: Recipe, device: str = "cpu", *, backbone: Given | None = None) -> Step:
+        """The trained step, in evaluation mode: the checkpoint that was kept, see `Train.keep`.
+
+        backbone: as it was given to `train`; its weights become the trained ones. Raises RunError without it.
+        """
         path = self.best if self.best.is_file() else self.last
         if not path.is_file():
             raise RunError(f"{self.folder} has no checkpoint yet; train it first")
-        step = Step(recipe, len(self.classes()), pretrained=False)
+        self.check_given(backbone)
+        step = Step(recipe, len(self.classes()), backbone=backbone, pretrained=False)
+        check_networks(self.folder, self.networks(), note_of(step), begins=False)
         try:
             step.load_state_dict(read_state(path)["step"])
         except RuntimeError as error:
@@ -176,4 +202,4 @@ def _anywhere(recipe: Recipe) -> Recipe:
 
 
 def _marks(splits: Splits) -> dict[str, Any]:
-    return {name: mark_of(getattr(splits, name)) for name in ("train", "val", "test")}
+    return {name: mark_of(getattr(splits, name), splits.given) for name in ("train", "val", "test")}

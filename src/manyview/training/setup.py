@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import nn
 
+from manyview.branches.given import Given
 from manyview.data import Splits, check_labels, open_splits
 from manyview.data.loader import Batch, Batches
 from manyview.data.loader import stream as open_stream
@@ -116,20 +118,27 @@ def make_accelerator(train: Train) -> Accelerator:
     return accelerator
 
 
-def set_up(recipe: Recipe, quiet: bool = False) -> Setup:
-    """Makes the parts of a run. Raises ManyviewError for all that can be known to be wrong; nothing is written."""
+def set_up(
+    recipe: Recipe, quiet: bool = False, backbone: Given | None = None, data: Mapping[str, Any] | None = None
+) -> Setup:
+    """Makes the parts of a run. Raises ManyviewError for all that can be known to be wrong; nothing is written.
+
+    backbone: a network in the place of the recipe's, or one a branch.
+    data: data sets by split, in the place of what the recipe names; the setup's recipe says so.
+    """
+    recipe = recipe if data is None else recipe.on_given_data()
     config = recipe.train
     accelerator = make_accelerator(config)
     world = accelerator.num_processes
     display = Display(quiet=quiet or not accelerator.is_main_process)
-    splits = open_splits(recipe.data, recipe.seed)
+    splits = open_splits(recipe.data, recipe.seed, data)
     protocols = parse_protocols(recipe.evaluate, words=recipe.words)
     check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
     check_protocols(protocols, splits)
     together = images_together(config, len(splits.train), world)
     clock = clock_of(config, len(splits.train))
 
-    step = Step(recipe, len(splits.classes), clock.steps)
+    step = Step(recipe, len(splits.classes), clock.steps, backbone=backbone)
     if step.classifier:
         check_labels(splits, (), ["classify"])
     check_model(protocols, StepModel(step, splits.classes), splits)

@@ -6,7 +6,7 @@ What it sets up, writes and shows lies beside it, one idea a file: `setup`, `res
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import reduce
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manyview.branches.given import Given
 from manyview.data.loader import Batch
 from manyview.errors import Interrupted, RunError
 from manyview.foundation.distributed import anywhere, union
@@ -24,6 +25,7 @@ from manyview.training.collapse import look_for_collapse
 from manyview.training.failure import FirstFailure, largest_weight, report_failure
 from manyview.training.interrupt import interruptible
 from manyview.training.journal import Journal
+from manyview.training.networks import note_of
 from manyview.training.result import write_result
 from manyview.training.resume import take_up
 from manyview.training.run import Run
@@ -36,17 +38,30 @@ from manyview.views.draws import key_of
 
 
 @left_as_found()
-def train(recipe: Recipe, out: str | Path, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    backbone: Given | None = None,
+    data: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Trains a recipe into the folder `out` and returns what its result.json holds.
 
+    backbone: a network in the place of the recipe's, or {branch: module}; the very object is trained.
+    data: {"train": dataset, "val": …, "test": …}, in the place of what the recipe names: map-style data sets of (image,
+    label), Hugging Face's, or tuples of arrays; see docs/own_data.md.
     resume: continue a run that was interrupted, as if nothing had happened; also starts one that has not begun.
     Raises ManyviewError, before anything is written, for all that can be known to be wrong beforehand.
     """
     # -------------------------------------------------------------------------------------------- set up
     run = Run(Path(out), recipe.words)
-    setup = set_up(recipe, quiet)
+    if resume:
+        run.check_given(backbone)
+    setup = set_up(recipe, quiet, backbone, data)
     if setup.main:
-        run.begin(recipe, setup.splits, resume, setup.accelerator.num_processes)
+        run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes, note_of(setup.step))
     setup.accelerator.wait_for_everyone()
     if resume and (finished := run.finished()) is not None:
         setup.display.say(f"{run.folder} is finished; nothing to do")

@@ -1,0 +1,87 @@
+"""What a run's network saw of an image in an epoch, drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from manyview.data.loader import Batches
+from manyview.errors import DataError, RunError, shown
+from manyview.foundation.words import counted
+from manyview.optimize.optimize import clock_of
+from manyview.show.sheet import contact_sheet, short_path
+from manyview.training.run import Run
+from manyview.views.plan import mixes
+from manyview.words.load import Use
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """picture: a contact sheet of one row. name: the image's, its index and the epoch, in a line. seed: the run's."""
+
+    picture: Image.Image
+    name: str
+    seed: int
+
+
+def replay(
+    run: str | Path,
+    index: int,
+    epoch: int,
+    *,
+    data: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    use: Use | Sequence[Use] = (),
+) -> Replayed:
+    """Draws exactly what a run's network saw of an image in an epoch.
+
+    index: the image's, as in its split of the source. data: the data sets, if the run was given any. overrides: where
+    data are, `data.root=DIR`. use: the words of one's own that the run was made with, see `load_recipe`. Raises
+    ManyviewError for an image or an epoch that the run has not seen.
+    """
+    folder = Run(Path(run), use)
+    recipe = folder.recipe(*overrides, exact=True)
+    train = folder.splits(recipe, data).train
+    clock = clock_of(recipe.train, len(train))
+    if epoch * clock.steps_per_epoch >= clock.steps:
+        last = (clock.steps - 1) // clock.steps_per_epoch
+        raise RunError(f"--epoch {epoch}: this run has {f'epochs 0 to {last}' if last else 'epoch 0 alone'}")
+    found = (train.index == index).nonzero()[0]
+    if not len(found):
+        raise DataError(
+            f"no training image has index {index}; this run trained on {counted(len(train), 'image')} between "
+            f"{train.index.min()} and {train.index.max()}"
+        )
+    position, together = int(found[0]), found
+    batches = Batches(
+        images=train,
+        batch_size=recipe.train.batch_size,
+        steps_per_epoch=clock.steps_per_epoch,
+        seed=recipe.seed,
+        accumulate=recipe.train.accumulate,
+        views=recipe.seen_views,
+        skip=recipe.data.on_bad_image == "skip",
+        reduced=recipe.data.reduced,
+    )
+    step = batches.step_of(position, epoch)
+    if step is None:
+        raise DataError(f"image {index} was left over in epoch {epoch}: it filled no batch, and was not trained on")
+    if step >= clock.steps:
+        raise DataError(
+            f"image {index} was not reached in epoch {epoch}: the run ended before, after {clock.steps} steps"
+        )
+    if mixes(recipe.view_plan):
+        beside = replace(batches, world=folder.processes(step)).beside(position, epoch)
+        assert beside is not None
+        together = beside
+    images, kept, _ = batches.read(together, epoch)
+    if position not in kept:
+        raise DataError(f"image {index} cannot be read: it was skipped in training")
+    caption = f"{short_path(shown(train.name(position)))}\nindex {index}, epoch {epoch}"
+    row, names = kept.tolist().index(position), [caption] * len(kept)
+    picture = contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row])
+    return Replayed(picture, f"{shown(train.name(position))}, index {index}, epoch {epoch}", recipe.seed)

@@ -1,0 +1,128 @@
+"""What a loop of one's own forgets, and would train something else by without a word: each is told once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, final
+
+from torch import nn
+
+from manyview.errors import ManyviewError, warn
+from manyview.foundation.words import counted
+from manyview.optimize.after_update import unwrapped
+
+SHOWN = 6  # parts that a message lists
+MANY = 256  # forwards for one update of an attached optimiser, beyond which it makes none
+
+
+@final
+class Habits:
+    """What one step saw of its loop. parts: forwards that an update has (`train.accumulate`)."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.forwards = 0  # in training mode, since the last update
+        self.judged = 0  # of those with gradients in evaluation mode
+        self._told: set[str] = set()
+
+    def looked(self, training: bool) -> None:
+        """Notes a forward with gradients."""
+        self.forwards += training
+        self.judged += not training
+
+    def late(self, attached: bool) -> bool:
+        """Whether there were more forwards than an update has; of an attached optimiser, many times more."""
+        return self.forwards > (MANY * self.parts if attached else self.parts)
+
+    def waits(self, waiting: Sequence[str], attached: bool) -> None:
+        """Warns of an update that is late, if things wait for it. waiting: what they are."""
+        if waiting:
+            cure = (
+                "the attached optimiser makes none; attach the one that steps"
+                if attached
+                else "call step.attach(optimizer) once, or step.after_step() after each optimizer.step(); "
+                "train.accumulate says how many forwards an update has"
+            )
+            self.tell(
+                "waits",
+                f"{self.forwards} training forwards without an update, for which {', '.join(waiting)} "
+                f"{'waits' if len(waiting) == 1 else 'wait'}: {cure}",
+            )
+
+    def predicts(self) -> None:
+        """Warns of predictions in training mode."""
+        self.tell(
+            "predicts",
+            "predict in training mode: BatchNorm normalises by these images and learns from them, and dropout is on; "
+            "call step.eval() before, and step.train() after",
+        )
+
+    def sleeps(self, names: Sequence[str]) -> None:
+        """Warns of networks in evaluation mode inside a step that trains."""
+        if names:
+            self.tell(
+                "sleeps",
+                f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} in evaluation mode, and the step in training "
+                "mode: after model.eval() call step.train()",
+            )
+
+    def moved(self, updates: int, total: int | None) -> None:
+        """Notes an update; warns of one after the end, and of one that learnt in evaluation mode."""
+        if self.judged and not self.forwards:
+            self.tell(
+                "judged",
+                "an update was made by a loss in evaluation mode, where BatchNorm and dropout stand still; call "
+                "step.train() before training",
+            )
+        self.forwards = self.judged = 0
+        if total is not None and updates > total:
+            self.tell(
+                "longer",
+                f"{updates:,} updates were made of total_steps={total:,}: what follows the run's progress stands still "
+                "since then; give the run's whole length",
+            )
+
+    def tell(self, kind: str, text: str) -> None:
+        """Warns, the first time."""
+        if kind not in self._told:
+            self._told.add(kind)
+            warn(text)
+
+
+def check_held(optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter], parts: Mapping[str, str]) -> None:
+    """Warns of trainable parameters that no optimiser holds. parts: parameter's name -> what it is a part of.
+
+    Raises ManyviewError if they hold none at all.
+    """
+    held = {id(each) for optimizer in optimizers for group in _groups(optimizer) for each in group["params"]}
+    missing = [name for name, parameter in parameters.items() if id(parameter) not in held]
+    if parameters and len(missing) == len(parameters):
+        raise ManyviewError(
+            "attach: this optimiser holds no parameter of the step; make it of step.parameters(), after the step"
+        )
+    if missing:
+        lost = list(dict.fromkeys(parts[name] for name in missing))
+        told = ", ".join(lost[:SHOWN]) + (f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else "")
+        warn(
+            f"attach: the optimiser lacks {counted(len(missing), 'parameter')} of {told}, which would never learn; "
+            "make it of step.parameters(), attach all optimisers, or say requires_grad_(False)"
+        )
+
+
+def _groups(optimizer: Any) -> Collection[Mapping[str, Any]]:
+    return getattr(unwrapped(optimizer), "param_groups", ())
+
+
+def refuse_compiler() -> None:
+    """Raises ManyviewError. torch's compiler leaves the step at this call, before it traces anything."""
+    raise ManyviewError(_COMPILED)
+
+
+_COMPILED = (
+    "torch.compile does not take a step, whose views are drawn on the CPU; call step.compile_parts(), which compiles "
+    "the networks and the rendering on devices"
+)
+refuse_compiler._torchdynamo_disable = True  # type: ignore[attr-defined]
+refuse_compiler._torchdynamo_disable_msg = _COMPILED  # type: ignore[attr-defined]
+
+__all__ = ["Habits", "check_held", "refuse_compiler"]

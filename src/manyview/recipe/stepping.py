@@ -1,0 +1,86 @@
+"""What a step asks of its recipe's plans: whether its arguments fit, how many rows pass, what a relation is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from manyview.branches.ema import Ema
+from manyview.errors import RecipeError
+from manyview.recipe.readouts import Mix, Read
+from manyview.recipe.recipe import Recipe
+from manyview.relations.joint import aggregate
+from manyview.relations.reading import Reading
+from manyview.relations.weight import Weight
+from manyview.views.ops.mix import mix_rows, mix_target, on_rows
+from manyview.views.plan import PlannedView
+from manyview.views.view import View, member_view
+
+
+def check_arguments(recipe: Any, num_classes: Any, total_steps: Any, pretrained: Any) -> None:
+    """Raises RecipeError for what is no recipe, no number of classes, or a network in the wrong place."""
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"Step: recipe is what load_recipe('tied_cifar10') gives, got {type(recipe).__name__}")
+    if type(num_classes) is not int or num_classes < 0:
+        raise RecipeError(f"Step: num_classes is a whole number, 0 without labels, got {num_classes!r}")
+    if isinstance(total_steps, (nn.Module, Mapping)):
+        raise RecipeError("Step: a network is given by name, as in Step(recipe, 10, backbone=model)")
+    if total_steps is not None and (type(total_steps) is not int or total_steps < 1):
+        raise ValueError(f"total_steps is the run's number of updates, at least 1, got {total_steps!r}")
+    if not isinstance(pretrained, bool):
+        raise RecipeError(f"Step: pretrained is True or False, got {type(pretrained).__name__}")
+
+
+def check_length(schedules: Mapping[str, Weight | Ema]) -> None:
+    """Raises RecipeError if a schedule follows progress, in a run of unknown length, where it would stand still."""
+    for key, schedule in schedules.items():
+        if schedule.follows_progress:
+            raise RecipeError(
+                f"{key}: {schedule} follows the run's progress, whose length is unknown; "
+                "give it in updates, as in Step(recipe, classes, total_steps=4000)"
+            )
+
+
+def rows_per_image(reads: Iterable[Read], branches: Iterable[str], views: Mapping[str, PlannedView]) -> int:
+    """Images that pass the branches for each image of a batch."""
+    rows = 0
+    for branch in branches:
+        read = {each.view for each in reads if each.branch == branch}
+        whole = {view for view in read if "." not in view}
+        members = {view for view in read if "." in view and view.partition(".")[0] not in whole}
+        rows += sum(views[view].members for view in whole) + len(members)
+    return rows
+
+
+def reading_of(
+    read: Read, values: Mapping[tuple[str, str, str], Tensor], views: Mapping[str, View], classes: int
+) -> Reading:
+    """What a relation is given: a readout after its functions. values: (branch, readout, view) -> [rows, dim]."""
+    view = _view(views, read.view)
+    value, members, target = values[read.branch, read.name, read.view].float(), view.members, view.target
+    for function in read.functions:
+        if isinstance(function, Mix):
+            like = _view(views, function.like)
+            drawn = like.params[function.op]
+            if like.members < members:
+                drawn = {name: param.repeat_interleave(members, dim=0) for name, param in drawn.items()}
+            drawn = on_rows(drawn, members)
+            value, target = mix_rows(value, drawn), mix_target(target, drawn, classes)
+        elif function == "stop":
+            value = value.detach()
+        else:
+            value = aggregate(value, members)
+            target = None if target is None else target[::members]
+            members = 1
+    return Reading(value, target, view.params, members)
+
+
+def _view(views: Mapping[str, View], name: str) -> View:
+    """A view, or a member such as `r.0`."""
+    base, _, member = name.partition(".")
+    return member_view(views[base], int(member)) if member else views[base]
+
+
+__all__ = ["check_arguments", "check_length", "reading_of", "rows_per_image"]

@@ -1,0 +1,62 @@
+"""What a run's folder notes of networks that were given from Python, and by which it knows them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from manyview.errors import RunError
+from manyview.evaluate.model import digest_of
+from manyview.foundation.words import counted
+from manyview.step import Step
+
+Note = Mapping[str, Mapping[str, Any]]  # branch -> {"network", "class", "parameters", "weights": digest at the start}
+
+
+def note_of(step: Step) -> dict[str, dict[str, Any]]:
+    """The note of a step's given networks, as they are now; empty where none was given."""
+    notes: dict[str, dict[str, Any]] = {}
+    for name in step.branches:
+        branch = step.branch(name)
+        if branch.given and branch.spec.ema is None:
+            kind = type(branch.backbone)
+            notes[name] = {
+                "network": branch.spec.backbone.name,
+                "class": f"{kind.__module__}.{kind.__qualname__}",
+                "parameters": sum(each.numel() for each in branch.backbone.parameters()),
+                "weights": digest_of(branch.backbone.state_dict()),
+            }
+    return notes
+
+
+def check_networks(folder: Path, stored: Note, now: Note, begins: bool) -> None:
+    """Raises RunError where a run goes on with other networks. begins: with no update done yet, so that weights count.
+
+    stored: the folder's note; now: that of the networks it is to go on with.
+    """
+    if stored and not now:
+        raise RunError(needed(folder, stored))
+    if now and not stored:
+        raise RunError(f"{folder} has the network that its recipe names; leave backbone= out")
+    for branch, note in stored.items():
+        if branch not in now or any(note[key] != now[branch][key] for key in ("network", "parameters")):
+            raise RunError(f"{folder} was begun with {_told({branch: note})}, not with {_told(now)}")
+        if begins and note["weights"] != now[branch]["weights"]:
+            raise RunError(
+                f"{folder} was to begin with other weights of {note['network']}; begin anew in another folder"
+            )
+
+
+def needed(folder: Path, stored: Note) -> str:
+    """What is missing where such a run is opened without its networks."""
+    return (
+        f"{folder} was trained with a network given from Python ({_told(stored)}), which the command line cannot make: "
+        "in Python, manyview.train(…, resume=True, backbone=model), or Run(folder).step(recipe, backbone=model)"
+    )
+
+
+def _told(notes: Note) -> str:
+    return ", ".join(
+        f"{name}: {each['network']}, {counted(each['parameters'], 'weight')}" for name, each in notes.items()
+    )

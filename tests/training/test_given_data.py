@@ -1,0 +1,140 @@
+"""Runs on data sets that were given in Python: the same as on files, and never silently on others."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageChops
+from rich.console import Console
+from torch.utils.data import Subset, TensorDataset
+
+import manyview
+from commands import done, one_line
+from commands import manyview as command
+from manyview.data.digits import digits
+from manyview.errors import RunError
+from manyview.evaluate.knn import Knn
+from manyview.judge.judge import judge
+from manyview.judge.subject import open_subject
+from manyview.show.sheet import GAP, NAME
+from manyview.training.run import Run
+
+SETTINGS = ("train.epochs=1", "data.limit=128", "train.batch_size=32", "evaluate=[knn(k=5)]", "train.log_every=1")
+
+
+@pytest.fixture(scope="module")
+def given():
+    """The digits as a program may have them, in the very order of the source."""
+    raw = digits(None, download=False)
+    whole = raw.train.images
+    dataset = TensorDataset(whole.pixels, torch.from_numpy(whole.labels))
+    return {"train": Subset(dataset, raw.train.positions.tolist()), "test": Subset(dataset, raw.test.positions)}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return manyview.load_recipe("quickstart", *SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, recipe, given):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, data in {"source": None, "given": given}.items():
+        manyview.train(recipe, folder / name, data=data, quiet=True)
+    return folder
+
+
+def measured(folder):
+    result = Run(folder).finished()
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {key: result[key] for key in ("val", "eval", "steps")}, [line.get("loss") for line in logged]
+
+
+def test_the_run_is_that_of_the_source_bit_for_bit(runs):
+    assert measured(runs / "given") == measured(runs / "source")
+    assert "given in Python (train TensorDataset, test TensorDataset)" in Run(runs / "given").finished()["data"]
+    assert Run(runs / "given").recipe().data.source == "python"
+    assert Run(runs / "given").recipe().title.endswith("with data given in Python")
+
+
+@pytest.mark.slow(reason="two processes start to learn, and two to read")
+def test_workers_change_nothing(runs, recipe, given, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    data = recipe.data.model_copy(update={"workers": 2, "memory": 0.0})
+    manyview.train(recipe.model_copy(update={"data": data}), tmp_path / "run", data=given, quiet=True)
+    assert measured(tmp_path / "run") == measured(runs / "source")
+
+
+def test_replay_is_that_of_the_source(runs, given, tmp_path):
+    index = int(Run(runs / "given").splits(Run(runs / "given").recipe(), given).train.index[5])
+    done("replay", runs / "source", "--index", index, "--epoch", 0, "--out", tmp_path / "source.png")
+    drawn = manyview.replay(runs / "given", index, 0, data=given)
+    assert drawn.name == f"train item {index}, index {index}, epoch 0"
+    with Image.open(tmp_path / "source.png") as source:
+        box = (0, 0, source.width, GAP + NAME + 144)  # under the pictures captions name the item
+        assert ImageChops.difference(drawn.picture.crop(box), source.crop(box)).getbbox() is None
+
+
+def test_evaluation_is_that_of_the_source(runs, given):
+    reports = [
+        judge(open_subject(str(runs / name), data=data), [Knn(k=3)], "test", Console(quiet=True))[Knn(k=3)]
+        for name, data in {"source": None, "given": given}.items()
+    ]
+    assert reports[0].measures == reports[1].measures
+
+
+@pytest.mark.parametrize("arguments", [["eval"], ["replay", "--index", "0", "--epoch", "0", "--out", "a.png"]])
+def test_commands_say_what_they_need(runs, arguments):
+    message = one_line(*command(arguments[0], runs / "given", *arguments[1:]))
+    assert "the images were given in Python, and must be given there again, as data=…" in message
+
+
+def test_a_run_goes_on_with_the_same_data_alone(runs, recipe, given, tmp_path):
+    message = one_line(*command("train", runs / "given" / "recipe.yaml", "--out", tmp_path / "run"))
+    assert "the images were given in Python" in message
+    assert manyview.train(recipe, runs / "given", data=given, resume=True, quiet=True) == Run(runs / "given").finished()
+    other = given | {"train": Subset(given["train"].dataset, sorted(given["train"].indices)[::-1])}
+    with pytest.raises(RunError, match="the train images are not those the run began with"):
+        manyview.train(recipe, runs / "given", data=other, resume=True, quiet=True)
+    pixels = given["train"].dataset.tensors[0].clone()
+    pixels[:] = 255 - pixels
+    inverted = TensorDataset(pixels, given["train"].dataset.tensors[1])
+    other = {name: Subset(inverted, subset.indices) for name, subset in given.items()}
+    with pytest.raises(RunError, match="the train images are not those the run began with"):
+        manyview.train(recipe, runs / "given", data=other, resume=True, quiet=True)
+    with pytest.raises(RunError, match=r"was made by another recipe: data\.source"):
+        manyview.train(recipe, runs / "given", resume=True, quiet=True)
+
+
+def test_a_run_of_a_source_is_judged_on_given_data(runs, given):
+    subject = open_subject(str(runs / "source"), data=given)
+    assert subject.data.startswith("python ")
+    with pytest.raises(RunError, match=r"was made by another recipe: data\.source: 'digits' -> 'python'"):
+        Run(runs / "source").splits(Run(runs / "source").recipe(), given)
+
+
+def test_a_refused_data_set_leaves_nothing(recipe, tmp_path):
+    with pytest.raises(manyview.ManyviewError, match="its label is None"):
+        manyview.train(
+            recipe, tmp_path / "run", data={"train": (np.zeros((9, 8, 8), np.uint8), [None] * 9)}, quiet=True
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow(reason="its program trains a run, resumes and judges it")
+def test_the_document_does_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "own_data.md").read_text(encoding="utf-8")
+    names = {}
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(compile(snippet, "own_data.md", "exec"), names)
+    assert names["result"]["data"].startswith(
+        "256 train (limit 256, seed 0), 180 val (10 % of train, seed 0), no test; given"
+    )
+    assert names["reports"][Knn(k=5)].measures
+    assert (tmp_path / "seen.png").is_file()
+    assert names["step"].updates == 2
