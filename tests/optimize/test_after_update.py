@@ -157,3 +157,21 @@ def test_what_raises_in_an_update_is_no_update():
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(closure)
     assert step.updates == 0
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_an_update_that_a_scaler_skips_moves_nothing(fused):
+    """A fused optimiser is called all the same, and skips by itself."""
+    step, _ = made(attached=False)
+    optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=0.1, fused=fused)
+    step.attach(optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = {name: value.clone() for name, value in step.branch("teacher").named_parameters()}
+    for number, grows in enumerate((float("inf"), 1.0)):
+        optimizer.zero_grad()
+        (scaler.scale(part(step, number)) * grows).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert step.updates == number
+        same = all(torch.equal(before[name], value) for name, value in step.branch("teacher").named_parameters())
+        assert same == (number == 0)
