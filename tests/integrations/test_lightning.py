@@ -2,11 +2,9 @@
 
 import json
 import logging
-import re
 import sys
 import warnings
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,12 +193,3 @@ def test_the_name_of_the_library_is_that_of_the_program(monkeypatch):
                 patch.delitem(sys.modules, other, raising=False)
             patch.setitem(sys.modules, name, stand_in)
             assert _library() is stand_in
-
-
-def test_the_document_does_what_it_says(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs" / "lightning.md").read_text(encoding="utf-8")
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", text, re.S):
-        exec(compile(snippet, "lightning.md", "exec"), names)
-    assert names["module"].step.updates == names["data"].clock.steps

@@ -182,7 +182,14 @@ REFUSED = {
     "a keyword": (OP + "OPS = {'class': Speckle}", "OPS['class']: 'class' cannot be a name"),
     "a dot": (RELATION + "RELATIONS = {'my.pull': Pull}", "RELATIONS['my.pull']: 'my.pull' cannot be a name"),
     "again": (OP + "OPS = {'speckle_again': Speckle}", "'_again' in a name tells the second op of a view"),
-    "twice": (OP + "OPS = {'one': Speckle, 'two': Speckle}", "OPS['two'] is OPS['one'] again; give it one name"),
+    "twice": (
+        OP + "OPS = {'one': Speckle, 'two': Speckle}",
+        "OPS['two'] is OPS['one'] by another name; give it one name",
+    ),
+    "manyview's own": (
+        "from manyview.views.ops.crop import Crop\nOPS = {'cut': Crop}",
+        "OPS['cut'] is manyview's 'crop' by another name; give it one name",
+    ),
     "an instance": (OP + "OPS = {'speckle': Speckle()}", "OPS['speckle']: expected a class, a frozen dataclass"),
     "no sample": (
         OP.replace("def sample", "def draw") + FIRST,
@@ -459,6 +466,7 @@ def fresh(data, pipe):
     pipe.send((batch.images["a"].images.sum().item(), type(plan.plan.views["a"].ops[1].op).__module__, told))
 
 
+@pytest.mark.slow(reason="begins a process from a server, which may have to load torch first")
 def test_a_loaders_plan_reaches_a_process_that_knows_no_words(words):
     from manyview.data.loader import Batches
 
@@ -527,7 +535,7 @@ def test_a_package_of_another_version(site, tmp_path):
     newer = words_of().origins[0]
     check_words(run, words_of(), exact=True)
     newer = Words((replace(newer, digest="another", version="1.3", label="installed package acme_words 1.3"),))
-    told = f"{run} was made with another acme_words 1.2 than installed package acme_words 1.3; its own: with acme_words 1.2"
+    told = f"{run} was made with another acme_words 1.2 than {newer.origins[0].label}; its own: with acme_words 1.2"
     with pytest.raises(RunError) as caught:
         check_words(run, newer, exact=True)
     assert str(caught.value) == f"{told} installed"

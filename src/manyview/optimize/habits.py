@@ -12,6 +12,7 @@ from manyview.foundation.words import counted
 from manyview.optimize.after_update import unwrapped
 
 SHOWN = 6  # parts that a message lists
+MANY = 256  # forwards for one update of an attached optimiser, beyond which it makes none
 
 
 @final
@@ -29,15 +30,32 @@ class Habits:
         self.forwards += training
         self.judged += not training
 
-    def waits(self, waiting: Sequence[str]) -> None:
-        """Warns if there were more forwards than an update has, and things wait for one. waiting: what they are."""
-        if waiting and self.forwards > self.parts:
+    def late(self, attached: bool) -> bool:
+        """Whether there were more forwards than an update has; of an attached optimiser, many times more."""
+        return self.forwards > (MANY * self.parts if attached else self.parts)
+
+    def waits(self, waiting: Sequence[str], attached: bool) -> None:
+        """Warns of an update that is late, if things wait for it. waiting: what they are."""
+        if waiting:
+            cure = (
+                "the attached optimiser makes none; attach the one that steps"
+                if attached
+                else "call step.attach(optimizer) once, or step.after_step() after each optimizer.step(); "
+                "train.accumulate says how many forwards an update has"
+            )
             self.tell(
                 "waits",
                 f"{self.forwards} training forwards without an update, for which {', '.join(waiting)} "
-                f"{'waits' if len(waiting) == 1 else 'wait'}: call step.attach(optimizer) once, or step.after_step() "
-                "after each optimizer.step(); train.accumulate says how many forwards an update has",
+                f"{'waits' if len(waiting) == 1 else 'wait'}: {cure}",
             )
+
+    def predicts(self) -> None:
+        """Warns of predictions in training mode."""
+        self.tell(
+            "predicts",
+            "predict in training mode: BatchNorm normalises by these images and learns from them, and dropout is on; "
+            "call step.eval() before, and step.train() after",
+        )
 
     def sleeps(self, names: Sequence[str]) -> None:
         """Warns of networks in evaluation mode inside a step that trains."""

@@ -47,6 +47,10 @@ class Run:
     folder: Path
     use: Use | Sequence[Use] = ()
 
+    def __post_init__(self) -> None:
+        """Take a path that is written as text."""
+        object.__setattr__(self, "folder", Path(self.folder))
+
     @property
     def last(self) -> Path:
         """The checkpoint to continue from."""

@@ -51,12 +51,13 @@ def tables_of(module: ModuleType, label: str) -> dict[str, Mapping[str, Any]]:
 def check_tables(tables: Mapping[str, Mapping[str, Any]], label: str) -> None:
     """Raises WordsError for the first word that is not what its table holds, or has a name that manyview's has."""
     for table, words in tables.items():
-        kinds: dict[int, str] = {}
+        ours = {id(made): f"manyview's '{word}'" for word, made in PACKAGED[table].items() if made is not None}
         for word, made in words.items():
             where = f"{label}: {table}[{word!r}]"
             _check_free(table, word, where)
-            if other := kinds.setdefault(id(made), word) != word and kinds[id(made)]:
-                raise WordsError(f"{where} is {table}[{other!r}] again; give it one name")
+            if id(made) in ours:
+                raise WordsError(f"{where} is {ours[id(made)]} by another name; give it one name")
+            ours[id(made)] = f"{table}[{word!r}]"
             if fault := CHECKS[table](made):
                 raise WordsError(f"{where}: {fault}")
 
