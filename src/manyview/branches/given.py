@@ -182,8 +182,9 @@ def normalization_of(module: nn.Module) -> tuple[tuple[float, ...], tuple[float,
 
 def tried_size(module: nn.Module, views: Mapping[str, PlannedView]) -> tuple[int, int]:
     """The size that the first view has; where that is the images' own, what a network of a fixed size tells, or 64."""
-    size = getattr(getattr(module, "patch_embed", None), "img_size", None)
-    size = size or getattr(getattr(module, "config", None), "image_size", None) or USUAL
+    timms, hubs = getattr(module, "patch_embed", None), getattr(module, "config", None)
+    told = getattr(timms, "img_size", None), getattr(hubs, "image_size", None), getattr(module, "image_size", None)
+    size = next(filter(None, told), USUAL)
     usual = (size, size) if isinstance(size, int) else tuple(size)
     height, width = next(iter(views.values())).output_size(torch.tensor([usual]))[0].tolist()
     return height, width
