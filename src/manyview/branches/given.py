@@ -77,6 +77,7 @@ def given_networks(given: Given | None, specs: Mapping[str, BranchSpec], read: C
     """
     if given is None:
         return {}
+    given = dict(given.items()) if isinstance(given, nn.ModuleDict) else given
     own = [name for name, spec in specs.items() if spec.ema is None]
     networks = dict(given) if isinstance(given, Mapping) else {"": given}
     if not isinstance(given, Mapping):
@@ -286,7 +287,7 @@ def _classifier(
     """The linear layer that gives the network's scores; of a network of one's own, only if they are of all classes."""
     scores, told = _scores(output), getattr(module, "num_classes", None)
     found = next(((name, layer) for name, layer, gave in reversed(last) if gave is scores), None)
-    if found is None:
+    if found is None or scores.ndim != 2:
         if isinstance(told, int) and told > 0 and hasattr(module, "reset_classifier"):
             raise GivenError(f"{where} ends in no linear layer that alone is its classifier; {_bare('')}")
         return None
