@@ -50,10 +50,12 @@ def reference() -> str:
         "`cresnet32`, `cresnet56`, `wrn28_2`, `wrn28_10`, `wrn40_2`. `normalize` is "
         + ", ".join(f"`{name}`" for name in NORMALIZATIONS)
         + " or `[[means], [stds]]`, one a channel; by default the backbone's own, 0.5 for channels other than RGB. "
-        "`h` is the pooled feature; `logits` is "
+        "`init='PLACE'` of a backbone or a head is where its weights come from: a run, an export or a file, see "
+        "[starting_from.md](starting_from.md). `h` is the pooled feature; `logits` is "
         "`linear(h)` unless declared. "
         "`pool('layer')` reads a layer inside the backbone averaged over its places, `maps('layer')` all of it, "
-        "[B, C*h*w]. `init` says how weights start, of backbone, heads and the nets of relations that read the branch: "
+        "[B, C*h*w]. `init:` says how all other weights start, of backbone, heads and the nets of relations that read "
+        "the branch: "
         + "; ".join(f"`{name}`: {inspect.getdoc(start)}" for name, start in INITS.items())
         + " Without it they are timm's and torch's. "
         "`teacher: ema(online, momentum=0.996, schedule='constant')` is a branch whose weights follow those of "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer.main
@@ -75,12 +77,17 @@ def flags_of(command) -> set[str]:
 
 
 def file_of(page: Path, name: str, folder: Path) -> Path:
-    """A file that a page's command names: a block of the page whose first line says so, or one of the repository."""
-    for block in pages.blocks(page):
-        if block.file == name:
-            path = folder / name
-            path.write_text(block.text, encoding="utf-8")
-            return path
+    """A file that a page's command names: a block of the page whose first line says so, or one of the repository.
+
+    Or a packaged recipe that was written there by `manyview recipes NAME > FILE`.
+    """
+    path = folder / Path(name).name
+    texts = [block.text for block in pages.blocks(page) if block.file == path.name]
+    copied = re.search(rf"manyview recipes (\w+) > {re.escape(name)}", page.read_text(encoding="utf-8"))
+    texts += [packaged_recipes()[copied[1]]] if copied else []
+    if texts:
+        path.write_text(texts[0], encoding="utf-8")
+        return path
     found = [*(ROOT / "benchmarks").rglob(Path(name).name), *(ROOT / "examples").rglob(Path(name).name)]
     assert found, f"{page.name} names {name}, which is neither a block of the page nor a file"
     return found[0]
@@ -91,7 +98,8 @@ def check_words(page: Path, given: dict, folder: Path) -> None:
     use = [file_of(page, str(one), folder) if str(one).endswith(".py") else one for one in given.get("use") or ()]
     own = words_of(use)
     texts = [*(given.get("overrides") or ()), *(given.get("images") or ()), *(given.get("protocols") or ())]
-    names = [given["recipe"]] if isinstance(given.get("recipe"), str) else []
+    named = given.get("recipe")
+    names = [named] if isinstance(named, str) and (named.endswith(".yaml") or "/" not in named) else []  # else a run
     if "recipes" in given:
         texts, names = given["recipes"], [text for text in given["recipes"] if "=" not in text]
     texts = [str(text) for text in texts]
@@ -181,8 +189,8 @@ def test_recipes_load(tmp_path):
 
 
 def skip_without(error: ImportError) -> None:
-    """Skips a page for an optional package that is not installed, which our integrations say in these words."""
-    if re.match(r"manyview\.integrations\.\w+ needs ", str(error)):
+    """Skips a page about what an extra brings, where that is not installed."""
+    if "pip install 'manyview[" in str(error):
         pytest.skip(str(error))
     raise error
 
@@ -228,10 +236,11 @@ def run_snippets(page: Path, monkeypatch, folder: Path) -> None:
     for block in pages.blocks(page):
         if block.file:
             (folder / block.file).write_text(block.text, encoding="utf-8")
-    known: dict[str, object] = {"__name__": "page"}
+    module = ModuleType("page")  # which dataclasses look up by its name
+    monkeypatch.setitem(sys.modules, "page", module)
     for block in runnable(page):
         try:
-            exec(compile("\n" * block.line + block.text, str(page), "exec"), known)
+            exec(compile("\n" * block.line + block.text, str(page), "exec", dont_inherit=True), vars(module))
         except ImportError as error:
             skip_without(error)
 

@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from signal import SIGINT
 from typing import Any
 
 from manyview.foundation.words import several
@@ -52,7 +53,15 @@ class Unreadable(DataError):
 
 
 class Interrupted(RunError):
-    """A run that was asked to stop, by Ctrl-C or a scheduler, and did so after saving where it stood."""
+    """A run that was asked to stop, by Ctrl-C or a scheduler, and did so after saving where it stood.
+
+    signal: the number of the one that asked, here or (0) in another process, as Ctrl-C does; the command line leaves
+    with 128 more, as shells have it.
+    """
+
+    def __init__(self, message: str, signal: int = 0) -> None:
+        super().__init__(message)
+        self.signal = signal or int(SIGINT)
 
 
 def shown(text: object) -> str:

@@ -22,6 +22,7 @@ from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
 from manyview.branches.given import Given, Network, given_networks, look_at, tried_size
 from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
+from manyview.branches.start import Start
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.habits import Habits, check_held, refuse_compiler
@@ -62,9 +63,10 @@ class Step(nn.Module):
 
     Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates (by default what the
     recipe's `train.steps` says), which weights and momenta that follow the run's progress need to be trained. Weights
-    are initialised from the recipe's seed, whatever was drawn before; pretrained=False skips published weights, where a
-    checkpoint follows. backbone: a network in place of the recipe's, or one a branch, `{branch: module}`; see
-    `branches.given`. Raises RecipeError where a relation and its readouts do not fit.
+    are initialised from the recipe's seed, whatever was drawn before, or come from what `init=` and `pretrained=` name,
+    see `starts`; pretrained=False skips that, where a checkpoint follows. backbone: a network in place of the recipe's,
+    or one a branch, `{branch: module}`; see `branches.given`. Raises RecipeError where a relation and its readouts do
+    not fit.
     """
 
     def __init__(
@@ -135,6 +137,12 @@ class Step(nn.Module):
     def rows_per_image(self) -> int:
         """Images that pass the networks for each image of a batch."""
         return rows_per_image(self._reads(), self.branches, self.plan)
+
+    @property
+    def starts(self) -> dict[str, Start]:
+        """Where weights came from that were not drawn: `net.backbone` -> its place, and what of it matched."""
+        found = {name: self.branch(name).starts for name in self.branches}
+        return {f"{name}.{part}": start for name, starts in found.items() for part, start in starts.items()}
 
     def branch(self, name: str) -> Branch:
         """A branch by name."""
@@ -250,8 +258,6 @@ class Step(nn.Module):
         plan = self.plan if only is None else {name: self.plan[name] for name in with_sources(self.plan, only)}
         rows, passage = self._inputs.index(index, len(source)), self._inputs.epoch(epoch)
         target = self._inputs.labels(labels, len(source), device_of(source))
-        if self.training and torch.is_grad_enabled() and self.recipe.data.on_bad_image == "raise":
-            self._inputs.notice(source, rows, passage)  # in the place of a bad image, another comes twice
         seed, classes = self.recipe.seed, self.num_classes
         return draw_views(plan, source, target, rows, passage, seed, classes, renderer=self._renderer)
 
@@ -337,6 +343,9 @@ class Step(nn.Module):
             return {name: view.labelled(target) for name, view in views.items()}
         source = self._inputs.images(images)
         on_one_device(source, device)
+        if self.training and torch.is_grad_enabled() and self.recipe.data.on_bad_image == "raise":
+            # in the place of a bad image, another comes twice; what is only looked at, by `views`, is no passage
+            self._inputs.notice(source, self._inputs.index(index, len(source)), self._inputs.epoch(epoch))
         return self._draw(source, labels, index, epoch, self.rendered_views)
 
     def _look_at_the_loop(self) -> None:

@@ -676,8 +676,8 @@ def test_a_signal_ends_the_run_so_that_it_can_continue(tmp_path, workers, group)
         process.kill()
     number = read_state(folder / "checkpoints" / "last.pt")["run"]["number"]
     assert number >= 4
-    assert process.returncode == 2
-    assert errors == f"manyview: stopped at step {number}; continue with the same command and --resume\n"
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors == f"manyview: stopped at step {number}; continue with: manyview train --resume {folder}\n"
     assert not (folder / "result.json").exists()
     assert lines(folder)[-1]["step"] == number
 

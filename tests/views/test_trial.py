@@ -106,6 +106,14 @@ def test_an_op_that_these_images_do_not_fit_is_not_refused(tmp_path):
     assert loaded(tmp_path, "speckle(0.5)", small)
 
 
+def test_a_compiled_form_that_does_something_else_is_refused(tmp_path):
+    both = own_words.SPECKLE + (
+        "    def lower(self, params, sizes):\n        return PACKAGED['flip']().lower(params, sizes)\n"
+    )
+    with pytest.raises(RecipeError, match=r"speckle: lower and render make other pixels of the same parameters, up to"):
+        loaded(tmp_path, "speckle(0.5)", both)
+
+
 @pytest.mark.parametrize("name", ["flip", "crop", "jitter", "randaugment", "erase"])
 def test_packaged_ops_pass_the_trial(name):
     try_op(OPS[name](*({"crop": [16]}.get(name, []))), (24, 24))

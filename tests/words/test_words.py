@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import sys
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
@@ -11,13 +12,14 @@ import torch
 
 import manyview
 import own_words
+from commands import done, one_line
 from commands import manyview as command
-from commands import one_line
 from manyview import Step, parse_recipe
 from manyview.data import open_splits
 from manyview.data.loader import _Values
-from manyview.errors import ManyviewError, ManyviewWarning, RecipeError, WordsError
+from manyview.errors import ManyviewError, ManyviewWarning, RecipeError, RunError, WordsError
 from manyview.foundation.vocabulary import PREFIX, Words
+from manyview.training.kept_words import check_words, keep_words, kept_words
 from manyview.words.load import words_of
 from processes import server
 
@@ -420,6 +422,7 @@ def test_words_of_an_installed_package(site):
     (origin,) = recipe.words.origins
     assert (origin.called, origin.source) == ("acme_words 1.2", None)
     assert pickle.loads(pickle.dumps(recipe)) == recipe
+    assert words_of(sys.modules["acme_words"]) == recipe.words
     path = own_words.written(site, OP + FIRST)
     with pytest.raises(
         WordsError, match=r"words.py: OPS.'speckle'.: installed package acme_words 1.2 has an op 'speckle', too"
@@ -469,6 +472,67 @@ def test_a_loaders_plan_reaches_a_process_that_knows_no_words(words):
     process.join()
     assert module.startswith(PREFIX)
     assert (total, told) == (plan[0][0].images["a"].images.sum().item(), [])
+
+
+def test_what_a_class_says_of_itself(words, tmp_path):
+    assert loaded(use=words).learns_from_labels == ["cross_entropy(logits(a), logits(b))"]
+    learns = own_words.ALL.replace("symmetric = True", "learns_from_labels = True")
+    recipe = loaded("relations=['pull(z(a), z(b), swapped=True)']", use=own_words.written(tmp_path / "other", learns))
+    assert recipe.learns_from_labels == ["pull(z(a), z(b), swapped=True)"]
+    assert len(recipe.relation_plan[0].calls) == 2
+
+
+def test_a_port_is_known_by_its_hint(tmp_path):
+    optional = RELATION.replace("b: Port, *", "*, b: Port | None = None").replace("check_alike(a, b)", "")
+    optional = optional.replace("b: Reading)", "b: Reading | None = None)").replace("b.value", "(b or a).value")
+    path = own_words.written(tmp_path, optional + "RELATIONS = {'pull': Pull}")
+    lines = NET.replace("stripe_net(width=6)", "cresnet20").replace("similarity(h(a), h(b))", "LINE")
+    assert parse_recipe(lines.replace("LINE", "pull(h(a), b=h(b))"), use=path).relation_plan[0].named_reads
+    assert parse_recipe(lines.replace("LINE", "pull(h(a))"), use=path)
+    with pytest.raises(RecipeError, match="b is a readout such as h"):
+        parse_recipe(lines.replace("LINE", "pull(h(a), b=3)"), use=path)
+
+
+def test_plans_and_sheets_show_them(words, tmp_path):
+    (tmp_path / "mine.yaml").write_text(own_words.RECIPE)
+    told = done("plan", tmp_path / "mine.yaml", "--use", words, "--svg", tmp_path / "plan.svg")
+    assert "speckle(strength=0.2)" in " ".join(told.split())
+    assert "speckle (some " in " ".join(told.split())
+    assert "pull" in (tmp_path / "plan.svg").read_text()
+    assert "drew 6 images" in done("views", tmp_path / "mine.yaml", "--use", words, "--out", tmp_path / "views.png")
+
+
+def test_two_files_of_one_name_are_both_kept(tmp_path):
+    files = [
+        own_words.written(tmp_path / "one", OP + "OPS = {'speckle': Speckle}"),
+        own_words.written(tmp_path / "two", RELATION + "RELATIONS = {'pull': Pull}"),
+    ]
+    run = tmp_path / "a run"
+    keep_words(run, words_of(files))
+    assert [each.file for each in kept_words(run)] == ["words.py", "words_2.py"]
+    check_words(run, words_of([run / "words" / "words_2.py", run / "words" / "words.py"]), exact=True)
+    with pytest.raises(RunError) as caught:
+        check_words(run, words_of(files[0]), exact=True)
+    assert str(caught.value) == (
+        f"{run} was made with words of its own (words.py: relation pull); give them: "
+        f"--use '{run}/words/words.py' --use '{run}/words/words_2.py'"
+    )
+
+
+def test_a_package_of_another_version(site, tmp_path):
+    installed(site, "acme_words", own_words.ALL)
+    run = tmp_path / "run"
+    keep_words(run, words_of())
+    assert kept_words(run)[0].file is None
+    newer = words_of().origins[0]
+    check_words(run, words_of(), exact=True)
+    newer = Words((replace(newer, digest="another", version="1.3", label="installed package acme_words 1.3"),))
+    told = f"{run} was made with another acme_words 1.2 than installed package acme_words 1.3; its own: with acme_words 1.2"
+    with pytest.raises(RunError) as caught:
+        check_words(run, newer, exact=True)
+    assert str(caught.value) == f"{told} installed"
+    with pytest.raises(RunError, match=r"give them: with acme_words 1.2 installed"):
+        check_words(run, Words(), exact=False)
 
 
 def test_batched_is_one_by_one(words):

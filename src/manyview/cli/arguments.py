@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from manyview.cli.complete import recipe_names, run_folders
 from manyview.words.files import check_files
 
 if TYPE_CHECKING:
     from manyview.recipe.recipe import Recipe
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe's name, or a YAML file.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="A packaged recipe's name, or a YAML file.", autocompletion=recipe_names),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, as train.epochs=10.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", autocompletion=run_folders)]
+ModelName = Annotated[
+    str,
+    typer.Argument(metavar="RUN|MODEL", help="A run, an export, or a timm model's name.", autocompletion=run_folders),
+]
+Checkpoint = Annotated[Path | None, typer.Option(help="A timm model's weights.")]
+Size = Annotated[int | None, typer.Option(help="The side of the images that an export or timm model sees.", min=1)]
 Use = Annotated[
     list[Path] | None,
     typer.Option("--use", metavar="FILE.py", help="Words of your own, see docs/words.md; may be repeated."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")]
+
+
+def is_override(text: str) -> bool:
+    """Whether a word among names and files is `key=value`; a file may be called so, too."""
+    return "=" in text and not os.path.exists(text)
 
 
 def load(recipe: str, overrides: Sequence[str] | None, use: Sequence[Path] | None) -> Recipe:

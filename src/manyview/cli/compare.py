@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from manyview.cli.arguments import Quiet, Use
+from manyview.cli.arguments import Quiet, Use, is_override
+from manyview.cli.speech import ringing
 from manyview.errors import RecipeError
 from manyview.recipe.find import recipe_text
 from manyview.words.files import check_files
@@ -33,7 +33,7 @@ def compare(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show each run's own lines, too.")] = False,
 ) -> None:
     """Trains recipes with the same seeds at the same cost, and tells how they differ, with intervals."""
-    overrides = [text for text in recipes if "=" in text and not os.path.exists(text)]
+    overrides = [text for text in recipes if is_override(text)]
     named = [text for text in recipes if text not in overrides]
     budgets = [text.partition("=")[2] for text in overrides if text.startswith("budget=")]
     if len({*budgets, *filter(None, [budget])}) > 1:
@@ -44,17 +44,18 @@ def compare(
 
     from manyview.compare.compare import compare as run_comparison
 
-    run_comparison(
-        named,
-        out,
-        seeds=seeds,
-        first_seed=first_seed,
-        overrides=[text for text in overrides if not text.startswith("budget=")],
-        budget=next(iter(budgets), budget or "forwards"),
-        measure=measure,
-        split=split,
-        only=only or (),
-        use=use or (),
-        quiet=quiet,
-        verbose=verbose,
-    )
+    with ringing("comparison", quiet):
+        run_comparison(
+            named,
+            out,
+            seeds=seeds,
+            first_seed=first_seed,
+            overrides=[text for text in overrides if not text.startswith("budget=")],
+            budget=next(iter(budgets), budget or "forwards"),
+            measure=measure,
+            split=split,
+            only=only or (),
+            use=use or (),
+            quiet=quiet,
+            verbose=verbose,
+        )

@@ -7,7 +7,7 @@ import gc
 import io
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -20,31 +20,48 @@ from manyview.cli.new import new
 from manyview.cli.recipes import plan, recipes
 from manyview.cli.speech import tell
 from manyview.cli.train import train
-from manyview.errors import ManyviewError, ManyviewWarning
+from manyview.errors import Interrupted, ManyviewError, ManyviewWarning
 from manyview.foundation.vocabulary import own_fault
 from manyview.show.usage import USAGE, usage_line
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-STOPPED = 130  # the exit code of a command that Ctrl-C ended
-COMMANDS: dict[str, Callable[..., None]] = {
-    "recipes": recipes,
-    "plan": plan,
-    "train": train,
-    "eval": evaluate,
-    "predict": predict,
-    "views": views,
-    "replay": replay,
-    "compare": compare,
-    "export": export,
-    "new": new,
+STOPPED = 130  # the exit code of a command that Ctrl-C ended: 128 and the number of the signal
+COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
+    "recipes": (recipes, ["manyview recipes", "manyview recipes quickstart > mine.yaml"]),
+    "plan": (plan, ["manyview plan tied_cifar10 train.epochs=10", "manyview plan quickstart --svg plan.svg"]),
+    "train": (
+        train,
+        [
+            "manyview train quickstart --out runs/first",
+            "manyview train quickstart data.source=cifar10 data.root=data --out runs/c10",
+            "manyview train --resume runs/first",
+        ],
+    ),
+    "eval": (
+        evaluate,
+        [
+            "manyview eval runs/first linear 'knn(k=5)' --split test",
+            "manyview eval resnet18 --checkpoint weights.pt data.source=digits",
+        ],
+    ),
+    "predict": (predict, ["manyview predict runs/first cat.jpg photos --top 3 --out classes.csv"]),
+    "views": (
+        views,
+        ["manyview views quickstart --out views.png", "manyview views quickstart cat.jpg --out cat-views.png"],
+    ),
+    "replay": (replay, ["manyview replay runs/first --index 3 --epoch 0 --out seen.png"]),
+    "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
+    "export": (export, ["manyview export runs/first exported"]),
+    "new": (new, ["manyview new op speckle", "manyview new relation pull --out words.py"]),
 }
-for name, command in COMMANDS.items():
-    app.command(name)(command)
+"""Name -> what it does, and examples, which its --help shows, each short enough for a line of 80 characters."""
+for name, (command, examples) in COMMANDS.items():
+    said = "Example:" if len(examples) == 1 else "Examples:"
+    app.command(name, epilog="\n\n".join([said, *examples]))(command)
 
 
 def main() -> None:
@@ -69,6 +86,8 @@ def main() -> None:
         warnings.showwarning = show
         try:
             code = app(prog_name="manyview", standalone_mode=False) or 0
+        except Interrupted as error:
+            told, code = str(error), 128 + error.signal
         except ManyviewError as error:
             told, code = str(error), 2
         except USAGE as error:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from manyview.cli.arguments import RunFolder, Use
-from manyview.cli.speech import console, tell
-from manyview.errors import RecipeError, shown
+from manyview.cli.arguments import Checkpoint, ModelName, Quiet, RunFolder, Size, Use
+from manyview.cli.speech import console, ringing, speaking, tell
+from manyview.errors import RecipeError
+from manyview.foundation.files import check_writable, write_text
+from manyview.foundation.words import counted
+from manyview.judge.predicted import as_lines, format_of
 from manyview.recipe.find import text_of_run
 from manyview.words.files import check_files
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, an export, or a timm model's name.")],
+    model: ModelName,
     protocols: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PROTOCOL]… [KEY=VALUE]…", help="knn(k=20), linear, data.root=DIR, …"),
     ] = None,
     split: Annotated[str, typer.Option(help="val or test.")] = "val",
-    checkpoint: Annotated[Path | None, typer.Option(help="A timm model's weights.")] = None,
-    size: Annotated[
-        int | None, typer.Option(help="The side of the images that an export or timm model sees.", min=1)
-    ] = None,
+    checkpoint: Checkpoint = None,
+    size: Size = None,
     out: Annotated[
         Path | None, typer.Option(help="A folder for results, tables and figures; by default the run's own.")
     ] = None,
     cache: Annotated[bool, typer.Option(help="Keep features on disk for the next time.")] = True,
+    quiet: Quiet = False,
     use: Use = None,
 ) -> None:
     """Evaluates a model by named protocols, on the validation split unless told otherwise."""
@@ -40,36 +41,49 @@ def evaluate(
     from manyview.foundation.environment import best_device
     from manyview.judge.judge import judge
     from manyview.judge.subject import open_subject
+    from manyview.training.kept_words import check_words
     from manyview.words.load import words_of
 
     given = protocols or []
     overrides = [text for text in given if text.partition("=")[0].replace(".", "_").isidentifier() and "=" in text]
     named = [text for text in given if text not in overrides]
     words = words_of(use or ())
+    check_words(Path(model), words, exact=False)  # whose line says more than that a protocol of theirs is unknown
     parse_protocols(named, "protocol", words)
-    subject = open_subject(model, overrides, checkpoint, size, best_device(), words)
+    subject = open_subject(model, overrides, checkpoint, size, best_device(), use=words)
     chosen = parse_protocols(with_own_settings(named, subject.own), "protocol", words) or list(subject.usual)
-    judge(subject, chosen, split, console, out=out, cache=cache)
+    with ringing("evaluation", quiet):
+        judge(subject, chosen, split, speaking(quiet), out=out, cache=cache)
 
 
 def predict(
     run: RunFolder,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES…", help="Image files, or folders of them.")],
     aggregate: Annotated[bool, typer.Option("--aggregate", help="Average over the orbit (SLA+AG).")] = False,
+    top: Annotated[int, typer.Option(help="How many classes to tell of each file.", min=1)] = 1,
+    kind: Annotated[
+        str | None,
+        typer.Option("--format", help="tsv, csv, json (an object a line); by default what --out ends in."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A file for them, in place of stdout.")] = None,
     use: Use = None,
 ) -> None:
     """Classifies image files: one line a file, with tabs between file, class and probability.
 
-    Tabs, ends of lines and backslashes in names are escaped. A file that cannot be read is told on stderr, and the
-    others follow; the exit code is 1 then, unless the run's own data.on_bad_image is skip.
+    Tabs, ends of lines and backslashes in names are escaped, or quoted as the format has it. A file that cannot be read
+    is told on stderr, and the others follow; the exit code is 1 then, unless the run's own data.on_bad_image is skip.
     """
-    text_of_run(run)
     check_files(use or ())
+    text_of_run(run)
+    chosen = format_of(kind, out)
+    if out is not None:
+        check_writable(out)
 
     from manyview.judge.predict import image_files, predict_files
     from manyview.training.run import Run
 
-    data, bad = Run(run, use or ()).recipe().data, 0
+    folder, bad = Run(run, use or ()), 0
+    data, known = folder.recipe().data, len(folder.classes())
 
     def unread(error: Exception) -> None:
         nonlocal bad
@@ -77,9 +91,17 @@ def predict(
         tell(error)
 
     files, notes = image_files(images, data.stored)
-    for line in predict_files(run, files, aggregate, unread, use or ()):
-        name = str(line.path) if os.sep == "\\" else str(line.path).replace("\\", "\\\\")
-        print(shown(name), shown(line.label), f"{line.probability:.4f}", sep="\t", flush=True)
+    predictions = predict_files(run, files, aggregate, unread, use or (), top)
+    lines = as_lines(predictions, chosen, min(top, known))
+    with ringing("prediction"):
+        if out is None:
+            for line in lines:
+                print(line, end="", flush=True)
+        else:
+            write_text(out, "".join(lines))
+            console.print(f"wrote {out}", soft_wrap=True)
+    if top > known:
+        notes.append(f"--top {top}: there are {counted(known, 'class')}")
     for note in notes:
         tell(note)
     if bad and data.on_bad_image != "skip":
@@ -90,6 +112,7 @@ def export(
     run: RunFolder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     to: Annotated[str, typer.Option(help="The format: timm.")] = "timm",
+    quiet: Quiet = False,
     use: Use = None,
 ) -> None:
     """Takes the trained model out, for timm alone."""
@@ -102,4 +125,4 @@ def export(
     from manyview.training.run import Run
 
     for line in export_timm(Run(run, use or ()), out):
-        console.print(line, soft_wrap=True)
+        speaking(quiet).print(line, soft_wrap=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from manyview.cli.arguments import Overrides, RecipeName, RunFolder, Use, load
-from manyview.cli.speech import console, tell
+from manyview.cli.arguments import Overrides, Quiet, RecipeName, RunFolder, Use, is_override, load
+from manyview.cli.speech import speaking, tell
 from manyview.errors import DataError, shown
 from manyview.foundation.words import counted
 from manyview.recipe.find import recipe_text, text_of_run
@@ -26,13 +25,14 @@ def views(
     count: Annotated[int, typer.Option(help="How many of the recipe's images to show.", min=1)] = 6,
     epoch: Annotated[int, typer.Option(help="The epoch whose draws are shown.", min=0)] = 0,
     columns: Annotated[int | None, typer.Option(help="Views that stand side by side; by default all.", min=1)] = None,
+    quiet: Quiet = False,
     use: Use = None,
 ) -> None:
     """Draws a contact sheet: a row an image, a column a view, parameters in the captions."""
     recipe_text(recipe)
     check_name(out, PHOTOS, "--out")
     given = images or []
-    overrides = [text for text in given if "=" in text and not os.path.exists(text)]
+    overrides = [text for text in given if is_override(text)]
     loaded = load(recipe, overrides, use)
 
     import numpy as np
@@ -58,7 +58,9 @@ def views(
     save_picture(contact_sheet(loaded, pictures, names, index, epoch, columns=columns), out)
     for note in notes:
         tell(note)
-    console.print(f"drew {counted(len(names), 'image')}, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True)
+    speaking(quiet).print(
+        f"drew {counted(len(names), 'image')}, epoch {epoch}, seed {loaded.seed}: {out}", soft_wrap=True
+    )
 
 
 def replay(
@@ -68,6 +70,7 @@ def replay(
     index: Annotated[int, typer.Option(help="The image's index, as in its split of the source.")],
     epoch: Annotated[int, typer.Option(help="The epoch, counted from 0.", min=0)],
     out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")],
+    quiet: Quiet = False,
     use: Use = None,
 ) -> None:
     """Draws exactly what a run's network saw of an image in an epoch."""
@@ -79,4 +82,4 @@ def replay(
 
     drawn = draw_again(run, index, epoch, overrides=overrides or (), use=use or ())
     save_picture(drawn.picture, out)
-    console.print(f"drew {drawn.name}, seed {drawn.seed}: {out}", soft_wrap=True)
+    speaking(quiet).print(f"drew {drawn.name}, seed {drawn.seed}: {out}", soft_wrap=True)

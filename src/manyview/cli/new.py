@@ -15,10 +15,7 @@ def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What recipes will call it.")],
     out: Annotated[Path | None, typer.Option(help="The file to write; by default NAME.py.")] = None,
 ) -> None:
-    """Writes a commented skeleton of a word of your own, and its test; both work as they stand.
-
-    For example: manyview new op speckle
-    """
+    """Writes a commented skeleton of a word of your own, and its test; both work as they stand."""
     from manyview.words.new import write_new
 
     path, test = write_new(kind, name, out)

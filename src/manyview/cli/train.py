@@ -1,28 +1,100 @@
-"""Training."""
+"""Training, and going on with it."""
 
 from __future__ import annotations
 
+import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manyview.cli.arguments import Overrides, Quiet, RecipeName, Use, load
-from manyview.recipe.find import recipe_text
+from manyview.cli.arguments import Overrides, Quiet, Use, is_override, load
+from manyview.cli.complete import recipes_or_runs
+from manyview.cli.speech import console, ringing
+from manyview.errors import Interrupted, RunError
+from manyview.recipe.find import packaged_recipes, recipe_text, text_of_run
+from manyview.words.files import check_files
+
+if TYPE_CHECKING:
+    from manyview.recipe.recipe import Recipe
+
+RecipeOrRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A packaged recipe's name, or a YAML file; with --resume, a run's folder is enough.",
+        autocompletion=recipes_or_runs,
+    ),
+]
 
 
 def train(
-    recipe: RecipeName,
+    recipe: RecipeOrRun,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="The run's folder.")] = ...,  # type: ignore[assignment]
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run exactly.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; a new run needs one.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run exactly: --resume RUN is all it takes.")
+    ] = False,
     quiet: Quiet = False,
     use: Use = None,
 ) -> None:
     """Trains a recipe and writes checkpoints, metrics and result.json into a folder."""
-    recipe_text(recipe)
-    loaded = load(recipe, overrides, use)
+    name, folder, changes = _asked_for(recipe, list(overrides or ()), out, resume)
+    if name is not None:
+        recipe_text(name)
+        loaded = load(name, changes, use)
+    elif not changes and (folder / "result.json").is_file():  # as training itself would find, seconds later
+        if not quiet:
+            console.print(f"{folder} is finished; nothing to do", soft_wrap=True)
+        return
+    else:
+        loaded = _of_run(folder, changes, use or ())
 
     from manyview.training.train import train as run_training
 
-    run_training(loaded, out, resume=resume, quiet=quiet)
+    with ringing("training", quiet):
+        try:
+            run_training(loaded, folder, resume=resume, quiet=quiet)
+        except Interrupted as error:
+            raise Interrupted(f"{str(error).partition(';')[0]}; {again(folder, use or ())}", error.signal) from None
+        except KeyboardInterrupt:
+            if not (folder / "recipe.yaml").is_file():
+                raise  # nothing was begun
+            raise Interrupted(f"stopped; {again(folder, use or ())}") from None
+
+
+def again(folder: Path, use: Sequence[Path]) -> str:
+    """How to go on with an interrupted run, to be copied."""
+    launched = " under the same launcher" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    words = ["manyview", "train", "--resume", str(folder), *(word for path in use for word in ("--use", str(path)))]
+    return f"continue{launched} with: {shlex.join(words)}"
+
+
+def _asked_for(
+    recipe: str, words: Sequence[str], out: Path | None, resume: bool
+) -> tuple[str | None, Path, Sequence[str]]:
+    """The recipe's name, None for the run's own; the run's folder; overrides. Raises RunError."""
+    if out is not None:
+        return recipe, out, words
+    if not resume:
+        raise RunError("missing option '--out'; write --out runs/NAME")
+    changes = [word for word in words if is_override(word)]
+    named = [recipe, *(word for word in words if word not in changes)]
+    if len(named) > 2:
+        raise RunError(f"--resume takes one run, and no more than a recipe beside it; got {', '.join(named)}")
+    run = next((name for name in named if (Path(name) / "recipe.yaml").is_file()), named[-1])
+    if run == named[0] and run in packaged_recipes() and not Path(run).exists():
+        raise RunError(f"{run} is a recipe, not a run; write --resume RUN, or train {run} --out RUN --resume")
+    named.remove(run)
+    text_of_run(Path(run))
+    return next(iter(named), None), Path(run), changes
+
+
+def _of_run(folder: Path, overrides: Sequence[str], use: Sequence[Path]) -> Recipe:
+    check_files(use)
+
+    from manyview.training.run import Run
+
+    return Run(folder, use).recipe(*overrides, exact=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from manyview.compare.plan import Comparison, Entry
 from manyview.errors import Interrupted, RunError
-from manyview.foundation.words import counted
+from manyview.foundation.words import counted, duration
 from manyview.show.display import table_row
 from manyview.training.run import Run
 from manyview.training.train import train
@@ -71,8 +71,8 @@ def train_runs(comparison: Comparison, console: Console, verbose: bool = False) 
         if outcome.result is not None:
             spent.setdefault(entry.name, []).append(time.perf_counter() - began)
         left = _time_left([entry for entry, _ in waiting[number + 1 :]], {e.name: e for e in comparison.entries}, spent)
-        took = _clock(time.perf_counter() - began)
-        place = f"{number + 1} of {len(waiting)}" + (f", about {_clock(left)} left" if left else "")
+        took = duration(time.perf_counter() - began)
+        place = f"{number + 1} of {len(waiting)}" + (f", about {duration(left)} left" if left else "")
         console.print(
             f"{entry.name}, seed {seed}: {_told(outcome, comparison.split)} ({took}); {place}", soft_wrap=True
         )
@@ -83,8 +83,9 @@ def _train(comparison: Comparison, entry: Entry, seed: int, verbose: bool) -> Ou
     run = comparison.run(entry, seed)
     try:
         return Outcome(train(comparison.recipe(entry, seed), run.folder, resume=True, quiet=not verbose))
-    except (Interrupted, KeyboardInterrupt):
-        raise RunError(f"stopped in {entry.name}, seed {seed}; the same command continues") from None
+    except (Interrupted, KeyboardInterrupt) as error:
+        signal = error.signal if isinstance(error, Interrupted) else 0
+        raise Interrupted(f"stopped in {entry.name}, seed {seed}; the same command continues", signal) from None
     except RunError as error:
         return Outcome(None, str(error))
 
@@ -109,10 +110,3 @@ def _time_left(waiting: list[Entry], entries: dict[str, Entry], spent: dict[str,
     means = {name: sum(times) / len(times) for name, times in spent.items()}
     pace = sum(means.values()) / sum(entries[name].length.forwards for name in means)
     return sum(means.get(entry.name, pace * entry.length.forwards) for entry in waiting)
-
-
-def _clock(seconds: float) -> str:
-    """A duration as a person says it: 42 s, 12 min, 3.4 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

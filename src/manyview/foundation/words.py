@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def counted(number: float, noun: str, plural: str | None = None) -> str:
     """A number and its noun, in the singular or plural.
@@ -24,3 +26,22 @@ def several(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):
         return f"{noun[:-1]}ies"
     return f"{noun}s"
+
+
+FEW = 3  # names that stand for many
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names of many."""
+    return ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")
+
+
+def duration(seconds: float) -> str:
+    """A duration as a person says it.
+
+    >>> [duration(42), duration(720), duration(12_300)]
+    ['42 s', '12 min', '3.4 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from manyview.branches.branch import Branch
 from manyview.branches.given import Given
+from manyview.branches.origin import PLACES
 from manyview.branches.timm_models import timm_library, timm_model
 from manyview.errors import RunError
 from manyview.foundation.files import write_bytes, write_json
@@ -23,7 +24,7 @@ from manyview.training.run import Run
 from manyview.views.ops.crop import CenterCrop, Resize
 from manyview.views.plan import TEST, fixed_size
 
-OURS = ("num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
+OURS = (*PLACES, "num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
 
 
 def export_timm(run: Run, out: Path, *, backbone: Given | None = None) -> list[str]:

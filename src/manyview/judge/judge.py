@@ -41,7 +41,7 @@ def judge(
     if getattr(subject.splits, split) is None:
         whose = "there are" if subject.data else "this run has"
         raise DataError(f"no split '{split}'; {whose} {subject.splits.note}")
-    features = subject.features(Display().evaluating, cache)
+    features = subject.features(Display(console.quiet).evaluating, cache)
     check_protocols(protocols, subject.splits)
     check_model(protocols, subject.model, subject.splits)
     if any(isinstance(protocol, Classify) for protocol in protocols) and not features.classifies:

@@ -23,11 +23,20 @@ Unread = Callable[[BadImage], None]
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of a file."""
+    """The most probable classes of a file, each with its probability, the best first."""
 
     path: Path
-    label: str
-    probability: float
+    classes: tuple[tuple[str, float], ...]
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.classes[0][0]
+
+    @property
+    def probability(self) -> float:
+        """Its probability."""
+        return self.classes[0][1]
 
 
 def predict_files(
@@ -36,12 +45,13 @@ def predict_files(
     aggregated: bool = False,
     unread: Unread | None = None,
     use: Use | Sequence[Use] = (),
+    top: int = 1,
 ) -> Iterator[Prediction]:
     """Predictions in the order of the files; folders are searched, see `image_files`.
 
     aggregated: average over the orbit (SLA+AG). unread: is given what is wrong with each file that cannot be read,
     after which the others follow; without it that is raised, as BadImage. use: the words of its own that
-    the run was made with.
+    the run was made with. top: how many classes are told of each, all where there are fewer.
     Raises DataError for files that are not there, RunError for a run without a classifier.
     """
     folder = Run(run, use)
@@ -60,7 +70,9 @@ def predict_files(
         result = step.predict(images, aggregated=aggregated)
         chances = result["aggregated" if aggregated else LOGITS].softmax(dim=1)
         for path, row in zip(part, chances, strict=True):
-            yield Prediction(path, classes[int(row.argmax())], float(row.max()))
+            best = row.topk(min(top, len(classes)))
+            told = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            yield Prediction(path, tuple((classes[label], share) for label, share in told))
 
 
 def image_files(paths: Sequence[Path], stored: Stored | None = None) -> tuple[list[Path], list[str]]:

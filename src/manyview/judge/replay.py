@@ -40,7 +40,7 @@ def replay(
     """Draws exactly what a run's network saw of an image in an epoch.
 
     index: the image's, as in its split of the source. data: the data sets, if the run was given any. overrides: where
-    data are, `data.root=DIR`. use: the words of one's own that the run was made with, see `load_recipe`. Raises
+    data are, `data.root=DIR`. use: words of its own that the run was made with, which must be the very same. Raises
     ManyviewError for an image or an epoch that the run has not seen.
     """
     folder = Run(Path(run), use)

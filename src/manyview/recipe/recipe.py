@@ -73,6 +73,11 @@ class Recipe(Frozen):
         """Whether validation images choose the weights, see `Train.keep`."""
         return self.train.keep == "best" or (self.train.keep is None and bool(self.learns_from_labels))
 
+    @property
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its dotted place, as `train.batch_size`."""
+        return _flat(self.model_dump(mode="json"))
+
     def on_given_data(self) -> Recipe:
         """The same recipe on data sets that are given in Python, which is all that it then says of where they are."""
         if self.data.source == FROM_PYTHON:
@@ -92,8 +97,9 @@ class Recipe(Frozen):
 
 def difference(ours: Recipe, theirs: Recipe, ignore: Mapping[str, Any] | None = None) -> list[str]:
     """Lines `key: ours -> theirs` for all that differs between two recipes, but for keys in `ignore`."""
-    left, right = _flat(ours.model_dump(mode="json")), _flat(theirs.model_dump(mode="json"))
-    keys = [key for key in {**left, **right} if key not in (ignore or {})]
+    left, right = ours.flat, theirs.flat
+    skipped = tuple(f"{key}." for key in ignore or ())  # a list has a key an entry
+    keys = [key for key in {**left, **right} if not f"{key}.".startswith(skipped)]
     return [f"{key}: {left.get(key)!r} -> {right.get(key)!r}" for key in keys if left.get(key) != right.get(key)]
 
 

@@ -8,9 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 
 from manyview.data.decode import Stored
 from manyview.data.stored import MOST_CHANNELS
+from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import Call, parse_call
 from manyview.foundation.vocabulary import NONE, Words
 from manyview.views.ops.op import COUNTABLE
+
+TRACKERS = ("tensorboard", "trackio", "mlflow", "wandb")
 
 
 class Frozen(BaseModel):
@@ -85,7 +88,8 @@ class Train(Frozen, strict=True):
     all images one answer: warn, stop or ignore.
     keep: which weights are measured and taken out in the end, the best on validation images or the last. By default the
     best; of a recipe that learns nothing from labels the last, for to choose by them is to learn from them.
-    evaluate_every: epochs. checkpoint_every: "1 epoch" or "500 steps". log_every: steps.
+    evaluate_every: epochs. checkpoint_every: "1 epoch" or "500 steps". log_every: steps. track: where measures go
+    beside metrics.jsonl: tensorboard, trackio, mlflow, wandb (see `training.trackers`).
     """
 
     epochs: int | None = Field(None, ge=1, le=COUNTABLE)
@@ -104,9 +108,20 @@ class Train(Frozen, strict=True):
     evaluate_every: int = Field(1, ge=1, le=COUNTABLE)
     checkpoint_every: str = "1 epoch"
     log_every: int = Field(10, ge=1, le=COUNTABLE)
+    track: tuple[str, ...] = Field(("tensorboard",), strict=False)
 
     @field_validator("optimizer", "schedule")
     @classmethod
     def _is_call(cls, text: str, field: ValidationInfo) -> str:
         parse_call(text, f"train.{field.field_name}")
         return text
+
+    @field_validator("track")
+    @classmethod
+    def _are_trackers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for number, name in enumerate(names):
+            if name not in TRACKERS:
+                raise RecipeError(f"train.track: {unknown('tracker', name, TRACKERS)}")
+            if name in names[:number]:
+                raise RecipeError(f"train.track: {name} stands there twice")
+        return names

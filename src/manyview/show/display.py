@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from manyview.branches.origin import without_origin
 from manyview.data.render import Rendering
 from manyview.evaluate.report import Table as Tabular
 from manyview.evaluate.report import cell
@@ -86,9 +88,11 @@ class Display:
         lines = {
             "data": note,
             "views": f"{', '.join(step.rendered_views)}, made by {rendering}",
-            "model": f"{step.main.spec.backbone}, {counted(parameters, 'parameter')}",
+            "model": f"{without_origin(step.main.spec.backbone)}, {counted(parameters, 'parameter')}",
             "run": f"{counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}, seed {recipe.seed}",
         }
+        if step.starts:
+            lines["starts"] = "; ".join(f"{part} from {start}" for part, start in step.starts.items())
         self.say(f"{recipe.title or 'untitled'}")
         for name, text in lines.items():
             self.say(f"  {name:<9}{text}", indent=11)
@@ -102,6 +106,11 @@ class Display:
             self._task = self._bar.add_task("train", total=self._total, completed=self._done, measures=())
             yield
         self._bar = None
+
+    def stopping(self, signal: int) -> None:
+        """A run that was asked to end by a signal goes on until the step under way is done and saved."""
+        asked = "Ctrl-C" if signal == SIGINT else "the signal"
+        self.say(f"stopping after this step; {asked} again ends at once")
 
     def advance(
         self,

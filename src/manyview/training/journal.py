@@ -26,7 +26,9 @@ class Journal:
 
     def __init__(self, setup: Setup, run: Run, start: int) -> None:
         self._setup = setup
-        self._metrics = Metrics(run.metrics, start) if setup.main else None
+        self._metrics: Metrics | None = None
+        if setup.main:
+            self._metrics = Metrics(run.metrics, start, setup.recipe.train.track, setup.recipe.flat)
         self._shown = start
         self.spread: dict[str, float] = {}
 

@@ -27,6 +27,11 @@ class Kept:
     version: str = ""
     file: str | None = None
 
+    @property
+    def called(self) -> str:
+        """Its name, and a package's version."""
+        return f"{self.name} {self.version}".rstrip()
+
 
 def keep_words(folder: Path, words: Words) -> None:
     """Writes a run's words into its folder; nothing where there are none. Raises RunError."""
@@ -63,9 +68,9 @@ def check_words(folder: Path, words: Words, exact: bool) -> None:
         changed = _changed(each, words.origins)
         own = _ask(folder, kept)
         if changed is None:
-            what = f"{each.name}: {', '.join(each.adds)}"
+            what = f"{each.called}: {', '.join(each.adds)}"
             raise RunError(f"{folder} was made with words of its own ({what}); give them: {own}")
-        told = f"{folder} was made with another {each.name} than {changed.label}; its own: {own}"
+        told = f"{folder} was made with another {each.called} than {changed.label}; its own: {own}"
         if exact:
             raise RunError(told)
         warnings.warn(told, ManyviewWarning, stacklevel=1)
@@ -80,7 +85,7 @@ def _changed(kept: Kept, origins: Sequence[Origin]) -> Origin | None:
 
 def _ask(folder: Path, kept: Sequence[Kept]) -> str:
     files = [f"--use {shlex.quote(str(folder / FOLDER / each.file))}" for each in kept if each.file is not None]
-    packages = [f"{each.name} {each.version}".rstrip() for each in kept if each.file is None]
+    packages = [each.called for each in kept if each.file is None]
     parts = [" ".join(files)] if files else []
     return " and ".join([*parts, *([f"with {', '.join(packages)} installed"] if packages else [])])
 

@@ -1,52 +1,47 @@
-"""metrics.jsonl and TensorBoard: one line of measures at a time, and no line twice after a restart."""
+"""metrics.jsonl, and what trackers are told: one line of measures at a time, and no line twice after a restart."""
 
 from __future__ import annotations
 
 import json
 import math
-import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, final
 
-from manyview.errors import ManyviewWarning
 from manyview.foundation.files import write_text
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from manyview.training.trackers import start_trackers
 
 
+@final
 class Metrics:
     """Appends to a run's metrics. Lines after step `start`, which a resumed run will write again, are dropped.
 
-    A run that starts at 0 will write all of them, that of step 0 too, which tells where training began.
+    A run that starts at 0 will write all of them, that of step 0 too, which tells where training began. track: where
+    else they go, see `trackers`, with `config` beside them.
     """
 
-    def __init__(self, path: Path, start: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(
+        self,
+        path: Path,
+        start: int,
+        track: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self._path = path
         if path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             write_text(path, "".join(line + "\n" for line in lines if start and _step_of(line) <= start))
-        self._board: SummaryWriter | None = None
-        try:
-            self._board = SummaryWriter(str(path.parent), purge_step=start + 1 if start else 0)
-        except UnicodeEncodeError:
-            told = "no events for TensorBoard, whose writer takes no folder with a name that is not UTF-8"
-            warnings.warn(f"{path.parent}: {told}", ManyviewWarning, stacklevel=2)
+        self._trackers = start_trackers(track, path.parent, start, config)
 
     def write(self, step: int, epoch: float, **measures: Any) -> None:
-        """One JSON object, null for what is not finite; nested measures are `terms/similarity` in TensorBoard."""
+        """One JSON object, null for what is not finite; nested measures are `terms/similarity` to trackers."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **_plain(measures)}) + "\n")
-        for name, value in flatten(measures).items():
-            if self._board is not None and math.isfinite(value):
-                self._board.add_scalar(name, value, step)
+        self._trackers.log({name: value for name, value in flatten(measures).items() if math.isfinite(value)}, step)
 
     def close(self) -> None:
-        """Flushes TensorBoard's events."""
-        if self._board is not None:
-            self._board.close()
+        """Ends what trackers hold."""
+        self._trackers.finish()
 
 
 def _step_of(line: str) -> float:

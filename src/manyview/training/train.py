@@ -59,9 +59,10 @@ def train(
     run = Run(Path(out), recipe.words)
     if resume:
         run.check_given(backbone)
-    setup = set_up(recipe, quiet, backbone, data)
+    setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))
     if setup.main:
-        run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes, note_of(setup.step))
+        begun = note_of(setup.step), setup.step.starts
+        run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes, *begun)
     setup.accelerator.wait_for_everyone()
     if resume and (finished := run.finished()) is not None:
         setup.display.say(f"{run.folder} is finished; nothing to do")
@@ -84,7 +85,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     journal, stream = Journal(setup, run, state.number), setup.stream(state.number)
     journal.begin(state.number)
     first_bad, failed, stopped, ending, terms = FirstFailure(accelerator), 0, False, "", dict[str, float]()
-    with interruptible() as interrupted, setup.display.training(), closing(journal), closing(stream):
+    with interruptible(setup.display.stopping) as asked, setup.display.training(), closing(journal), closing(stream):
         validation.untrained(journal)
         step.train()
         watch = Stopwatch(state.seconds, state.waited)
@@ -103,7 +104,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             last = done == clock.steps
             logs = done % config.log_every == 0 or within == 0 or last
             # on several processes, all must stop at the same step
-            stopped = interrupted() if accelerator.num_processes == 1 else logs and anywhere(interrupted(), accelerator)
+            stopped = bool(asked()) if accelerator.num_processes == 1 else logs and anywhere(bool(asked()), accelerator)
             keeps = done % setup.checkpoint_every == 0 or last or stopped
 
             # ------------------------------------------------------------------------------------- log
@@ -138,7 +139,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     if ending:
         raise RunError(ending)
     if stopped:
-        raise Interrupted(f"stopped at step {state.number}; continue with the same command and --resume")
+        raise Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", asked())
 
 
 def _update(

@@ -20,12 +20,14 @@ from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeErr
 from manyview.foundation.vocabulary import Words, named, own_fault
 from manyview.views.draws import Draws
 from manyview.views.engine.program import lowers
+from manyview.views.engine.render import render
 from manyview.views.ops.op import Op, Params, as_float
 from manyview.views.plan import IMAGE, PlannedView
 
 COUNT = 3  # images of the trial
 SIDE = 64  # of an image before the first op
 ROUNDING = 1e-4  # by which pixels may differ where sums are taken in another order
+LEVELS = 2  # grey levels that a compiled form may be off, rounding included
 TIMED = 8  # images whose rendering is timed
 
 
@@ -73,7 +75,8 @@ def try_op(op: Op, size: tuple[int, int], channels: int = 3) -> None:
     """Draws and renders three noise images, together and one by one. Raises ValueError for what no op does.
 
     That is: to draw outside the numbers it is given, to write into what it is given, to let an image depend on the
-    others of its batch, and to give pixels of another size than it says, or outside [0, 1].
+    others of its batch, to give pixels of another size than it says, or outside [0, 1], and other
+    pixels by its compiled form, where it has one.
     """
     sizes = torch.tensor([size]).expand(COUNT, 2)
     noise = torch.randint(256, (COUNT, channels, *size), generator=torch.Generator().manual_seed(0))
@@ -85,6 +88,8 @@ def try_op(op: Op, size: tuple[int, int], channels: int = 3) -> None:
         raise ValueError("sample gives an image other parameters in a batch than alone; draw by `draws`, for each row")
     for images in (noise.to(torch.uint8), noise.float() / 255):
         _check_render(op, images, params, sizes)
+    if lowers(op):
+        _check_lowered(op, noise.to(torch.uint8), params)
 
 
 def _check_params(params: Params) -> None:
@@ -119,6 +124,16 @@ def _check_render(op: Op, images: Tensor, params: Params, sizes: Tensor) -> None
     if apart:
         told = "is rendered in a batch to other last bits than alone: a replay shows it to within rounding"
         warnings.warn(f"{type(op).__name__} {told}", ManyviewWarning, stacklevel=1)
+
+
+def _check_lowered(op: Op, images: Tensor, params: Params) -> None:
+    made = render([(op, params)], images)  # type: ignore[list-item]
+    if isinstance(made, Tensor):
+        apart = 255 * float((as_float(made) - as_float(op.render(images, params))).abs().max())
+        if apart > LEVELS:
+            raise ValueError(
+                f"lower and render make other pixels of the same parameters, up to {apart:.0f} levels apart"
+            )
 
 
 @contextlib.contextmanager

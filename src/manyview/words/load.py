@@ -42,7 +42,10 @@ def words_of(use: Use | Sequence[Use] = ()) -> Words:
     found: dict[str, Origin] = {}
     for origin in _installed():
         found.setdefault(origin.digest, origin)
+    installed = {origin.module for origin in found.values()}
     for each in [use] if isinstance(use, Use) else use:
+        if isinstance(each, ModuleType) and each.__name__ in installed:
+            continue
         for origin in each.origins if isinstance(each, Words) else [_origin(each)]:
             check_taken(origin, [other for other in found.values() if other != origin])
             found.setdefault(origin.digest, origin)

@@ -151,8 +151,9 @@ class ViewsLoader:
 
     def __iter__(self) -> Iterator[tuple[ViewsBatch, Tensor]]:
         for views, labels in self._batches:
-            yield views.to(self.device, non_blocking=True), (
-                labels if self.device is None else labels.to(self.device, non_blocking=True)
+            yield (
+                views.to(self.device, non_blocking=True),
+                (labels if self.device is None else labels.to(self.device, non_blocking=True)),
             )
 
 

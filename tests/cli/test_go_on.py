@@ -1,0 +1,149 @@
+"""Going on with a run by its folder alone, and what a person is told when it is stopped or ends."""
+
+import contextlib
+import io
+import json
+import os
+import pty
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import contents, done, manyview, one_line
+from manyview.cli.speech import ringing
+from manyview.errors import Interrupted, RunError
+from manyview.foundation.files import read_state
+
+TINY = ("train.steps=3", "train.batch_size=16", "train.schedule=cosine()", "data.limit=60", "train.log_every=1")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "a run=1"
+    done("train", "quickstart", *TINY, "--out", out)
+    return out
+
+
+@pytest.fixture
+def unfinished(trained, tmp_path) -> Path:
+    """As a run is left that was stopped behind its last step, before it was measured."""
+    folder = Path(shutil.copytree(trained, tmp_path / "a run=1"))
+    (folder / "result.json").unlink()
+    return folder
+
+
+def measured(folder):
+    result = json.loads((folder / "result.json").read_text())
+    return {key: result[key] for key in ("recipe", "steps", "eval", "val")}
+
+
+@pytest.mark.parametrize(
+    "words", ["--resume RUN", "RUN --resume", "quickstart {TINY} --resume RUN", "--resume RUN data.workers=1"]
+)
+def test_a_run_goes_on_by_its_folder(trained, unfinished, words):
+    said = [w for word in words.split() for w in (TINY if word == "{TINY}" else [word])]
+    printed = done("train", *(unfinished if word == "RUN" else word for word in said))
+    assert printed.startswith("resumed at step 3 of 3\n")
+    assert measured(unfinished) == measured(trained)
+    before = contents(unfinished)
+    assert done("train", "--resume", unfinished) == f"{unfinished} is finished; nothing to do\n"
+    assert done("train", "--resume", unfinished, "--quiet") == ""
+    assert contents(unfinished) == before
+
+
+def test_what_cannot_go_on_is_told(unfinished, tmp_path):
+    refused = lambda *words: one_line(*manyview("train", *words))  # noqa: E731
+    before = contents(tmp_path)
+    assert refused("--resume", tmp_path / "no") == f"{tmp_path / 'no'} is no run: it has no recipe.yaml"
+    assert refused("quickstart", "--resume", tmp_path / "no") == f"{tmp_path / 'no'} is no run: it has no recipe.yaml"
+    hint = "quickstart is a recipe, not a run; write --resume RUN, or train quickstart --out RUN --resume"
+    assert refused("quickstart", "--resume") == refused("--resume", "quickstart") == hint
+    told = "override 'train.steps=9': a trained run is fixed; what may differ: "
+    assert refused("--resume", unfinished, "train.steps=9").startswith(told)
+    other = f"{unfinished} was made by another recipe: train.steps: 3 -> 4"
+    assert refused("quickstart", *TINY[1:], "train.steps=4", "--resume", unfinished) == other
+    assert (
+        refused("a", "b", "c", "--resume") == "--resume takes one run, and no more than a recipe beside it; got a, b, c"
+    )
+    assert contents(tmp_path) == before
+
+
+# ------------------------------------------------------------------------------------------------------------ Ctrl-C
+
+
+@pytest.mark.slow(reason="an interpreter of its own, on a terminal of its own")
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "it's a run"
+    command = [
+        sys.executable,
+        "-m",
+        "manyview",
+        "train",
+        "quickstart",
+        *TINY[1:],
+        "train.optimizer.lr=0.1",
+        "train.epochs=2000",
+    ]
+    command += ["train.checkpoint_every=1000 epochs", "--out", str(folder)]
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MANYVIEW_BELL": "0"}
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, env=environment, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    os.close(theirs)
+    lines = [process.stdout.readline().decode()]
+    while not lines[-1].startswith("epoch   2"):
+        lines.append(process.stdout.readline().decode())
+        assert lines[-1], lines
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read().decode()
+    assert process.wait(60) == 130
+    told = os.read(ours, 10_000).decode()
+    os.close(ours)
+    number = read_state(folder / "checkpoints" / "last.pt")["run"]["number"]
+    how = f"manyview train --resume {shlex.quote(str(folder))}"
+    assert told == f"manyview: stopped at step {number}; continue with: {how}\r\n", "and no bell: somebody is there"
+    assert rest.count("stopping after this step; Ctrl-C again ends at once\n") == 1
+    assert shlex.split(how)[-1] == str(folder)
+
+
+# ----------------------------------------------------------------------------------------------------- the bell
+
+
+class Terminal(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def rung(stream: io.StringIO, error: BaseException | None = None, quiet: bool = False) -> str:
+    ended = contextlib.suppress(type(error or ValueError()))
+    with contextlib.redirect_stderr(stream), ended, ringing("training", quiet):
+        if error is not None:
+            raise error
+    return stream.getvalue()
+
+
+def test_the_bell_rings_on_a_terminal_behind_long_work(monkeypatch):
+    assert rung(Terminal()) == "", "no minute has passed"
+    monkeypatch.setenv("MANYVIEW_BELL", "0")
+    assert rung(Terminal()) == "\amanyview: training finished after 0 s\n"
+    assert rung(Terminal(), RunError("no")) == "\amanyview: training failed after 0 s\n"
+    assert rung(Terminal(), Interrupted("asked")) == rung(Terminal(), KeyboardInterrupt()) == ""
+    assert rung(Terminal(), quiet=True) == rung(io.StringIO()) == ""
+    monkeypatch.setenv("MANYVIEW_BELL", "never")
+    assert rung(Terminal()) == ""
+
+
+def test_a_bell_that_cannot_be_meant_is_told_before_the_work(monkeypatch, tmp_path):
+    monkeypatch.setenv("MANYVIEW_BELL", "loud")
+    message = one_line(*manyview("train", "quickstart", *TINY, "--out", tmp_path / "run"))
+    assert message == "MANYVIEW_BELL=loud: seconds after which the bell rings, or never"
+    assert contents(tmp_path) == {}
