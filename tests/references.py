@@ -6,6 +6,7 @@ Shapes: features [B, D], logits [B, C], integer labels [B]. P = softmax(logits),
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -330,3 +331,61 @@ def expected_calibration_error(probabilities, labels, bins):
         gap = abs(sum(hit for hit, _ in inside) - sum(confidence for _, confidence in inside))
         total += gap / len(labels)
     return total
+
+
+def flex_thresholds(learned, threshold=0.95):
+    """[C]: τ β_c / (2 − β_c) (FlexMatch, eq. 12 with the convex map)."""
+    return np.array([threshold * b / (2 - b) for b in learned])
+
+
+def free_thresholds(overall, local):
+    """[C]: τ p̃_c / max_k p̃_k (FreeMatch, eq. 6)."""
+    return np.array([overall * p / max(local) for p in local])
+
+
+def soft_weights(confidence, mean, variance, sigmas=2.0):
+    """[B]: exp(−(c − µ)² / (2 (σ/n)²)) where c < µ, else 1 (SoftMatch, eq. 8)."""
+    return np.array(
+        [math.exp(-((c - mean) ** 2) / (2 * variance / sigmas**2)) if c < mean else 1.0 for c in confidence]
+    )
+
+
+# --- DINO, LeJEPA ----------------------------------------------------------------------------------
+
+
+def dino(student, teacher, centre, student_temperature=0.1, teacher_temperature=0.04):
+    """−1/B Σ_i Σ_k P_ik log Q_ik; P = softmax((t − c)/T_t), Q = softmax(s/T_s) (eq. 1, algorithm 1)."""
+    log_p = log_softmax((teacher - centre) / teacher_temperature)
+    log_q = log_softmax(student / student_temperature)
+    total = 0.0
+    for p, q in zip(log_p, log_q, strict=True):
+        total -= sum(math.exp(a) * b for a, b in zip(p, q, strict=True))
+    return total / len(student)
+
+
+def sigreg(z, directions, knots=17, reach=3.0):
+    """Mean over directions of N ∫_{−R}^{R} |1/N Σ_i e^{itu_i} − e^{−t²/2}|² e^{−t²/2} dt, u = ⟨a, z_i⟩ (SIGReg).
+
+    By the trapezoidal rule, on both halves of the line.
+    """
+    total = 0.0
+    for a in np.asarray(directions).T:
+        u = [sum(x * y for x, y in zip(row, a, strict=True)) for row in z]
+        values = []
+        for t in np.linspace(-reach, reach, 2 * knots - 1):
+            phi = sum(complex(math.cos(t * x), math.sin(t * x)) for x in u) / len(u)
+            values.append(abs(phi - math.exp(-(t**2) / 2)) ** 2 * math.exp(-(t**2) / 2))
+        step = reach / (knots - 1)
+        total += len(u) * sum((left + right) / 2 * step for left, right in itertools.pairwise(values))
+    return total / np.asarray(directions).shape[1]
+
+
+def spread(z):
+    """1/(V·B·D) Σ (z_v − 1/V Σ_u z_u)²."""
+    views, rows, width = z.shape
+    total = 0.0
+    for i in range(rows):
+        for d in range(width):
+            mean = sum(z[v, i, d] for v in range(views)) / views
+            total += sum((z[v, i, d] - mean) ** 2 for v in range(views))
+    return total / (views * rows * width)

@@ -8,9 +8,11 @@ from manyview.relations.agmax import agmax, agreement
 from manyview.relations.contrastive import info_nce, nt_xent, supervised_contrastive
 from manyview.relations.cosine import negative_cosine
 from manyview.relations.cross_entropy import poly1_cross_entropy
+from manyview.relations.dino import dino
 from manyview.relations.jensen_shannon import jensen_shannon
 from manyview.relations.joint import aggregate, distill, joint_cross_entropy, joint_labels
-from manyview.relations.pseudo_label import pseudo_label
+from manyview.relations.lejepa import sigreg, spread
+from manyview.relations.pseudo_label import flex_thresholds, free_thresholds, pseudo_label, soft_weights
 from manyview.relations.redundancy import barlow_twins, vicreg
 from manyview.relations.similarity import similarity
 from manyview.relations.swav import sinkhorn, swav
@@ -21,8 +23,11 @@ __all__ = [
     "agmax",
     "agreement",
     "barlow_twins",
+    "dino",
     "distill",
     "expected_calibration_error",
+    "flex_thresholds",
+    "free_thresholds",
     "info_nce",
     "jensen_shannon",
     "joint_cross_entropy",
@@ -33,8 +38,11 @@ __all__ = [
     "orbit",
     "poly1_cross_entropy",
     "pseudo_label",
+    "sigreg",
     "similarity",
     "sinkhorn",
+    "soft_weights",
+    "spread",
     "supervised_contrastive",
     "swav",
     "vicreg",

@@ -35,6 +35,21 @@ class Loss(NamedTuple):
     size: float = 1.0  # of the inputs that are drawn for it
 
 
+def raised(tensor):
+    """At least in float32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def axes(z):
+    """Unit columns [D, D + 1], the same columns in any order of the dimensions."""
+    width = z.shape[1]
+    return torch.cat([torch.eye(width), torch.full((width, 1), width**-0.5)], dim=1).to(raised(z))
+
+
+def centre(teacher):
+    return raised(teacher).mean(dim=0)
+
+
 def classes(rows):
     """Two classes, but the last row has one of its own."""
     return [i % 2 for i in range(len(rows) - 1)] + [7]
@@ -102,6 +117,25 @@ LOSSES = {
         lambda s, w: ref.pseudo_label(s, w, 0.95, 0.3),
         constant=(1,),
     ),
+    "dino": Loss(
+        lambda s, t: F.dino(s, t, centre(t)), lambda s, t: ref.dino(s, t, t.mean(axis=0)), constant=(1,), size=0.2
+    ),
+    "dino-warm": Loss(
+        lambda s, t: F.dino(s, t, 2 * centre(t), 0.5, 0.25),
+        lambda s, t: ref.dino(s, t, 2 * t.mean(axis=0), 0.5, 0.25),
+        constant=(1,),
+    ),
+    "sigreg": Loss(
+        lambda z: F.sigreg(z, axes(z)),
+        lambda z: ref.sigreg(z, axes(torch.tensor(z)).numpy()),
+        inputs=1,
+    ),
+    "sigreg-knots": Loss(
+        lambda z: F.sigreg(z, axes(z), knots=5, reach=2.0),
+        lambda z: ref.sigreg(z, axes(torch.tensor(z)).numpy(), 5, 2.0),
+        inputs=1,
+    ),
+    "spread": Loss(lambda *z: F.spread(torch.stack(z)), lambda *z: ref.spread(np.stack(z)), symmetric=True),
 }
 
 
@@ -161,6 +195,27 @@ def test_pseudo_label_takes_rows_at_or_over_the_threshold():
         assert loss.item() == pytest.approx(sure * math.log(2) / 3)
         (gradient,) = torch.autograd.grad(loss, strong)
         assert (gradient.abs().sum(dim=1) > 0).sum() == sure
+
+
+def test_thresholds_and_weights_of_later_papers():
+    rng = np.random.default_rng(0)
+    learned, local, confidence = rng.random(7), rng.random(7), rng.random(9)
+    torch.testing.assert_close(
+        F.flex_thresholds(torch.tensor(learned), 0.9), torch.tensor(ref.flex_thresholds(learned, 0.9))
+    )
+    torch.testing.assert_close(
+        F.free_thresholds(torch.tensor(0.8, dtype=torch.float64), torch.tensor(local)),
+        torch.tensor(ref.free_thresholds(0.8, local)),
+    )
+    mean, variance = (torch.tensor(value, dtype=torch.float64) for value in (0.6, 0.04))
+    torch.testing.assert_close(
+        F.soft_weights(torch.tensor(confidence), mean, variance, 3.0),
+        torch.tensor(ref.soft_weights(confidence, 0.6, 0.04, 3.0)),
+    )
+    # a class learned wholly has FixMatch's threshold, the most expected one the overall, a sure row its whole weight
+    assert F.flex_thresholds(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([0, 0.95])
+    assert F.free_thresholds(torch.tensor(0.7), torch.tensor([0.1, 0.4])).tolist() == pytest.approx([0.175, 0.7])
+    assert F.soft_weights(torch.tensor([0.9, 0.4]), mean, variance).tolist() == pytest.approx([1, math.exp(-2)])
 
 
 def test_supervised_contrastive_of_images_is_nt_xent():
@@ -265,6 +320,8 @@ def test_scale_of_what_is_normalised_is_indifferent(name):
 
 ONE = torch.ones(6, 4)
 EYE = torch.eye(8)
+# the integral of (1 - exp(-t^2/2))^2 exp(-t^2/2)
+COLLAPSED = math.sqrt(2 * math.pi) * (1 - math.sqrt(2) + math.sqrt(1 / 3))
 CLOSED = {
     "cosine, collapsed": (lambda: F.negative_cosine(ONE, 3 * ONE), -1.0),
     "cosine, opposite": (lambda: F.negative_cosine(ONE, -ONE), 1.0),
@@ -292,7 +349,26 @@ CLOSED = {
     ),
     "pseudo_label, nothing learnt": (lambda: F.pseudo_label(ONE, ONE, 0.25), math.log(4)),
     "pseudo_label, nobody sure": (lambda: F.pseudo_label(ONE, ONE, 0.95), 0.0),
+    "dino, collapsed to a point": (lambda: F.dino(ONE, ONE, ONE[0]), math.log(4)),
+    "dino, a centred teacher that is sure": (
+        lambda: F.dino(0.05 * EYE, EYE, torch.full((8,), 0.125)),
+        math.log(7 + math.exp(0.5)) - 0.5,
+    ),
+    "spread, views agree": (lambda: F.spread(torch.stack([ONE, ONE])), 0.0),
+    "spread, views apart": (lambda: F.spread(torch.stack([ONE, -ONE])), 1.0),
+    # of zeros the difference is 1 - exp(-t^2/2) in every direction
+    "sigreg, collapsed": (lambda: F.sigreg(0 * ONE, torch.eye(4), 1001, 6.0), 6 * COLLAPSED),
 }
+
+
+def test_a_sketch_of_a_normal_is_that_of_chance_alone():
+    """Of N independent normal rows, N times the integral of the variance (1 - exp(-t^2)) / N over t."""
+    z = torch.randn(2048, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    directions = torch.eye(16, dtype=torch.float64)
+    expected = math.sqrt(2 * math.pi) - math.sqrt(2 * math.pi / 3)  # of (1 - exp(-t^2)) exp(-t^2/2)
+    assert F.sigreg(z, directions, 61, 6.0).item() == pytest.approx(expected, rel=0.3)
+    assert F.sigreg(1.5 * z, directions, 61, 6.0).item() > 25 * expected
+    assert F.sigreg(z + 0.5, directions, 61, 6.0).item() > 25 * expected
 
 
 @pytest.mark.parametrize("case", CLOSED)
@@ -460,6 +536,23 @@ BAD = {
     ),
     "barlow, lambd": (lambda: F.barlow_twins(Z, Z, -1.0), "lambd must not be negative, got -1.0"),
     "pseudo_label, unlike": (lambda: F.pseudo_label(Z, Z[:3], 0.95), UNLIKE),
+    "dino, unlike": (lambda: F.dino(Z, Z[:3], Z[0]), UNLIKE),
+    "dino, centre": (lambda: F.dino(Z, Z, Z), "expected a centre [3], got (4, 3)"),
+    "sigreg, directions": (
+        lambda: F.sigreg(Z, Z),
+        "expected rows [B, D] and directions [D, M], got (4, 3) and (4, 3)",
+    ),
+    "sigreg, knots": (lambda: F.sigreg(Z, Z.T, knots=1), "knots must be at least 2, got 1"),
+    "sigreg, reach": (lambda: F.sigreg(Z, Z.T, reach=0.0), "reach must be positive, got 0.0"),
+    "spread, one view": (lambda: F.spread(Z), "expected embeddings [V, B, D], got (4, 3)"),
+    "flex, shape": (lambda: F.flex_thresholds(Z), "expected how well each class is learned [C], got (4, 3)"),
+    "flex, threshold": (lambda: F.flex_thresholds(Z[0], 0), "threshold must be in (0, 1], got 0"),
+    "free, shape": (lambda: F.free_thresholds(Z[0], Z[0]), "expected a scalar and [C], got (3,) and (3,)"),
+    "soft, shape": (
+        lambda: F.soft_weights(Z, Z[0, 0], Z[0, 0]),
+        "expected [B] and two scalars, got (4, 3), (), ()",
+    ),
+    "soft, sigmas": (lambda: F.soft_weights(Z[0], Z[0, 0], Z[0, 0], 0), "sigmas must be positive, got 0"),
     "pseudo_label, threshold": (lambda: F.pseudo_label(Z, Z, 95), "threshold must be in [0, 1], got 95"),
     **{
         f"{name}, temperature {t}": (lambda call=call, t=t: call(t), POSITIVE.format(t))
@@ -470,6 +563,8 @@ BAD = {
             "supervised": lambda t: F.supervised_contrastive(Z, LABELS, t),
             "swav": lambda t: F.swav(Z, Z, t, 0.05, 3),
             "pseudo_label": lambda t: F.pseudo_label(Z, Z, 0.95, t),
+            "dino, student's": lambda t: F.dino(Z, Z, Z[0], t),
+            "dino, teacher's": lambda t: F.dino(Z, Z, Z[0], 0.1, t),
         }.items()
     },
 }

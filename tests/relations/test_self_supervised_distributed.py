@@ -22,11 +22,14 @@ WHOLE_BATCH = {
     "swav": lambda z1, z2, labels: F.swav(gather(z1), gather(z2), 0.1, 0.05, 3),
     "vicreg": lambda z1, z2, labels: F.vicreg(gather(z1), gather(z2)),
     "barlow_twins": lambda z1, z2, labels: F.barlow_twins(gather(z1), gather(z2)),
+    "sigreg": lambda z1, z2, labels: F.sigreg(gather(z1), torch.eye(D, dtype=z1.dtype)),
 }
 MEANS_OVER_ROWS = {
     "negative_cosine": lambda z1, z2, labels: F.negative_cosine(z1, z2),
     "info_nce": lambda z1, z2, labels: F.info_nce(z1, z2, queue(), 0.2),
     "pseudo_label": lambda z1, z2, labels: F.pseudo_label(z1, z2, 0.3),
+    "dino": lambda z1, z2, labels: F.dino(z1, z2, z1.new_zeros(D)),
+    "spread": lambda z1, z2, labels: F.spread(torch.stack([z1, z2])),
 }
 CASES = WHOLE_BATCH | MEANS_OVER_ROWS
 
