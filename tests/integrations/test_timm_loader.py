@@ -134,6 +134,17 @@ class Stream(IterableDataset):
         yield 0
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_wrong_with_an_image_is_one_line_from_workers_too(workers):
+    pictures = coloured()
+    pictures.images[5] = np.zeros((9, 16, 3), dtype=np.uint8)
+    text = TIED.replace("pad_crop(16, padding=2)", "pad_crop(16, padding=0)")
+    loader = ViewsLoader(timms(pictures, 48, num_workers=workers), parse_recipe(text))
+    with pytest.raises(DataError, match=r"image 5 of the data set") as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
+
+
 def refused():
     recipe, pictures = parse_recipe(TIED), coloured()
     tensors = [(torch.zeros(3, 16, 16), 0)]

@@ -20,6 +20,7 @@ timm = pytest.importorskip("timm", minversion="1.0.29")
 from timm.data import create_loader, resolve_data_config  # noqa: E402
 from timm_recipes import MOCO, SYSTEMS, TIED  # noqa: E402
 
+from manyview.errors import RecipeError  # noqa: E402
 from manyview.integrations.timm import from_args  # noqa: E402
 
 PATCH = Path(__file__).parents[2] / "examples" / "timm_train.patch"
@@ -53,6 +54,11 @@ def loader_of(pictures, **options):
     return create_loader(
         pictures, (3, 16, 16), 8, is_training=True, num_workers=0, device=CPU, **{"mean": (0.5,) * 3, **options}
     )
+
+
+@pytest.fixture(autouse=True)
+def _last_word(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # as it was, afterwards
 
 
 @pytest.fixture
@@ -194,6 +200,16 @@ def test_what_cannot_be_meant_ends_the_script_in_one_line(recipe_file, capsys):
         loader_of(coloured()),
     )
     assert not task.classifies
+
+
+def test_mistakes_that_the_script_meets_later_have_no_traceback(recipe_file, capsys, monkeypatch):
+    others = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: others.append(error))
+    from_args(arguments(recipe_file(TIED)), timm.create_model("test_resnet", num_classes=3), loader_of(coloured()))
+    for error in (RecipeError("of another recipe"), KeyError("theirs")):
+        sys.excepthook(type(error), error, None)
+    assert capsys.readouterr().err == "manyview: of another recipe\n"
+    assert [kind for kind, _, _ in others] == [KeyError]
 
 
 # ------------------------------------------------------------------------------------------------- the patch

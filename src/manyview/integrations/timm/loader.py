@@ -19,7 +19,7 @@ from timm.data.loader import MultiEpochsDataLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from manyview.errors import DataError
+from manyview.errors import DataError, ManyviewError
 from manyview.foundation.words import counted
 from manyview.integrations.timm.batch import ViewsBatch
 from manyview.recipe.recipe import Recipe
@@ -64,10 +64,21 @@ class ViewsDataset(Dataset[tuple[ViewsBatch, Tensor]]):
         labels = torch.tensor([_label(target) for target in targets])
         known = None if bool((labels < 0).any()) else labels
         epoch, seed = int(self._epoch), self.recipe.seed
-        views = draw_views(self._plan, pixels, known, positions, epoch, seed, self.num_classes)
+        try:
+            views = draw_views(self._plan, pixels, known, positions, epoch, seed, self.num_classes)
+        except DataError as error:
+            if error.row is None:
+                raise
+            name = f"image {positions[error.row]} of the data set"
+            raise DataError(str(error).replace(f"image {error.row} of the batch", name, 1)) from None
         return ViewsBatch(views, torch.as_tensor(positions)), labels
 
-    __getitems__ = __getitem__  # by which torch's loader asks for a batch
+    def __getitems__(self, positions: Sequence[int]) -> tuple[ViewsBatch, Tensor] | ManyviewError:
+        """What torch's loader asks for; a worker hands over what is wrong as a value, which has no traceback."""
+        try:
+            return self[positions]
+        except ManyviewError as error:
+            return error
 
     def _pixels(self, image: Any) -> Tensor:
         if not isinstance(image, Image.Image):
@@ -120,7 +131,7 @@ class ViewsLoader:
         self._batches: DataLoader[Any] = DataLoader(
             self.dataset,
             batch_sampler=plain.batch_sampler,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # of what the data set gave at once
+            collate_fn=_as_it_is,  # the data set gives whole batches
             num_workers=plain.num_workers,
             pin_memory=plain.pin_memory,
             worker_init_fn=plain.worker_init_fn,
@@ -150,12 +161,14 @@ class ViewsLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[ViewsBatch, Tensor]]:
-        for views, labels in self._batches:
-            yield (
-                views.to(self.device, non_blocking=True),
-                (labels if self.device is None else labels.to(self.device, non_blocking=True)),
-            )
+        for made in self._batches:
+            if isinstance(made, ManyviewError):
+                raise made
+            views, labels = made
+            if self.device is not None:
+                views, labels = (each.to(self.device, non_blocking=True) for each in made)
+            yield views, labels
 
 
-def _as_it_is(batch: tuple[ViewsBatch, Tensor]) -> tuple[ViewsBatch, Tensor]:
-    return batch
+def _as_it_is(made: Any) -> Any:
+    return made

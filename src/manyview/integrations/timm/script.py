@@ -6,7 +6,8 @@ import logging
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -88,12 +89,21 @@ def from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoad
     args: the script's, with `recipe`, a list: the name or file of a recipe, overrides `key=value`, and words of one's
     own, `use=FILE`. model: as the script made it. loader: its training loader, whose order and workers are kept.
     Normalisation is timm's (--mean, --std, or the model's own), as in its validation. Mistakes end the script with one
-    line and exit code 2.
+    line and exit code 2; those that it meets later, as in a checkpoint to resume, with one line, too.
     """
+    sys.excepthook = partial(_one_line, sys.excepthook)
     try:
         return _from_args(args, model, loader)
     except ManyviewError as error:
         _leave(str(error))
+
+
+def _one_line(others: Callable[..., Any], kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Python's last word on what nobody caught: a user's mistake needs no traceback."""
+    if isinstance(error, ManyviewError):
+        print(f"manyview: {error}", file=sys.stderr)
+    else:
+        others(kind, error, trace)
 
 
 def _leave(line: str) -> NoReturn:
