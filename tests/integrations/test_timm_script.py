@@ -150,6 +150,16 @@ def test_a_recipe_may_bring_words_of_its_own_and_other_channels(recipe_file, tmp
     assert len(task.normalization["mean"]) == 1
 
 
+def test_synchronised_norms_are_those_of_heads_and_teachers_too(recipe_file):
+    model = timm.layers.convert_sync_batchnorm(timm.create_model("test_resnet", num_classes=3))
+    args = arguments(recipe_file(MOCO), val_split="", distributed=True, sync_bn=True)
+    _, task = from_args(args, model, loader_of(coloured()))
+    norms = [each for each in task.step.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) > 2
+    assert all(isinstance(each, torch.nn.SyncBatchNorm) for each in norms)
+    assert task.model is model
+
+
 def test_a_file_of_arguments_may_say_one_name():
     args = arguments("jsd_cifar10", img_size=32)
     _, task = from_args(args, timm.create_model("test_resnet", num_classes=3), loader_of(coloured(size=32)))

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 from timm.data import resolve_data_config
+from timm.layers import convert_sync_batchnorm
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import is_primary
 from torch import nn
@@ -138,6 +139,8 @@ def _from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoa
             "and judge the features afterwards"
         )
     _try(views, task)
+    if args.distributed and args.sync_bn:
+        convert_sync_batchnorm(task.step)  # the script did so for the model, before there were heads
     if is_primary(args):
         for line in told(args, task, config["input_size"]):
             LOGGER.info("manyview: %s", line)
