@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from manyview.branches.fit import classifier_of, fit
+from manyview.branches.origin import PLACES
 from manyview.branches.spec import FEATURES, LOGITS
 from manyview.branches.timm_models import like_backbones, timm_library, timm_model
 from manyview.branches.weights import Weights, digest_of, open_weights
@@ -159,7 +160,7 @@ def _timm_model(
 
 
 def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
-    refused = {"num_classes", "pretrained", "checkpoint_path"} & set(spec.kwargs)
+    refused = {*PLACES, "num_classes", "pretrained"} & set(spec.kwargs)
     if refused:
         raise RunError(f"{spec}: {min(refused)} cannot be given; weights and classes are those of {where}")
     try:
