@@ -259,8 +259,6 @@ class Step(nn.Module):
         plan = self.plan if only is None else {name: self.plan[name] for name in with_sources(self.plan, only)}
         rows, passage = self._inputs.index(index, len(source)), self._inputs.epoch(epoch)
         target = self._inputs.labels(labels, len(source), device_of(source))
-        if self.training and torch.is_grad_enabled() and self.recipe.data.on_bad_image == "raise":
-            self._inputs.notice(source, rows, passage)  # in the place of a bad image, another comes twice
         seed, classes = self.recipe.seed, self.num_classes
         return draw_views(plan, source, target, rows, passage, seed, classes, renderer=self._renderer)
 
@@ -346,6 +344,9 @@ class Step(nn.Module):
             return {name: view.labelled(target) for name, view in views.items()}
         source = self._inputs.images(images)
         on_one_device(source, device)
+        if self.training and torch.is_grad_enabled() and self.recipe.data.on_bad_image == "raise":
+            # in the place of a bad image, another comes twice; what is only looked at, by `views`, is no passage
+            self._inputs.notice(source, self._inputs.index(index, len(source)), self._inputs.epoch(epoch))
         return self._draw(source, labels, index, epoch, self.rendered_views)
 
     def _look_at_the_loop(self) -> None:
@@ -357,8 +358,17 @@ class Step(nn.Module):
             return
         if self._habits.late(self.attached):
             self._habits.waits(self.waiting, self.attached)
+        if not self.attached and self._habits.looks_at_parameters():
+            self._habits.moves(self._trained(), self._part)
         asleep = [name for name in self.branches if not self.branch(name).backbone.training]
         self._habits.sleeps([f"branches.{name}.backbone" for name in asleep if not self._is_held(name)])
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        idle = self.idle
+        return {name: each for name, each in self.named_parameters() if each.requires_grad and name not in idle}
+
+    def _part(self, name: str) -> str:
+        return (self.parts_of(name) or [name])[-1]
 
     def _is_held(self, name: str) -> bool:
         branch = self.branch(name)
@@ -375,10 +385,8 @@ class Step(nn.Module):
         self._check_length(moves=True)
         optimizers = (optimizer, *more)
         handle = self._follower.attach(optimizers[-1], self._move_on)
-        idle = self.idle
-        trained = {name: each for name, each in self.named_parameters() if each.requires_grad and name not in idle}
         try:
-            check_held(optimizers, trained, {name: (self.parts_of(name) or [name])[-1] for name in trained})
+            check_held(optimizers, self._trained(), self._part)
         except ManyviewError:
             handle.remove()
             raise

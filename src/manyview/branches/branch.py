@@ -103,7 +103,7 @@ class Branch(nn.Module):
         starts = {part: start for part, start in found.items() if start is not None}
         ours = tuple(self.mean.flatten().tolist()), tuple(self.std.flatten().tolist())
         if "backbone" in starts and (doubt := doubt_of_normalization(starts["backbone"], ours, where)):
-            warnings.warn(doubt, ManyviewWarning, stacklevel=2)
+            warnings.warn(doubt, ManyviewWarning, stacklevel=4)
         return starts
 
     def head(self, name: str) -> nn.Module:

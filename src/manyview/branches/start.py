@@ -71,7 +71,7 @@ def _published(network: Any, call: Call, where: str) -> Start:
 
 def _warn_of_stem(where: str, source: str, network: str = "") -> None:
     told = f"{where}: the first convolution starts at random, since that of {source}{network} is of another size"
-    warnings.warn(told, ManyviewWarning, stacklevel=3)
+    warnings.warn(told, ManyviewWarning, stacklevel=6)
 
 
 def start_head(module: nn.Module, call: Call, head: str, network: nn.Module, where: str) -> Start | None:

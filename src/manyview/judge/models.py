@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from manyview.branches.fit import classifier_of, fit
+from manyview.branches.origin import PLACES
 from manyview.branches.spec import FEATURES, LOGITS
 from manyview.branches.timm_models import like_backbones, timm_library, timm_model
 from manyview.branches.weights import Weights, digest_of, open_weights
@@ -22,6 +23,8 @@ from manyview.views.engine.render import together
 from manyview.views.ops.op import as_float
 from manyview.views.plan import TEST, PlannedView, usual_test_view
 from manyview.views.view import draw_views
+
+ASKED = ("forward_features", "forward_head", "num_classes")
 
 
 @final
@@ -40,6 +43,8 @@ class TimmModel:
         name: str,
         labels: Sequence[str] = (),
     ) -> None:
+        if lacks := [asked for asked in ASKED if not hasattr(network, asked)]:
+            raise RunError(f"{name} is no model as timm's are: it has no {' and no '.join(lacks)}")
         self.network, self.test, self.name = network.eval(), test, name
         self.orbit: str | None = None
         self._mean, self._std = (torch.tensor(each).view(1, -1, 1, 1) for each in (mean, std))
@@ -155,7 +160,7 @@ def _timm_model(
 
 
 def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
-    refused = {"num_classes", "pretrained", "checkpoint_path"} & set(spec.kwargs)
+    refused = {*PLACES, "num_classes", "pretrained"} & set(spec.kwargs)
     if refused:
         raise RunError(f"{spec}: {min(refused)} cannot be given; weights and classes are those of {where}")
     try:
