@@ -175,6 +175,7 @@ REFUSED = {
         "words.py: OPS['crop']: manyview has an op 'crop' already; give yours another",
     ),
     "packaged tap": (HEAD + "HEADS = {'pool': squash}", "HEADS['pool']: manyview has a head 'pool' already"),
+    "a function of readouts": (RELATION + "RELATIONS = {'stop': Pull}", "manyview has a relation 'stop' already"),
     "a measure": (
         PROTOCOL + "PROTOCOLS = {'top1': Centroids}",
         "PROTOCOLS['top1']: manyview has a protocol 'top1' already",
@@ -389,6 +390,22 @@ branches: {net: {backbone: "stripe_net(width=6)", normalize: half}}
 relations: ["similarity(h(a), h(b))"]
 train: {epochs: 1}
 """
+
+
+def test_a_backbone_that_is_not_as_those_of_timm_is_told_where_it_must_be(tmp_path):
+    words = own_words.written(tmp_path, own_words.IMPORTS + own_words.NET)
+    (tmp_path / "net.yaml").write_text(NET.replace("similarity(h(a), h(b))", "cross_entropy(logits(a))"))
+    settings = ["data.source=digits", "data.limit=64", "train.batch_size=32", "--quiet"]
+    use = ["--use", words]
+    done("train", tmp_path / "net.yaml", *settings, "--out", tmp_path / "run", *use)
+    told = one_line(*command("export", tmp_path / "run", tmp_path / "out", *use))
+    assert told.startswith(
+        "timm's stripe_net with 10 classes does not take its weights (Unexpected key(s) in state_dict: "
+    )
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
+    judge = ["eval", "stripe_net(width=6)", "--checkpoint", checkpoint, "data.source=digits"]
+    told = one_line(*command(*judge, *use))
+    assert told == "stripe_net(width=6) is no model as timm's are: it has no forward_features and no forward_head"
 
 
 def test_a_backbone_of_timm_is_not_taken(tmp_path):

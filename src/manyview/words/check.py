@@ -18,6 +18,7 @@ from manyview.evaluate.accuracy import MEASURES
 from manyview.evaluate.protocols import PROTOCOLS
 from manyview.foundation.grammar import check_name
 from manyview.foundation.vocabulary import TABLES, Origin
+from manyview.recipe.readouts import FUNCTIONS
 from manyview.relations import RELATIONS, TRAITS
 from manyview.relations.reading import hints_of, is_port
 from manyview.views.ops import OPS
@@ -25,7 +26,7 @@ from manyview.views.plan import AGAIN
 
 PACKAGED: Mapping[str, Mapping[str, Any]] = {
     "OPS": OPS,
-    "RELATIONS": RELATIONS,
+    "RELATIONS": {**RELATIONS, **dict.fromkeys(FUNCTIONS)},
     "HEADS": {**HEADS, **TAPS},
     "SOURCES": SOURCES,
     "PROTOCOLS": {**PROTOCOLS, **dict.fromkeys(MEASURES)},  # whose measures have their names
@@ -168,7 +169,8 @@ def _frozen(made: Any) -> str | None:
     unsaid = [
         name
         for name, value in vars(made).items()
-        if not name.startswith("_")
+        if name.islower()
+        and not name.startswith("_")
         and not (callable(value) or isinstance(value, (property, classmethod, staticmethod)))
         and name not in made.__dataclass_fields__
         and name not in plain
