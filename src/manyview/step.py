@@ -259,8 +259,6 @@ class Step(nn.Module):
         plan = self.plan if only is None else {name: self.plan[name] for name in with_sources(self.plan, only)}
         rows, passage = self._inputs.index(index, len(source)), self._inputs.epoch(epoch)
         target = self._inputs.labels(labels, len(source), device_of(source))
-        if self.training and torch.is_grad_enabled() and self.recipe.data.on_bad_image == "raise":
-            self._inputs.notice(source, rows, passage)  # in the place of a bad image, another comes twice
         seed, classes = self.recipe.seed, self.num_classes
         return draw_views(plan, source, target, rows, passage, seed, classes, renderer=self._renderer)
 
@@ -346,6 +344,9 @@ class Step(nn.Module):
             return {name: view.labelled(target) for name, view in views.items()}
         source = self._inputs.images(images)
         on_one_device(source, device)
+        if self.training and torch.is_grad_enabled() and self.recipe.data.on_bad_image == "raise":
+            # in the place of a bad image, another comes twice; what is only looked at, by `views`, is no passage
+            self._inputs.notice(source, self._inputs.index(index, len(source)), self._inputs.epoch(epoch))
         return self._draw(source, labels, index, epoch, self.rendered_views)
 
     def _look_at_the_loop(self) -> None:

@@ -180,7 +180,7 @@ def test_a_network_and_data_of_ones_own():
     seen, module, _ = fit(recipe, data=data, module=ViewsModule(recipe, 2, backbone=network))
     assert module.step.updates == len(seen.steps) == 4
     assert not torch.equal(network[0].weight, before)
-    assert set(module(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))) == {"h", "logits"}
+    assert set(module.eval()(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))) == {"h", "logits"}
 
 
 def test_the_name_of_the_library_is_that_of_the_program(monkeypatch):
