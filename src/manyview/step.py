@@ -358,8 +358,17 @@ class Step(nn.Module):
             return
         if self._habits.late(self.attached):
             self._habits.waits(self.waiting, self.attached)
+        if not self.attached and self._habits.looks_at_parameters():
+            self._habits.moves(self._trained(), self._part)
         asleep = [name for name in self.branches if not self.branch(name).backbone.training]
         self._habits.sleeps([f"branches.{name}.backbone" for name in asleep if not self._is_held(name)])
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        idle = self.idle
+        return {name: each for name, each in self.named_parameters() if each.requires_grad and name not in idle}
+
+    def _part(self, name: str) -> str:
+        return (self.parts_of(name) or [name])[-1]
 
     def _is_held(self, name: str) -> bool:
         branch = self.branch(name)
@@ -376,10 +385,8 @@ class Step(nn.Module):
         self._check_length(moves=True)
         optimizers = (optimizer, *more)
         handle = self._follower.attach(optimizers[-1], self._move_on)
-        idle = self.idle
-        trained = {name: each for name, each in self.named_parameters() if each.requires_grad and name not in idle}
         try:
-            check_held(optimizers, trained, {name: (self.parts_of(name) or [name])[-1] for name in trained})
+            check_held(optimizers, self._trained(), self._part)
         except ManyviewError:
             handle.remove()
             raise
