@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import own_words
 from pictures import Pictures, coloured
 
 timm = pytest.importorskip("timm", minversion="1.0.29")
@@ -133,8 +134,8 @@ def test_normalisation_is_timms(recipe_file, caplog):
 
 def test_a_recipe_may_bring_words_of_its_own_and_other_channels(recipe_file, tmp_path):
     words = tmp_path / "mine.py"
-    words.write_text("from manyview.views.ops.flip import Flip\nOPS = {'own_flip': Flip}\n")
-    overrides = ["views.a.make=own_flip", "views.b.make=own_flip", "data.channels=1", f"use={words}"]
+    words.write_text("\n".join([own_words.IMPORTS, own_words.SPECKLE, "OPS = {'speckle': Speckle}\n"]))
+    overrides = ["views.a.make=speckle(0.2)", "views.b.make=flip", "data.channels=1", f"use={words}"]
     model = timm.create_model("test_resnet", num_classes=3, in_chans=1)
     grey = Pictures([image[..., 0] for image in coloured().images], coloured().targets)
     args = arguments([*recipe_file(TIED), *overrides], in_chans=1)
