@@ -37,7 +37,7 @@ lint: install
 docs docs-serve: export NO_MKDOCS_2_WARNING = 1
 
 docs: .venv/.docs
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 	@echo "open site/index.html; its search needs a server: make docs-serve"
 
 docs-serve: .venv/.docs

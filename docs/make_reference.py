@@ -50,10 +50,12 @@ def reference() -> str:
         "`cresnet32`, `cresnet56`, `wrn28_2`, `wrn28_10`, `wrn40_2`. `normalize` is "
         + ", ".join(f"`{name}`" for name in NORMALIZATIONS)
         + " or `[[means], [stds]]`, one a channel; by default the backbone's own, 0.5 for channels other than RGB. "
-        "`h` is the pooled feature; `logits` is "
+        "`init='PLACE'` of a backbone or a head is where its weights come from: a run, an export or a file, see "
+        "[starting_from.md](starting_from.md). `h` is the pooled feature; `logits` is "
         "`linear(h)` unless declared. "
         "`pool('layer')` reads a layer inside the backbone averaged over its places, `maps('layer')` all of it, "
-        "[B, C*h*w]. `init` says how weights start, of backbone, heads and the nets of relations that read the branch: "
+        "[B, C*h*w]. `init:` says how all other weights start, of backbone, heads and the nets of relations that read "
+        "the branch: "
         + "; ".join(f"`{name}`: {inspect.getdoc(start)}" for name, start in INITS.items())
         + " Without it they are timm's and torch's. "
         "`teacher: ema(online, momentum=0.996, schedule='constant')` is a branch whose weights follow those of "
@@ -85,7 +87,8 @@ def reference() -> str:
         "part of the networks as it is through warm-up and schedule (SimSiam's predictor), and "
         "`scale={'backbone': 0.1}` multiplies a part's lr; a part with 0 is fixed, and stays in evaluation mode. A "
         "part is `backbone` or a head, in all branches or, as `online.p`, in one; a relation's own modules have the "
-        "relation's name.\n",
+        "relation's name. `layer_decay=0.75` gives each layer of a backbone 0.75 of the lr of the next, from the heads "
+        "down, as timm's models tell their layers (`group_matcher`).\n",
         "### Schedules\n",
         *entries(SCHEDULES),
         "## Evaluate\n",

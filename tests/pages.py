@@ -103,7 +103,7 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
     """(where, words) of every command in a page's blocks of shell, without variables before it."""
     for block in blocks(page, "sh"):
         for line in block.text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
+            words = shlex.split(re.sub(r"\d?>>? *\S+", "", line.removeprefix("$ ")), comments=True)
             for joined, found in groupby(words, lambda word: word in ("&&", ";", "|")):
                 one = [*dropwhile(lambda word: re.fullmatch(r"[A-Z_]+=.*", word), found)]
                 if one and not joined:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer.main
@@ -59,7 +61,7 @@ def command_line():
 def command_of(words):
     """(command, what follows its name) of words after `manyview`; LookupError for one that does not exist."""
     command, rest = command_line(), list(words)
-    while hasattr(command, "list_commands"):
+    while hasattr(command, "list_commands") and not (rest and rest[0].startswith("-")):
         context = command.make_context("manyview", [], resilient_parsing=True)
         found = command.get_command(context, rest[0]) if rest else None
         if found is None:
@@ -68,13 +70,24 @@ def command_of(words):
     return command, rest
 
 
+def flags_of(command) -> set[str]:
+    """Every option of a command."""
+    flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    return flags | {"--help", "-h"}
+
+
 def file_of(page: Path, name: str, folder: Path) -> Path:
-    """A file that a page's command names: a block of the page whose first line says so, or one of the repository."""
-    for block in pages.blocks(page):
-        if block.file == Path(name).name:  # wherever a command finds it, as in a run
-            path = folder / block.file
-            path.write_text(block.text, encoding="utf-8")
-            return path
+    """A file that a page's command names: a block of the page whose first line says so, or one of the repository.
+
+    Or a packaged recipe that was written there by `manyview recipes NAME > FILE`.
+    """
+    path = folder / Path(name).name
+    texts = [block.text for block in pages.blocks(page) if block.file == path.name]
+    copied = re.search(rf"manyview recipes (\w+) > {re.escape(name)}", page.read_text(encoding="utf-8"))
+    texts += [packaged_recipes()[copied[1]]] if copied else []
+    if texts:
+        path.write_text(texts[0], encoding="utf-8")
+        return path
     found = [*(ROOT / "benchmarks").rglob(Path(name).name), *(ROOT / "examples").rglob(Path(name).name)]
     assert found, f"{page.name} names {name}, which is neither a block of the page nor a file"
     return found[0]
@@ -85,7 +98,8 @@ def check_words(page: Path, given: dict, folder: Path) -> None:
     use = [file_of(page, str(one), folder) if str(one).endswith(".py") else one for one in given.get("use") or ()]
     own = words_of(use)
     texts = [*(given.get("overrides") or ()), *(given.get("images") or ()), *(given.get("protocols") or ())]
-    names = [given["recipe"]] if isinstance(given.get("recipe"), str) else []
+    named = given.get("recipe")
+    names = [named] if isinstance(named, str) and (named.endswith(".yaml") or "/" not in named) else []  # else a run
     if "recipes" in given:
         texts, names = given["recipes"], [text for text in given["recipes"] if "=" not in text]
     texts = [str(text) for text in texts]
@@ -106,6 +120,9 @@ def test_commands_are_commands(page, tmp_path):
             continue
         try:
             command, rest = command_of(words)
+            if hasattr(command, "list_commands"):  # options of the command line itself, which do what they say at once
+                assert set(rest) <= flags_of(command), where
+                continue
             given = command.make_context(words[0], rest).params
             if given.get("resume") and given.get("out") is None:
                 del given["recipe"]  # the run's folder, which is no recipe
@@ -118,15 +135,14 @@ def test_commands_are_commands(page, tmp_path):
 def test_commands_in_the_text_are_commands(page):
     for code in pages.inline(page):
         program, *words = code.split()
-        if program != "manyview" or not words or not re.fullmatch(r"[a-z]+", words[0]):
+        if program != "manyview" or not words or not re.fullmatch(r"--[a-z-]+|[a-z]+", words[0]):
             continue
         try:
             command, rest = command_of([word for word in words if word not in ("…", "COMMAND")])
         except LookupError as error:
             pytest.fail(f"{page.name}: {code}: {error}")
-        known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         flags = {word.partition("=")[0] for word in rest if word.startswith("-")}
-        assert flags <= known | {"--help", "-h"}, f"{page.name}: {code}"
+        assert flags <= flags_of(command), f"{page.name}: {code}"
 
 
 @by_page
@@ -174,15 +190,25 @@ def test_recipes_load(tmp_path):
             parse_recipe(block.text + missing, use=use)
 
 
+def skip_without(error: ImportError) -> None:
+    """Skips a page about what an extra brings, where that is not installed."""
+    if "pip install 'manyview[" in str(error):
+        pytest.skip(str(error))
+    raise error
+
+
 def names_of_ours(tree: ast.AST):
     """Dotted names of the package that code imports or reaches."""
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    ours = {alias.asname or alias.name: f"{node.module}.{alias.name}" for node in imported for alias in node.names}
+    root = ours.get("manyview", "manyview")  # a part of the package may go by the name of the whole
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "manyview":
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "manyview")
-        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("manyview."):
-            yield ast.unparse(node)
+        elif isinstance(node, ast.Attribute) and re.fullmatch(r"manyview(\.\w+)+", ast.unparse(node)):
+            yield root + ast.unparse(node).removeprefix("manyview")
 
 
 def exists(name: str) -> bool:
@@ -194,6 +220,8 @@ def exists(name: str) -> bool:
                 importlib.import_module(".".join(name.split(".")[:at]))
             except ModuleNotFoundError:
                 return False
+            except ImportError as error:
+                skip_without(error)
         value = getattr(value, part)
     return True
 
@@ -213,9 +241,13 @@ def run_snippets(page: Path, monkeypatch, folder: Path) -> None:
     for block in pages.blocks(page):
         if block.file:
             (folder / block.file).write_text(block.text, encoding="utf-8")
-    known: dict[str, object] = {"__name__": "page"}
+    module = ModuleType("page")  # which dataclasses look up by its name
+    monkeypatch.setitem(sys.modules, "page", module)
     for block in runnable(page):
-        exec(compile("\n" * block.line + block.text, str(page), "exec", dont_inherit=True), known)
+        try:
+            exec(compile("\n" * block.line + block.text, str(page), "exec", dont_inherit=True), vars(module))
+        except ImportError as error:
+            skip_without(error)
 
 
 def runnable(page: Path) -> list[pages.Block]:

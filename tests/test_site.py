@@ -40,6 +40,11 @@ def test_links_are_turned_to_where_things_are_in_the_site():
     assert moved("[a](../docs/results.md)", "benchmarks/README.md") == "[a](../results.md)"
 
 
+def test_make_docs_is_strict():
+    """With --quiet mkdocs counts no warning, and passes whatever is wrong."""
+    assert "\t$(BIN)/mkdocs build --strict\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 def test_every_variable_of_ours_is_told():
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     read = {*re.findall(r"environ(?:\.get\(|\[)\"([A-Z_]+)\"", sources), *re.findall(r"\bMANYVIEW_[A-Z_]+\b", sources)}
@@ -50,15 +55,18 @@ def test_every_variable_of_ours_is_told():
 
 
 class Asked(HTMLParser):
-    """What a browser loads by itself to show a page."""
+    """What a browser loads by itself to show a page, and what the page leads to."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.links: list[str] = []
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
-        if tag in ("script", "img", "iframe", "source"):
+        if tag == "a":
+            self.links.append(given.get("href") or "")
+        elif tag in ("script", "img", "iframe", "source"):
             self.found.append(given.get("src") or "")
         elif tag == "link" and given.get("rel") not in ("canonical", "next", "prev"):
             self.found.append(given.get("href") or "")
@@ -70,10 +78,19 @@ def site(tmp_path_factory) -> Path:
     if importlib.util.find_spec("material") is None or importlib.util.find_spec("mkdocs") is None:
         pytest.skip("needs the docs extra: make docs")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--site-dir",
+        str(folder),
+    ]  # with --quiet, warnings would not count
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
     return folder
 
 
@@ -82,6 +99,17 @@ def test_the_site_has_every_page(site):
     for page in in_menu(CONFIG["nav"]):
         built = re.sub(r"(README|index)\.md$", "index.md", page).removesuffix(".md") + ".html"
         assert (site / built).is_file(), page
+
+
+@pytest.mark.slow(reason="builds the whole site")
+def test_what_pages_lead_to_is_in_the_site(site):
+    for path in site.rglob("*.html"):
+        parser = Asked()
+        parser.feed(path.read_text(encoding="utf-8"))
+        for target in {one.partition("#")[0] for one in [*parser.links, *parser.found]} - {"", "."}:
+            if path.name != "404.html" and "://" not in target:
+                assert (path.parent / target).exists(), f"{path.name} leads to {target}"
+    assert not [*site.rglob("make_*.py"), *site.rglob("__pycache__")]
 
 
 @pytest.mark.slow(reason="builds the whole site")

@@ -170,6 +170,7 @@ def test_targets_of_torchvision_are_believed_as_far_as_items_say_the_same():
 def test_subsets_keep_numbers_and_what_comes_twice_is_two_images():
     nested = Subset(Subset(LIST, range(100, 200)), [5, 3, *range(60, 90)])
     assert opened({"train": nested}).train.index.tolist() == [105, 103, *range(160, 190)]
+    assert opened({"train": Subset(LIST, [*range(10), -1])}).train.index.tolist() == [*range(10), 239]
     twice = opened({"train": Subset(LIST, [0, 1, 1, 1])}).train
     assert twice.index.tolist() == [0, 1, 2, 3]
     assert torch.equal(twice.read(1), twice.read(2))
@@ -202,6 +203,12 @@ def test_an_item_that_raises_is_left_out_where_a_recipe_says_so():
     assert "2 items left out" in splits.note
 
 
+def test_reading_many_items_for_their_labels_is_told(monkeypatch):
+    monkeypatch.setattr("manyview.data.item_images.LONG", 99)
+    with pytest.warns(ManyviewWarning, match="train has 100 items, each of which is read for its label"):
+        opened({"train": Made(lambda n: LIST[n], 100)})
+
+
 def test_labels_are_learnt_by_workers_too():
     splits = opened({"train": Made(lambda n: LIST[n], 200)}, workers=2)
     np.testing.assert_array_equal(splits.train.labels, LABELS[:200])
@@ -220,6 +227,7 @@ def failing(number):
 MISTAKES = {
     "a wrong split": ({"train": LIST, "valid": LIST}, "data: 'valid' is called 'val' here"),
     "a word": ({"train": LIST, "tset": LIST}, "did you mean 'test'?"),
+    "a number": ({"train": LIST, 1: LIST}, "data: unknown split '1'"),
     "no train": ({"val": LIST}, "data has no 'train', only 'val'"),
     "nothing": ({}, "only nothing"),
     "no mapping": (LIST, 'data is a list; write data={"train": dataset'),
@@ -233,14 +241,17 @@ MISTAKES = {
     "three arrays": ({"train": (RGB, LABELS, LABELS)}, "a tuple is (images, labels), got (ndarray, ndarray, ndarray)"),
     "unlike lengths": ({"train": (RGB, LABELS[1:])}, "240 images came with 239 labels"),
     "a length that lies": ({"train": Made(lambda n: LIST[n], 500)}, "there is none (list index out of range), though"),
-    "an item that raises": ({"train": Made(failing)}, "train item 7: KeyError: 'seven'"),
+    "an item that raises": ({"train": Made(failing)}, "train item 7: KeyError: 'seven'; mend it, or leave such"),
     "random": ({"train": Made(shaken)}, "is another at each reading; a data set must not draw at random"),
     "normalised": ({"train": Made(lambda n: (TENSOR[n] / 127.5 - 1, 0))}, "drop Normalize"),
     "floats to 255": ({"train": Made(lambda n: (TENSOR[n].float(), 0))}, "give them as uint8"),
     "other floats": ({"train": Made(lambda n: (TENSOR[n] / 256, 0))}, "float pixels between the 256 levels"),
-    "integers": ({"train": Made(lambda n: (TENSOR[n].long(), 0))}, "int64 pixels; what is read is a PIL image"),
+    "integers": ({"train": Made(lambda n: (TENSOR[n].long(), 0))}, "int64 pixels; give them as uint8"),
     "channels": ({"train": Made(lambda n: (np.zeros((9, 9, 5), np.uint8), 0))}, "data.channels says how many"),
     "paths": ({"train": Made(lambda n: ("a.png", 0))}, "an image is a str; what is read is a PIL image"),
+    "two views": ({"train": Made(lambda n: ([PICTURES[n]] * 2, 0))}, "an image is a list; what is read is a PIL image"),
+    "a view for a label": ({"train": Made(lambda n: (TENSOR[n], TENSOR[n]))}, "one image, of which the recipe makes"),
+    "beyond the end": ({"train": Subset(LIST, [0, 240])}, "data: a Subset names item 240 of 240"),
     "three parts": ({"train": Made(lambda n: (PICTURES[n], 0, 0))}, "train item 0 is a tuple of 3 parts"),
     "keys": ({"train": Made(lambda n: {"photo": PICTURES[n]})}, "train item 0 has 'photo'; one must be the image"),
     "text": ({"train": Made(lambda n: (PICTURES[n], "cat"))}, "train item 0: its label is the text 'cat'"),
@@ -294,7 +305,7 @@ def test_a_label_that_changes_later_is_told():
 
 
 def test_what_cannot_be_handed_to_workers_is_told_where_they_are_not_forked(monkeypatch):
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda: "spawn")
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda allow_none: "spawn")
     with pytest.raises(DataError, match=r"data: train cannot be handed to worker processes \(.*lambda.*data.workers=0"):
         opened({"train": Made(lambda n: LIST[n])}, workers=1)
     opened({"train": Made(lambda n: LIST[n])})

@@ -9,6 +9,7 @@ import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from manyview.data import (
 )
 from manyview.data.vision import DATASETS
 from manyview.errors import DataError
+from manyview.foundation.vocabulary import NONE, Words
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 
@@ -52,6 +54,7 @@ class Spec:
     imbalance: float | None = None
     limit: int | None = None
     channels: int | None = None
+    words: Words = NONE
 
 
 def open_(name, *args, root=None, seed=0, options=None, **choice):
@@ -554,9 +557,49 @@ def test_the_hub_is_reached_only_with_download(monkeypatch):
     for place in (datasets.config, huggingface_hub.constants):
         monkeypatch.setattr(place, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: None)
     fails(r".* in its cache \(no route\); nothing is downloaded unless .*", "hf", root="someone/tiny")
     fails(r".* in its cache \(no route\)", "hf", root="someone/tiny", download=True)
     assert states == [(True, True), (False, False)]
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    """Its client by itself asks six times, and waits between them; what is in the cache is opened all the same."""
+    import datasets
+    import huggingface_hub
+
+    def load(name):
+        states.append(huggingface_hub.constants.HF_HUB_OFFLINE)
+        raise ConnectionError("not in the cache")
+
+    def get(url):
+        asked.append(url)
+        raise OSError("no route to host")
+
+    states, asked = [], []
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", get)
+    fails(
+        r"someone/tiny is not in the cache and cannot be fetched \(no route to host\); where there is a network, "
+        r"datasets\.load_dataset\('someone/tiny'\)\.save_to_disk\('DIR'\) makes a folder to bring here as data\.root",
+        "hf",
+        root="someone/tiny",
+        download=True,
+    )
+    assert (states, len(asked)) == ([True], 1)
+
+
+def test_torchvision_without_a_network(monkeypatch, tmp_path):
+    import torchvision
+
+    def offline(*arguments, **more):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
+    made = r"torchvision\.datasets\.CIFAR10\('DIR', download=True\) makes a folder to bring here as data\.root"
+    told = rf"CIFAR10 cannot be opened under .* \(<urlopen error no route to host>\); where there is a network, {made}"
+    fails(told, "cifar10", root=tmp_path, download=True)
 
 
 def write(path, image, label, **extra):

@@ -3,7 +3,10 @@
 import json
 import os
 import pickle
+from argparse import Namespace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,6 +92,18 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path, plain):
     # the file is as harmful as it looks
     torch.load(path, weights_only=False) if not plain else pickle.loads(path.read_bytes())
     assert trace.is_dir()
+
+
+def test_what_trainers_keep_beside_weights_is_read(tmp_path):
+    kept = {"args": Namespace(lr=0.1), "best": np.float64(91.5), "epoch": np.int64(3), "loss": np.float32(0.5)}
+    torch.save({"w": torch.ones(2), **kept}, tmp_path / "w.pt")
+    found = read_state(tmp_path / "w.pt")
+    assert {name: found[name] for name in kept} == kept
+    torch.save({"w": torch.ones(2), **kept, "where": Path("x")}, tmp_path / "w.pt")
+    with pytest.raises(
+        RunError, match=r"tensors: it names pathlib\.\w+, which is code; write the weights alone"
+    ):
+        read_state(tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 1000, -1])

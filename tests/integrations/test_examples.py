@@ -61,6 +61,7 @@ def test_a_data_set_of_hugging_face(tmp_path):
     assert "32 test" in result["data"]
 
 
+@pytest.mark.filterwarnings("error::manyview.errors.ManyviewWarning")  # it looks at views before it trains on them
 def test_the_notebook(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mpl, "rcParams", mpl.rcParams.copy())

@@ -2,19 +2,18 @@
 
 import json
 import os
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageChops
 from rich.console import Console
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 import manyview
-from commands import done, one_line
+from commands import done, one_line, png
 from commands import manyview as command
+from manyview.data.decode import BadImage
 from manyview.data.digits import digits
 from manyview.errors import RunError
 from manyview.evaluate.knn import Knn
@@ -117,24 +116,41 @@ def test_a_run_of_a_source_is_judged_on_given_data(runs, given):
         Run(runs / "source").splits(Run(runs / "source").recipe(), given)
 
 
+class Broken(Dataset):
+    """64 digits, one of which cannot be read; the labels of all are known."""
+
+    def __init__(self, dataset):
+        self.dataset, self.targets = dataset, dataset.tensors[1][:64].tolist()
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, number):
+        if number == 3:
+            raise OSError("the disk is gone")
+        return self.dataset[number]
+
+
+def test_an_item_that_raises_stops_a_run_or_is_skipped(given, tmp_path):
+    data = {"train": Broken(given["train"].dataset)}
+    whole = ("train.epochs=1", "train.batch_size=32", "data.val_fraction=0", "evaluate=[]")
+    told = "train item 3: OSError: the disk is gone"
+    with pytest.raises(BadImage, match=f"{told}; .*data.on_bad_image=skip"):
+        manyview.train(manyview.load_recipe("quickstart", *whole), tmp_path / "stops", data=data, quiet=True)
+    skips = manyview.load_recipe("quickstart", *whole, "data.on_bad_image=skip")
+    assert manyview.train(skips, tmp_path / "skips", data=data, quiet=True)["skipped_images"] == [told]
+
+
+def test_what_needs_no_data_asks_for_none(runs, tmp_path):
+    done("export", runs / "given", tmp_path / "exported")
+    assert (tmp_path / "exported" / "config.json").is_file()
+    png(tmp_path / "image.png", (8, 8))
+    assert str(tmp_path / "image.png") in done("predict", runs / "given", tmp_path / "image.png")
+
+
 def test_a_refused_data_set_leaves_nothing(recipe, tmp_path):
     with pytest.raises(manyview.ManyviewError, match="its label is None"):
         manyview.train(
             recipe, tmp_path / "run", data={"train": (np.zeros((9, 8, 8), np.uint8), [None] * 9)}, quiet=True
         )
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow(reason="its program trains a run, resumes and judges it")
-def test_the_document_does_what_it_says(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs" / "own_data.md").read_text(encoding="utf-8")
-    names = {}
-    for snippet in re.findall(r"```python\n(.*?)```", text, re.S):
-        exec(compile(snippet, "own_data.md", "exec"), names)
-    assert names["result"]["data"].startswith(
-        "256 train (limit 256, seed 0), 180 val (10 % of train, seed 0), no test; given"
-    )
-    assert names["reports"][Knn(k=5)].measures
-    assert (tmp_path / "seen.png").is_file()
-    assert names["step"].updates == 2

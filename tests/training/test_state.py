@@ -67,3 +67,21 @@ def test_a_checkpoint_of_a_later_version_is_refused_and_nothing_changes(tmp_path
     with pytest.raises(RunError, match=r"last\.pt is of a later manyview, which also keeps streams; resume with that$"):
         read_checkpoint(tmp_path / "last.pt", other, others)
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("case", ["weights", "network", "optimizer"])
+def test_a_checkpoint_of_something_else_is_one_line(tmp_path, case):
+    step, optimizer = parts()
+    write_checkpoint(tmp_path / "last.pt", step, optimizer, State())
+    saved = read_state(tmp_path / "last.pt")
+    if case == "weights":
+        saved = saved["step"]
+    elif case == "network":
+        saved["step"].pop("branches.net.backbone.conv1.weight")
+    else:
+        saved["optimizer"]["param_groups"].pop()
+    write_state(tmp_path / "last.pt", saved)
+    told = "no checkpoint that a run can go on from" if case == "weights" else "does not fit the run's recipe: "
+    with pytest.raises(RunError, match=told) as caught:
+        read_checkpoint(tmp_path / "last.pt", step, optimizer)
+    assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ or `separate` (one view at a time; a family is one view). Only heads that some r
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from manyview.branches.ema import follow
 from manyview.branches.given import GivenError, Network, Reader, looking_on, normalization_of, tried_size
 from manyview.branches.heads import TAPS, build_head
+from manyview.branches.origin import origin_of
 from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
+from manyview.branches.start import Start, doubt_of_normalization, start_backbone, start_head
 from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import timm_model
-from manyview.errors import RecipeError, reason, unknown
+from manyview.errors import ManyviewWarning, RecipeError, reason, unknown
 from manyview.foundation.grammar import Call
 from manyview.views.ops.op import as_float
 from manyview.views.plan import PlannedView
@@ -47,6 +50,8 @@ class Branch(nn.Module):
         given: Network | None = None,
     ) -> None:
         super().__init__()
+        if given is not None and pretrained:
+            _tell_unread(spec)
         self.spec = spec if given is None else replace(spec, backbone=Call(given.name))
         self.given = given is not None
         self.backbone: Any
@@ -85,6 +90,21 @@ class Branch(nn.Module):
                 self._add_head(name, call, classes, views)
         if spec.init is not None:
             spec.init(self if given is None else self.heads)
+        self.starts: dict[str, Start] = self._started() if pretrained else {}
+
+    def _started(self) -> dict[str, Start]:
+        """Where the backbone's weights come from, and those of heads, once they are there; what has none is drawn."""
+        spec, where = self.spec, f"branches.{self.spec.name}"
+        found = {"backbone": start_backbone(self.backbone, spec.backbone, f"{where}.backbone")}
+        for head in self.heads:
+            if head in spec.heads:
+                call = spec.heads[head]
+                found[head] = start_head(self.heads[head], call, head, self.backbone, f"{where}.{head}")
+        starts = {part: start for part, start in found.items() if start is not None}
+        ours = tuple(self.mean.flatten().tolist()), tuple(self.std.flatten().tolist())
+        if "backbone" in starts and (doubt := doubt_of_normalization(starts["backbone"], ours, where)):
+            warnings.warn(doubt, ManyviewWarning, stacklevel=4)
+        return starts
 
     def head(self, name: str) -> nn.Module:
         """The network of a head; `logits` of a given network that ends in its classifier is that layer."""
@@ -263,18 +283,27 @@ class Branch(nn.Module):
 def make_backbone(call: Call, where: str, pretrained: bool = True, channels: int = 3) -> Any:
     """A timm model without classifier, from `resnet18(small=True, …)`; arguments but `small` are timm's.
 
-    pretrained: False leaves published weights where they are, since a checkpoint follows. channels: of the images; for
+    pretrained: False leaves published weights where they are, since a checkpoint follows. What `init=` names is put in
+    afterwards, see `start_backbone`, and stands in for published weights. channels: of the images; for
     other than 3, timm repeats or sums the published weights of the first layer.
     Raises RecipeError for names timm does not know, arguments the model does not take, and weights it cannot fetch.
     """
     options, small = timm_options(call, where, channels)
-    if not pretrained:
+    if not pretrained or origin_of(call, where):
         options.pop("pretrained", None)
     try:
-        model = timm_model(call.name, options, small)
+        model = timm_model(call.name, options, small, where)
     except RecipeError as error:
         raise RecipeError(f"{where}: {call}: {error}") from None
     return model.to(memory_format=torch.channels_last)
+
+
+def _tell_unread(spec: BranchSpec) -> None:
+    """Warns where a recipe says what weights to begin with, and a network was given that has its own."""
+    origin = origin_of(spec.backbone, f"branches.{spec.name}.backbone")
+    if origin is not None:
+        told = f"backbone: the network of {spec.name} stays as it was given; the recipe's {origin!r} is not read"
+        warnings.warn(told, ManyviewWarning, stacklevel=5)
 
 
 def _needed(calls: Mapping[str, Call], used: Collection[str]) -> set[str]:

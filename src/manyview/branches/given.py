@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from manyview.branches.spec import LOGITS, NORMALIZATIONS, BranchSpec
 from manyview.errors import ManyviewError, reason, unknown, warn
@@ -76,6 +77,7 @@ def given_networks(given: Given | None, specs: Mapping[str, BranchSpec], read: C
     """
     if given is None:
         return {}
+    given = dict(given.items()) if isinstance(given, nn.ModuleDict) else given
     own = [name for name, spec in specs.items() if spec.ema is None]
     networks = dict(given) if isinstance(given, Mapping) else {"": given}
     if not isinstance(given, Mapping):
@@ -121,24 +123,24 @@ def _check_module(module: Any, where: str) -> None:
 def look_at(
     module: nn.Module,
     spec: BranchSpec,
-    views: Mapping[str, PlannedView],
+    sizes: Sequence[tuple[int, int]],
     used: Collection[str],
     trained: bool,
     classes: int,
     channels: int,
 ) -> Network:
-    """Looks at two images of noise, of the size that the first view has; nothing of the network changes by that.
+    """Looks at two images of noise of each size; nothing of the network changes by that.
 
     But that its weights come to lie channels last, as those of named backbones do, where it takes such images.
 
-    used: readouts that are needed. trained: whether gradients reach the branch. Raises GivenError.
+    sizes: height and width of the views that it will see. used: readouts that are needed. trained: whether gradients
+    reach the branch. Raises GivenError.
     """
     name = name_of(module)
     where = f"branches.{spec.name}: the given {name}"
     _check_state(module, where, trained)
-    pixels = torch.rand(2, channels, *tried_size(module, views), generator=torch.Generator().manual_seed(0)) * 2 - 1
     with looking_on(module):
-        pixels = pixels.to(_device(module))
+        pixels, *others = (_noise(channels, size, _device(module)) for size in sizes)
         output, memory_format, last = _try(module, pixels, where)
         layer = _classifier(module, output, last, classes, where)
         if layer is None:
@@ -149,6 +151,13 @@ def look_at(
             module.get_submodule(layer)(feature), _scores(output), rtol=1e-3, atol=1e-4
         ):
             raise GivenError(f"{where} does more with its features than its classifier '{layer}'; {_bare(layer)}")
+        for other in others:
+            widths = feature.shape[1], _read(reader, module, other, where).shape[1]
+            if len(set(widths)) > 1:
+                raise GivenError(
+                    f"{where} gives {widths[0]:,} columns for an image of {_shape(pixels)}, and {widths[1]:,} for one "
+                    f"of {_shape(other)}; pool over places before its features"
+                )
     if layer is not None:
         _check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
     if spec.init is not None:
@@ -174,8 +183,9 @@ def normalization_of(module: nn.Module) -> tuple[tuple[float, ...], tuple[float,
 
 def tried_size(module: nn.Module, views: Mapping[str, PlannedView]) -> tuple[int, int]:
     """The size that the first view has; where that is the images' own, what a network of a fixed size tells, or 64."""
-    size = getattr(getattr(module, "patch_embed", None), "img_size", None)
-    size = size or getattr(getattr(module, "config", None), "image_size", None) or USUAL
+    timms, hubs = getattr(module, "patch_embed", None), getattr(module, "config", None)
+    told = getattr(timms, "img_size", None), getattr(hubs, "image_size", None), getattr(module, "image_size", None)
+    size = next(filter(None, told), USUAL)
     usual = (size, size) if isinstance(size, int) else tuple(size)
     height, width = next(iter(views.values())).output_size(torch.tensor([usual]))[0].tolist()
     return height, width
@@ -200,7 +210,7 @@ def left_out(network: nn.Module, layer: str | None) -> Iterator[None]:
 def looking_on(network: nn.Module) -> Iterator[None]:
     """In evaluation mode and without gradients; modes, buffers and generators are afterwards as they were."""
     modes = [(module, module.training) for module in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers() if not is_lazy(buffer)]
     devices = {each.get_device() for each in network.parameters() if each.is_cuda}
     try:
         with torch.no_grad(), torch.random.fork_rng(sorted(devices)):
@@ -256,8 +266,15 @@ def _try(
                 return module(pixels.contiguous(memory_format=memory_format)), memory_format, last
             except Exception as raised:  # view() of maps that lie channels last, or all that a network may dislike
                 error = raised
-    size = "x".join(map(str, pixels.shape[1:]))
-    raise GivenError(f"{where} cannot read an image of {size}: {reason(error)}") from None
+    raise GivenError(f"{where} cannot read an image of {_shape(pixels)}: {reason(error)}") from None
+
+
+def _noise(channels: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    return (torch.rand(2, channels, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(device)
+
+
+def _shape(pixels: Tensor) -> str:
+    return "x".join(map(str, pixels.shape[1:]))
 
 
 def _scores(output: Any) -> Any:
@@ -270,7 +287,7 @@ def _classifier(
     """The linear layer that gives the network's scores; of a network of one's own, only if they are of all classes."""
     scores, told = _scores(output), getattr(module, "num_classes", None)
     found = next(((name, layer) for name, layer, gave in reversed(last) if gave is scores), None)
-    if found is None:
+    if found is None or scores.ndim != 2:
         if isinstance(told, int) and told > 0 and hasattr(module, "reset_classifier"):
             raise GivenError(f"{where} ends in no linear layer that alone is its classifier; {_bare('')}")
         return None
@@ -328,7 +345,7 @@ def _read(reader: Reader, module: nn.Module, pixels: Tensor, where: str) -> Tens
     except GivenError as error:
         raise GivenError(f"{where} {error}") from None
     except Exception as error:
-        raise GivenError(f"{where} fails without its classifier '{reader.classifier}': {reason(error)}") from None
+        raise GivenError(f"{where} cannot read an image of {_shape(pixels)}: {reason(error)}") from None
     if len(feature) != len(pixels):
         raise GivenError(f"{where} gives {counted(len(feature), 'row')} for {counted(len(pixels), 'image')}")
     if not bool(feature.isfinite().all()):

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from manyview.branches.origin import without_origin
 from manyview.errors import RecipeError, brief
 from manyview.foundation.grammar import Call, Name, bind
 from manyview.foundation.vocabulary import NONE, Words
@@ -125,8 +126,11 @@ class Head:
 def build_head(
     call: Call, inputs: int, classes: int, views: Mapping[str, PlannedView], where: str, words: Words = NONE
 ) -> Head:
-    """A head from its call, `linear(h, orbit=r)`. inputs: columns of what it reads. Raises RecipeError at `where`."""
-    options: dict[str, Any] = dict(call.kwargs)
+    """A head from its call, `linear(h, orbit=r)`. inputs: columns of what it reads. Raises RecipeError at `where`.
+
+    Weights that `init=` names are put in afterwards, see `start_head`.
+    """
+    options: dict[str, Any] = dict(without_origin(call).kwargs)
     extra: dict[str, Any] = {"inputs": inputs, "classes": classes}
     orbit = None
     if call.name == "linear" and "orbit" in options:

@@ -1,5 +1,7 @@
 """Initial weights of a branch: `init: torch` or `init: normal(0.2)`; without `init`, as timm and torch draw them.
 
+What comes from somewhere (`init=` in the call of a backbone or head, see `origin`) is put in afterwards.
+
 A word holds for the backbone, for the branch's heads, and for the nets of the relations that read it (of several
 branches, the first that is read), such as AgMax's Q. Parameters of no layer (prototypes, tokens) stay.
 """
@@ -7,6 +9,7 @@ branches, the first that is read), such as AgMax's Q. Parameters of no layer (pr
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,6 +63,9 @@ INITS: dict[str, Callable[..., Init]] = {"normal": Normal, "torch": Torch}
 
 def parse_init(text: object, where: str) -> Init:
     """`torch` or `normal(0.2)`. Raises RecipeError naming `where`."""
+    if isinstance(text, str) and re.search(r"[/\\]|\.\w+$", text.partition("(")[0].strip()):
+        place = f"{where.removesuffix('init')}backbone.init={text}"
+        raise RecipeError(f"{where} says how weights are drawn; where they come from stands in the backbone: {place}")
     call = parse_call(text, where)  # type: ignore[arg-type]
     if call.name not in INITS:
         raise RecipeError(

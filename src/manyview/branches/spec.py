@@ -16,6 +16,7 @@ from typing import Any
 from manyview.branches.ema import Ema
 from manyview.branches.heads import HEADS, TAPS
 from manyview.branches.initial import Init, Normal, parse_init
+from manyview.branches.origin import origin_of
 from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import like_backbones, timm_library
 from manyview.errors import RecipeError, unknown
@@ -26,7 +27,8 @@ FEATURES = "h"
 LOGITS = "logits"
 CLASSIFIER = Call("linear", (Name(FEATURES),))  # what `logits` is unless the recipe says otherwise
 SETTINGS = ("backbone", "forward", "init", "normalize")  # keys of a branch that are no heads
-NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # means and standard deviations, one a channel or of all
+NORMALIZATIONS: dict[str, Normalization] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "half": ((0.5,), (0.5,)),
@@ -48,7 +50,7 @@ class BranchSpec:
     backbone: Call
     heads: dict[str, Call]
     joint: bool = True
-    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalize: Normalization | None = None
     init: Init | None = None
     ema: Ema | None = None
     words: Words = field(default=NONE, repr=False)
@@ -113,7 +115,7 @@ def parse_branch(name: str, raw: Any, channels: int = 3, words: Words = NONE) ->
     if init is not None and init_std:
         raise RecipeError(f"{where}.init_std: init says how weights start; drop init_std, which earlier versions had")
     init = Normal(init_std) if init_std else init
-    if init is not None and backbone.kwargs.get("pretrained"):
+    if init is not None and backbone.kwargs.get("pretrained") and not origin_of(backbone, f"{where}.backbone"):
         raise RecipeError(f"{where}.init: {init} would draw the published weights anew; drop it, or pretrained=True")
     heads: dict[str, Call] = {}
     known = [*words.beside("HEADS", HEADS), *TAPS]
@@ -134,6 +136,8 @@ def parse_branch(name: str, raw: Any, channels: int = 3, words: Words = NONE) ->
             raise RecipeError(f"{where}.{head}: a head first names what it reads, as in {call.name}(h), got {call}")
         elif call.args[0].text not in (FEATURES, *heads):
             raise RecipeError(f"{where}.{head}: {unknown('readout', call.args[0].text, [FEATURES, *heads])}")
+        else:
+            origin_of(call, f"{where}.{head}")
         heads[head] = call
     return BranchSpec(name, backbone, heads, forward == "joint", normalize, init, words=words)
 
@@ -148,7 +152,7 @@ def _parse_backbone(text: Any, where: str) -> Call:
     return parse_call(text, where)
 
 
-def _parse_normalize(value: Any, where: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def _parse_normalize(value: Any, where: str, channels: int) -> Normalization | None:
     if value is None:
         return None
     if isinstance(value, str):

@@ -7,6 +7,7 @@ import inspect
 import sys
 from typing import Any
 
+from manyview.branches.origin import INIT, origin_of, without_origin
 from manyview.branches.timm_models import like_backbones, timm_library
 from manyview.errors import RecipeError
 from manyview.foundation.grammar import Call
@@ -15,13 +16,16 @@ from manyview.foundation.grammar import Call
 def timm_options(call: Call, where: str, channels: int = 3) -> tuple[dict[str, Any], bool]:
     """timm's arguments of `resnet18(small=True, …)`, without classifier, and `small`. channels: of the images.
 
+    `init`, the place of its weights, is none of them.
+
     Raises RecipeError for names that timm does not know, and for arguments that nothing in the model's module takes or
     that are the recipe's to give.
     """
-    options = dict(call.kwargs)
+    options = dict(without_origin(call).kwargs)
     small = options.pop("small", False)
     if call.args:
         raise RecipeError(f"{where}: write arguments of a backbone by name, as in {call.name}(small=True)")
+    origin_of(call, where)
     if not timm_library().is_model(call.name):
         raise RecipeError(f"{where}: unknown backbone '{call.name}'; {like_backbones(call.name)}")
     options.setdefault("num_classes", 0)
@@ -37,7 +41,7 @@ def timm_options(call: Call, where: str, channels: int = 3) -> tuple[dict[str, A
         raise RecipeError(f"{where}: h is the pooled feature; drop features_only, and read layers by pool('layer2')")
     if not isinstance(small, bool):
         raise RecipeError(f"{where}: small must be True or False, got {small!r}")
-    known = {"small", "num_classes", "in_chans", "pretrained"}
+    known = {"small", INIT, "num_classes", "in_chans", "pretrained"}
     if set(options) - known:
         known |= _arguments(call.name)
         for key in options:

@@ -6,13 +6,15 @@ import contextlib
 import difflib
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from manyview.branches.published import Unfetched, look_for, unfetched
 from manyview.errors import RecipeError, reason
+from manyview.foundation.words import few
 
+COUNTER = "num_batches_tracked"  # BatchNorm's, which has no part in what it gives
 LOUD = ("timm", "huggingface_hub")  # they log what the error's line says again, each retry in a line
 SHARES = ("drop_rate", "drop_path_rate")
 
@@ -30,17 +32,29 @@ def timm_library() -> ModuleType:
     return timm
 
 
-def timm_model(name: str, options: Mapping[str, Any], small: bool = False) -> Any:
-    """timm's model of that name. small: with a 3x3 stem without max-pool. Raises RecipeError with the reason alone."""
+def timm_model(name: str, options: Mapping[str, Any], small: bool = False, where: str = "") -> Any:
+    """timm's model of that name. small: with a 3x3 stem without max-pool. Raises RecipeError with the reason alone.
+
+    where: the place of a recipe's backbone, for advice on published weights. These are refused where they leave weights
+    of the network at random.
+    """
     from manyview.branches.backbones.stem import small_stem
 
-    _check(name, options)
+    _check(options)
     try:
-        with _quiet():
+        with _heard() as said:
+            if options.get("pretrained"):
+                look_for(_published(name, options), options.get("cache_dir"))
             model = timm_library().create_model(name, **options)
-        return small_stem(model) if small else model
+        model = small_stem(model) if small else model
     except Exception as error:  # what models and the hub raise has no common base
-        raise RecipeError(_why(error, name, options)) from None
+        raise RecipeError(_why(error, name, options, where)) from None
+    if lost := _at_random(said):
+        raise RecipeError(
+            f"{len(lost)} of its weights are not among the published ones ({few(lost)}), and would start at random; "
+            "leave out what adds them, or drop pretrained"
+        )
+    return model
 
 
 def like_backbones(name: str) -> str:
@@ -56,26 +70,32 @@ def like_backbones(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what timm and the hub log on the way to an error."""
+def _heard() -> Iterator[list[str]]:
+    """What timm logs meanwhile. Nothing of it is shown, nor what the hub logs on the way to an error."""
+    said: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     loggers = [logging.getLogger(name) for name in LOUD]
-    levels = [logger.level for logger in loggers]
+    before = [(logger.level, logger.propagate, logger.handlers) for logger in loggers]
     try:
         for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        yield
+            logger.propagate, logger.handlers = False, [listener]
+            logger.setLevel(logging.INFO)
+        yield said
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+            logger.propagate, logger.handlers = propagate, handlers
             logger.setLevel(level)
 
 
-def _check(name: str, options: Mapping[str, Any]) -> None:
+def _at_random(said: Sequence[str]) -> list[str]:
+    """The weights that timm did not find among the published ones, which it logs and then trains from nothing."""
+    found = (re.match(r"Missing keys \((.+)\) discovered while loading", line) for line in said)
+    return [name for match in found if match for name in match[1].split(", ") if not name.endswith(COUNTER)]
+
+
+def _check(options: Mapping[str, Any]) -> None:
     """Refuses what timm would take, and fail at later or without a word."""
-    path = options.get("checkpoint_path", "")
-    if not isinstance(path, str):
-        raise RecipeError(f"checkpoint_path is a file's name in quotes, got {path!r}")
-    if path and not Path(path).is_file():
-        raise RecipeError(f"there is no file '{path}'; checkpoint_path names the file of {name}'s weights")
     if not isinstance(options.get("pretrained", False), bool):
         raise RecipeError(f"pretrained must be True or False, got {options['pretrained']!r}")
     for key in SHARES:
@@ -84,23 +104,17 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
             raise RecipeError(f"{key} must be a number of at least 0 and less than 1, got {share!r}")
 
 
-def _why(error: Exception, name: str, options: Mapping[str, Any]) -> str:
-    said, path = reason(error), options.get("checkpoint_path", "")
+def _why(error: Exception, name: str, options: Mapping[str, Any], where: str) -> str:
+    said = reason(error)
     if argument := re.search(r"unexpected keyword argument '(\w+)'", said):
         return f"{name} takes no argument '{argument[1]}'"
     if isinstance(error, KeyError) and error.args and (wrong := _with(options, error.args[0])):
         return f"timm knows no {wrong}={error.args[0]!r}"
-    if path:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        if "state_dict" in said and len(lines) > 1:
-            return f"'{path}' does not hold the weights of {name}: {lines[1][:160]}"
-        kind = type(error).__name__
-        return f"'{path}' is no file of weights ({said if kind == said else f'{kind}: {said}'})"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if options.get("pretrained") and "loading state_dict" in said and len(lines) > 1:
+        return f"its published weights are of another shape ({lines[1][:160]}); drop pretrained, or what changes it"
     if options.get("pretrained") and _is_of_the_network(error):
-        return (
-            "its published weights cannot be fetched, and are not in the cache; run this once with a network, give "
-            "their file by checkpoint_path='FILE', or drop pretrained"
-        )
+        return unfetched(_published(name, options), reason(error), where)
     if options.get("pretrained") and "pretrained" in said:
         return f"{said.rstrip('.')}; drop pretrained, or take one of timm.list_pretrained()"
     if said == type(error).__name__:
@@ -114,10 +128,18 @@ def _with(options: Mapping[str, Any], value: Any) -> str:
     return next((key for key, given in options.items() if given == value), "")
 
 
+def _published(name: str, options: Mapping[str, Any]) -> Any:
+    """timm's configuration of the weights that these options ask for."""
+    given, overlay = options.get("pretrained_cfg"), options.get("pretrained_cfg_overlay")
+    variant = name.partition(".")[0] if given else name
+    return timm_library().models.resolve_pretrained_cfg(variant, given, overlay)
+
+
 def _is_of_the_network(error: BaseException | None) -> bool:
     """Whether a connection failed, however deep that is hidden."""
     while error is not None:
-        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("huggingface_hub", "httpx"):
+        kinds = OSError, Unfetched
+        if isinstance(error, kinds) or type(error).__module__.partition(".")[0] in ("huggingface_hub", "httpx"):
             return True
         error = error.__cause__ or error.__context__
     return False

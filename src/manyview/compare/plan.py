@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from manyview.branches.origin import without_origin
 from manyview.compare.budget import BUDGETS, Length, equal_steps, own_length, step_seconds
 from manyview.data import Splits, check_labels, open_splits
 from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError, unknown
@@ -128,7 +129,11 @@ def plan_comparison(
         if splits.val is None:
             raise DataError(f"nothing was held out to compare on; the data are {splits.note}")
         split = "val"
-    drafts = [_Draft(name, recipe, own, _build(name, recipe, splits)) for name, (recipe, own) in loaded.items()]
+    begun = {name: all(_has_begun(folder, name, first_seed + seed) for seed in range(seeds)) for name in loaded}
+    drafts = [
+        _Draft(name, recipe, own, _build(name, recipe, splits, begun[name] or bool(only and name not in only)))
+        for name, (recipe, own) in loaded.items()
+    ]
     _check_measure(drafts, measure)
     entries = tuple(_at_length(drafts, _lengths(drafts, splits, budget, folder), splits))
     made = Comparison(
@@ -204,12 +209,22 @@ def _check_alike(recipes: Mapping[str, Recipe]) -> None:
                 )
 
 
-def _build(name: str, recipe: Recipe, splits: Splits) -> Step:
-    """The recipe's step, after all that `train` refuses was looked for, but for its schedule."""
+def _has_begun(folder: Path, name: str, seed: int) -> bool:
+    """Whether a run has its weights already, wherever they once came from."""
+    run = Run(folder / "runs" / name / f"seed-{seed}")
+    return run.result.is_file() or run.last.is_file()
+
+
+def _build(name: str, recipe: Recipe, splits: Splits, begun: bool) -> Step:
+    """The recipe's step, after all that `train` refuses was looked for, but for its schedule.
+
+    begun: whether what weights come from need not be there any more.
+    """
     try:
         check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
         check_protocols(parse_protocols(recipe.evaluate, words=recipe.words), splits)
-        step = Step(recipe, len(splits.classes), clock_of(recipe.train, len(splits.train)).steps, pretrained=False)
+        steps = clock_of(recipe.train, len(splits.train)).steps
+        step = Step(recipe, len(splits.classes), steps, pretrained=not begun)
         if step.classifier:
             check_labels(splits, (), ["classify"])
         check_model(parse_protocols(recipe.evaluate, words=recipe.words), StepModel(step, splits.classes), splits)
@@ -291,5 +306,7 @@ def _at_length(drafts: Sequence[_Draft], lengths: Sequence[Length], splits: Spli
         except ManyviewError as error:
             raise type(error)(f"recipe {draft.name}: {error}") from None
         parameters = sum(p.numel() for p in step.parameters() if p.requires_grad)
-        entries.append(Entry(draft.name, recipe, draft.overrides, length, str(step.main.spec.backbone), parameters))
+        entries.append(
+            Entry(draft.name, recipe, draft.overrides, length, str(without_origin(step.main.spec.backbone)), parameters)
+        )
     return entries

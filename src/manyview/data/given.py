@@ -6,7 +6,6 @@ Whatever it is, it becomes `Images`: files where torchvision has read none yet, 
 from __future__ import annotations
 
 import multiprocessing
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
@@ -25,11 +24,8 @@ from manyview.data.item_images import Reading, items_as_images, spread
 from manyview.data.items import LABEL_KEYS, Pairs
 from manyview.data.layout import ROLES, listed, role_of
 from manyview.data.splits import RawSplits
-from manyview.errors import DataError, ManyviewWarning, reason, unknown
+from manyview.errors import DataError, reason, unknown, warn
 from manyview.foundation.words import counted
-
-LOOKED_AT = 16  # items that are read twice when a data set is given
-TOGETHER = 64  # items of which a process learns the labels in one go
 
 
 @dataclass(frozen=True)
@@ -75,8 +71,9 @@ def _by_role(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         given = {role: given[name] for name, role in roles.items() if role is not None}
     for name in given:
         if name not in ROLES:
-            meant = role_of(name) if isinstance(name, str) else None
-            raise DataError(f"data: {f'{name!r} is called {meant!r} here' if meant else unknown('split', name, ROLES)}")
+            meant = role_of(str(name))
+            told = f"'{name}' is called '{meant}' here" if meant else unknown("split", str(name), ROLES)
+            raise DataError(f"data: {told}")
     if "train" not in given:
         raise DataError(f"data has no 'train', only {listed(given) if given else 'nothing'}; write {cure}")
     return given, remarks
@@ -106,12 +103,9 @@ def _open(dataset: Any, split: str, spec: Reading) -> _Given:
 
 def check_kind(dataset: Any, split: str) -> None:
     """Raises DataError for what has no items by number."""
-    kind = type(dataset).__name__
-    if (
-        isinstance(dataset, IterableDataset)
-        or kind in ("IterableDataset", "DataLoader")
-        or (hasattr(dataset, "__next__") or (hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")))
-    ):
+    kind, numbered = type(dataset).__name__, hasattr(dataset, "__getitem__")
+    streams = isinstance(dataset, IterableDataset) or kind == "IterableDataset"  # torch's and Hugging Face's
+    if streams or (hasattr(dataset, "__iter__") and not numbered):
         raise DataError(
             f"data: {split} is a {kind}, which gives images in its own order; order and draws are functions of an "
             f"image's number here (so that a run can be resumed and replayed): give a map-style data set, which has "
@@ -119,7 +113,7 @@ def check_kind(dataset: Any, split: str) -> None:
         )
     if isinstance(dataset, str | Path):
         raise DataError(f"data: {split} is a {kind}; a folder of files is data.source=folder data.root={dataset}")
-    if isinstance(dataset, Mapping | bytes) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+    if isinstance(dataset, Mapping | bytes) or not (numbered and hasattr(dataset, "__len__")):
         raise DataError(f"data: {split} is a {kind}, not a map-style data set, which has __len__ and __getitem__")
 
 
@@ -139,7 +133,10 @@ def _within(dataset: Any) -> tuple[Any, Ints | None]:
     if type(dataset) is not TorchSubset:
         return dataset, None
     root, outer = _within(dataset.dataset)
-    at = np.asarray(dataset.indices, dtype=np.int64)
+    at, count = np.asarray(dataset.indices, dtype=np.int64), len(root) if outer is None else len(outer)
+    if len(at) and not -count <= at.min() <= at.max() < count:
+        raise DataError(f"data: a Subset names item {at[np.abs(at).argmax()]} of {count:,}")
+    at = at % max(1, count)  # as Python counts from the end
     return root, at if outer is None else outer[at]
 
 
@@ -177,12 +174,9 @@ def _names(dataset: Any, split: str) -> tuple[str, ...] | None:
         return open_table(dataset, split, None)[1]
     if isinstance(kinds := getattr(dataset, "features", None), Mapping):  # rows of a table that a function makes
         return next((tuple(kinds[key].names) for key in LABEL_KEYS if hasattr(kinds.get(key), "names")), None)
-    numbers = getattr(dataset, "class_to_idx", None)
-    names_of = getattr(dataset, "classes", None)
-    if isinstance(numbers, Mapping) and sorted(numbers.values()) == list(range(len(numbers))):
-        by_number = tuple(str(name) for name, _ in sorted(numbers.items(), key=lambda each: each[1]))
-        if names_of is None:
-            return by_number
+    names_of, numbers = getattr(dataset, "classes", None), getattr(dataset, "class_to_idx", None)
+    if names_of is None and isinstance(numbers, Mapping) and sorted(numbers.values()) == list(range(len(numbers))):
+        names_of = sorted(numbers, key=numbers.__getitem__)
     if not isinstance(names_of, list | tuple):
         return None
     return tuple(str(name[0] if isinstance(name, tuple) else name) for name in names_of)
@@ -198,11 +192,8 @@ def _classes(found: Mapping[str, _Given]) -> tuple[str, ...]:
         first = next(iter(named))
         if names != named[first]:
             at = next((i for i, pair in enumerate(zip(names, named[first], strict=False)) if pair[0] != pair[1]), None)
-            told = (
-                f"{len(names)} and {len(named[first])}"
-                if at is None
-                else (f"label {at} is '{names[at]}' and '{named[first][at]}'")
-            )
+            told = f"{len(names)} and {len(named[first])}"
+            told = told if at is None else f"label {at} is '{names[at]}' and '{named[first][at]}'"
             raise DataError(f"data: the classes of {role} are not those of {first}: {told}")
     if named:
         return next(iter(named.values()))
@@ -215,7 +206,7 @@ def _classes(found: Mapping[str, _Given]) -> tuple[str, ...]:
         if count > 2 * len(present):
             raise DataError(f"{told}; these are no numbers of classes, which are 0 to {len(present) - 1}")
         cure = f"if that is not meant, number the classes 0 to {len(present) - 1}"
-        warnings.warn(f"{told}: {count} classes are made; {cure}", ManyviewWarning, stacklevel=2)
+        warn(f"{told}: {count} classes are made; {cure}")
     return tuple(map(str, range(count)))
 
 
@@ -252,7 +243,8 @@ def _same(one: Images, two: Images) -> bool:
 
 def _check_travels(dataset: Any, split: str, spec: Reading) -> None:
     """Raises DataError for what cannot be handed to workers, where these are not forked."""
-    if not spec.workers or multiprocessing.get_start_method() == "fork":
+    started = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    if not spec.workers or started == "fork":
         return
     try:
         ForkingPickler.dumps(dataset)

@@ -20,6 +20,7 @@ from manyview.data.items import IMAGE_KEYS, LABEL_KEYS
 from manyview.data.layout import listed, role_of
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, reason, unknown
+from manyview.foundation.hub import no_answer
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
@@ -193,11 +194,17 @@ def _open(root: Path, download: bool) -> dict[str, Callable[[], Any]]:
         return {split: partial(_read_parquet, paths) for split, paths in files.items()}
     if not _HUB_NAME.fullmatch(root.as_posix()):
         raise DataError(f"no file or folder {root}")
+    silent = no_answer(root.as_posix(), "README.md", kind="dataset") if download else None
     try:
-        with _network(download):
+        with _network(download and silent is None):
             tables = datasets.load_dataset(root.as_posix())
     except Exception as error:  # whatever the hub's client, the network or a reader of files raises
         hint = "" if download else "; nothing is downloaded unless data.download=true"
+        if silent is not None:
+            raise DataError(
+                f"{root} is not in the cache and cannot be fetched ({silent}); where there is a network, "
+                f"datasets.load_dataset('{root}').save_to_disk('DIR') makes a folder to bring here as data.root"
+            ) from error
         raise DataError(
             f"no file or folder {root}, and no such dataset on the hub or in its cache ({reason(error)}){hint}"
         ) from error

@@ -17,10 +17,12 @@ from manyview.data.images import Images, Ints, Subset
 from manyview.data.items import Item, Pairs, item_of, label_of, labels_of
 from manyview.data.loader import load
 from manyview.data.pixels import is_float, pixels_of
-from manyview.errors import DataError
+from manyview.errors import DataError, warn
 from manyview.foundation.words import counted
 
 LOOKED_AT = 16  # items that are read twice when a data set is given
+LONG = 20_000  # items, to learn whose labels takes a time that is told
+SKIP = "; mend it, or leave such items out with data.on_bad_image=skip"
 TOGETHER = 64  # items of which a process learns the labels in one go
 
 
@@ -128,8 +130,10 @@ def _look(images: GivenImages, skip: bool) -> dict[int, tuple[int, bool]]:
                 f"to draw, by seed and number, so that they can be replayed: drop its random transforms"
             )
         seen[position] = labels[0], is_float(twice[0].image)
-    if errors and not (skip and seen):
+    if errors and not seen:
         raise errors[0]
+    if errors and not skip:
+        raise BadImage(f"{errors[0]}{SKIP}")
     return seen
 
 
@@ -179,9 +183,9 @@ class _Labels:
         for position in range(number * TOGETHER, min((number + 1) * TOGETHER, len(self.images))):
             try:
                 item = self.images.item(position)
-            except BadImage:
+            except BadImage as error:
                 if not self.skip:
-                    raise
+                    raise BadImage(f"{error}{SKIP}") from None
                 lost.append(position)
                 labels.append(-1)
             else:
@@ -191,6 +195,9 @@ class _Labels:
 
 def _learn(images: GivenImages, spec: Reading) -> tuple[Ints, Ints]:
     """Labels of items, int64 [N], each of which is read for it; and positions of those that cannot be read."""
+    if len(images) > LONG:
+        told = f"{images.split} has {len(images):,} items, each of which is read for its label before anything begins"
+        warn(f"data: {told}; `targets`, the labels of all, in the data set would save that")
     plan = _Labels(images, spec.on_bad_image == "skip")
     parts = list(load(plan, 0, len(plan), spec.workers))
     labels, lost = ([value for part in parts for value in part[which]] for which in (0, 1))

@@ -92,6 +92,7 @@ def label_of(value: Any, name: str) -> int:
             return int(array)
         if array.ndim:
             cure = "label.argmax() of a one-hot one" if array.size > 1 else "label.item()"
+            cure = cure if array.ndim == 1 else "and one image, of which the recipe makes the views"
             raise DataError(f"{name}: its label has shape {[*array.shape]}; give the class's number, {cure}")
         value = array.item()
     if value is None:

@@ -36,7 +36,8 @@ def pixels_of(image: Any, name: str, stored: Stored | None = None) -> Tensor:
         return of_pillow(image, name, stored)
     with naming(name):
         if not is_image(image):
-            raise ValueError(f"an image is {_told(image)}; what is read is {KINDS}")
+            views = "; views are the recipe's to make" if isinstance(image, list | tuple) else ""
+            raise ValueError(f"an image is {_told(image)}; what is read is {KINDS}{views}")
         pixels = _channels_last(image, None if stored is None else stored.channels)
         if not pixels.size:
             raise ValueError(f"the image has no pixels (its shape is {[*image.shape]})")
@@ -48,7 +49,7 @@ def pixels_of(image: Any, name: str, stored: Stored | None = None) -> Tensor:
 
 def _channels_last(image: Tensor | NDArray[Any], channels: int | None) -> NDArray[Any]:
     """A copy `[H, W, C]` of an image. channels: how many there are, where that is known. Raises ValueError."""
-    array = np.array(image.detach().cpu()) if isinstance(image, Tensor) else np.array(image)
+    array = np.array(image.detach().cpu().numpy() if isinstance(image, Tensor) else image)
     usual = (channels,) if channels else USUAL
     if array.ndim == 2:
         return array[..., None]
@@ -84,7 +85,7 @@ def _as_levels(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint16:
         return (pixels >> 8).astype(np.uint8)
     if pixels.dtype.kind != "f":
-        raise ValueError(f"{pixels.dtype} pixels; what is read is {KINDS}")
+        raise ValueError(f"{pixels.dtype} pixels; give them as uint8, 0 to 255")
     low, high = (float(pixels.min()), float(pixels.max())) if pixels.size else (0.0, 0.0)
     if not (low >= 0 and high <= 1):  # also of NaN
         whole = low >= 0 and high <= 255

@@ -50,6 +50,9 @@ def vision(
         except Exception as error:  # each class has its own ways to fail on missing or broken files
             said = reason(error).partition(" You can use")[0].rstrip(".")
             hint = "" if download else "; nothing is downloaded unless data.download=true"
+            if download and isinstance(error, OSError):  # such as urllib's, where no network answers
+                made = f"torchvision.datasets.{name}('DIR', download=True)"
+                hint = f"; where there is a network, {made} makes a folder to bring here as data.root"
             raise DataError(f"{name} cannot be opened under {shown(root)} ({said}){hint}{own_images(root)}") from error
         classes = classes or _class_names(data, opened[part])
     return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, carve_test="test" not in opened)

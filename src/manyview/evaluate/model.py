@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
 
 from manyview.branches.given import Reader
+from manyview.branches.origin import without_origin
+from manyview.branches.weights import digest_of
 from manyview.step import Step
-
-COUNTER = "num_batches_tracked"  # BatchNorm's, which has no part in what it gives
 
 
 class Model(Protocol):
@@ -78,7 +77,7 @@ class StepModel:
     """A step, with the weights that it has now. labels: names of its classes."""
 
     def __init__(self, step: Step, labels: Sequence[str] = (), name: str = "") -> None:
-        self.step, self.name = step, name or str(step.main.spec.backbone)
+        self.step, self.name = step, name or str(without_origin(step.main.spec.backbone))
         known = tuple(labels) or ("",) * step.num_classes
         self.labels: tuple[str, ...] | None = known if step.classifier is not None else None
         families = [view.orbit for view in step.main.orbits.values() if view.orbit]
@@ -139,14 +138,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(training)
-
-
-def digest_of(state: Mapping[str, Any], *said: object) -> str:
-    """A digest of weights, and of what else decides about outputs."""
-    digest = hashlib.blake2b(repr(said).encode(), digest_size=16)
-    for name, value in state.items():
-        if isinstance(value, Tensor) and not name.endswith(COUNTER):
-            whole = value.detach().cpu().contiguous()
-            digest.update(f"{name} {whole.dtype} {[*whole.shape]}".encode())
-            digest.update(whole.flatten().view(torch.uint8).numpy().tobytes() if whole.numel() else b"")
-    return digest.hexdigest()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from manyview.errors import RunError, reason
+from manyview.foundation.words import few
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -84,6 +86,29 @@ def read_state(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_plain_values()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any way
-        raise RunError(f"{path} is damaged, or holds more than tensors: {reason(error)}") from None
+        raise RunError(f"{path} is damaged, or holds more than tensors: {_code_in(path) or reason(error)}") from None
+
+
+def _plain_values() -> list[Any]:
+    """What trainers keep beside weights that is no code: arguments of a command line, and numbers of NumPy."""
+    import numpy as np  # as torch, only where a checkpoint is read
+
+    number: Any = np.float64(0).__reduce__()[0]
+    named = [(number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # NumPy 1 and 2
+    return [Namespace, *named, np.dtype, *(type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "?efd")]
+
+
+def _code_in(path: Path) -> str:
+    """What a checkpoint names that would run, and the cure; "" where that cannot be told."""
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(_plain_values()):
+            found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a file that is damaged, or of another format
+        return ""
+    told = f"it names {few(sorted(found))}, which is code; write the weights alone, torch.save(model.state_dict(), …)"
+    return told if found else ""

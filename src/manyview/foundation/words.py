@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def counted(number: float, noun: str, plural: str | None = None) -> str:
     """A number and its noun, in the singular or plural.
@@ -24,6 +26,14 @@ def several(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):
         return f"{noun[:-1]}ies"
     return f"{noun}s"
+
+
+FEW = 3  # names that stand for many
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names of many."""
+    return ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")
 
 
 def duration(seconds: float) -> str:

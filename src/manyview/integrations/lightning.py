@@ -13,7 +13,6 @@ that goes on from a checkpoint, in the midst of an epoch too, is the one that wa
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from importlib import import_module
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from manyview.data import Splits, check_labels, open_splits
 from manyview.data.loader import Batch, Batches, stream
 from manyview.data.render import choose_rendering
-from manyview.errors import ManyviewError, ManyviewWarning, RunError
+from manyview.errors import ManyviewError, RunError, warn
 from manyview.evaluate.evaluate import check_model, check_protocols, evaluate, while_training, with_accuracy
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
@@ -283,7 +282,7 @@ class ViewsModule(lightning.LightningModule):
 
     def _tell(self, line: str) -> None:
         if self.trainer.is_global_zero:
-            warnings.warn(line, ManyviewWarning, stacklevel=3)
+            warn(line)
 
 
 __all__ = ["ViewsData", "ViewsModule", "trainer_flags"]

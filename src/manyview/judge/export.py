@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from manyview.branches.branch import Branch
 from manyview.branches.given import Given
+from manyview.branches.origin import PLACES
 from manyview.branches.timm_models import timm_library, timm_model
 from manyview.errors import RunError
 from manyview.foundation.files import write_bytes, write_json
@@ -23,7 +24,7 @@ from manyview.training.run import Run
 from manyview.views.ops.crop import CenterCrop, Resize
 from manyview.views.plan import TEST, fixed_size
 
-OURS = ("num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
+OURS = (*PLACES, "num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
 
 
 def export_timm(run: Run, out: Path, *, backbone: Given | None = None) -> list[str]:
@@ -121,9 +122,12 @@ def _check_same(
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        if not branch.given:
-            raise
         differs = str(error).splitlines()[1].strip()[:160]
+        if not branch.given:  # a backbone of one's own, which need not be as timm's are
+            raise RunError(
+                f"timm's {name} with {counted(classes, 'class')} does not take its weights ({differs}); a model "
+                "that is exported has its classifier where pretrained_cfg['classifier'] says, by default fc"
+            ) from None
         raise RunError(
             f"the given {name} was built with arguments of its own, so timm's {name} does not take its weights "
             f"({differs}); they are its own state_dict()"

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
+from manyview.branches.fit import classifier_of, fit
+from manyview.branches.origin import PLACES
 from manyview.branches.spec import FEATURES, LOGITS
 from manyview.branches.timm_models import like_backbones, timm_library, timm_model
-from manyview.errors import RecipeError, RunError
-from manyview.evaluate.model import COUNTER, Trunk, digest_of, trunk_of
-from manyview.foundation.files import read_state
+from manyview.branches.weights import Weights, digest_of, open_weights
+from manyview.errors import ManyviewWarning, RecipeError, RunError
+from manyview.evaluate.model import Trunk, trunk_of
 from manyview.foundation.grammar import Call
 from manyview.views.engine.render import together
 from manyview.views.ops.op import as_float
 from manyview.views.plan import TEST, PlannedView, usual_test_view
 from manyview.views.view import draw_views
+
+ASKED = ("forward_features", "forward_head", "num_classes")
 
 
 @final
@@ -40,6 +43,8 @@ class TimmModel:
         name: str,
         labels: Sequence[str] = (),
     ) -> None:
+        if lacks := [asked for asked in ASKED if not hasattr(network, asked)]:
+            raise RunError(f"{name} is no model as timm's are: it has no {' and no '.join(lacks)}")
         self.network, self.test, self.name = network.eval(), test, name
         self.orbit: str | None = None
         self._mean, self._std = (torch.tensor(each).view(1, -1, 1, 1) for each in (mean, std))
@@ -100,9 +105,8 @@ def exported(folder: Path, device: str = "cpu", size: int | None = None) -> Timm
         preparation, labels = config["pretrained_cfg"], config.get("label_names", ())
     except (OSError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
-    state = _weights(folder / "model.safetensors")
     network = _network(spec, small, int(config["num_classes"]), folder)
-    _load(network, state, str(folder / "model.safetensors"), str(spec))
+    _load(network, open_weights(folder), str(spec))
     return _timm_model(network.to(device), preparation, str(folder), size, labels)
 
 
@@ -111,9 +115,10 @@ def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None 
 
     size: pixels of the side it looks at, if not timm's for it.
 
-    Wrappers that trainers put around weights (`state_dict`, `model`, `module.`) are looked through. It classifies if
-    the checkpoint has a classifier. Raises RunError for an unknown name, a file that cannot be read, and weights of
-    another architecture, naming what differs.
+    The checkpoint may be a run's or an export's folder, too. What trainers put around weights is looked through, see
+    `open_weights` and `fit`, and what they hold beside is told. It classifies if the checkpoint has a classifier.
+    Raises RunError for an unknown name, a file that cannot be read, and weights of another architecture, naming what
+    differs.
     """
     options = dict(call.kwargs)
     small = options.pop("small", False)
@@ -125,17 +130,18 @@ def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None 
             f"'{call.name}' is neither the folder of a run or an export, nor a model of timm; "
             f"{like_backbones(call.name)}"
         )
-    state = _unwrapped(_weights(checkpoint), checkpoint)
+    weights = open_weights(checkpoint)
     spec = Call(call.name, (), options)
     bare = _network(spec, small, 0, checkpoint)
-    head = bare.pretrained_cfg.get("classifier")
-    weight = state.get(f"{head}.weight") if isinstance(head, str) else None
-    classes = 0 if weight is None else len(weight)
+    classes = len(classifier_of(weights.state, bare).get("weight", ()))
     network = _network(spec, small, classes, checkpoint) if classes else bare
-    _load(network, state, str(checkpoint), str(call))
+    _load(network, weights, str(call))
+    config = timm.data.resolve_model_data_config(network)
+    if weights.normalization is not None:  # a run's or an export's own
+        config = {**config, **dict(zip(("mean", "std"), weights.normalization, strict=True))}
     return _timm_model(
         network.to(device),
-        timm.data.resolve_model_data_config(network),
+        config,
         str(call) if options or small else call.name,
         size,
     )
@@ -154,7 +160,7 @@ def _timm_model(
 
 
 def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
-    refused = {"num_classes", "pretrained", "checkpoint_path"} & set(spec.kwargs)
+    refused = {*PLACES, "num_classes", "pretrained"} & set(spec.kwargs)
     if refused:
         raise RunError(f"{spec}: {min(refused)} cannot be given; weights and classes are those of {where}")
     try:
@@ -163,47 +169,11 @@ def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
         raise RunError(f"{where}: {spec}: {error}") from None
 
 
-def _weights(path: Path) -> Any:
-    if not path.is_file():
-        raise RunError(f"no checkpoint {path}")
-    if path.suffix != ".safetensors":
-        return read_state(path)
-    try:
-        return load(path.read_bytes())  # its own reader takes no path that is not UTF-8
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} is damaged: {error}") from None
-
-
-def _unwrapped(state: Any, where: Path) -> dict[str, Tensor]:
-    """Weights without what trainers put around them."""
-    found = state if isinstance(state, Mapping) else {}
-    inner: Any = next((found[key] for key in ("state_dict", "model", "model_state_dict") if key in found), found)
-    tensors: dict[str, Tensor] = {}
-    if isinstance(inner, Mapping):
-        tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise RunError(f"{where} holds no weights by name")
-    while prefix := next((p for p in ("module.", "_orig_mod.") if all(n.startswith(p) for n in tensors)), None):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
-
-
-def _load(network: nn.Module, state: Mapping[str, Tensor], where: str, spec: str) -> None:
-    own = network.state_dict()
-    differs = {
-        "missing": [name for name in own if name not in state and not name.endswith(COUNTER)],
-        "unknown": [name for name in state if name not in own],
-        "of another shape": [
-            f"{name} {[*state[name].shape]}, not {[*value.shape]}"
-            for name, value in own.items()
-            if name in state and state[name].shape != value.shape
-        ],
-    }
-    told = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for what, names in differs.items()
-        if names
-    ]
-    if told:
-        raise RunError(f"{where} holds weights of another architecture than {spec}: {'; '.join(told)}")
-    network.load_state_dict(state, strict=False)  # an older checkpoint may lack BatchNorm's counters
+def _load(network: nn.Module, weights: Weights, spec: str) -> None:
+    """Raises RunError unless all of the network's weights are there; what is no part of it is told."""
+    found = fit(weights.state, network)
+    if wrong := found.misfit():
+        raise RunError(f"{weights.source} holds weights of another architecture than {spec}: {wrong}")
+    if found.left_out or found.changed or weights.others:
+        warnings.warn(f"{weights.source}: {', '.join(found.told)}", ManyviewWarning, stacklevel=3)
+    network.load_state_dict(found.state, strict=False)  # an older checkpoint may lack BatchNorm's counters

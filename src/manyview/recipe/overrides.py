@@ -11,6 +11,7 @@ from typing import Any
 from manyview.branches.ema import Ema
 from manyview.branches.heads import HEADS
 from manyview.branches.initial import INITS
+from manyview.branches.origin import PLACES
 from manyview.data.sources import SOURCES
 from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
@@ -148,7 +149,8 @@ def _set_in_call(written: str, path: list[str], given: _Given, where: str) -> st
     else:
         raise RecipeError(f"'{written}' holds calls; write {where}.<call>.<argument>=value")
     call, key, value = calls[at], path[-1], given.value
-    if kind := argument_kind(given.calls.get(call.name), key):
+    place = "optional" if key in PLACES and call.name not in given.calls else None
+    if kind := place or argument_kind(given.calls.get(call.name), key):
         value = text_value(given.text, kind)
     elif isinstance(value, str) and isinstance(call.kwargs.get(key), Name):
         value = Name(value)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from manyview.branches.origin import without_origin
 from manyview.data.render import Rendering
 from manyview.evaluate.report import Table as Tabular
 from manyview.evaluate.report import cell
@@ -87,9 +88,11 @@ class Display:
         lines = {
             "data": note,
             "views": f"{', '.join(step.rendered_views)}, made by {rendering}",
-            "model": f"{step.main.spec.backbone}, {counted(parameters, 'parameter')}",
+            "model": f"{without_origin(step.main.spec.backbone)}, {counted(parameters, 'parameter')}",
             "run": f"{counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}, seed {recipe.seed}",
         }
+        if step.starts:
+            lines["starts"] = "; ".join(f"{part} from {start}" for part, start in step.starts.items())
         self.say(f"{recipe.title or 'untitled'}")
         for name, text in lines.items():
             self.say(f"  {name:<9}{text}", indent=11)

@@ -65,7 +65,8 @@ class Plan:
             )
         train = self.recipe.train
         tuned = f"{train.optimizer}, {train.schedule}, {train.precision}"
-        told = [] if not data else [f"data: {data}"]
+        told = [f"starts: {part} from {start}" for part, start in self.step.starts.items()]
+        told += [f"data: {data}"] if data else []
         if clock is not None:
             epochs = counted(clock.steps / clock.steps_per_epoch, "epoch")
             told.append(f"run: {counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}")

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from manyview.branches.weights import digest_of
 from manyview.errors import RunError
-from manyview.evaluate.model import digest_of
 from manyview.foundation.words import counted
 from manyview.step import Step
 

@@ -37,6 +37,8 @@ def write_result(run: Run, validation: Validation) -> dict[str, Any]:
         "data": splits.note,
         "selected_by": f"validation {validation.choice}" if best else "the last step",
     }
+    if starts := run.starts():
+        result["starts"] = starts
     features = validation.features()
     unmeasured: dict[str, str] = {}  # a protocol that fails must not cost the run its end
     notes: dict[str, str] = {}

@@ -10,9 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from manyview.branches.given import Given
+from manyview.branches.origin import anywhere
+from manyview.branches.start import Start
+from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
 from manyview.errors import RunError
@@ -43,6 +47,10 @@ class Run:
     folder: Path
     use: Use | Sequence[Use] = ()
 
+    def __post_init__(self) -> None:
+        """Take a path that is written as text."""
+        object.__setattr__(self, "folder", Path(self.folder))
+
     @property
     def last(self) -> Path:
         """The checkpoint to continue from."""
@@ -64,11 +72,18 @@ class Run:
         return self.folder / "result.json"
 
     def begin(
-        self, recipe: Recipe, splits: Splits, resume: bool, processes: int = 1, networks: Note | None = None
+        self,
+        recipe: Recipe,
+        splits: Splits,
+        resume: bool,
+        processes: int = 1,
+        networks: Note | None = None,
+        starts: Mapping[str, Start] = MappingProxyType({}),
     ) -> None:
         """Makes the folder, or checks that it can be continued. Raises RunError, and then has written nothing.
 
-        networks: of what was given in the place of the recipe's backbones, see `networks`.
+        networks: of what was given in the place of the recipe's backbones, see `networks`. starts: where weights came
+        from that the run begins with, see `Step.starts`.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder} is a file; --out names a folder")
@@ -79,8 +94,11 @@ class Run:
         if {name for name in found if not name.endswith(".tmp")} - {"splits.json", "networks.json", FOLDER}:
             self.check_same(recipe, splits)
             check_networks(self.folder, self.networks(), networks or {}, begins=not self.last.is_file())
+            self._check_starts(starts)
             return
         noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
+        if starts:
+            noted["starts"] = {part: start.noted for part, start in starts.items()}
         write_json(self.folder / "splits.json", {**noted, **_marks(splits)})
         if networks:
             write_json(self.folder / "networks.json", networks)
@@ -90,7 +108,7 @@ class Run:
 
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
-        changed = difference(self.recipe(exact=True), recipe, dict.fromkeys(INCIDENTAL))
+        changed = difference(self.recipe(exact=True), _anywhere(recipe), dict.fromkeys(INCIDENTAL))
         if changed:
             more = f"; and {len(changed) - SHOWN} more; its own is {self.folder / 'recipe.yaml'}"
             told = "; ".join(changed[:SHOWN]) + (more if len(changed) > SHOWN else "")
@@ -103,6 +121,19 @@ class Run:
                         f"{self.folder}: the {split} images are not those the run began with; restore the data, "
                         f"or begin anew in another folder"
                     )
+
+    def starts(self) -> dict[str, dict[str, str]]:
+        """What the run began with, where it was not drawn: part -> {source, told, digest}."""
+        return dict(self._read("splits.json").get("starts", {}))
+
+    def _check_starts(self, starts: Mapping[str, Start]) -> None:
+        """Raises RunError where a run that has no checkpoint yet would begin with other weights than it did."""
+        for part, noted in self.starts().items() if starts else ():
+            if part in starts and starts[part].digest != noted["digest"]:
+                raise RunError(
+                    f"{self.folder}: {noted['source']} no longer holds the weights with which {part} began; restore "
+                    "them, or begin anew in another folder"
+                )
 
     def recipe(self, *overrides: str, exact: bool = False) -> Recipe:
         """The recipe the run was made with, resolved. Overrides may say where data are, not what was trained.
@@ -164,9 +195,7 @@ class Run:
 
         backbone: as it was given to `train`; its weights become the trained ones. Raises RunError without it.
         """
-        path = self.best if self.best.is_file() else self.last
-        if not path.is_file():
-            raise RunError(f"{self.folder} has no checkpoint yet; train it first")
+        path = kept_checkpoint(self.folder)
         self.check_given(backbone)
         step = Step(recipe, len(self.classes()), backbone=backbone, pretrained=False)
         check_networks(self.folder, self.networks(), note_of(step), begins=False)
@@ -193,7 +222,9 @@ class Run:
 
 
 def _anywhere(recipe: Recipe) -> Recipe:
-    """The recipe with the path of its data made absolute, so that the run can be read from any folder."""
+    """The recipe with the paths of data and weights made absolute, so that the run can be read from any folder."""
+    if (branches := anywhere(recipe.branches)) != recipe.branches:
+        recipe = recipe.model_copy(update={"branches": branches})
     root = recipe.data.root
     if root is None or not at_home(root).exists():
         return recipe

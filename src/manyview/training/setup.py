@@ -120,12 +120,17 @@ def make_accelerator(train: Train) -> Accelerator:
 
 
 def set_up(
-    recipe: Recipe, quiet: bool = False, backbone: Given | None = None, data: Mapping[str, Any] | None = None
+    recipe: Recipe,
+    quiet: bool = False,
+    backbone: Given | None = None,
+    data: Mapping[str, Any] | None = None,
+    pretrained: bool = True,
 ) -> Setup:
     """Makes the parts of a run. Raises ManyviewError for all that can be known to be wrong; nothing is written.
 
     backbone: a network in the place of the recipe's, or one a branch.
     data: data sets by split, in the place of what the recipe names; the setup's recipe says so.
+    pretrained: False where a checkpoint follows, which has all weights: what they once began with is not looked for.
     """
     recipe = recipe if data is None else recipe.on_given_data()
     config = recipe.train
@@ -140,7 +145,7 @@ def set_up(
     together = images_together(config, len(splits.train), world)
     clock = clock_of(config, len(splits.train))
 
-    step = Step(recipe, len(splits.classes), clock.steps, backbone=backbone)
+    step = Step(recipe, len(splits.classes), clock.steps, backbone=backbone, pretrained=pretrained)
     if step.classifier:
         check_labels(splits, (), ["classify"])
     check_model(protocols, StepModel(step, splits.classes), splits)

@@ -47,10 +47,16 @@ def read_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer) ->
     Raises RunError for a file that is damaged, or holds what this version does not know of a run.
     """
     saved = read_state(path)
+    if not isinstance(saved, dict) or not {"step", "optimizer", "run"} <= saved.keys():
+        raise RunError(f"{path} is no checkpoint that a run can go on from; begin anew, with it as init= of a backbone")
     unknown = saved["run"].keys() - {each.name for each in fields(State)}
     if unknown:
         told = f"is of a later manyview, which also keeps {', '.join(sorted(unknown))}; resume with that"
         raise RunError(f"{path} {told}")
-    step.load_state_dict(saved["step"])
-    optimizer.load_state_dict(saved["optimizer"])
+    try:
+        step.load_state_dict(saved["step"])
+        optimizer.load_state_dict(saved["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RunError(f"{path} does not fit the run's recipe: {lines[-1][:200]}") from None
     return State(**saved["run"])

@@ -59,9 +59,10 @@ def train(
     run = Run(Path(out), recipe.words)
     if resume:
         run.check_given(backbone)
-    setup = set_up(recipe, quiet, backbone, data)
+    setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))
     if setup.main:
-        run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes, note_of(setup.step))
+        begun = note_of(setup.step), setup.step.starts
+        run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes, *begun)
     setup.accelerator.wait_for_everyone()
     if resume and (finished := run.finished()) is not None:
         setup.display.say(f"{run.folder} is finished; nothing to do")

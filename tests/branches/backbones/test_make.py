@@ -1,12 +1,14 @@
 """Mistakes in a timm model's arguments and weights: one line that says what failed, of which model, and the cure."""
 
+import re
+
+import huggingface_hub
 import pytest
 import timm
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from commands import contents, manyview, one_line
-from manyview.branches.backbones.cresnet import cresnet32
 from manyview.branches.branch import make_backbone
 from manyview.branches.spec import parse_branch
 from manyview.errors import RecipeError
@@ -20,35 +22,6 @@ def refused(text: str) -> str:
     assert "\n" not in message
     assert message.startswith(f"{where}: ")
     return message.removeprefix(f"{where}: ").removeprefix(f"{text}: ")
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    """Files that hold no weights, or those of another network, in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty.pt").touch()
-    (tmp_path / "text.pt").write_text("hello")
-    (tmp_path / "text.safetensors").write_text("hello")
-    (tmp_path / "folder").mkdir()
-    torch.save(cresnet32().state_dict(), tmp_path / "other.pt")
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("'nofile.pt'", "there is no file 'nofile.pt'; checkpoint_path names the file of cresnet20's weights"),
-        ("'folder'", "there is no file 'folder'; "),
-        ("'empty.pt'", "'empty.pt' is no file of weights (EOFError)"),
-        ("'text.pt'", "'text.pt' is no file of weights ("),
-        ("'text.safetensors'", "'text.safetensors' is no file of weights ("),
-        ("'other.pt'", "'other.pt' does not hold the weights of cresnet20: Unexpected key(s) in state_dict: "),
-        ("3", "checkpoint_path is a file's name in quotes, got 3"),
-    ],
-)
-@pytest.mark.usefixtures("files")
-def test_checkpoints_that_are_no_use(path, message, capfd):
-    assert refused(f"cresnet20(checkpoint_path={path})").startswith(message)
-    assert capfd.readouterr().err == ""  # nothing of it is logged as well
 
 
 @pytest.mark.parametrize(
@@ -71,25 +44,77 @@ def test_arguments_that_are_no_use(text, message):
     assert refused(text).startswith(message)
 
 
-def test_weights_that_cannot_be_fetched(monkeypatch):
-    """The hub's own error, raised where timm asks for the weights: tests have no network to be without."""
+def offline(monkeypatch):
+    """As HF_HUB_OFFLINE does: tests have no network to be without."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
-    def offline(*arguments, **more):
+
+UNFETCHED = (
+    r"its published weights are not in the cache and cannot be fetched \(.+\); fetch model\.safetensors of "
+    r"huggingface\.co/timm/resnet10t\.c3_in1k where there is a network and write "
+    r"branches\.net\.backbone\.init=model\.safetensors, set HF_HOME to a cache that has it, or drop pretrained"
+)
+
+
+@pytest.mark.parametrize("text", ["resnet10t(pretrained=True)", "resnet10t.c3_in1k(pretrained=True)"])
+def test_weights_that_cannot_be_fetched(monkeypatch, tmp_path, text, capfd):
+    offline(monkeypatch)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert re.fullmatch(UNFETCHED, refused(text))
+    assert capfd.readouterr() == ("", ""), "nothing of it is logged as well"
+    line = one_line(*manyview("train", "quickstart", f"branches.net.backbone={text}", "--out", tmp_path / "run"))
+    assert re.search(UNFETCHED, line)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_connection_is_tried_once(monkeypatch, tmp_path):
+    """The hub's client by itself asks twelve times, and waits between them."""
+    asked = []
+
+    def get(url, **more):
+        asked.append(url)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", get)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert "(no route to host)" in refused("resnet10t(pretrained=True)")
+    assert asked == ["https://huggingface.co/timm/resnet10t.c3_in1k/resolve/main/model.safetensors"]
+
+
+def test_a_connection_that_ends_while_weights_are_fetched(monkeypatch):
+    """The hub's own error, raised where timm asks for the weights."""
+
+    def broken(*arguments, **more):
         raise LocalEntryNotFoundError("An error happened while trying to locate the file on the Hub")
 
-    monkeypatch.setattr(timm, "create_model", offline)
-    assert refused("resnet10t(pretrained=True)") == (
-        "its published weights cannot be fetched, and are not in the cache; run this once with a network, give their "
-        "file by checkpoint_path='FILE', or drop pretrained"
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: None)
+    monkeypatch.setattr(timm, "create_model", broken)
+    assert re.fullmatch(UNFETCHED, refused("resnet10t(pretrained=True)"))
+
+
+def test_published_weights_leave_nothing_at_random(tmp_path):
+    """timm itself logs it where no one looks, and trains on."""
+    given = f"pretrained=True, pretrained_cfg_overlay={{'file': {str(tmp_path / 'w.pt')!r}}}"
+    state = timm.create_model("resnet10t").state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    model = make_backbone(parse_branch("net", {"backbone": f"resnet10t({given})"}).backbone, "")
+    assert torch.equal(model.conv1[0].weight, state["conv1.0.weight"])
+    assert refused(f"resnet10t(channels=(8, 8, 8, 16), {given})").startswith(
+        "its published weights are of another shape (size mismatch for layer1.0.conv1.weight: "
+    )
+    torch.save(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "w.pt")
+    assert refused(f"vit_tiny_patch16_224(global_pool='avg', {given})") == (
+        "2 of its weights are not among the published ones (fc_norm.weight, fc_norm.bias), and would start at random; "
+        "leave out what adds them, or drop pretrained"
     )
 
 
 def test_an_exception_without_a_text_is_one_line_on_the_command_line(tmp_path):
     before = contents(tmp_path)
-    backbone = "branches.net.backbone=resnet18(checkpoint_path='nofile.pt')"
+    backbone = "branches.net.backbone=resnet18(output_stride=5)"
     for command in (["plan", "quickstart", backbone], ["train", "quickstart", backbone, "--out", tmp_path / "run"]):
         message = one_line(*manyview(*command))
-        assert message.startswith("branches.net.backbone: resnet18(checkpoint_path='nofile.pt'): there is no file ")
+        assert message.startswith("branches.net.backbone: resnet18(output_stride=5): timm refuses these arguments")
     assert contents(tmp_path) == before
 
 

@@ -1,0 +1,176 @@
+"""Weights by name, from wherever they lie: a run, an export, or a checkpoint file of any trainer.
+
+Tensors and plain values are all that is ever loaded; a file that holds code is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from manyview.branches.origin import without_origin
+from manyview.branches.spec import Normalization, parse_branch
+from manyview.branches.timm_models import COUNTER, timm_library
+from manyview.errors import ManyviewError, RunError
+from manyview.foundation.files import at_home, read_state
+from manyview.foundation.grammar import Call
+
+WRAPPERS = (
+    *("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "student"),
+    *("target_encoder", "encoder", "backbone", "network", "net", "module"),
+)
+"""What trainers keep weights under. Averaged ones come first, as in timm's own loader and in our runs."""
+AROUND = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
+KEPT = ("checkpoints/best.pt", "checkpoints/last.pt")  # of a run, the weights that it is known by first
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights as they lie in a file, without what trainers put around them.
+
+    source: where they were found, in words; others: what lies beside them that could have been taken. heads: those of
+    a run's heads, by the head's name. backbone: the call that a recipe has for the network, where it is known;
+    normalization: what its images were normalised by.
+    """
+
+    state: Mapping[str, Tensor]
+    source: str
+    others: tuple[str, ...] = ()
+    heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    backbone: str | None = None
+    normalization: Normalization | None = None
+
+
+def open_weights(path: str | Path) -> Weights:
+    """The weights of a run's folder (its best checkpoint, else its last), an exported folder, or a file.
+
+    Of a run these are its main branch's, averaged where it averages. Files: .safetensors, or whatever torch.save wrote
+    of tensors. Raises RunError for what is not there, damaged, holds code, or holds no weights by name.
+    """
+    place = at_home(path)
+    if not place.is_dir():
+        return _of_file(place)
+    if (place / "recipe.yaml").is_file():
+        return _of_file(kept_checkpoint(place))
+    if (place / "config.json").is_file():
+        return _of_export(place)
+    raise RunError(f"{path} is no run (it has no recipe.yaml), no export (it has no config.json), and no file")
+
+
+def kept_checkpoint(run: Path) -> Path:
+    """The checkpoint that a run is known by. Raises RunError where it has none yet."""
+    for name in KEPT:
+        if (run / name).is_file():
+            return run / name
+    raise RunError(f"{run} has no checkpoint yet; train it first")
+
+
+def digest_of(state: Mapping[str, Any], *said: object) -> str:
+    """A digest of weights, and of what else decides about outputs."""
+    digest = hashlib.blake2b(repr(said).encode(), digest_size=16)
+    for name, value in state.items():
+        if isinstance(value, Tensor) and not name.endswith(COUNTER):
+            whole = value.detach().cpu().contiguous()
+            digest.update(f"{name} {whole.dtype} {[*whole.shape]}".encode())
+            digest.update(whole.flatten().view(torch.uint8).numpy().tobytes() if whole.numel() else b"")
+    return digest.hexdigest()
+
+
+def _of_file(path: Path) -> Weights:
+    found = _read(path)
+    if isinstance(found, Mapping) and isinstance(found.get("step"), Mapping):
+        return _of_step(found["step"], path)
+    keys = [key for key in WRAPPERS if _tensors(found.get(key))] if isinstance(found, Mapping) else []
+    state = _tensors(found[keys[0]] if keys else found)
+    if not state:
+        raise RunError(f"{path} holds no weights by name")
+    while prefix := next((p for p in AROUND if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    if any(name.startswith("branches.") for name in state):  # a step's own state dict, of a loop of one's own
+        return _of_step(state, path)
+    told = [keys[0], *(f"not {key}" for key in keys[1:])] if keys else []
+    return Weights(state, f"{path} ({', '.join(told)})" if told else str(path), tuple(keys[1:]))
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise RunError(f"no checkpoint {path}")
+    if path.suffix != ".safetensors":
+        return read_state(path)
+    try:
+        return load(path.read_bytes())  # its own reader takes no path that is not UTF-8
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+
+
+def _tensors(found: Any) -> dict[str, Tensor]:
+    items = found.items() if isinstance(found, Mapping) else ()
+    return {str(name): value for name, value in items if isinstance(value, Tensor)}
+
+
+def _of_step(saved: Mapping[str, Any], path: Path) -> Weights:
+    """A run's checkpoint. Its main branch is the first it holds, since EMAs are built after what they follow."""
+    state = _tensors(saved)
+    name = next((key.split(".")[1] for key in state if key.startswith("branches.") and ".backbone." in key), None)
+    if name is None:
+        raise RunError(f"{path} holds no branch; it is no checkpoint of a run")
+    averaged = _under("average.module.", state)
+    branch = averaged or _under(f"branches.{name}.", state)
+    heads: dict[str, dict[str, Tensor]] = {}
+    for key, value in _under("heads.", branch).items():
+        head, _, rest = key.partition(".")
+        heads.setdefault(head, {})[rest] = value
+    source = f"{path} (branch {name}{', averaged' if averaged else ''})"
+    described = _described(path.parent.parent / "recipe.yaml", name)
+    return Weights(_under("backbone.", branch), source, (), heads, *described)
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | None]:
+    """(backbone, normalisation) of a run's branch, as far as its folder tells them: not of a network that was given."""
+    try:
+        raw = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        channels = raw["data"].get("channels") or 3
+        told = {key: raw["branches"][branch].get(key) for key in ("backbone", "normalize")}
+        spec = parse_branch(branch, told, channels)
+    except (OSError, yaml.YAMLError, ManyviewError, KeyError, TypeError, AttributeError):
+        return None, None  # a checkpoint that was taken out of its run, or a network that only its own words make
+    if (recipe.parent / "networks.json").is_file():
+        return None, spec.normalize
+    call = without_origin(spec.backbone)
+    kept = Call(call.name, (), {key: value for key, value in call.kwargs.items() if key != "pretrained"})
+    known = timm_library().get_pretrained_cfg(call.name) if channels == 3 else None  # of one's own there may be none
+    usual = {} if known is None else known.to_dict()
+    return str(kept), spec.normalize or (tuple(usual.get("mean", (0.5,))), tuple(usual.get("std", (0.5,))))
+
+
+def _of_export(folder: Path) -> Weights:
+    """What `manyview export` wrote, or a folder of the hub's for timm."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        prepared = config["pretrained_cfg"]
+        normalization = tuple(prepared["mean"]), tuple(prepared["std"])
+        named = [f"{key}={value!r}" for key, value in config.get("model_args", {}).items()]
+        small = ["small=True"] if config.get("manyview", {}).get("small") else []
+        backbone = f"{config['architecture']}({', '.join([*small, *named])})"
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
+    file = next((path for path in _usual_files(folder) if path.is_file()), folder / "model.safetensors")
+    return Weights(_of_file(file).state, str(file), (), {}, backbone, normalization)
+
+
+def _usual_files(folder: Path) -> Iterator[Path]:
+    return (folder / name for name in ("model.safetensors", "pytorch_model.bin"))
