@@ -17,6 +17,7 @@ import pytest
 
 from commands import contents, done, manyview, one_line
 from manyview.cli.speech import ringing
+from manyview.cli.train import again
 from manyview.errors import Interrupted, RunError
 from manyview.foundation.files import read_state
 from manyview.training.interrupt import interruptible
@@ -126,6 +127,16 @@ def test_the_first_signal_is_noted_and_the_second_ends_at_once():
             signal.raise_signal(signal.SIGINT)
     assert noted == [signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_what_is_to_be_typed_next(monkeypatch):
+    folder, words = Path("it's a run"), Path("my words.py")
+    line = again(folder, [words])
+    assert shlex.split(line.removeprefix("continue with: ")) == [
+        "manyview", "train", "--resume", "it's a run", "--use", "my words.py"
+    ]  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert again(Path("runs/a"), []) == "continue under the same launcher with: manyview train --resume runs/a"
 
 
 class Closed(io.StringIO):
