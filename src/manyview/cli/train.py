@@ -20,6 +20,7 @@ from manyview.words.files import check_files
 if TYPE_CHECKING:
     from manyview.recipe.recipe import Recipe
 
+CLOSED_PIPE = 13  # the number of SIGPIPE, which Windows has not
 RecipeOrRun = Annotated[
     str,
     typer.Argument(
@@ -59,10 +60,12 @@ def train(
             run_training(loaded, folder, resume=resume, quiet=quiet)
         except Interrupted as error:
             raise Interrupted(f"{str(error).partition(';')[0]}; {again(folder, use or ())}", error.signal) from None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BrokenPipeError, SystemExit) as error:  # the last is rich's, where a pipe is closed
             if not (folder / "recipe.yaml").is_file():
                 raise  # nothing was begun
-            raise Interrupted(f"stopped; {again(folder, use or ())}") from None
+            asked = isinstance(error, KeyboardInterrupt)
+            told = "stopped" if asked else "stopped, since nobody reads any more what it prints"
+            raise Interrupted(f"{told}; {again(folder, use or ())}", 0 if asked else CLOSED_PIPE) from None
 
 
 def again(folder: Path, use: Sequence[Path]) -> str:
@@ -80,10 +83,12 @@ def _asked_for(
         return recipe, out, words
     if not resume:
         raise RunError("missing option '--out'; write --out runs/NAME")
-    changes = [word for word in words if is_override(word)]
-    named = [recipe, *(word for word in words if word not in changes)]
-    if len(named) > 2:
-        raise RunError(f"--resume takes one run, and no more than a recipe beside it; got {', '.join(named)}")
+    given = [recipe, *words]
+    changes = [word for word in given if is_override(word)]
+    named = [word for word in given if word not in changes]
+    if len(named) not in (1, 2):
+        got = ", ".join(named) or "none"
+        raise RunError(f"--resume takes one run, and no more than a recipe beside it; got {got}")
     run = next((name for name in named if (Path(name) / "recipe.yaml").is_file()), named[-1])
     if run == named[0] and run in packaged_recipes() and not Path(run).exists():
         raise RunError(f"{run} is a recipe, not a run; write --resume RUN, or train {run} --out RUN --resume")
