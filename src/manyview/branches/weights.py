@@ -150,7 +150,8 @@ def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | N
         return None, spec.normalize
     call = without_origin(spec.backbone)
     kept = Call(call.name, (), {key: value for key, value in call.kwargs.items() if key != "pretrained"})
-    usual = timm_library().get_pretrained_cfg(call.name).to_dict() if channels == 3 else {}
+    known = timm_library().get_pretrained_cfg(call.name) if channels == 3 else None  # of one's own there may be none
+    usual = {} if known is None else known.to_dict()
     return str(kept), spec.normalize or (tuple(usual.get("mean", (0.5,))), tuple(usual.get("std", (0.5,))))
 
 

@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 STOPPED = 130  # the exit code of a command that Ctrl-C ended: 128 and the number of the signal
 COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
-    "recipes": (recipes, ["manyview recipes", "manyview recipes quickstart > mine.yaml"]),
+    "recipes": (recipes, ["manyview recipes", "manyview recipes quickstart"]),
     "plan": (plan, ["manyview plan tied_cifar10 train.epochs=10", "manyview plan quickstart --svg plan.svg"]),
     "train": (
         train,

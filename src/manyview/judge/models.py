@@ -23,6 +23,8 @@ from manyview.views.ops.op import as_float
 from manyview.views.plan import TEST, PlannedView, usual_test_view
 from manyview.views.view import draw_views
 
+ASKED = ("forward_features", "forward_head", "num_classes")
+
 
 @final
 class TimmModel:
@@ -40,6 +42,8 @@ class TimmModel:
         name: str,
         labels: Sequence[str] = (),
     ) -> None:
+        if lacks := [asked for asked in ASKED if not hasattr(network, asked)]:
+            raise RunError(f"{name} is no model as timm's are: it has no {' and no '.join(lacks)}")
         self.network, self.test, self.name = network.eval(), test, name
         self.orbit: str | None = None
         self._mean, self._std = (torch.tensor(each).view(1, -1, 1, 1) for each in (mean, std))
