@@ -87,7 +87,8 @@ def reference() -> str:
         "part of the networks as it is through warm-up and schedule (SimSiam's predictor), and "
         "`scale={'backbone': 0.1}` multiplies a part's lr; a part with 0 is fixed, and stays in evaluation mode. A "
         "part is `backbone` or a head, in all branches or, as `online.p`, in one; a relation's own modules have the "
-        "relation's name.\n",
+        "relation's name. `layer_decay=0.75` gives each layer of a backbone 0.75 of the lr of the next, from the heads "
+        "down, as timm's models tell their layers (`group_matcher`).\n",
         "### Schedules\n",
         *entries(SCHEDULES),
         "## Evaluate\n",

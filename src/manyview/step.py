@@ -9,7 +9,7 @@ optimizer.step()
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any, TypedDict
@@ -26,18 +26,27 @@ from manyview.branches.start import Start
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.habits import Habits, check_held, refuse_compiler
+from manyview.optimize.layers import layers_after
 from manyview.optimize.optimize import parts_of
-from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port, rows_an_image
+from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port
 from manyview.recipe.recipe import Recipe
-from manyview.recipe.stepping import check_arguments, check_length, reading_of, rows_per_image
+from manyview.recipe.stepping import (
+    check_arguments,
+    check_length,
+    first_classified,
+    pixels_to_test,
+    reading_of,
+    rows_per_image,
+    scores_of,
+    to_watch,
+)
 from manyview.relations import HasState, Port
 from manyview.relations.joint import aggregate
 from manyview.relations.weight import Moment, Weight
-from manyview.views.engine.render import Source, together
+from manyview.views.engine.render import Source
 from manyview.views.inputs import Inputs, device_of, on_one_device
-from manyview.views.ops.op import as_float
 from manyview.views.ops.orbit import orbit
-from manyview.views.plan import TEST, fixed_size, usual_test_view, with_sources
+from manyview.views.plan import TEST, fixed_size, with_sources
 from manyview.views.view import View, draw_views, render_views
 
 
@@ -108,8 +117,8 @@ class Step(nn.Module):
             self.average.requires_grad_(False)  # timm leaves it on, and DDP would wait for gradients that never come
         self.rendered_views = list(recipe.seen_views)
         self._renderer = render_views
-        self._classified = self._first_classified(relations)
-        self._watched = self._to_watch()
+        self._classified = first_classified(relations, self.main)
+        self._watched = to_watch(reads, self.main, self.plan)
         asked = [(read.branch, (read.name, read.view)) for read in self._reads()]
         asked += [(self.main.spec.name, pair) for pair in self._watched]
         self._wanted = {name: sorted({pair for branch, pair in asked if branch == name}) for name in self.branches}
@@ -225,9 +234,6 @@ class Step(nn.Module):
         branch.check_maps(read.name, fixed_size(self.plan, read.view), where)
         return make_port(read, where, branch.dims, branch.orbits, branch.spec, self.plan, self.num_classes)
 
-    def _members(self, view: str) -> int:
-        return rows_an_image(view, self.plan)
-
     # ------------------------------------------------------------------------------------------------------- views
 
     def views(
@@ -277,18 +283,7 @@ class Step(nn.Module):
 
         An image of another size than the network was trained on is then resized to it, and cut to its shape.
         """
-        batch = images if isinstance(images, Tensor) else together(images)
-        plan, trained = self.test_plan, self.trained_size
-        if not plan and trained is not None and {tuple(image.shape[-2:]) for image in batch} != {trained}:
-            plan = {TEST: usual_test_view(trained)}
-        if plan:
-            return draw_views(plan, batch, None, range(len(images)), 0, self.recipe.seed)[TEST].pixels
-        if not isinstance(batch, Tensor):
-            raise RecipeError(
-                "views: images have unlike sizes; say what evaluation looks at, as in "
-                "test: {from: image, make: 'resize(256) | center_crop(224)'}"
-            )
-        return as_float(batch)
+        return pixels_to_test(self._inputs.images(images), self.test_plan, self.trained_size, self.recipe.seed)
 
     # ------------------------------------------------------------------------------------------------------- train
 
@@ -363,8 +358,17 @@ class Step(nn.Module):
             return
         if self._habits.late(self.attached):
             self._habits.waits(self.waiting, self.attached)
+        if not self.attached and self._habits.looks_at_parameters():
+            self._habits.moves(self._trained(), self._part)
         asleep = [name for name in self.branches if not self.branch(name).backbone.training]
         self._habits.sleeps([f"branches.{name}.backbone" for name in asleep if not self._is_held(name)])
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        idle = self.idle
+        return {name: each for name, each in self.named_parameters() if each.requires_grad and name not in idle}
+
+    def _part(self, name: str) -> str:
+        return (self.parts_of(name) or [name])[-1]
 
     def _is_held(self, name: str) -> bool:
         branch = self.branch(name)
@@ -381,10 +385,8 @@ class Step(nn.Module):
         self._check_length(moves=True)
         optimizers = (optimizer, *more)
         handle = self._follower.attach(optimizers[-1], self._move_on)
-        idle = self.idle
-        trained = {name: each for name, each in self.named_parameters() if each.requires_grad and name not in idle}
         try:
-            check_held(optimizers, trained, {name: (self.parts_of(name) or [name])[-1] for name in trained})
+            check_held(optimizers, self._trained(), self._part)
         except ManyviewError:
             handle.remove()
             raise
@@ -453,31 +455,8 @@ class Step(nn.Module):
     def _reads(self) -> list[Read]:
         return [read for plan in self.recipe.relation_plan for read in plan.all_reads]
 
-    def _to_watch(self) -> list[tuple[str, str]]:
-        """(readout, view) of the main branch whose spread tells a collapse; of two views where there are two."""
-        name = "z" if "z" in self.main.dims else FEATURES
-        wanted = [(read.name, read.view) for read in self._reads() if read.branch == self.main.spec.name]
-        views = {view for found, view in self.main.with_inputs(wanted) if found == name or name == FEATURES}
-        order = [view for made in self.plan for view in (made, *(f"{made}.{t}" for t in range(self._members(made))))]
-        found = sorted(views, key=order.index)
-        single = [view for view in found if self._members(view) == 1]  # a family's rows are not those of a view
-        return [(name, view) for view in single[:2] or found[:1]]
-
-    def _first_classified(self, relations: Sequence[RelationPlan]) -> Read | None:
-        """The first readout that holds class scores: the classifier's, or a joint head's."""
-        reads = [read for plan in relations for read in plan.reads if read.branch == self.main.spec.name]
-        return next((r for r in reads if r.name == LOGITS or r.name in self.main.orbits), None)
-
     def _scores(self, values: Mapping[tuple[str, str, str], Tensor]) -> Tensor | None:
-        if self._classified is None:
-            return None
-        read = self._classified
-        base, _, member = read.view.partition(".")
-        members = 1 if member else self.plan[base].members
-        scores = values[read.branch, read.name, read.view].detach().float()[::members]
-        # a joint head scores member t in every m-th column from t on
-        family = self.main.orbits.get(read.name)
-        return scores if family is None else scores[:, int(member or 0) :: family.members]
+        return None if self._classified is None else scores_of(self._classified, values, self.main.orbits, self.plan)
 
     # ---------------------------------------------------------------------------------------------------- evaluate
 
@@ -541,6 +520,11 @@ class Step(nn.Module):
         """The backbones that are trained, by what the names of their parameters begin with."""
         own = [name for name in self.branches if self.branch(name).spec.ema is None]
         return {f"branches.{name}.backbone": self.branch(name).backbone for name in own}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The layer of each parameter, the last 0 and those before it negative, for timm's layer-wise lr."""
+        after = layers_after(self)
+        return lambda name: -after.get(name, 0)
 
     def get_extra_state(self) -> Tensor:
         """Updates so far: with it, `state_dict` is the whole state."""

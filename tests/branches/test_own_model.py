@@ -421,9 +421,16 @@ def test_whose_network_it_is_must_be_plain(networks, told):
 
 def test_branches_may_have_networks_of_their_own():
     one, two = (Net(lambda net, x: net.conv(x), conv=conv()) for _ in range(2))
+    step = given(nn.ModuleDict({"one": one, "two": two}), TWO)
+    assert step.main.backbone is one
     step = given({"one": one, "two": two}, TWO)
     assert (step.branch("one").backbone, step.branch("two").backbone) == (one, two)
     assert step.branch("ema").backbone is not one
+
+
+def test_scores_of_places_are_no_classifier():
+    tokens = Net(lambda net, x: net.fc(net.conv(x).flatten(2).transpose(1, 2)), conv=conv(), fc=nn.Linear(8, C))
+    assert given(tokens).main.reader.classifier is None
 
 
 def test_another_head_for_logits_is_refused_beside_a_classifier():

@@ -114,9 +114,7 @@ def test_predictions_in_training_mode_are_told():
 def test_parameters_that_the_optimiser_lacks_are_told():
     step = made(AUGSELF)
     (line,) = told(lambda: step.attach(sgd(step.main.backbone)).remove())
-    assert line.startswith(
-        "attach: the optimiser lacks 14 parameters of net.z, net.logits, augself, which would never learn"
-    )
+    assert line.startswith("attach: the optimiser lacks 14 parameters of net.z, net.logits, augself, which never learn")
     heads, rest = (
         sgd(step.main.heads),
         torch.optim.SGD([*step.main.backbone.parameters(), *step.relations.parameters()], lr=0.1),
@@ -128,6 +126,25 @@ def test_parameters_that_the_optimiser_lacks_are_told():
     other = made(AUGSELF)
     other.relations.requires_grad_(False)
     assert told(lambda: other.attach(sgd(other.branches))) == []
+
+
+@pytest.mark.parametrize(("kind", "zero"), [(torch.optim.SGD, "optimizer"), (torch.optim.AdamW, "step")])
+def test_parameters_that_stand_still_are_told_in_a_loop_that_attaches_nothing(zero, kind):
+    def loop(step, parameters):
+        optimizer = kind(parameters, lr=0.01)
+        for number in range(5):
+            forward(step, number).backward()
+            optimizer.step()
+            {"optimizer": optimizer, "step": step}[zero].zero_grad()
+
+    step = made(AUGSELF)
+    (line,) = told(lambda: loop(step, step.main.backbone.parameters()))
+    assert line.startswith(
+        "the optimiser lacks 14 parameters of net.z, net.logits, augself, which never learn; make it of"
+    )
+    step = made(AUGSELF)
+    step.main.backbone.unused = nn.Linear(2, 2)  # is no slip of the loop
+    assert told(lambda: loop(step, step.parameters())) == []
 
 
 def test_an_optimiser_of_another_network_is_refused():

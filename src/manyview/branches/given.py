@@ -77,6 +77,7 @@ def given_networks(given: Given | None, specs: Mapping[str, BranchSpec], read: C
     """
     if given is None:
         return {}
+    given = dict(given.items()) if isinstance(given, nn.ModuleDict) else given
     own = [name for name, spec in specs.items() if spec.ema is None]
     networks = dict(given) if isinstance(given, Mapping) else {"": given}
     if not isinstance(given, Mapping):
@@ -154,8 +155,8 @@ def look_at(
             widths = feature.shape[1], _read(reader, module, other, where).shape[1]
             if len(set(widths)) > 1:
                 raise GivenError(
-                    f"{where} gives {widths[0]:,} columns for an image of {_shape(pixels)}, and {widths[1]:,} for one of "
-                    f"{_shape(other)}; pool over places before its features"
+                    f"{where} gives {widths[0]:,} columns for an image of {_shape(pixels)}, and {widths[1]:,} for one "
+                    f"of {_shape(other)}; pool over places before its features"
                 )
     if layer is not None:
         _check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
@@ -182,8 +183,9 @@ def normalization_of(module: nn.Module) -> tuple[tuple[float, ...], tuple[float,
 
 def tried_size(module: nn.Module, views: Mapping[str, PlannedView]) -> tuple[int, int]:
     """The size that the first view has; where that is the images' own, what a network of a fixed size tells, or 64."""
-    size = getattr(getattr(module, "patch_embed", None), "img_size", None)
-    size = size or getattr(getattr(module, "config", None), "image_size", None) or USUAL
+    timms, hubs = getattr(module, "patch_embed", None), getattr(module, "config", None)
+    told = getattr(timms, "img_size", None), getattr(hubs, "image_size", None), getattr(module, "image_size", None)
+    size = next(filter(None, told), USUAL)
     usual = (size, size) if isinstance(size, int) else tuple(size)
     height, width = next(iter(views.values())).output_size(torch.tensor([usual]))[0].tolist()
     return height, width
@@ -285,7 +287,7 @@ def _classifier(
     """The linear layer that gives the network's scores; of a network of one's own, only if they are of all classes."""
     scores, told = _scores(output), getattr(module, "num_classes", None)
     found = next(((name, layer) for name, layer, gave in reversed(last) if gave is scores), None)
-    if found is None:
+    if found is None or scores.ndim != 2:
         if isinstance(told, int) and told > 0 and hasattr(module, "reset_classifier"):
             raise GivenError(f"{where} ends in no linear layer that alone is its classifier; {_bare('')}")
         return None

@@ -96,6 +96,8 @@ def _of_file(path: Path) -> Weights:
         raise RunError(f"{path} holds no weights by name")
     while prefix := next((p for p in AROUND if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
+    if any(name.startswith("branches.") for name in state):  # a step's own state dict, of a loop of one's own
+        return _of_step(state, path)
     told = [keys[0], *(f"not {key}" for key in keys[1:])] if keys else []
     return Weights(state, f"{path} ({', '.join(told)})" if told else str(path), tuple(keys[1:]))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, final
 
 from torch import nn
@@ -12,6 +12,7 @@ from manyview.foundation.words import counted
 from manyview.optimize.after_update import unwrapped
 
 SHOWN = 6  # parts that a message lists
+SOON = 4  # updates after which all that is trained must have moved
 MANY = 256  # forwards for one update of an attached optimiser, beyond which it makes none
 
 
@@ -24,6 +25,8 @@ class Habits:
         self.forwards = 0  # in training mode, since the last update
         self.judged = 0  # of those with gradients in evaluation mode
         self._told: set[str] = set()
+        self._looks = 0
+        self._versions: dict[str, int] = {}
 
     def looked(self, training: bool) -> None:
         """Notes a forward with gradients."""
@@ -48,6 +51,24 @@ class Habits:
                 f"{self.forwards} training forwards without an update, for which {', '.join(waiting)} "
                 f"{'waits' if len(waiting) == 1 else 'wait'}: {cure}",
             )
+
+    def looks_at_parameters(self) -> bool:
+        """Whether `moves` is to be called in this training forward, of a step without attached optimiser."""
+        self._looks += 1
+        return self._looks in (1, 1 + SOON * self.parts)
+
+    def moves(self, parameters: Mapping[str, nn.Parameter], parts: Callable[[str], str]) -> None:
+        """Warns of parameters that stand still while others move: those that no optimiser holds.
+
+        Told by the count of writings that torch keeps for each tensor, which asks nothing of a device. What has no
+        gradient in a backbone is not used, and may stand still.
+        """
+        before, self._versions = self._versions, {name: each._version for name, each in parameters.items()}
+        still = [name for name, version in self._versions.items() if before.get(name) == version]
+        if before and len(still) < len(self._versions):
+            lost = [name for name in still if ".backbone." not in name or parameters[name].grad is not None]
+            if lost:
+                self.tell("still", _lacking(lost, parts))
 
     def predicts(self) -> None:
         """Warns of predictions in training mode."""
@@ -89,8 +110,8 @@ class Habits:
             warn(text)
 
 
-def check_held(optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter], parts: Mapping[str, str]) -> None:
-    """Warns of trainable parameters that no optimiser holds. parts: parameter's name -> what it is a part of.
+def check_held(optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter], parts: Callable[[str], str]) -> None:
+    """Warns of trainable parameters that no optimiser holds. parts: from a parameter's name to what it is a part of.
 
     Raises ManyviewError if they hold none at all.
     """
@@ -101,12 +122,16 @@ def check_held(optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter]
             "attach: this optimiser holds no parameter of the step; make it of step.parameters(), after the step"
         )
     if missing:
-        lost = list(dict.fromkeys(parts[name] for name in missing))
-        told = ", ".join(lost[:SHOWN]) + (f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else "")
-        warn(
-            f"attach: the optimiser lacks {counted(len(missing), 'parameter')} of {told}, which would never learn; "
-            "make it of step.parameters(), attach all optimisers, or say requires_grad_(False)"
-        )
+        warn(f"attach: {_lacking(missing, parts)}, attach all optimisers, or say requires_grad_(False)")
+
+
+def _lacking(names: Sequence[str], parts: Callable[[str], str]) -> str:
+    lost = list(dict.fromkeys(map(parts, names)))
+    told = ", ".join(lost[:SHOWN]) + (f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else "")
+    return (
+        f"the optimiser lacks {counted(len(names), 'parameter')} of {told}, which never learn; "
+        "make it of step.parameters()"
+    )
 
 
 def _groups(optimizer: Any) -> Collection[Mapping[str, Any]]:

@@ -7,16 +7,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
+from manyview.branches.spec import FEATURES, LOGITS
 from manyview.errors import RecipeError
-from manyview.recipe.readouts import Mix, Read
+from manyview.recipe.readouts import Mix, Read, RelationPlan, rows_an_image
 from manyview.recipe.recipe import Recipe
 from manyview.relations.joint import aggregate
 from manyview.relations.reading import Reading
 from manyview.relations.weight import Weight
+from manyview.views.engine.render import Source, together
 from manyview.views.ops.mix import mix_rows, mix_target, on_rows
-from manyview.views.plan import PlannedView
-from manyview.views.view import View, member_view
+from manyview.views.ops.op import as_float
+from manyview.views.plan import TEST, PlannedView, usual_test_view
+from manyview.views.view import View, draw_views, member_view
 
 
 def check_arguments(recipe: Any, num_classes: Any, total_steps: Any, pretrained: Any) -> None:
@@ -77,10 +81,72 @@ def reading_of(
     return Reading(value, target, view.params, members)
 
 
+def first_classified(relations: Iterable[RelationPlan], branch: Branch) -> Read | None:
+    """The first readout of a branch that holds class scores: the classifier's, or a joint head's."""
+    reads = [read for plan in relations for read in plan.reads if read.branch == branch.spec.name]
+    return next((read for read in reads if read.name == LOGITS or read.name in branch.orbits), None)
+
+
+def scores_of(
+    read: Read,
+    values: Mapping[tuple[str, str, str], Tensor],
+    orbits: Mapping[str, PlannedView],
+    views: Mapping[str, PlannedView],
+) -> Tensor:
+    """Class scores [B, classes] of such a readout, without gradient; of a family those of its first member."""
+    base, _, member = read.view.partition(".")
+    members = 1 if member else views[base].members
+    scores = values[read.branch, read.name, read.view].detach().float()[::members]
+    # a joint head scores member t in every m-th column from t on
+    family = orbits.get(read.name)
+    return scores if family is None else scores[:, int(member or 0) :: family.members]
+
+
+def to_watch(reads: Iterable[Read], branch: Branch, views: Mapping[str, PlannedView]) -> list[tuple[str, str]]:
+    """(readout, view) of a branch whose spread tells a collapse; of two views where there are two."""
+    name = "z" if "z" in branch.dims else FEATURES
+    wanted = [(read.name, read.view) for read in reads if read.branch == branch.spec.name]
+    seen = {view for found, view in branch.with_inputs(wanted) if found == name or name == FEATURES}
+    rows = {view: rows_an_image(view, views) for view in views}
+    order = [view for made in views for view in (made, *(f"{made}.{t}" for t in range(rows[made])))]
+    found = sorted(seen, key=order.index)
+    single = [view for view in found if rows_an_image(view, views) == 1]  # a family's rows are not those of a view
+    return [(name, view) for view in single[:2] or found[:1]]
+
+
+def pixels_to_test(
+    images: Source, plan: Mapping[str, PlannedView], trained: tuple[int, int] | None, seed: int
+) -> Tensor:
+    """What evaluation looks at, float [B, C, h, w] in [0, 1]: the view `test`; without one, the image itself.
+
+    An image of another size than the network was trained on is then resized to it, and cut to its shape.
+    """
+    batch = images if isinstance(images, Tensor) else together(images)  # type: ignore[arg-type]
+    if not plan and trained is not None and {tuple(image.shape[-2:]) for image in batch} != {trained}:
+        plan = {TEST: usual_test_view(trained)}
+    if plan:
+        return draw_views(plan, batch, None, range(len(images)), 0, seed)[TEST].pixels
+    if not isinstance(batch, Tensor):
+        raise RecipeError(
+            "views: images have unlike sizes; say what evaluation looks at, as in "
+            "test: {from: image, make: 'resize(256) | center_crop(224)'}"
+        )
+    return as_float(batch)
+
+
 def _view(views: Mapping[str, View], name: str) -> View:
     """A view, or a member such as `r.0`."""
     base, _, member = name.partition(".")
     return member_view(views[base], int(member)) if member else views[base]
 
 
-__all__ = ["check_arguments", "check_length", "reading_of", "rows_per_image"]
+__all__ = [
+    "check_arguments",
+    "check_length",
+    "first_classified",
+    "pixels_to_test",
+    "reading_of",
+    "rows_per_image",
+    "scores_of",
+    "to_watch",
+]
