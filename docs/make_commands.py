@@ -45,7 +45,7 @@ def prose(text: str | None) -> str:
             blocks.append("```sh\n" + inspect.cleandoc(block.removeprefix("\b").strip("\n")) + "\n```")
         else:
             blocks.append(" ".join(block.split()))
-    return "\n\n".join(blocks)
+    return "\n\n".join(blocks).replace("\n```\n\n```sh\n", "\n")  # commands one below the other
 
 
 def parameters(command: CommandInfo) -> Iterator[tuple[str, bool, str]]:

@@ -746,9 +746,9 @@ def test_replay_refuses(refused, run, tmp_path):
     held_out = int(splits.val.index[len(splits.val) // 2])
     for index in (held_out, 99999, -1):
         message = refused("replay", run, "--index", index, "--epoch", 0, "--out", tmp_path / "out.png")
-        assert message == (
-            f"no training image has index {index}; this run trained on 60 images between {low} and {high}"
-        )
+        told, _, near = message.rpartition("; the nearest that epoch 0 saw is ")
+        assert told == f"no training image has index {index}; this run trained on 60 images between {low} and {high}"
+    done("replay", run, "--index", near, "--epoch", 0, "--out", tmp_path / "near.png")
 
 
 # ------------------------------------------------------------------------------------------------------------- export

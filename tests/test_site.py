@@ -55,15 +55,18 @@ def test_every_variable_of_ours_is_told():
 
 
 class Asked(HTMLParser):
-    """What a browser loads by itself to show a page."""
+    """What a browser loads by itself to show a page, and what the page leads to."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.links: list[str] = []
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
-        if tag in ("script", "img", "iframe", "source"):
+        if tag == "a":
+            self.links.append(given.get("href") or "")
+        elif tag in ("script", "img", "iframe", "source"):
             self.found.append(given.get("src") or "")
         elif tag == "link" and given.get("rel") not in ("canonical", "next", "prev"):
             self.found.append(given.get("href") or "")
@@ -96,6 +99,17 @@ def test_the_site_has_every_page(site):
     for page in in_menu(CONFIG["nav"]):
         built = re.sub(r"(README|index)\.md$", "index.md", page).removesuffix(".md") + ".html"
         assert (site / built).is_file(), page
+
+
+@pytest.mark.slow(reason="builds the whole site")
+def test_what_pages_lead_to_is_in_the_site(site):
+    for path in site.rglob("*.html"):
+        parser = Asked()
+        parser.feed(path.read_text(encoding="utf-8"))
+        for target in {one.partition("#")[0] for one in [*parser.links, *parser.found]} - {"", "."}:
+            if path.name != "404.html" and "://" not in target:
+                assert (path.parent / target).exists(), f"{path.name} leads to {target}"
+    assert not [*site.rglob("make_*.py"), *site.rglob("__pycache__")]
 
 
 @pytest.mark.slow(reason="builds the whole site")

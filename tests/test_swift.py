@@ -61,6 +61,10 @@ def test_help_lists_and_unknown_names_need_no_torch(tmp_path):
         "compare nosuch quickstart --out both",
         "predict nosuch image.png",
         "replay nosuch --index 0 --epoch 0 --out seen.png",
+        "predict nosuch image.png --format csv",
+        "train --resume nosuch",
+        "train quickstart --resume",
+        "embed nosuch image.png --out features.txt",
         "export nosuch out",
         "export nosuch out --to onnx",
     ]

@@ -88,7 +88,7 @@ LISTS = {
     **dict.fromkeys(("corruption", "head", "key", "op", "protocol", "relation", "source"), "docs/reference.md"),
 }
 """Kind of name -> where all of them stand."""
-OWN = ("head", "op", "protocol", "relation", "source")  # which may be of one's own
+OWN = ("op", "protocol", "relation", "source")  # which may be of one's own; so may heads, for which keys are taken
 
 
 def unknown(kind: str, name: str, known: Iterable[str], plural: str | None = None, own: Collection[str] = ()) -> str:

@@ -9,7 +9,7 @@ optimizer.step()
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any, TypedDict
@@ -26,6 +26,7 @@ from manyview.branches.start import Start
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.habits import Habits, check_held, refuse_compiler
+from manyview.optimize.layers import layers_after
 from manyview.optimize.optimize import parts_of
 from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port
 from manyview.recipe.recipe import Recipe
@@ -519,6 +520,11 @@ class Step(nn.Module):
         """The backbones that are trained, by what the names of their parameters begin with."""
         own = [name for name in self.branches if self.branch(name).spec.ema is None]
         return {f"branches.{name}.backbone": self.branch(name).backbone for name in own}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The layer of each parameter, the last 0 and those before it negative, for timm's layer-wise lr."""
+        after = layers_after(self)
+        return lambda name: -after.get(name, 0)
 
     def get_extra_state(self) -> Tensor:
         """Updates so far: with it, `state_dict` is the whole state."""

@@ -148,6 +148,9 @@ def test_a_run_gives_its_main_branch(tmp_path):
         assert said == []
         assert new.starts["net.backbone"].source.endswith("run/checkpoints/last.pt (branch online, averaged)")
     assert new.main.heads["logits"].weight.shape == (10, 64)
+    torch.save(step.state_dict(), tmp_path / "step.pt")  # as a loop of one's own may keep it
+    own, _ = begun(f"cresnet20(init={str(tmp_path / 'step.pt')!r})", normalize="cifar10")
+    same(own.main.backbone.state_dict(), step.average.module.backbone.state_dict())
     teacher, _ = begun(f"cresnet20(init={str(tmp_path / 'run')!r})", SSL)
     same(teacher.branch("teacher").backbone.state_dict(), step.average.module.backbone.state_dict())
     fresh, _ = begun("cresnet20", SSL)
@@ -177,6 +180,9 @@ def test_heads_come_along_where_they_are_asked(tmp_path):
     fresh, _ = begun("cresnet20", SSL)
     same(asked.main.heads["p"].state_dict(), fresh.main.heads["p"].state_dict())
     assert set(asked.starts) == {"online.backbone", "online.z"}
+    for other in ("linear(h, 16", "mlp(h, 16, 16", "projector(h, 16, layers=3"):  # which have some of its names
+        with pytest.raises(RecipeError, match=r"branches\.online\.z: .*another architecture than \w+\(h, 16.*\): \d "):
+            begun("cresnet20", SSL, z=f"{other}, init={place!r})", p="predictor(z, 8)")
     logits = f"linear(h, init={place!r})"
     message = refused("cresnet20", logits=logits)
     assert re.fullmatch(r"branches.net.logits: .*last.pt \(.*\) has no head logits; its heads are z, p", message)

@@ -37,8 +37,6 @@ def test_every_help_shows_an_example(path, asked, monkeypatch):
     assert examples, shown
     for example in examples:
         words = shlex.split(example)[1:]
-        if ">" in words:  # the shell's
-            words = words[: words.index(">")]
         rest = words[len(path) :]
         context = COMMANDS[path].make_context("manyview", rest)  # parses, and calls nothing
         if isinstance(name := context.params.get("recipe"), str) and not context.params.get("resume"):

@@ -32,6 +32,7 @@ from manyview.data import (
 )
 from manyview.data.vision import DATASETS
 from manyview.errors import DataError
+from manyview.foundation.vocabulary import NONE, Words
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 
@@ -53,6 +54,7 @@ class Spec:
     imbalance: float | None = None
     limit: int | None = None
     channels: int | None = None
+    words: Words = NONE
 
 
 def open_(name, *args, root=None, seed=0, options=None, **choice):

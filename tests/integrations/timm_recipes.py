@@ -33,7 +33,8 @@ SLA = (
     + ("  - joint_cross_entropy(joint(r))\n")
 )
 AUGSELF = (
-    'train: {epochs: 2}\nviews:\n  a: {from: image, make: "crop(16, scale=(0.2, 1)) | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1)"}\n'
+    "train: {epochs: 2}\nviews:\n"
+    '  a: {from: image, make: "crop(16, scale=(0.2, 1)) | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1)"}\n'
     "  b: {like: a}\n"
     + NET % ""
     + "  - cross_entropy(logits(a), logits(b))\n  - augself(h(a), h(b), crop=1.0, color=1.0, hidden=8)\n"

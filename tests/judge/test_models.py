@@ -307,6 +307,7 @@ def test_checkpoints_that_are_refused(tmp_path, capsys, name, content, message):
         ("test_resnet(pretrained=True)", r"pretrained cannot be given; weights and classes are those of .*w.pt$"),
         ("test_resnet(num_classes=3)", r"num_classes cannot be given"),
         ("test_resnet(checkpoint_path='x')", r"checkpoint_path cannot be given"),
+        ("test_resnet(init='x')", r"init cannot be given"),
         ("test_resnet(depth=3)", r"w.pt: test_resnet\(depth=3\): .*depth"),
         ("test_vit(small=True)", r"w.pt: test_vit\(\): "),
     ],

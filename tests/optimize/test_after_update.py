@@ -65,6 +65,24 @@ def test_an_attached_optimiser_does_what_calls_by_hand_do_once_an_update():
     assert int(one.relations["info_nce"].oldest) == 3 * 2 * B % 16  # each key once
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_nothing_follows_an_update_that_a_scaler_skips(fused):
+    step = Step(parse_recipe(TEXT), 5)
+    optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=0.1, fused=fused)
+    step.attach(optimizer)
+    before = {name: value.clone() for name, value in step.named_parameters()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-127)
+    for updates in (0, 1):  # the first scale is too large, the one after fits
+        scaler.scale(part(step, 0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        moved = [name for name, value in step.named_parameters() if not torch.equal(value, before[name])]
+        assert step.updates == updates
+        assert any(name.startswith("branches.teacher.") for name in moved) == bool(updates)
+        assert any(name.startswith("branches.online.") for name in moved) == bool(updates)
+
+
 def test_nothing_follows_twice():
     step, optimizer = made()
     with pytest.raises(ManyviewError, match=r"^after_step: the attached optimiser does this .* drop the call$"):
@@ -139,3 +157,21 @@ def test_what_raises_in_an_update_is_no_update():
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(closure)
     assert step.updates == 0
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_an_update_that_a_scaler_skips_moves_nothing(fused):
+    """A fused optimiser is called all the same, and skips by itself."""
+    step, _ = made(attached=False)
+    optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=0.1, fused=fused)
+    step.attach(optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = {name: value.clone() for name, value in step.branch("teacher").named_parameters()}
+    for number, grows in enumerate((float("inf"), 1.0)):
+        optimizer.zero_grad()
+        (scaler.scale(part(step, number)) * grows).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert step.updates == number
+        same = all(torch.equal(before[name], value) for name, value in step.branch("teacher").named_parameters())
+        assert same == (number == 0)

@@ -65,6 +65,10 @@ WRONG = {
         "sample gives a row for each image, [B, …], got grain [4] for 3 images",
     ),
     "no tensors": ((SAMPLE, '{"grain": 3.0}'), "sample gives a dict of tensors, name -> [B, …], got {'grain': 3.0}"),
+    "a difference": (
+        ('return a["grain"] - b["grain"]', 'return (a["grain"] - b["grain"]).sum()'),
+        "difference gives a row of numbers for each image, [B, k], got []",
+    ),
     "a mistake": (("as_float(images)", "as_float(image)"), "NameError: name 'image' is not defined"),
 }
 

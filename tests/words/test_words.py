@@ -175,6 +175,7 @@ REFUSED = {
         "words.py: OPS['crop']: manyview has an op 'crop' already; give yours another",
     ),
     "packaged tap": (HEAD + "HEADS = {'pool': squash}", "HEADS['pool']: manyview has a head 'pool' already"),
+    "a function of readouts": (RELATION + "RELATIONS = {'stop': Pull}", "manyview has a relation 'stop' already"),
     "a measure": (
         PROTOCOL + "PROTOCOLS = {'top1': Centroids}",
         "PROTOCOLS['top1']: manyview has a protocol 'top1' already",
@@ -182,7 +183,14 @@ REFUSED = {
     "a keyword": (OP + "OPS = {'class': Speckle}", "OPS['class']: 'class' cannot be a name"),
     "a dot": (RELATION + "RELATIONS = {'my.pull': Pull}", "RELATIONS['my.pull']: 'my.pull' cannot be a name"),
     "again": (OP + "OPS = {'speckle_again': Speckle}", "'_again' in a name tells the second op of a view"),
-    "twice": (OP + "OPS = {'one': Speckle, 'two': Speckle}", "OPS['two'] is OPS['one'] again; give it one name"),
+    "twice": (
+        OP + "OPS = {'one': Speckle, 'two': Speckle}",
+        "OPS['two'] is OPS['one'] by another name; give it one name",
+    ),
+    "manyview's own": (
+        "from manyview.views.ops.crop import Crop\nOPS = {'cut': Crop}",
+        "OPS['cut'] is manyview's 'crop' by another name; give it one name",
+    ),
     "an instance": (OP + "OPS = {'speckle': Speckle()}", "OPS['speckle']: expected a class, a frozen dataclass"),
     "no sample": (
         OP.replace("def sample", "def draw") + FIRST,
@@ -384,6 +392,22 @@ train: {epochs: 1}
 """
 
 
+def test_a_backbone_that_is_not_as_those_of_timm_is_told_where_it_must_be(tmp_path):
+    words = own_words.written(tmp_path, own_words.IMPORTS + own_words.NET)
+    (tmp_path / "net.yaml").write_text(NET.replace("similarity(h(a), h(b))", "cross_entropy(logits(a))"))
+    settings = ["data.source=digits", "data.limit=64", "train.batch_size=32", "--quiet"]
+    use = ["--use", words]
+    done("train", tmp_path / "net.yaml", *settings, "--out", tmp_path / "run", *use)
+    told = one_line(*command("export", tmp_path / "run", tmp_path / "out", *use))
+    assert told.startswith(
+        "timm's stripe_net with 10 classes does not take its weights (Unexpected key(s) in state_dict: "
+    )
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
+    judge = ["eval", "stripe_net(width=6)", "--checkpoint", checkpoint, "data.source=digits"]
+    told = one_line(*command(*judge, *use))
+    assert told == "stripe_net(width=6) is no model as timm's are: it has no forward_features and no forward_head"
+
+
 def test_a_backbone_of_timm_is_not_taken(tmp_path):
     import timm
 
@@ -459,6 +483,7 @@ def fresh(data, pipe):
     pipe.send((batch.images["a"].images.sum().item(), type(plan.plan.views["a"].ops[1].op).__module__, told))
 
 
+@pytest.mark.slow(reason="begins a process from a server, which may have to load torch first")
 def test_a_loaders_plan_reaches_a_process_that_knows_no_words(words):
     from manyview.data.loader import Batches
 
@@ -527,7 +552,7 @@ def test_a_package_of_another_version(site, tmp_path):
     newer = words_of().origins[0]
     check_words(run, words_of(), exact=True)
     newer = Words((replace(newer, digest="another", version="1.3", label="installed package acme_words 1.3"),))
-    told = f"{run} was made with another acme_words 1.2 than installed package acme_words 1.3; its own: with acme_words 1.2"
+    told = f"{run} was made with another acme_words 1.2 than {newer.origins[0].label}; its own: with acme_words 1.2"
     with pytest.raises(RunError) as caught:
         check_words(run, newer, exact=True)
     assert str(caught.value) == f"{told} installed"

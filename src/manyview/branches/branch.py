@@ -98,12 +98,12 @@ class Branch(nn.Module):
         found = {"backbone": start_backbone(self.backbone, spec.backbone, f"{where}.backbone")}
         for head in self.heads:
             if head in spec.heads:
-                classifier = getattr(self.backbone, "pretrained_cfg", {}).get("classifier") if head == LOGITS else None
-                found[head] = start_head(self.heads[head], spec.heads[head], head, classifier, f"{where}.{head}")
+                call = spec.heads[head]
+                found[head] = start_head(self.heads[head], call, head, self.backbone, f"{where}.{head}")
         starts = {part: start for part, start in found.items() if start is not None}
         ours = tuple(self.mean.flatten().tolist()), tuple(self.std.flatten().tolist())
         if "backbone" in starts and (doubt := doubt_of_normalization(starts["backbone"], ours, where)):
-            warnings.warn(doubt, ManyviewWarning, stacklevel=2)
+            warnings.warn(doubt, ManyviewWarning, stacklevel=4)
         return starts
 
     def head(self, name: str) -> nn.Module:

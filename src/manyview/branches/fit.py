@@ -58,15 +58,16 @@ class Fit:
         return [f"{matched} weights", *self.changed, *lost, *drawn]
 
 
-def fit(given: Mapping[str, Tensor], network: nn.Module) -> Fit:
+def fit(given: Mapping[str, Tensor], network: nn.Module, exact: bool = False) -> Fit:
     """Finds a network's weights among given ones, whatever stands before their names.
 
     Where timm knows how to rename or resample a file's weights for a network of its own (position embeddings of
-    another size), it does so. Channels of a first convolution are summed or repeated, as timm does.
+    another size), it does so. Channels of a first convolution are summed or repeated, as timm does. exact: all of the
+    given weights are the network's, under its names, as those of a head.
     """
     own = {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTER)}
     counters = [name for name in network.state_dict() if name.endswith(COUNTER)]
-    prefix = _prefix(given, own)
+    prefix = "" if exact else _prefix(given, own)
     plain = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
     found, changed = plain, [f"under '{prefix}'"] if prefix else []
     converted = _converted(plain, network)
@@ -97,18 +98,19 @@ def fit(given: Mapping[str, Tensor], network: nn.Module) -> Fit:
         if name not in own and not name.endswith(COUNTER):
             part, _, rest = name.partition(".")
             of_it = (part in inside or not rest) and part not in PRETEXT and not name.startswith(classifiers)
-            (made.beyond if of_it else made.left_out).append(name)
+            (made.beyond if of_it or exact else made.left_out).append(name)
     return made
 
 
-def classes_of(given: Mapping[str, Tensor], network: nn.Module) -> int:
-    """How many classes a network's classifier has among given weights, wherever it stands; 0 where there is none.
+def classifier_of(given: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The `weight` and `bias` of a network's one classifier among given weights; {} where there is none.
 
-    The network itself has none.
+    network: without a classifier.
     """
-    prefix = _prefix(given, network.state_dict())
-    weights = [given.get(f"{prefix}{name}.weight") for name in _named(network, "classifier")]
-    return 0 if len(weights) != 1 or weights[0] is None else len(weights[0])
+    parts = _named(network, "classifier")
+    place = f"{_prefix(given, network.state_dict())}{parts[0]}" if len(parts) == 1 else ""
+    names = {part: f"{place}.{part}" for part in ("weight", "bias")}
+    return {part: given[name] for part, name in names.items() if name in given}
 
 
 def _prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

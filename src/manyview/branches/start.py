@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from manyview.branches.fit import Fit, fit
+from manyview.branches.fit import Fit, classifier_of, fit
 from manyview.branches.origin import origin_of, without_origin
-from manyview.branches.spec import NORMALIZATIONS, Normalization
+from manyview.branches.spec import LOGITS, NORMALIZATIONS, Normalization
 from manyview.branches.weights import Weights, digest_of, open_weights
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
 from manyview.foundation.files import at_home
@@ -51,7 +51,8 @@ def start_backbone(network: nn.Module, call: Call, where: str) -> Start | None:
         return _published(network, call, where) if call.kwargs.get("pretrained") else None
     found = fit(weights.state, network)
     if wrong := found.misfit(stem=True):
-        raise RecipeError(f"{where}: {_refusal(weights, without_origin(call), wrong)}")
+        known = f"; those are of {weights.backbone}" if weights.backbone else ""
+        raise RecipeError(f"{where}: {_refusal(weights, call, wrong)}{known}")
     _load(network, found)
     if found.stem:
         _warn_of_stem(where, weights.source, f" ({weights.backbone})" if weights.backbone else "")
@@ -70,24 +71,24 @@ def _published(network: Any, call: Call, where: str) -> Start:
 
 def _warn_of_stem(where: str, source: str, network: str = "") -> None:
     told = f"{where}: the first convolution starts at random, since that of {source}{network} is of another size"
-    warnings.warn(told, ManyviewWarning, stacklevel=3)
+    warnings.warn(told, ManyviewWarning, stacklevel=6)
 
 
-def start_head(module: nn.Module, call: Call, head: str, classifier: str | None, where: str) -> Start | None:
+def start_head(module: nn.Module, call: Call, head: str, network: nn.Module, where: str) -> Start | None:
     """Gives a head the weights that its call names: of a run, those of its head of that name.
 
-    classifier: what an export or a checkpoint calls the classifier, for the head that is one. Raises RecipeError.
+    network: the backbone, whose classifier, as an export or a checkpoint has it, may be `logits`. Raises RecipeError.
     """
     weights = _named(call, where)
     if weights is None:
         return None
-    given = weights.heads.get(head) or (_classifier(weights, classifier) if classifier else {})
+    given = weights.heads.get(head) or (classifier_of(weights.state, network) if head == LOGITS else {})
     if not given:
         known = f"its heads are {', '.join(weights.heads)}" if weights.heads else "it has a backbone's weights alone"
         raise RecipeError(f"{where}: {weights.source} has no head {head}; {known}")
-    found = fit(given, module)
+    found = fit(given, module, exact=True)
     if wrong := found.misfit():
-        raise RecipeError(f"{where}: {_refusal(weights, without_origin(call), wrong)}")
+        raise RecipeError(f"{where}: {_refusal(weights, call, wrong)}")
     _load(module, found)
     return Start(weights.source, f"{len(found.state)} weights", digest_of(module.state_dict()))
 
@@ -105,15 +106,8 @@ def _named(call: Call, where: str) -> Weights | None:
         raise RecipeError(f"{where}: {error}") from None
 
 
-def _classifier(weights: Weights, name: str) -> dict[str, Any]:
-    """A classifier's weights, whatever stands before its name."""
-    ends = tuple(f"{name}.{part}" for part in ("weight", "bias"))
-    return {key.rpartition(".")[2]: value for key, value in weights.state.items() if key.endswith(ends)}
-
-
 def _refusal(weights: Weights, call: Call, wrong: str) -> str:
-    cure = f"; those are of {weights.backbone}" if weights.backbone and weights.backbone != str(call) else ""
-    return f"{weights.source} holds weights of another architecture than {call}: {wrong}{cure}"
+    return f"{weights.source} holds weights of another architecture than {without_origin(call)}: {wrong}"
 
 
 def _load(module: nn.Module, found: Fit) -> None:

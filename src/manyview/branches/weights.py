@@ -96,6 +96,8 @@ def _of_file(path: Path) -> Weights:
         raise RunError(f"{path} holds no weights by name")
     while prefix := next((p for p in AROUND if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
+    if any(name.startswith("branches.") for name in state):  # a step's own state dict, of a loop of one's own
+        return _of_step(state, path)
     told = [keys[0], *(f"not {key}" for key in keys[1:])] if keys else []
     return Weights(state, f"{path} ({', '.join(told)})" if told else str(path), tuple(keys[1:]))
 
@@ -150,7 +152,8 @@ def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | N
         return None, spec.normalize
     call = without_origin(spec.backbone)
     kept = Call(call.name, (), {key: value for key, value in call.kwargs.items() if key != "pretrained"})
-    usual = timm_library().get_pretrained_cfg(call.name).to_dict() if channels == 3 else {}
+    known = timm_library().get_pretrained_cfg(call.name) if channels == 3 else None  # of one's own there may be none
+    usual = {} if known is None else known.to_dict()
     return str(kept), spec.normalize or (tuple(usual.get("mean", (0.5,))), tuple(usual.get("std", (0.5,))))
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from manyview.cli.compare import compare
+from manyview.cli.embed import embed
 from manyview.cli.judge import evaluate, export, predict
 from manyview.cli.look import replay, views
 from manyview.cli.new import new
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 STOPPED = 130  # the exit code of a command that Ctrl-C ended: 128 and the number of the signal
 COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
-    "recipes": (recipes, ["manyview recipes", "manyview recipes quickstart > mine.yaml"]),
+    "recipes": (recipes, ["manyview recipes", "manyview recipes quickstart"]),
     "plan": (plan, ["manyview plan tied_cifar10 train.epochs=10", "manyview plan quickstart --svg plan.svg"]),
     "train": (
         train,
@@ -49,6 +50,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
         ],
     ),
     "predict": (predict, ["manyview predict runs/first cat.jpg photos --top 3 --out classes.csv"]),
+    "embed": (
+        embed,
+        [
+            "manyview embed runs/first photos cat.jpg --out features.npz",
+            "manyview embed runs/first --split test --out test.parquet",
+        ],
+    ),
     "views": (
         views,
         ["manyview views quickstart --out views.png", "manyview views quickstart cat.jpg --out cat-views.png"],

@@ -1,7 +1,7 @@
 """Words of one's own, beside those that are packaged: one frozen value that a recipe carries and hands to its parsers.
 
 Nothing is registered anywhere: who parses asks `words.beside("OPS", OPS)`. The classes stand in modules that were made
-of files (see `manyview.words`), which Python's pickle finds by name; `take_in` makes them in another process.
+of files (see `manyview.words`), which pickle finds by name; with `modules_before` in another process, too.
 """
 
 from __future__ import annotations
@@ -146,10 +146,8 @@ def modules_before(value: Any) -> tuple[Any, ...]:
 
     In another process the modules are made again before the object is filled, so that its classes are found by name.
     """
-    loaders = [
-        getattr(module, "__loader__", None) for name, module in [*sys.modules.items()] if name.startswith(PREFIX)
-    ]
-    files = tuple((each.path, each.source) for each in loaders if isinstance(each, _Loader))
+    own = [module.__loader__ for name, module in [*sys.modules.items()] if name.startswith(PREFIX)]
+    files = tuple((each.path, each.source) for each in own if isinstance(each, _Loader))
     return _made_again, (type(value), files), vars(value)
 
 

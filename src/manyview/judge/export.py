@@ -122,9 +122,12 @@ def _check_same(
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        if not branch.given:
-            raise
         differs = str(error).splitlines()[1].strip()[:160]
+        if not branch.given:  # a backbone of one's own, which need not be as timm's are
+            raise RunError(
+                f"timm's {name} with {counted(classes, 'class')} does not take its weights ({differs}); a model "
+                "that is exported has its classifier where pretrained_cfg['classifier'] says, by default fc"
+            ) from None
         raise RunError(
             f"the given {name} was built with arguments of its own, so timm's {name} does not take its weights "
             f"({differs}); they are its own state_dict()"

@@ -11,7 +11,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from manyview.branches.fit import classes_of, fit
+from manyview.branches.fit import classifier_of, fit
+from manyview.branches.origin import PLACES
 from manyview.branches.spec import FEATURES, LOGITS
 from manyview.branches.timm_models import like_backbones, timm_library, timm_model
 from manyview.branches.weights import Weights, digest_of, open_weights
@@ -22,6 +23,8 @@ from manyview.views.engine.render import together
 from manyview.views.ops.op import as_float
 from manyview.views.plan import TEST, PlannedView, usual_test_view
 from manyview.views.view import draw_views
+
+ASKED = ("forward_features", "forward_head", "num_classes")
 
 
 @final
@@ -40,6 +43,8 @@ class TimmModel:
         name: str,
         labels: Sequence[str] = (),
     ) -> None:
+        if lacks := [asked for asked in ASKED if not hasattr(network, asked)]:
+            raise RunError(f"{name} is no model as timm's are: it has no {' and no '.join(lacks)}")
         self.network, self.test, self.name = network.eval(), test, name
         self.orbit: str | None = None
         self._mean, self._std = (torch.tensor(each).view(1, -1, 1, 1) for each in (mean, std))
@@ -128,7 +133,7 @@ def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None 
     weights = open_weights(checkpoint)
     spec = Call(call.name, (), options)
     bare = _network(spec, small, 0, checkpoint)
-    classes = classes_of(weights.state, bare)
+    classes = len(classifier_of(weights.state, bare).get("weight", ()))
     network = _network(spec, small, classes, checkpoint) if classes else bare
     _load(network, weights, str(call))
     config = timm.data.resolve_model_data_config(network)
@@ -155,7 +160,7 @@ def _timm_model(
 
 
 def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
-    refused = {"num_classes", "pretrained", "checkpoint_path"} & set(spec.kwargs)
+    refused = {*PLACES, "num_classes", "pretrained"} & set(spec.kwargs)
     if refused:
         raise RunError(f"{spec}: {min(refused)} cannot be given; weights and classes are those of {where}")
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from manyview.data.loader import Batches
@@ -50,13 +51,6 @@ def replay(
     if epoch * clock.steps_per_epoch >= clock.steps:
         last = (clock.steps - 1) // clock.steps_per_epoch
         raise RunError(f"--epoch {epoch}: this run has {f'epochs 0 to {last}' if last else 'epoch 0 alone'}")
-    found = (train.index == index).nonzero()[0]
-    if not len(found):
-        raise DataError(
-            f"no training image has index {index}; this run trained on {counted(len(train), 'image')} between "
-            f"{train.index.min()} and {train.index.max()}"
-        )
-    position, together = int(found[0]), found
     batches = Batches(
         images=train,
         batch_size=recipe.train.batch_size,
@@ -67,13 +61,21 @@ def replay(
         skip=recipe.data.on_bad_image == "skip",
         reduced=recipe.data.reduced,
     )
-    step = batches.step_of(position, epoch)
-    if step is None:
-        raise DataError(f"image {index} was left over in epoch {epoch}: it filled no batch, and was not trained on")
-    if step >= clock.steps:
+    found = (train.index == index).nonzero()[0]
+    step = batches.step_of(int(found[0]), epoch) if len(found) else None
+    if step is None or step >= clock.steps:
+        by_distance = np.abs(train.index - index).argsort(kind="stable")
+        seen = (n for n in by_distance if (at := batches.step_of(int(n), epoch)) is not None and at < clock.steps)
+        near = f"; the nearest that epoch {epoch} saw is {train.index[next(seen)]}"
+        if not len(found):
+            between = f"{counted(len(train), 'image')} between {train.index.min()} and {train.index.max()}"
+            raise DataError(f"no training image has index {index}; this run trained on {between}{near}")
+        if step is None:
+            raise DataError(f"image {index} was left over in epoch {epoch}: it filled no batch{near}")
         raise DataError(
-            f"image {index} was not reached in epoch {epoch}: the run ended before, after {clock.steps} steps"
+            f"image {index} was not reached in epoch {epoch}: the run ended before, after {clock.steps} steps{near}"
         )
+    position, together = int(found[0]), found
     if mixes(recipe.view_plan):
         beside = replace(batches, world=folder.processes(step)).beside(position, epoch)
         assert beside is not None

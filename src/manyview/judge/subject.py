@@ -82,22 +82,10 @@ def open_subject(
     a run that was given them, the same; of other runs and of models, those to look at. use: words of one's own, see
     `load_recipe`; of a run, those that it was made with. Raises ManyviewError for all that is wrong with either.
     """
-    folder = Path(target)
-    if (folder / "recipe.yaml").is_file():
-        if checkpoint is not None or size is not None:
-            raise RunError(f"{target} is a run, which has its own checkpoint and size; drop --checkpoint and --size")
-        return _of_run(Run(folder, use), overrides, device, data)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise _nothing(target)
-        if checkpoint is not None:
-            raise RunError(f"{target} is an export, which has its own weights; drop --checkpoint")
-        model: Model = exported(folder, device, size)
-    else:
-        call = _timm_call(target)
-        if checkpoint is None:
-            raise RunError(f"{target} is a model of timm; its weights come with --checkpoint FILE")
-        model = of_timm(call, checkpoint, device, size)
+    run = _run(target, checkpoint, size, use)
+    if run is not None:
+        return _of_run(run, overrides, device, data)
+    model = _outside(target, checkpoint, size, device)
     if data is None and not any(override.startswith("data.source=") for override in overrides):
         raise DataError(f"{target} comes without data; say which, as in data.source=cifar10 data.root=DIR")
     spec, seed = data_of(overrides, words_of(use))
@@ -113,6 +101,46 @@ def open_subject(
         skips=spec.on_bad_image == "skip",
         workers=spec.workers,
     )
+
+
+def open_model(
+    target: str,
+    overrides: Sequence[str] = (),
+    checkpoint: Path | None = None,
+    size: int | None = None,
+    device: str = "cpu",
+    use: Use | Sequence[Use] = (),
+) -> tuple[Model, Data]:
+    """Opens what `open_subject` opens, for image files: the model, and how it wants them read, see `Data`."""
+    run = _run(target, checkpoint, size, use)
+    if run is None:
+        return _outside(target, checkpoint, size, device), data_of(overrides, words_of(use))[0]
+    recipe = run.recipe(*overrides)
+    return StepModel(run.step(recipe, device), run.classes(), str(run.folder)), recipe.data
+
+
+def _run(target: str, checkpoint: Path | None, size: int | None, use: Use | Sequence[Use]) -> Run | None:
+    folder = Path(target)
+    if not (folder / "recipe.yaml").is_file():
+        return None
+    if checkpoint is not None or size is not None:
+        raise RunError(f"{target} is a run, which has its own checkpoint and size; drop --checkpoint and --size")
+    return Run(folder, use)
+
+
+def _outside(target: str, checkpoint: Path | None, size: int | None, device: str) -> Model:
+    """An export, or a model of timm with its weights."""
+    folder = Path(target)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise _nothing(target)
+        if checkpoint is not None:
+            raise RunError(f"{target} is an export, which has its own weights; drop --checkpoint")
+        return exported(folder, device, size)
+    call = _timm_call(target)
+    if checkpoint is None:
+        raise RunError(f"{target} is a model of timm; its weights come with --checkpoint FILE")
+    return of_timm(call, checkpoint, device, size)
 
 
 def _told(spec: Data, splits: Splits, seed: int = 0) -> str:
@@ -206,4 +234,4 @@ def _of_run(run: Run, overrides: Sequence[str], device: str, data: Mapping[str, 
     )
 
 
-__all__ = ["Subject", "open_subject"]
+__all__ = ["Subject", "open_model", "open_subject"]

@@ -51,10 +51,17 @@ class AfterUpdate:
             )
 
         def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            follow()
+            if not _skipped(optimizer):
+                follow()
 
         self._handle = inner.register_step_post_hook(hook)
         return self._handle
+
+
+def _skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a scaler had this step change nothing: fused optimisers are called all the same, with what it found."""
+    found = getattr(optimizer, "found_inf", None)
+    return isinstance(found, torch.Tensor) and bool(found.item())
 
 
 def unwrapped(optimizer: Any) -> Any:

@@ -17,12 +17,17 @@ AFTER = "~"  # in the place of our heads, which no pattern of a model's layers m
 
 def scales(module: nn.Module, decay: float) -> dict[str, float]:
     """Parameter's name -> factor of its lr, for those of the backbones of a step. Raises ValueError."""
-    found: dict[str, float] = {}
+    return {name: decay**after for name, after in layers_after(module).items()}
+
+
+def layers_after(module: nn.Module) -> dict[str, int]:
+    """Parameter's name -> how many layers come after its own, for the backbones of a step. Raises ValueError."""
+    found: dict[str, int] = {}
     backbones: dict[str, nn.Module] = getattr(module, "backbones", {})
     for prefix, backbone in backbones.items():
         layers = _layers(backbone, prefix)
         last = max(layers.values())
-        found |= {f"{prefix}.{name}": decay ** (last - layer) for name, layer in layers.items()}
+        found |= {f"{prefix}.{name}": last - layer for name, layer in layers.items()}
     return found
 
 

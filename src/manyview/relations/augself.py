@@ -41,23 +41,23 @@ from manyview.views.ops.blur import Blur
 from manyview.views.ops.color import Jitter
 from manyview.views.ops.crop import Crop, PadCrop
 from manyview.views.ops.flip import Flip, Rotate90, VFlip
-from manyview.views.ops.op import Op
+from manyview.views.ops.op import Op, beside
 from manyview.views.ops.threshold import Solarize
 
 
 @in_float32
 def _regression(output: Tensor, target: Tensor) -> Tensor:
-    return F.mse_loss(output.tanh(), target.to(output))
+    return F.mse_loss(output.tanh(), beside(target, output).to(output))
 
 
 @in_float32
 def _yes_or_no(output: Tensor, target: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(output, target.to(output))
+    return F.binary_cross_entropy_with_logits(output, beside(target, output).to(output))
 
 
 @in_float32
 def _one_of(output: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(output, target[:, 0].to(output.device))
+    return F.cross_entropy(output, beside(target[:, 0], output))
 
 
 @dataclass(frozen=True)

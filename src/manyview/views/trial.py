@@ -88,6 +88,10 @@ def try_op(op: Op, size: tuple[int, int], channels: int = 3) -> None:
         raise ValueError("sample gives an image other parameters in a batch than alone; draw by `draws`, for each row")
     for images in (noise.to(torch.uint8), noise.float() / 255):
         _check_render(op, images, params, sizes)
+    apart = op.difference(params, params, None)
+    if not isinstance(apart, Tensor) or apart.ndim != 2 or len(apart) != COUNT:
+        got = [*apart.shape] if isinstance(apart, Tensor) else brief(apart)
+        raise ValueError(f"difference gives a row of numbers for each image, [B, k], got {got}")
     if lowers(op):
         _check_lowered(op, noise.to(torch.uint8), params)
 

@@ -18,6 +18,7 @@ from manyview.evaluate.accuracy import MEASURES
 from manyview.evaluate.protocols import PROTOCOLS
 from manyview.foundation.grammar import check_name
 from manyview.foundation.vocabulary import TABLES, Origin
+from manyview.recipe.readouts import FUNCTIONS
 from manyview.relations import RELATIONS, TRAITS
 from manyview.relations.reading import hints_of, is_port
 from manyview.views.ops import OPS
@@ -25,7 +26,7 @@ from manyview.views.plan import AGAIN
 
 PACKAGED: Mapping[str, Mapping[str, Any]] = {
     "OPS": OPS,
-    "RELATIONS": RELATIONS,
+    "RELATIONS": {**RELATIONS, **dict.fromkeys(FUNCTIONS)},
     "HEADS": {**HEADS, **TAPS},
     "SOURCES": SOURCES,
     "PROTOCOLS": {**PROTOCOLS, **dict.fromkeys(MEASURES)},  # whose measures have their names
@@ -51,12 +52,13 @@ def tables_of(module: ModuleType, label: str) -> dict[str, Mapping[str, Any]]:
 def check_tables(tables: Mapping[str, Mapping[str, Any]], label: str) -> None:
     """Raises WordsError for the first word that is not what its table holds, or has a name that manyview's has."""
     for table, words in tables.items():
-        kinds: dict[int, str] = {}
+        ours = {id(made): f"manyview's '{word}'" for word, made in PACKAGED[table].items() if made is not None}
         for word, made in words.items():
             where = f"{label}: {table}[{word!r}]"
             _check_free(table, word, where)
-            if other := kinds.setdefault(id(made), word) != word and kinds[id(made)]:
-                raise WordsError(f"{where} is {table}[{other!r}] again; give it one name")
+            if id(made) in ours:
+                raise WordsError(f"{where} is {ours[id(made)]} by another name; give it one name")
+            ours[id(made)] = f"{table}[{word!r}]"
             if fault := CHECKS[table](made):
                 raise WordsError(f"{where}: {fault}")
 
@@ -167,7 +169,8 @@ def _frozen(made: Any) -> str | None:
     unsaid = [
         name
         for name, value in vars(made).items()
-        if not name.startswith("_")
+        if name.islower()
+        and not name.startswith("_")
         and not (callable(value) or isinstance(value, (property, classmethod, staticmethod)))
         and name not in made.__dataclass_fields__
         and name not in plain

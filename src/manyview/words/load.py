@@ -5,6 +5,7 @@ A recipe by itself loads no code: what is loaded is named by who calls, or was i
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -112,7 +113,7 @@ def _stamp(tables: Mapping[str, Mapping[str, Any]]) -> None:
 def _installed() -> Iterable[Origin]:
     """The words of installed packages, those of one package before the next, in the order of their names."""
     kept: list[Origin] = []
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.value, point.name)):
+    for point in _points(tuple(sys.path)):
         try:
             origin = _of_package(point)
             check_taken(origin, [other for other in kept if other != origin])
@@ -123,7 +124,12 @@ def _installed() -> Iterable[Origin]:
     return kept
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
+def _points(path: tuple[str, ...]) -> list[EntryPoint]:
+    """The entry points of what is installed on this path, which takes some milliseconds to look through."""
+    return sorted(entry_points(group=GROUP), key=lambda point: (point.value, point.name))
+
+
 def _of_package(point: EntryPoint) -> Origin:
     name = point.dist.name if point.dist is not None else point.module
     version = point.dist.version if point.dist is not None else ""

@@ -1,4 +1,4 @@
-"""A recipe in timm's own script or loop (timm >= 1.0.29): timm's model, loader, optimiser and flags, our views and losses.
+"""A recipe in timm's own script or loop (timm >= 1.0.29): its model, loader, optimiser and flags, our views and losses.
 
 In timm's train.py, six lines (examples/timm_train.patch, docs/timm.md):
 

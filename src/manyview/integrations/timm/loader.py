@@ -92,7 +92,7 @@ def _label(target: Any) -> int:
     if target is None:
         return -1
     try:
-        return target.__index__()  # type: ignore[no-any-return]
+        return int(target.__index__())
     except (AttributeError, TypeError, ValueError):
         raise DataError(f"labels must be whole numbers, one an image, got {target!r}") from None
 
@@ -120,7 +120,7 @@ class ViewsLoader:
         self._batches: DataLoader[Any] = DataLoader(
             self.dataset,
             batch_sampler=plain.batch_sampler,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # of what the data set gave at once
             num_workers=plain.num_workers,
             pin_memory=plain.pin_memory,
             worker_init_fn=plain.worker_init_fn,

@@ -1,4 +1,4 @@
-"""From the arguments of timm's train.py to a recipe's loader and task; what cannot be meant beside a recipe is refused."""
+"""From the arguments of timm's train.py to a recipe's loader and task; what a recipe replaces is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -16,13 +16,16 @@ from timm.utils import is_primary
 from torch import nn
 
 from manyview.errors import ManyviewError
+from manyview.foundation.words import counted
 from manyview.integrations.timm.loader import ViewsLoader
 from manyview.integrations.timm.task import ViewsTask
 from manyview.load import load_recipe
+from manyview.recipe.recipe import Recipe
 from manyview.training.prepare import check_sizes
 
 LOGGER = logging.getLogger(__name__)
 
+# flags of timm's script that would have no effect beside a recipe, or another, and the values that ask for nothing
 _VIEWS: dict[str, tuple[Any, ...]] = {
     "no_aug": (False,),
     "train_crop_mode": (None,),
@@ -73,19 +76,19 @@ _OTHERS: dict[str, tuple[Any, ...]] = {
     "save_images": (False,),
 }
 _REFUSED = (
-    (_VIEWS, "a recipe's views are its augmentation; drop {}, or say it in the recipe (views.NAME.make=…)"),
-    (_LOSSES, "a recipe's relations are its losses; drop {}, or say it in the recipe (relations)"),
-    (_OTHERS, "with a recipe, {} cannot be had; drop it"),
+    (_VIEWS, "the recipe's views are its augmentation: drop {}, or say it in the recipe, views.NAME.make=…"),
+    (_LOSSES, "the recipe's relations are its losses: drop {}, or say it in the recipe, relations"),
+    (_OTHERS, "beside a recipe these cannot be had: drop {}"),
 )
-"""Flags of timm's script that would have no effect, or another, beside a recipe, with the values that ask for nothing."""
 
 
 def from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoader, ViewsTask]:
     """The training loader and the task of a recipe, for timm's train.py.
 
-    args: the script's, with `recipe`, a list: the name or file of a recipe, and overrides `key=value`. model: as the
-    script made it. loader: its training loader, whose order and workers are kept. Normalisation is timm's (--mean,
-    --std, or the model's own), as in its validation. Mistakes end the script with one line and exit code 2.
+    args: the script's, with `recipe`, a list: the name or file of a recipe, overrides `key=value`, and words of one's
+    own, `use=FILE`. model: as the script made it. loader: its training loader, whose order and workers are kept.
+    Normalisation is timm's (--mean, --std, or the model's own), as in its validation. Mistakes end the script with one
+    line and exit code 2.
     """
     try:
         return _from_args(args, model, loader)
@@ -100,8 +103,14 @@ def _leave(line: str) -> NoReturn:
 
 def _from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoader, ViewsTask]:
     _refuse(vars(args))
-    recipe = load_recipe(*args.recipe)
+    recipe = _recipe(args.recipe)
     config = resolve_data_config(vars(args), model=model)
+    channels, wanted = config["input_size"][0], recipe.data.channels or 3
+    if channels != wanted:
+        raise ManyviewError(
+            f"the model takes images of {counted(channels, 'channel')}, the recipe's have {wanted}; "
+            f"add data.channels={channels} behind its name, or --in-chans {wanted}"
+        )
     views = ViewsLoader(loader, recipe, args.num_classes)
     task = ViewsTask(
         recipe,
@@ -125,11 +134,20 @@ def _from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoa
     return views, task
 
 
+def _recipe(said: str | Sequence[str]) -> Recipe:
+    name, *rest = [said] if isinstance(said, str) else said  # a file of --config may say one name
+    use = [each.removeprefix("use=") for each in rest if each.startswith("use=")]
+    return load_recipe(name, *(each for each in rest if not each.startswith("use=")), use=use)
+
+
 def _refuse(args: Mapping[str, Any]) -> None:
+    lines = []
     for flags, line in _REFUSED:
         asked = [name for name, idle in flags.items() if name in args and args[name] not in idle]
         if asked:
-            raise ManyviewError(line.format(" ".join("--" + name.replace("_", "-") for name in asked)))
+            lines.append(line.format(" ".join("--" + name.replace("_", "-") for name in asked)))
+    if lines:
+        raise ManyviewError("; ".join(lines))
 
 
 def updates_of(args: Namespace, batches: int) -> int:
@@ -146,21 +164,26 @@ def _try(views: ViewsLoader, task: ViewsTask) -> None:
 
 
 def told(args: Namespace, task: ViewsTask, input_size: tuple[int, ...]) -> list[str]:
-    """What takes the place of what in this run, in lines."""
-    step, recipe = task.step, task.step.recipe
-    norm = " and ".join(f"{key} {tuple(round(n, 4) for n in each)}" for key, each in task.normalization.items())
+    """What is trained by what in this run, and what has no part in it, in lines."""
+    step = task.step
+    said = args.recipe if isinstance(args.recipe, str) else " ".join(args.recipe)
+    losses = "; ".join(plan.text for plan in step.recipe.relation_plan)
     smoothed = f", label smoothing {args.smoothing:g}" if args.smoothing else ""
     lines = [
-        f"{' '.join(args.recipe)} on {args.model}, {step.total_steps} updates: {', '.join(step.rendered_views)}; "
-        f"{'; '.join(plan.text for plan in recipe.relation_plan)}",
-        f"timm's augmentation{smoothed} and its criterion have no part in it; the recipe's data:, train: and backbone "
-        "have none, either",
-        f"pixels are normalised by timm's {norm}, whatever the recipe's normalize: says",
+        f"{said} on {args.model}, {counted(step.total_steps or 0, 'update')}: views {', '.join(step.rendered_views)}; "
+        f"{losses}",
+        f"timm's augmentation{smoothed} and criterion have no part in it, nor the recipe's data, train and backbone",
     ]
+    if task.renormalized:
+        lines.append(f"pixels are normalised by timm's {_numbers(task.normalization)}, not the recipe's normalize")
     size = step.trained_size
     if size is not None and size != tuple(input_size[-2:]):
         lines.append(
             f"views are {size[0]}x{size[1]}, and timm validates at {input_size[-2]}x{input_size[-1]}; "
-            f"for one size, --input-size {input_size[0]} {size[0]} {size[1]}"
+            f"--input-size {input_size[0]} {size[0]} {size[1]} makes them one size"
         )
     return lines
+
+
+def _numbers(normalization: Mapping[str, tuple[float, ...]]) -> str:
+    return " and ".join(f"{key} {' '.join(f'{n:.4g}' for n in each)}" for key, each in normalization.items())

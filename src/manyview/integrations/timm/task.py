@@ -32,7 +32,7 @@ class ViewsTask(TrainingTask):
     its own keys, while heads, EMA teachers, queues and the count of updates are the task's state. Without one, the
     recipe's backbone is made, with num_classes. total_steps: updates in the run, for weights that follow a schedule.
     mean, std: how the network's input is normalised, of pixels in [0, 1]; by default as the recipe or the model says
-    (`normalization`). Give them to the loader of validation, too.
+    (`normalization`). Give them to the loader of validation, too. device: by default the model's.
 
     Where an EMA, a queue or a changing weight waits for updates, training needs `task.step.attach(optimizer)`, once.
     Averaged weights are timm's (`setup_ema`), so `train.ema` is refused. Raises RecipeError and ManyviewError.
@@ -51,7 +51,8 @@ class ViewsTask(TrainingTask):
         dtype: torch.dtype | None = None,
         verbose: bool = True,
     ) -> None:
-        super().__init__(device=device, dtype=dtype, verbose=verbose)
+        where = None if model is None else next((each.device for each in model.parameters()), None)
+        super().__init__(device=device or where, dtype=dtype, verbose=verbose)
         if dtype not in (None, torch.float32):
             raise ManyviewError(f"dtype: weights are kept in float32, not {dtype}; train in bfloat16 by autocast")
         if recipe.train.ema:
@@ -70,7 +71,7 @@ class ViewsTask(TrainingTask):
             raise ManyviewError(
                 "ViewsTask: the model has no classifier for this recipe to train; create it with num_classes=…"
             )
-        _normalize(step, mean, std)
+        self.renormalized = _normalize(step, mean, std) and step.main.spec.normalize is not None
         self._path = next(name for name, module in step.named_modules(remove_duplicate=False) if module is model)
         self.trainable_module: nn.Module = step.to(self.device)
         self._follow_joint_head()
@@ -120,16 +121,17 @@ class ViewsTask(TrainingTask):
 
     def prepare_distributed(self, device_ids: list[int] | None = None, **ddp_kwargs: Any) -> ViewsTask:
         """Wraps the step in DistributedDataParallel."""
+        devices = None if self.device.type == "cpu" else device_ids  # torch wants none for the CPU
         self.trainable_module = nn.parallel.DistributedDataParallel(
-            self.trainable_module, device_ids=device_ids, **ddp_kwargs
+            self.trainable_module, device_ids=devices, **ddp_kwargs
         )
         return self
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module:
+    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs: Any) -> nn.Module | None:
         """Compiles the networks in place."""
         for name in self.step.branches:
             self.step.branch(name).backbone.compile(backend=backend, mode=mode, **compile_kwargs)
-        return self.get_eval_model()  # type: ignore[return-value]
+        return self.get_eval_model()
 
     def setup_ema(
         self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None, **kwargs: Any
@@ -154,7 +156,7 @@ class ViewsTask(TrainingTask):
         """timm's model, or its average: normalised pixels in, class scores out."""
         self._follow_joint_head()
         if module is not None or ema:
-            return super().get_eval_model(module, ema)  # type: ignore[no-any-return]
+            return super().get_eval_model(module, ema)
         return self.model
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
@@ -187,8 +189,8 @@ class ViewsTask(TrainingTask):
         changed = [part for part, text in _method(self.step.recipe).items() if state["recipe"].get(part) != text]
         if changed:
             raise ManyviewError(
-                f"the checkpoint was trained with other {' and '.join(changed)} than this recipe's; resume with the "
-                "recipe that it was trained with, or begin anew from its weights (--initial-checkpoint)"
+                f"the checkpoint was trained with another recipe, of other {', '.join(changed)}; resume with the one "
+                "it was trained with, or begin anew from its weights (--initial-checkpoint)"
             )
         found = self.step.load_state_dict(state["step"], strict=False)
         missing = [name for name in found.missing_keys if not self._is_models(name)]
@@ -223,7 +225,7 @@ class ViewsTask(TrainingTask):
 def _method(recipe: Recipe) -> dict[str, str]:
     """What a recipe says of the views and losses that timm's loop trains by: part -> text."""
     parts = yaml.safe_load(recipe.to_yaml())
-    return {part: yaml.safe_dump(parts[part]) for part in ("views", "branches", "relations")}
+    return {part: yaml.safe_dump(parts[part]) for part in ("seed", "views", "branches", "relations")}
 
 
 def _named(recipe: Recipe, num_classes: int | None) -> nn.Module:
@@ -237,13 +239,17 @@ def _named(recipe: Recipe, num_classes: int | None) -> nn.Module:
     return model
 
 
-def _normalize(step: Step, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    """Every branch normalises so, where it is said."""
+def _normalize(step: Step, mean: Sequence[float] | None, std: Sequence[float] | None) -> bool:
+    """Every branch normalises so, where it is said; whether that is another way than before."""
+    changed = False
     for name in step.branches:
         branch = step.branch(name)
         for given, kept in ((mean, branch.mean), (std, branch.std)):
             if given is not None:
-                kept.copy_(torch.tensor(_of_channels(given, kept.shape[1])).reshape(kept.shape))
+                wanted = torch.tensor(_of_channels(given, kept.shape[1])).reshape(kept.shape).to(kept)
+                changed |= not torch.equal(wanted, kept)
+                kept.copy_(wanted)
+    return changed
 
 
 def _of_channels(numbers: Sequence[float], channels: int) -> list[float]:

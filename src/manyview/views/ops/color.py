@@ -19,6 +19,7 @@ from manyview.views.ops.op import (
     ViewParams,
     as_float,
     as_range,
+    beside,
     check_probability,
     check_rgb,
     coin_difference,
@@ -108,8 +109,8 @@ class Jitter:
 
         1 (for hue 0) stands for "not applied". A range that leaves it out is as wide as up to it, as in `over_span`.
         """
-        ends = torch.tensor(self.ranges(), dtype=torch.float64, device=a["factors"].device)
-        neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64, device=ends.device)
+        ends = beside(self.ranges(), a["factors"], torch.float64)
+        neutral = beside([1.0, 1.0, 1.0, 0.0], ends, torch.float64)
         low, high = ends.T
         span = torch.maximum(high, neutral) - torch.minimum(low, neutral)
         width = torch.where(span > 0, span, 1.0)

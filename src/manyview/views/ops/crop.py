@@ -17,7 +17,7 @@ from torch import Tensor
 from manyview.errors import DataError
 from manyview.views.draws import Draws
 from manyview.views.engine.program import Code, Column
-from manyview.views.ops.op import PIXELS, Params, ViewParams, as_float, as_range, check_whole
+from manyview.views.ops.op import PIXELS, Params, ViewParams, as_float, as_range, beside, check_whole
 
 ROWS_FIRST = 8  # times the height that rows may become before columns are mixed
 ATTEMPTS = 10  # torchvision's and the Inception crop's number of tries before it falls back to the centre
@@ -228,7 +228,7 @@ def fractions(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 def pixels(box: Tensor, images: Tensor) -> Tensor:
     """Boxes [B, 4] in whole pixels of the images, int64, where the boxes lie."""
-    return box_pixels(box.double(), torch.tensor([images.shape[-2:]], device=box.device)).long()
+    return box_pixels(box.double(), beside([images.shape[-2:]], box)).long()
 
 
 def box_pixels(box: Tensor, sizes: Tensor) -> Tensor:

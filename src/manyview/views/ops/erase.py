@@ -17,6 +17,7 @@ from manyview.views.ops.op import (
     Params,
     ViewParams,
     as_range,
+    beside,
     check_probability,
     check_rgb,
     check_share,
@@ -115,7 +116,7 @@ class Erase:
         return params
 
     def render(self, images: Tensor, params: Params) -> Tensor:
-        sides = torch.tensor(images.shape[-2:], device=params["box"].device)
+        sides = beside(images.shape[-2:], params["box"])
         first, length = ((params["box"][:, part] * sides).round().long() for part in (slice(0, 2), slice(2, 4)))
         erased = torch.where(inside(first, length, images), self._filling(images, params), images)
         return where_applied(params["applied"], erased, images)
@@ -127,7 +128,7 @@ class Erase:
             return levels.to(images.dtype) / 255 if images.is_floating_point() else levels.to(images.dtype)
         if isinstance(self.value, (tuple, list)):
             check_rgb("erase with three values", images)
-        value = torch.tensor(self.value, dtype=torch.float64, device=images.device).view(1, -1, 1, 1)
+        value = beside(self.value, images, torch.float64).view(1, -1, 1, 1)
         return (value if images.is_floating_point() else (value * 255).round()).to(images.dtype)
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:
@@ -157,7 +158,7 @@ class Erase:
 
 def square(centre: Tensor, sides: Tensor, images: Tensor) -> Tensor:
     """Which pixels a square of `sides` [B] whole pixels around `centre` [B, 2] (fractions) hides; bool [B, 1, H, W]."""
-    extents = torch.tensor(images.shape[-2:], device=centre.device)
+    extents = beside(images.shape[-2:], centre)
     length = sides.long()[:, None].expand(-1, 2)
     return inside((centre * extents).round().long() - length // 2, length, images)
 

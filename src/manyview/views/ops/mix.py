@@ -26,7 +26,7 @@ from torch import Tensor
 
 from manyview.errors import DataError
 from manyview.views.draws import Draws
-from manyview.views.ops.op import Params, ViewParams, as_float, check_probability, per_image, where_applied
+from manyview.views.ops.op import Params, ViewParams, as_float, beside, check_probability, per_image, where_applied
 
 PARTNERS = ("random", "reversed")
 PER = ("batch", "image")
@@ -160,8 +160,8 @@ def on_rows(params: Params, members: int) -> Params:
 
 def mix_rows(rows: Tensor, params: Params) -> Tensor:
     """Rows [B, D], of features or soft targets, mixed as the images were: lam * row + (1 - lam) * its partner's row."""
-    lam = share(params).to(rows.device, rows.dtype)[:, None]
-    return lam * rows + (1 - lam) * rows[params["partner"].to(rows.device)]
+    lam = beside(share(params), rows).to(rows.dtype)[:, None]
+    return lam * rows + (1 - lam) * rows[beside(params["partner"], rows)]
 
 
 def mix_target(target: Tensor | None, params: Params, classes: int | None) -> Tensor | None:

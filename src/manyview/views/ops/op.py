@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import UnionType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -65,10 +65,18 @@ def on_levels(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return changed.to(images.dtype) / 255 if images.is_floating_point() else changed
 
 
+def beside(values: Any, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers of Python, or a tensor of the host, where `like` lies: sent there without waiting for the device.
+
+    `torch.tensor(values, device=…)` and a plain `to` hold up the host until the device has done all that it was told.
+    """
+    return torch.as_tensor(values, dtype=dtype).to(like.device, non_blocking=True)
+
+
 def per_image(values: Tensor, images: Tensor) -> Tensor:
     """One number an image [B], shaped [B, 1, 1, 1] for arithmetic with float images on their device."""
     dtype = images.dtype if images.is_floating_point() else torch.float32
-    return values.to(images.device, dtype).view(-1, 1, 1, 1)
+    return beside(values, images).to(dtype).view(-1, 1, 1, 1)
 
 
 def where_applied(applied: Tensor, changed: Tensor, images: Tensor) -> Tensor:

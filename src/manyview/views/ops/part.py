@@ -17,7 +17,7 @@ from manyview.errors import DataError
 from manyview.views.engine.program import Code, Column
 from manyview.views.ops.crop import CenterCrop, Resize, as_pair, box_pixels, pixels, resample
 from manyview.views.ops.flip import Flip, VFlip
-from manyview.views.ops.op import Op, Params
+from manyview.views.ops.op import Op, Params, beside
 
 MULTIPLE = 16
 
@@ -36,7 +36,7 @@ class ResizedPart:
     def render(self, images: Tensor, params: Params) -> Tensor:
         """Float in [0, 1], [B, C, h, w] of the crop's size."""
         whole = self.resize.whole(images.shape[-2], images.shape[-1])
-        corner = self._corner(params, torch.tensor([whole], device=images.device))
+        corner = self._corner(params, beside([whole], images))
         return resample(images, pixels(params["box"], images), whole, corner.long(), as_pair(self.crop.size))
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from manyview.views.draws import Draws
 from manyview.views.engine.program import Code, Column
 from manyview.views.ops.affine import check_resampling, resampled, resampling_numbers
-from manyview.views.ops.op import Params, ViewParams, check_share, where_applied
+from manyview.views.ops.op import Params, ViewParams, beside, check_share, where_applied
 from manyview.views.ops.sampling import projective_places
 
 # top left, top right, bottom right, bottom left: (y, x) of the unit square
@@ -69,8 +69,8 @@ def homography(corners: Tensor, height: int, width: int) -> Tensor:
     The map of the unit square onto a quadrilateral in closed form (Heckbert, "Fundamentals of texture mapping and image
     warping", 1989, section 2.2.3), inverted by its adjugate, so that no batch is solved otherwise than an image alone.
     """
-    unit = torch.tensor(CORNERS, dtype=torch.float64, device=corners.device)
-    sides = torch.tensor([height, width], dtype=torch.float64, device=corners.device)
+    unit = beside(CORNERS, corners, torch.float64)
+    sides = beside([height, width], corners, torch.float64)
     moved = unit * (sides - 1) + (1 - 2 * unit) * (corners * sides).round()  # [B, 4, 2]
     (y0, x0), (y1, x1), (y2, x2), (y3, x3) = (corner.unbind(dim=1) for corner in moved.unbind(dim=1))
 

@@ -24,7 +24,7 @@ from manyview.views.engine.program import Code, Column
 from manyview.views.ops import affine, color, histogram, threshold
 from manyview.views.ops.cubic import warp_cubic
 from manyview.views.ops.erase import square
-from manyview.views.ops.op import as_uint8, check_rgb, check_share
+from manyview.views.ops.op import as_uint8, beside, check_rgb, check_share
 from manyview.views.ops.sampling import affine_places, sample
 
 
@@ -116,7 +116,7 @@ def apply_policy_op(
     """
     height, width = images.shape[-2:]
     level = round(fill * 255)
-    colour = torch.tensor(manner.hidden or (level,), device=images.device, dtype=torch.uint8).view(-1, 1, 1)
+    colour = beside(manner.hidden or (level,), images, torch.uint8).view(-1, 1, 1)
     out = images.clone()
     moved, matrices = torch.zeros_like(codes, dtype=torch.bool), affine.identity(len(codes), codes.device)
     for code, op in enumerate(POLICY_OPS.values()):
