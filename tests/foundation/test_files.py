@@ -100,9 +100,7 @@ def test_what_trainers_keep_beside_weights_is_read(tmp_path):
     found = read_state(tmp_path / "w.pt")
     assert {name: found[name] for name in kept} == kept
     torch.save({"w": torch.ones(2), **kept, "where": Path("x")}, tmp_path / "w.pt")
-    with pytest.raises(
-        RunError, match=r"tensors: it names pathlib\.\w+, which is code; write the weights alone"
-    ):
+    with pytest.raises(RunError, match=r"tensors: it names pathlib\.\w+, which is code; write the weights alone"):
         read_state(tmp_path / "w.pt")
 
 

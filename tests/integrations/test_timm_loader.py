@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pictures import Pictures, coloured
 
@@ -120,13 +121,24 @@ def test_images_of_other_channels():
     text = TIED.replace(" | jitter(0.4, 0.4, 0.4, 0.1)", "").replace("randaugment(2, 9)", "flip")
     views, _ = ViewsDataset(grey, parse_recipe(text, "data.channels=1"))[[0, 3]]
     assert views.shape == (2, 1, 16, 16)
-    with pytest.raises(
-        DataError, match=r"^the data set gives images of 1 channel \(L\), the recipe has 3; set data\.c"
-    ):
-        ViewsDataset(grey, parse_recipe(TIED))[[0]]
+    rgb, _ = ViewsDataset(grey, parse_recipe(TIED))[[0, 3]]  # without data.channels all are RGB
+    assert rgb.shape == (2, 3, 16, 16)
+    with pytest.raises(DataError, match=r"^image 7 of the data set has 3 channels \(RGB\), but data.channels is 1$"):
+        ViewsDataset(coloured(), parse_recipe(text, "data.channels=1"))[[7]]
     deep = Pictures([np.full((16, 16), 900, dtype=np.uint16)], [0])
-    with pytest.raises(DataError, match=r"has mode I;16; give 8-bit images, such as RGB$"):
+    with pytest.raises(
+        DataError, match=r"^image 0 of the data set has the mode I;16; give images of 8 bits, such as RGB"
+    ):
         ViewsDataset(deep, parse_recipe(TIED))[[0]]
+
+
+def test_colours_of_a_palette_are_colours():
+    palette = [(Image.fromarray(image).quantize(256), 0) for image in coloured(count=3).images]
+    text = TIED.replace("pad_crop(16, padding=2) | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1)", "center_crop(16)")
+    for recipe in (parse_recipe(text), parse_recipe(text, "data.channels=3")):
+        views, _ = ViewsDataset(palette, recipe)[range(3)]
+        expected = np.stack([np.array(image.convert("RGB")) for image, _ in palette])
+        assert np.array_equal(views.views["a"].images.permute(0, 2, 3, 1), expected)
 
 
 class Stream(IterableDataset):
@@ -134,13 +146,28 @@ class Stream(IterableDataset):
         yield 0
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_wrong_with_an_image_is_one_line_from_workers_too(workers):
+    pictures = coloured()
+    pictures.images[5] = np.zeros((9, 16, 3), dtype=np.uint8)
+    text = TIED.replace("pad_crop(16, padding=2)", "pad_crop(16, padding=0)")
+    loader = ViewsLoader(timms(pictures, 48, num_workers=workers), parse_recipe(text))
+    with pytest.raises(DataError, match=r"image 5 of the data set") as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
+
+
 def refused():
     recipe, pictures = parse_recipe(TIED), coloured()
     tensors = [(torch.zeros(3, 16, 16), 0)]
     soft = Pictures(pictures.images, [np.array([0.5, 0.5])] * 48)
     yield "stream", lambda: ViewsLoader(DataLoader(Stream()), recipe), "Stream gives images in a stream, without pos"
-    yield "tensors", lambda: ViewsDataset(tensors, recipe)[[0]], "gives Tensor, not PIL images.*drop its transform$"
-    yield "soft labels", lambda: ViewsDataset(soft, recipe)[[0]], "labels must be whole numbers, one an image, got arr"
+    yield (
+        "tensors",
+        lambda: ViewsDataset(tensors, recipe)[[0]],
+        "^image 0 of .* is a Tensor, not a PIL image, .* transform$",
+    )
+    yield "soft labels", lambda: ViewsDataset(soft, recipe)[[0]], "^image 0 of the data set: its label has shape "
     repeats = RepeatAugSampler(pictures, num_replicas=1, rank=0)
     yield "repeats", lambda: ViewsLoader(DataLoader(pictures, 4, sampler=repeats), recipe), "drop --aug-repeats"
     several = timms(pictures, num_workers=0, use_multi_epochs_loader=True)

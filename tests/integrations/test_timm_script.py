@@ -20,6 +20,7 @@ timm = pytest.importorskip("timm", minversion="1.0.29")
 from timm.data import create_loader, resolve_data_config  # noqa: E402
 from timm_recipes import MOCO, SYSTEMS, TIED  # noqa: E402
 
+from manyview.errors import RecipeError  # noqa: E402
 from manyview.integrations.timm import from_args  # noqa: E402
 
 PATCH = Path(__file__).parents[2] / "examples" / "timm_train.patch"
@@ -53,6 +54,11 @@ def loader_of(pictures, **options):
     return create_loader(
         pictures, (3, 16, 16), 8, is_training=True, num_workers=0, device=CPU, **{"mean": (0.5,) * 3, **options}
     )
+
+
+@pytest.fixture(autouse=True)
+def _last_word(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # as it was, afterwards
 
 
 @pytest.fixture
@@ -144,6 +150,16 @@ def test_a_recipe_may_bring_words_of_its_own_and_other_channels(recipe_file, tmp
     assert len(task.normalization["mean"]) == 1
 
 
+def test_synchronised_norms_are_those_of_heads_and_teachers_too(recipe_file):
+    model = timm.layers.convert_sync_batchnorm(timm.create_model("test_resnet", num_classes=3))
+    args = arguments(recipe_file(MOCO), val_split="", distributed=True, sync_bn=True)
+    _, task = from_args(args, model, loader_of(coloured()))
+    norms = [each for each in task.step.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) > 2
+    assert all(isinstance(each, torch.nn.SyncBatchNorm) for each in norms)
+    assert task.model is model
+
+
 def test_a_file_of_arguments_may_say_one_name():
     args = arguments("jsd_cifar10", img_size=32)
     _, task = from_args(args, timm.create_model("test_resnet", num_classes=3), loader_of(coloured(size=32)))
@@ -194,6 +210,16 @@ def test_what_cannot_be_meant_ends_the_script_in_one_line(recipe_file, capsys):
         loader_of(coloured()),
     )
     assert not task.classifies
+
+
+def test_mistakes_that_the_script_meets_later_have_no_traceback(recipe_file, capsys, monkeypatch):
+    others = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: others.append(error))
+    from_args(arguments(recipe_file(TIED)), timm.create_model("test_resnet", num_classes=3), loader_of(coloured()))
+    for error in (RecipeError("of another recipe"), KeyError("theirs")):
+        sys.excepthook(type(error), error, None)
+    assert capsys.readouterr().err == "manyview: of another recipe\n"
+    assert [kind for kind, _, _ in others] == [KeyError]
 
 
 # ------------------------------------------------------------------------------------------------- the patch

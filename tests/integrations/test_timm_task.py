@@ -250,6 +250,23 @@ def test_what_follows_an_update_follows_updates_alone():
     assert all(torch.equal(after[name], value) for name, value in teacher.named_parameters())
 
 
+def test_prototypes_are_of_unit_length_whenever_they_are_read():
+    text = MOCO.replace("info_nce(z(a), toward=teacher.z(b), queue=32)", "swav(z(a), z(b), prototypes=6)")
+    text = text.replace("  teacher: ema(net, momentum=0.9, schedule='cosine')\n", "")
+    task, optimizer, dataset = made(text, lr=5.0)
+    for number in range(3):
+        lengths = [p.norm(dim=1) for n, p in task.step.relations.named_parameters() if "prototypes" in n]
+        assert lengths
+        assert all(torch.allclose(length, torch.ones(6)) for length in lengths)
+        update(task, optimizer, dataset, number)
+
+
+def test_a_schedule_needs_the_length_of_the_run():
+    task = ViewsTask(parse_recipe(MOCO), model=network())
+    with pytest.raises(RecipeError, match=r"^branches\.teacher\.momentum: .* whose length is unknown"):
+        task.step.attach(torch.optim.SGD(task.step.parameters(), lr=0.1))
+
+
 def test_training_without_an_optimiser_attached_is_refused():
     recipe = parse_recipe(TIED)
     task = ViewsTask(recipe, model=network(), total_steps=10, verbose=False)

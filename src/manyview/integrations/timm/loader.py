@@ -19,12 +19,16 @@ from timm.data.loader import MultiEpochsDataLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from manyview.errors import DataError
+from manyview.data.items import label_of
+from manyview.errors import DataError, ManyviewError
 from manyview.foundation.words import counted
 from manyview.integrations.timm.batch import ViewsBatch
 from manyview.recipe.recipe import Recipe
 from manyview.views.engine.render import together
 from manyview.views.view import draw_views
+
+# modes of 8 bits a channel, and what holds them where channels are counted
+MODES = {"1": "L", "P": "RGB", **{mode: mode for mode in ("L", "LA", "RGB", "RGBA", "CMYK")}}
 
 
 @final
@@ -60,41 +64,44 @@ class ViewsDataset(Dataset[tuple[ViewsBatch, Tensor]]):
 
     def __getitem__(self, positions: Sequence[int]) -> tuple[ViewsBatch, Tensor]:
         images, targets = zip(*(self.dataset[position] for position in positions), strict=True)
-        pixels = together([self._pixels(image) for image in images])
-        labels = torch.tensor([_label(target) for target in targets])
+        names = [f"image {position} of the data set" for position in positions]
+        pixels = together([self._pixels(image, name) for image, name in zip(images, names, strict=True)])
+        labels = torch.tensor([label_of(target, name) for target, name in zip(targets, names, strict=True)])
         known = None if bool((labels < 0).any()) else labels
         epoch, seed = int(self._epoch), self.recipe.seed
-        views = draw_views(self._plan, pixels, known, positions, epoch, seed, self.num_classes)
+        try:
+            views = draw_views(self._plan, pixels, known, positions, epoch, seed, self.num_classes)
+        except DataError as error:
+            if error.row is None:
+                raise
+            told = str(error).replace(f"image {error.row} of the batch", names[error.row], 1)
+            raise DataError(told) from None
         return ViewsBatch(views, torch.as_tensor(positions)), labels
 
-    __getitems__ = __getitem__  # by which torch's loader asks for a batch
+    def __getitems__(self, positions: Sequence[int]) -> tuple[ViewsBatch, Tensor] | ManyviewError:
+        """What torch's loader asks for; a worker hands over what is wrong as a value, which has no traceback."""
+        try:
+            return self[positions]
+        except ManyviewError as error:
+            return error
 
-    def _pixels(self, image: Any) -> Tensor:
+    def _pixels(self, image: Any, name: str) -> Tensor:
+        """As timm reads it, uint8 [C, H, W]: not turned upright, RGB unless the recipe has `data.channels`."""
         if not isinstance(image, Image.Image):
             raise DataError(
-                f"the data set gives {type(image).__name__}, not PIL images, from which views are drawn; "
-                "drop its transform"
+                f"{name} is a {type(image).__name__}, not a PIL image, from which views are drawn; drop the data set's "
+                "transform"
             )
-        pixels = np.array(image)
-        if pixels.dtype != np.uint8:
-            raise DataError(f"an image of the data set has mode {image.mode}; give 8-bit images, such as RGB")
+        if image.mode not in MODES:
+            raise DataError(f"{name} has the mode {image.mode}; give images of 8 bits, such as RGB")
+        channels = self.recipe.data.channels
+        pixels = np.array(image.convert("RGB" if channels is None else MODES[image.mode]))
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        channels, wanted = pixels.shape[2], self.recipe.data.channels or 3
-        if channels != wanted:
+        if channels not in (None, pixels.shape[2]):
             raise DataError(
-                f"the data set gives images of {counted(channels, 'channel')} ({image.mode}), the recipe has "
-                f"{wanted}; set data.channels={channels} there, or have the images converted"
+                f"{name} has {counted(pixels.shape[2], 'channel')} ({image.mode}), but data.channels is {channels}"
             )
         return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _label(target: Any) -> int:
-    if target is None:
-        return -1
-    try:
-        return int(target.__index__())
-    except (AttributeError, TypeError, ValueError):
-        raise DataError(f"labels must be whole numbers, one an image, got {target!r}") from None
 
 
 @final
@@ -120,7 +127,7 @@ class ViewsLoader:
         self._batches: DataLoader[Any] = DataLoader(
             self.dataset,
             batch_sampler=plain.batch_sampler,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # of what the data set gave at once
+            collate_fn=_as_it_is,  # the data set gives whole batches
             num_workers=plain.num_workers,
             pin_memory=plain.pin_memory,
             worker_init_fn=plain.worker_init_fn,
@@ -150,12 +157,14 @@ class ViewsLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[ViewsBatch, Tensor]]:
-        for views, labels in self._batches:
-            yield (
-                views.to(self.device, non_blocking=True),
-                (labels if self.device is None else labels.to(self.device, non_blocking=True)),
-            )
+        for made in self._batches:
+            if isinstance(made, ManyviewError):
+                raise made
+            views, labels = made
+            if self.device is not None:
+                views, labels = (each.to(self.device, non_blocking=True) for each in made)
+            yield views, labels
 
 
-def _as_it_is(batch: tuple[ViewsBatch, Tensor]) -> tuple[ViewsBatch, Tensor]:
-    return batch
+def _as_it_is(made: Any) -> Any:
+    return made

@@ -6,11 +6,13 @@ import logging
 import math
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from timm.data import resolve_data_config
+from timm.layers import convert_sync_batchnorm
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import is_primary
 from torch import nn
@@ -88,12 +90,21 @@ def from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoad
     args: the script's, with `recipe`, a list: the name or file of a recipe, overrides `key=value`, and words of one's
     own, `use=FILE`. model: as the script made it. loader: its training loader, whose order and workers are kept.
     Normalisation is timm's (--mean, --std, or the model's own), as in its validation. Mistakes end the script with one
-    line and exit code 2.
+    line and exit code 2; those that it meets later, as in a checkpoint to resume, with one line, too.
     """
+    sys.excepthook = partial(_one_line, sys.excepthook)
     try:
         return _from_args(args, model, loader)
     except ManyviewError as error:
         _leave(str(error))
+
+
+def _one_line(others: Callable[..., Any], kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Python's last word on what nobody caught: a user's mistake needs no traceback."""
+    if isinstance(error, ManyviewError):
+        print(f"manyview: {error}", file=sys.stderr)
+    else:
+        others(kind, error, trace)
 
 
 def _leave(line: str) -> NoReturn:
@@ -128,6 +139,8 @@ def _from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoa
             "and judge the features afterwards"
         )
     _try(views, task)
+    if args.distributed and args.sync_bn:
+        convert_sync_batchnorm(task.step)  # the script did so for the model, before there were heads
     if is_primary(args):
         for line in told(args, task, config["input_size"]):
             LOGGER.info("manyview: %s", line)
