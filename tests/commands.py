@@ -13,9 +13,9 @@ from PIL import Image
 from manyview import cli
 
 
-def manyview(*arguments) -> tuple[int, str, str]:
+def manyview(*arguments, stdout: io.StringIO | None = None) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the command, run in this process."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = stdout or io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["manyview", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:

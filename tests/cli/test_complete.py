@@ -41,6 +41,8 @@ def test_the_shell_is_offered_commands_recipes_and_runs_without_torch(tmp_path):
         "manyview predict r": ["runs/both/runs/tied/seed-0", "runs/first"],
         "manyview train --resume runs/f": ["runs/first"],
         "manyview eval runs/b": ["runs/both/runs/tied/seed-0"],
+        "manyview recipes simclr_di": ["simclr_digits"],
+        "manyview compare quickstart simclr_di": ["simclr_digits"],
         "manyview export --q": ["--quiet"],
     }
     done = subprocess.run(

@@ -1,6 +1,7 @@
 """Going on with a run by its folder alone, and what a person is told when it is stopped or ends."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -16,8 +17,10 @@ import pytest
 
 from commands import contents, done, manyview, one_line
 from manyview.cli.speech import ringing
+from manyview.cli.train import again
 from manyview.errors import Interrupted, RunError
 from manyview.foundation.files import read_state
+from manyview.training.interrupt import interruptible
 
 TINY = ("train.steps=3", "train.batch_size=16", "train.schedule=cosine()", "data.limit=60", "train.log_every=1")
 
@@ -111,6 +114,68 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert told == f"manyview: stopped at step {number}; continue with: {how}\r\n", "and no bell: somebody is there"
     assert rest.count("stopping after this step; Ctrl-C again ends at once\n") == 1
     assert shlex.split(how)[-1] == str(folder)
+
+
+def test_the_first_signal_is_noted_and_the_second_ends_at_once():
+    noted = []
+    before = signal.getsignal(signal.SIGINT)
+    with interruptible(noted.append) as asked:
+        assert asked() == 0
+        signal.raise_signal(signal.SIGINT)
+        assert (asked(), noted) == (signal.SIGINT, [signal.SIGINT])
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert noted == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_what_is_to_be_typed_next(monkeypatch):
+    folder, words = Path("it's a run"), Path("my words.py")
+    line = again(folder, [words])
+    assert shlex.split(line.removeprefix("continue with: ")) == [
+        "manyview", "train", "--resume", "it's a run", "--use", "my words.py"
+    ]  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert again(Path("runs/a"), []) == "continue under the same launcher with: manyview train --resume runs/a"
+
+
+class Closed(io.StringIO):
+    """A pipe whose reader has gone after the first line."""
+
+    def write(self, text: str) -> int:
+        if self.getvalue().count("\n"):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        return super().write(text)
+
+    def fileno(self) -> int:
+        """What rich points elsewhere then."""
+        return self.elsewhere
+
+
+def test_a_closed_pipe_ends_training_with_a_word(tmp_path):
+    stream = Closed()
+    stream.elsewhere = os.open(os.devnull, os.O_WRONLY)
+    code, out, err = manyview("train", "quickstart", *TINY, "--out", tmp_path / "run", stdout=stream)
+    os.close(stream.elsewhere)
+    assert (code, out.count("\n")) == (141, 1)
+    told = "stopped, since nobody reads any more what it prints; continue with: manyview train --resume"
+    assert err == f"manyview: {told} {tmp_path / 'run'}\n"
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_a_line():
+    assert one_line(*manyview("recipes", stdout=Full())) == "cannot write: No space left on device"
+
+
+@pytest.mark.parametrize("words", [["recipes"], ["plan", "quickstart"], ["train", "--help"]])
+def test_no_colours_where_there_is_no_terminal(words):
+    assert "\x1b" not in done(*words)
 
 
 # ----------------------------------------------------------------------------------------------------- the bell

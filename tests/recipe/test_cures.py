@@ -207,6 +207,7 @@ def test_an_exception_without_a_text_is_told_by_its_kind():
 USAGES = {
     "train quickstart": "missing option '--out'; write --out runs/NAME",
     "views quickstart": "missing option '--out'; write --out views.png",
+    "embed run": "missing option '--out'; write --out features.npz",
     "replay run --epoch 0 --out seen.png": "missing option '--index'; write --index 3",
     "train quickstart --epochs 3 --out o": "no such option: --epochs; write train.epochs=3",
     "train quickstart --epochs=3 --out o": "no such option: --epochs; write train.epochs=3",

@@ -40,8 +40,9 @@ def unfetched(cfg: Any, said: str, where: str = "") -> str:
     file, source = cfg.hf_hub_filename or FILES[0], f"huggingface.co/{cfg.hf_hub_id}"
     if not cfg.hf_hub_id and cfg.url:
         file, source = os.path.basename(cfg.url), cfg.url
+    said = said.rstrip(".")
     given = f"{where}.init={file}" if where else f"init='{file}'"
     return (
-        f"its published weights are not in the cache and cannot be fetched ({said.rstrip('.')}); fetch {file} of {source} where "
+        f"its published weights are not in the cache and cannot be fetched ({said}); fetch {file} of {source} where "
         f"there is a network and write {given}, set HF_HOME to a cache that has it, or drop pretrained"
     )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from manyview.cli.arguments import Quiet, Use, is_override
+from manyview.cli.complete import recipe_names
 from manyview.cli.speech import ringing
 from manyview.errors import RecipeError
 from manyview.recipe.find import recipe_text
@@ -17,7 +18,11 @@ from manyview.words.files import check_files
 def compare(
     recipes: Annotated[
         list[str],
-        typer.Argument(metavar="RECIPE… [KEY=VALUE]…", help="The first is the reference. NAME:KEY=VALUE: one's."),
+        typer.Argument(
+            metavar="RECIPE… [KEY=VALUE]…",
+            help="The first is the reference. NAME:KEY=VALUE: one's.",
+            autocompletion=recipe_names,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The comparison's folder; the same command continues it.")],
     seeds: Annotated[int, typer.Option(help="How many seeds each recipe is trained with.")] = 3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import io
 import sys
@@ -21,7 +22,7 @@ from manyview.cli.new import new
 from manyview.cli.recipes import plan, recipes
 from manyview.cli.speech import tell
 from manyview.cli.train import train
-from manyview.errors import Interrupted, ManyviewError, ManyviewWarning
+from manyview.errors import Interrupted, ManyviewError, ManyviewWarning, reason
 from manyview.foundation.vocabulary import own_fault
 from manyview.show.usage import USAGE, usage_line
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
 STOPPED = 130  # the exit code of a command that Ctrl-C ended: 128 and the number of the signal
 COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "recipes": (recipes, ["manyview recipes", "manyview recipes quickstart"]),
@@ -100,6 +102,10 @@ def main() -> None:
             told, code = str(error), 2
         except USAGE as error:
             told, code = usage_line(error, _as_override), 2
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            told, code = f"cannot write: {reason(error)}", 2
         except Exception as error:  # of a words file: its author wants the line, not our frames around it
             if (own := own_fault(error)) is None:
                 raise

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from manyview.cli.arguments import Overrides, RecipeName, Use, load
+from manyview.cli.complete import recipe_names
 from manyview.cli.speech import console
 from manyview.errors import RecipeError, unknown
 from manyview.recipe.find import packaged_recipes, recipe_text, title_of
@@ -16,7 +17,10 @@ from manyview.show.pictures import DRAWINGS, check_name
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Print this one, to read or to copy.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="Print this one, to read or to copy.", autocompletion=recipe_names),
+    ] = None,
 ) -> None:
     """Lists the packaged recipes, or prints one of them."""
     texts = packaged_recipes()

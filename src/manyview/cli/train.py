@@ -20,6 +20,7 @@ from manyview.words.files import check_files
 if TYPE_CHECKING:
     from manyview.recipe.recipe import Recipe
 
+CLOSED_PIPE = 13  # the number of SIGPIPE, which Windows has not
 RecipeOrRun = Annotated[
     str,
     typer.Argument(
@@ -59,10 +60,12 @@ def train(
             run_training(loaded, folder, resume=resume, quiet=quiet)
         except Interrupted as error:
             raise Interrupted(f"{str(error).partition(';')[0]}; {again(folder, use or ())}", error.signal) from None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BrokenPipeError, SystemExit) as error:  # the last is rich's, where a pipe is closed
             if not (folder / "recipe.yaml").is_file():
                 raise  # nothing was begun
-            raise Interrupted(f"stopped; {again(folder, use or ())}") from None
+            asked = isinstance(error, KeyboardInterrupt)
+            told = "stopped" if asked else "stopped, since nobody reads any more what it prints"
+            raise Interrupted(f"{told}; {again(folder, use or ())}", 0 if asked else CLOSED_PIPE) from None
 
 
 def again(folder: Path, use: Sequence[Path]) -> str:

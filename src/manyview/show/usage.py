@@ -13,7 +13,8 @@ USAGE: Any = typer.BadParameter.__base__
 """What typer raises for all that its parser refuses; its own way to say so is a box of several lines."""
 
 EXAMPLES = {"--index": "--index 3", "--epoch": "--epoch 0"}
-OUT = {"views": "views.png", "replay": "seen.png"}  # command -> a file; all others write folders
+OUT = {"views": "views.png", "replay": "seen.png", "embed": "features.npz"}
+"""Command -> a file; all others write folders."""
 
 
 def usage_line(error: Any, override: Callable[[str, str], str], words: Sequence[str] = ()) -> str:
