@@ -60,9 +60,9 @@ class Model(Protocol):
 class Trunk(nn.Module):
     """A backbone with its normalisation: pixels [B, 3, h, w] in [0, 1] -> features [B, dim]."""
 
-    def __init__(self, backbone: nn.Module, mean: Tensor, std: Tensor, reader: Reader) -> None:
+    def __init__(self, backbone: nn.Module, mean: Tensor, std: Tensor, reader: Reader | None = None) -> None:
         super().__init__()
-        self.backbone, self.reader = backbone, reader
+        self.backbone, self.reader = backbone, reader or Reader()
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())
 
@@ -127,7 +127,7 @@ def trunk_of(backbone: nn.Module, mean: Tensor, std: Tensor, reader: Reader | No
         if isinstance(module, nn.SyncBatchNorm):  # which would wait for processes that do not train this copy
             alike: Any = BatchNormAct2d if hasattr(module, "act") else nn.BatchNorm2d
             module.__class__ = alike
-    return Trunk(alone, mean, std, reader or Reader()).requires_grad_(True).train()
+    return Trunk(alone, mean, std, reader).requires_grad_(True).train()
 
 
 @contextlib.contextmanager
