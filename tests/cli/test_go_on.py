@@ -46,7 +46,11 @@ def measured(folder):
 
 
 @pytest.mark.parametrize(
-    "words", ["--resume RUN", "RUN --resume", "quickstart {TINY} --resume RUN", "--resume RUN data.workers=1"]
+    "words",
+    [
+        *("--resume RUN", "RUN --resume", "quickstart {TINY} --resume RUN", "RUN quickstart {TINY} --resume"),
+        *("--resume RUN data.workers=1", "data.workers=1 --resume RUN"),
+    ],
 )
 def test_a_run_goes_on_by_its_folder(trained, unfinished, words):
     said = [w for word in words.split() for w in (TINY if word == "{TINY}" else [word])]
@@ -70,9 +74,9 @@ def test_what_cannot_go_on_is_told(unfinished, tmp_path):
     assert refused("--resume", unfinished, "train.steps=9").startswith(told)
     other = f"{unfinished} was made by another recipe: train.steps: 3 -> 4"
     assert refused("quickstart", *TINY[1:], "train.steps=4", "--resume", unfinished) == other
-    assert (
-        refused("a", "b", "c", "--resume") == "--resume takes one run, and no more than a recipe beside it; got a, b, c"
-    )
+    many = "--resume takes one run, and no more than a recipe beside it; got"
+    assert refused("a", "b", "c", "--resume") == f"{many} a, b, c"
+    assert refused("train.steps=9", "--resume") == f"{many} none"
     assert contents(tmp_path) == before
 
 

@@ -13,7 +13,7 @@ from manyview.errors import ManyviewWarning, RecipeError, RunError
 from manyview.foundation.files import read_state
 from manyview.load import load_recipe
 from manyview.training.setup import set_up
-from manyview.training.trackers import PACKAGES, Trackers, check_trackers, start_trackers
+from manyview.training.trackers import Trackers, check_trackers, start_trackers
 
 TINY = ("train.batch_size=16", "train.optimizer.lr=0.1", "train.schedule=cosine()", "data.limit=60", "evaluate=[]")
 
@@ -186,7 +186,7 @@ def test_mistakes_in_the_list_are_told(tmp_path, track, message):
 
 
 def test_what_is_not_installed_is_told_before_training(monkeypatch, tmp_path):
-    monkeypatch.setitem(PACKAGES, "mlflow", "surely_not_installed")
+    monkeypatch.setattr("manyview.training.trackers.find_spec", lambda name: None if name == "mlflow" else name)
     recipe = load_recipe("quickstart", "train.track=[mlflow]")
     message = r"^train.track: mlflow is not installed; pip install 'manyview\[track\]', or mlflow alone$"
     with pytest.raises(RecipeError, match=message):

@@ -83,10 +83,12 @@ def _asked_for(
         return recipe, out, words
     if not resume:
         raise RunError("missing option '--out'; write --out runs/NAME")
-    changes = [word for word in words if is_override(word)]
-    named = [recipe, *(word for word in words if word not in changes)]
-    if len(named) > 2:
-        raise RunError(f"--resume takes one run, and no more than a recipe beside it; got {', '.join(named)}")
+    given = [recipe, *words]
+    changes = [word for word in given if is_override(word)]
+    named = [word for word in given if word not in changes]
+    if len(named) not in (1, 2):
+        got = ", ".join(named) or "none"
+        raise RunError(f"--resume takes one run, and no more than a recipe beside it; got {got}")
     run = next((name for name in named if (Path(name) / "recipe.yaml").is_file()), named[-1])
     if run == named[0] and run in packaged_recipes() and not Path(run).exists():
         raise RunError(f"{run} is a recipe, not a run; write --resume RUN, or train {run} --out RUN --resume")

@@ -25,7 +25,6 @@ from manyview.errors import ManyviewWarning, RecipeError, RunError, reason
 from manyview.foundation.files import write_json
 
 PROJECT = "manyview"
-PACKAGES = {"tensorboard": "tensorboard", "trackio": "trackio", "mlflow": "mlflow", "wandb": "wandb"}
 LIST = "trackers.json"
 SILENT = {"WANDB_ERROR_REPORTING": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "GRADIO_ANALYTICS_ENABLED": "False"}
 FOR_EVER = ("mlflow",)  # what its runs keep beside measures cannot be said again otherwise
@@ -44,7 +43,7 @@ class Tracker(Protocol):
 def check_trackers(names: Sequence[str]) -> None:
     """Raises RecipeError for a tracker that is not installed."""
     for name in names:
-        if find_spec(PACKAGES[name]) is None:
+        if find_spec(name) is None:
             raise RecipeError(f"train.track: {name} is not installed; pip install 'manyview[track]', or {name} alone")
 
 
@@ -90,17 +89,19 @@ def start_trackers(
             continue
         for variable, value in SILENT.items():
             os.environ.setdefault(variable, value)
+        make, identity = _MADE[name]
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                tracker = _MAKE[name](folder, known.get(name))
+                tracker = make(folder, known.get(name))
                 tracker.start()
                 if name not in known or name not in FOR_EVER:
                     tracker.store_init_configuration({key: _plain(value) for key, value in (config or {}).items()})
         except Exception as error:  # of other people's code: any
             Trackers(running).finish()
-            raise RunError(f"train.track: {name} does not begin: {reason(error)}") from None
+            told = f"train.track: {name} does not begin: {reason(error)}"
+            raise RunError(f"{told}; a run may also go on without it, as with train.track=[]") from None
         running[name] = tracker
-        known[name] = _identity(name, tracker.tracker)
+        known[name] = str(identity(tracker.tracker))
         write_json(folder / LIST, known)
     return Trackers(running)
 
@@ -182,9 +183,9 @@ def _mlflow(folder: Path, known: str | None) -> Any:
     return MLflowTracker(PROJECT, run_id=known, run_name=folder.name)
 
 
-_MAKE: dict[str, Callable[[Path, str | None], Any]] = {"wandb": _wandb, "trackio": _trackio, "mlflow": _mlflow}
-
-
-def _identity(name: str, run: Any) -> str:
-    """By what the tool finds its run again."""
-    return str({"wandb": lambda: run.id, "trackio": lambda: run.name, "mlflow": lambda: run.info.run_id}[name]())
+_MADE: dict[str, tuple[Callable[[Path, str | None], Any], Callable[[Any], str]]] = {
+    "wandb": (_wandb, lambda run: run.id),
+    "trackio": (_trackio, lambda run: run.name),
+    "mlflow": (_mlflow, lambda run: run.info.run_id),
+}
+"""Name -> how a tracker is made, for a run that it may know, and by what it finds that again."""
