@@ -77,7 +77,7 @@ def given_networks(given: Given | None, specs: Mapping[str, BranchSpec], read: C
     """
     if given is None:
         return {}
-    given = dict(given.items()) if isinstance(given, nn.ModuleDict) else given
+    given = dict(given.items()) if type(given) is nn.ModuleDict else given  # timm has networks that are one
     own = [name for name, spec in specs.items() if spec.ema is None]
     networks = dict(given) if isinstance(given, Mapping) else {"": given}
     if not isinstance(given, Mapping):
