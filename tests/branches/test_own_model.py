@@ -428,6 +428,15 @@ def test_branches_may_have_networks_of_their_own():
     assert step.branch("ema").backbone is not one
 
 
+def test_a_network_that_was_moved_alone_is_told():
+    step = given(small())
+    step.main.backbone.to("meta")
+    with pytest.raises(
+        ManyviewError, match=r"the given Net lies on meta, and the rest of the step on cpu; call step\.to"
+    ):
+        step(photos(), LABELS, **BATCH)
+
+
 def test_scores_of_places_are_no_classifier():
     tokens = Net(lambda net, x: net.fc(net.conv(x).flatten(2).transpose(1, 2)), conv=conv(), fc=nn.Linear(8, C))
     assert given(tokens).main.reader.classifier is None

@@ -172,6 +172,11 @@ class Branch(nn.Module):
         normalized = (as_float(images) - self.mean) / self.std
         values: dict[str, Tensor] = {}
         learns = torch.is_grad_enabled()
+        if (
+            self.given
+            and (lies := next((p.device for p in self.backbone.parameters()), images.device)) != images.device
+        ):
+            raise self._of_given(f"lies on {lies}, and the rest of the step on {images.device}; call step.to('{lies}')")
         with contextlib.ExitStack() as hooks:
             for name, layer in self.taps.items():
 
