@@ -1,31 +1,24 @@
 """The loop, from top to bottom: set up; batch, step, update, log, evaluate, keep; result.
 
-What it sets up, writes and shows lies beside it, one idea a file: `setup`, `resume`, `state`, `stopwatch`, `journal`,
-`collapse`, `failure`, `validation`, `result`.
+What it sets up, writes and shows lies beside it, one idea a file: `setup`, `resume`, `update`, `state`, `stopwatch`,
+`journal`, `collapse`, `failure`, `validation`, `result`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from manyview.branches.given import Given
-from manyview.data.loader import Batch
 from manyview.errors import Interrupted, RunError
 from manyview.foundation.distributed import anywhere, union
 from manyview.recipe.recipe import Recipe
-from manyview.step import Output
 from manyview.training.collapse import look_for_collapse
 from manyview.training.failure import FirstFailure, largest_weight, report_failure
 from manyview.training.interrupt import interruptible
 from manyview.training.journal import Journal
-from manyview.training.networks import note_of
 from manyview.training.result import write_result
 from manyview.training.resume import take_up
 from manyview.training.run import Run
@@ -33,8 +26,8 @@ from manyview.training.setup import Setup, set_up
 from manyview.training.state import State, write_checkpoint
 from manyview.training.stopwatch import Stopwatch
 from manyview.training.surroundings import left_as_found
+from manyview.training.update import update
 from manyview.training.validation import Validation
-from manyview.views.draws import key_of
 
 
 @left_as_found()
@@ -50,9 +43,8 @@ def train(
     """Trains a recipe into the folder `out` and returns what its result.json holds.
 
     backbone: a network in the place of the recipe's, or {branch: module}; the very object is trained.
-    data: {"train": dataset, "val": …, "test": …}, in the place of what the recipe names: map-style data sets of (image,
-    label), Hugging Face's, or tuples of arrays; see docs/own_data.md.
-    resume: continue a run that was interrupted, as if nothing had happened; also starts one that has not begun.
+    data: {"train": dataset, "val": …, "test": …} in the place of the recipe's, see docs/own_data.md. resume: continue a
+    run that was interrupted, as if nothing had happened; also starts one that has not begun.
     Raises ManyviewError, before anything is written, for all that can be known to be wrong beforehand.
     """
     # -------------------------------------------------------------------------------------------- set up
@@ -60,14 +52,10 @@ def train(
     if resume:
         run.check_given(backbone)
     setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))
-    if setup.main:
-        begun = note_of(setup.step), setup.step.starts
-        run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes, *begun)
-    setup.accelerator.wait_for_everyone()
-    if resume and (finished := run.finished()) is not None:
+    state = take_up(run, setup, resume)
+    if (finished := run.finished()) is not None:
         setup.display.say(f"{run.folder} is finished; nothing to do")
         return finished
-    state = take_up(run, setup) if resume else State()
     setup = setup.on_devices()
     setup.step.attach(setup.optimizer)  # EMAs, queues, prototypes and averages follow its updates
     validation = Validation(setup, state)
@@ -98,7 +86,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
         for number in range(state.number, clock.steps):
             # ---------------------------------------------------------------------- batch, step, update
             lr = setup.set_lr(number)
-            output, means = _update(setup, number, stream, state, watch, first_bad)
+            output, means = update(setup, number, stream, state, watch, first_bad)
             done = state.number = number + 1
             epoch, within = divmod(done, clock.steps_per_epoch)
             last = done == clock.steps
@@ -140,27 +128,3 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
         raise RunError(ending)
     if stopped:
         raise Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", asked())
-
-
-def _update(
-    setup: Setup, number: int, stream: Iterator[Batch], state: State, watch: Stopwatch, first_bad: FirstFailure
-) -> tuple[Output, Tensor]:
-    """One update, of all parts of a batch: the last part's output, and the terms' means over the parts."""
-    train, accelerator, wrapped = setup.recipe.train, setup.accelerator, setup.wrapped
-    # what is random inside the networks (dropout) follows the step and process, like all other draws
-    torch.manual_seed(key_of(setup.recipe.seed, number, accelerator.process_index, "networks")[0])
-    terms: list[Tensor] = []
-    for _ in range(train.accumulate):
-        with watch.waiting():
-            batch = next(stream).to(accelerator.device)
-        with accelerator.accumulate(wrapped):
-            output: Output = wrapped(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
-            accelerator.backward(output["loss"])
-            if train.clip and accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(wrapped.parameters(), train.clip)
-            setup.optimizer.step()  # with the last part
-            setup.optimizer.zero_grad()
-        first_bad.note(output["loss"], number + 1)
-        terms.append(torch.stack([value.detach() for value in output["terms"].values()]))
-        state.skip(batch.skipped)
-    return output, reduce(torch.add, terms) / len(terms)
