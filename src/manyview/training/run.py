@@ -19,7 +19,7 @@ from manyview.branches.start import Start
 from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
-from manyview.errors import RunError
+from manyview.errors import RunError, warn
 from manyview.foundation.files import at_home, read_state, write_json, write_text
 from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
@@ -29,9 +29,9 @@ from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of
 from manyview.words.load import Use, words_of
 
-# Settings that change where and how fast a run goes, not what it computes.
+# Settings that change where and how fast a run goes, or where it gives up, not what it computed so far.
 INCIDENTAL = (
-    *("title", "data.root", "data.download", "data.workers"),
+    *("title", "data.root", "data.download", "data.workers", "data.on_bad_image"),
     *("train.log_every", "train.checkpoint_every", "train.on_collapse", "train.track"),
 )
 SHOWN = 4  # differences between recipes that a message lists
@@ -95,6 +95,8 @@ class Run:
             self.check_same(recipe, splits)
             check_networks(self.folder, self.networks(), networks or {}, begins=not self.last.is_file())
             self._check_starts(starts)
+            if recipe.data.on_bad_image == "skip":
+                self._skips_from_here()
             return
         noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
         if starts:
@@ -105,6 +107,32 @@ class Run:
         text = _anywhere(recipe).to_yaml()
         keep_words(self.folder, recipe.words.used_in(text))
         write_text(self.folder / "recipe.yaml", text)
+
+    def _skips_from_here(self) -> None:
+        """Its recipe says skip where it said raise, which is true of what is done, too: all that was met could be read."""
+        recipe = self.recipe(exact=True)
+        if recipe.data.on_bad_image == "raise":
+            data = recipe.data.model_copy(update={"on_bad_image": "skip"})
+            write_text(self.folder / "recipe.yaml", recipe.model_copy(update={"data": data}).to_yaml())
+            warn(f"{self.folder}: images that cannot be read are replaced from here on; until now there were none")
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing lies in its folder yet."""
+        return not self.folder.exists() or not any(self.folder.iterdir())
+
+    def withdraw(self) -> None:
+        """Takes back what `begin` and what came after it wrote, unless there is a checkpoint to go on from."""
+        if self.last.is_file() or self.best.is_file():
+            return
+        names = ("recipe.yaml", "splits.json", "networks.json", "metrics.jsonl", "trackers.json", "events.out.tfevents.*")
+        for path in [each for name in names for each in self.folder.glob(name)]:
+            path.unlink()
+        for path in [*(self.folder / FOLDER).glob("*")]:
+            path.unlink()
+        for folder in (self.folder / FOLDER, self.last.parent, self.folder):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
