@@ -59,7 +59,8 @@ def plan(
     from manyview.show.plan import visible_data
     from manyview.show.step_cost import step_cost
 
-    splits, note = visible_data(loaded)
+    asked = any(change.partition("=")[0] in ("data.root", "data.source") for change in overrides or ())
+    splits, note = visible_data(loaded, asked)
     made = make_plan(loaded, classes or (len(splits.classes) if splits is not None else 0) or 10)
     clock = None if splits is None else clock_of(loaded.train, len(splits.train))
     console.print(made.render(note, clock))

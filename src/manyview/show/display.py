@@ -19,7 +19,7 @@ from manyview.branches.origin import without_origin
 from manyview.data.render import Rendering
 from manyview.evaluate.report import Table as Tabular
 from manyview.evaluate.report import cell
-from manyview.foundation.streams import Escaping
+from manyview.foundation.streams import Escaping, hushed
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import Clock
 from manyview.recipe.recipe import Recipe
@@ -150,7 +150,9 @@ class Display:
         return [text.format(measures[name]) for name, text in WATCHED.items() if self._watches and name in measures]
 
     def busy(self, what: str) -> contextlib.AbstractContextManager[Any]:
-        """A spinner for as long as the block lasts, on a terminal."""
+        """A spinner for as long as the block lasts, on a terminal; where nothing is shown, nothing else tells either."""
+        if self._console.quiet:
+            return hushed()
         return self._console.status(what) if self._console.is_terminal else contextlib.nullcontext()
 
     @contextlib.contextmanager

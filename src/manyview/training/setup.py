@@ -157,7 +157,7 @@ def set_up(
     optimizer = make_optimizer(config, step)
     step.hold(fixed_parts(config))
     set_lr = make_schedule(config, optimizer, clock)
-    with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
+    with display.busy("drawing a first view"):
         rehearse(step, splits, together)
     checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
     splits = in_memory(splits, recipe.data, display)
