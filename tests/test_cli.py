@@ -73,7 +73,7 @@ def pictures(tmp_path) -> Path:
     for split, count in (("train", 8), ("val", 4)):
         for label, name in enumerate(("cat", "dog")):
             for number in range(count):
-                png(root / split / name / f"{number}.png", seed=number + 10 * label)
+                png(root / split / name / f"{number}.png", seed=number + 10 * label + 100 * (split == "val"))
     return root
 
 
@@ -553,7 +553,7 @@ def test_commands_on_what_is_no_run(refused, tmp_path, command):
         message = refused(*COMMANDS[command](folder, tmp_path))
         kinds = "neither a run (it has no recipe.yaml) nor an export (it has no config.json) nor a model of timm"
         assert message == (
-            f"{folder} is {kinds}" if command == "eval" else f"{folder} is no run: it has no recipe.yaml"
+            f"{folder} is {kinds}" if command in ("eval", "predict") else f"{folder} is no run: it has no recipe.yaml"
         )
 
 
@@ -615,7 +615,7 @@ def test_predict_refuses(refused, run, tmp_path):
     (tmp_path / "folder" / "notes.txt").touch()
     good = png(tmp_path / "good.png")
     missing = tmp_path / "missing.png"
-    assert refused("predict", run, good, missing) == f"no such file: {missing}"
+    assert refused("predict", run, missing, missing) == f"no such file: {missing}"
     message = refused("predict", run, tmp_path / "folder")
     assert message == f"no images in {tmp_path / 'folder'} (left out: 1 of other kinds (1 .txt))"
     message = refused("predict", run, good, "--aggregate")

@@ -155,6 +155,7 @@ def _parse_backbone(text: Any, where: str) -> Call:
 def _parse_normalize(value: Any, where: str, channels: int) -> Normalization | None:
     if value is None:
         return None
+    said = value if isinstance(value, str) else repr(value)
     if isinstance(value, str):
         if value not in NORMALIZATIONS:
             raise RecipeError(f"{where}: {unknown('normalisation', value, NORMALIZATIONS)}")
@@ -166,5 +167,7 @@ def _parse_normalize(value: Any, where: str, channels: int) -> Normalization | N
     finite = all(math.isfinite(number) for number in (*mean, *std))
     if len(mean) != len(std) or len(mean) not in (1, channels) or not finite or not all(number > 0 for number in std):
         wanted = f"{channels} means and {channels} positive stds" if channels > 1 else "one mean and one positive std"
-        raise RecipeError(f"{where}: expected {wanted}, one a channel, got {value!r}")
+        own = [[0.5] * channels, [0.25] * channels] if channels < 4 else "[[…], […]]"
+        cure = f"write {where}=half, or means and stds of your own, as '{where}={own}'"
+        raise RecipeError(f"{where}: expected {wanted}, one a channel, got {said}; {cure}")
     return mean, std

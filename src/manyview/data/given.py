@@ -25,7 +25,7 @@ from manyview.data.items import LABEL_KEYS, Pairs
 from manyview.data.layout import ROLES, listed, role_of
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, reason, unknown, warn
-from manyview.foundation.words import counted
+from manyview.foundation.words import a, counted
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _by_role(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Data sets by train, val and test, and what is to be told. Raises DataError for other names."""
     cure = 'data={"train": dataset, "val": …, "test": …}'
     if not isinstance(data, Mapping):
-        raise DataError(f"data is a {type(data).__name__}; write {cure}")
+        raise DataError(f"data is {a(type(data).__name__)}; write {cure}")
     given = {name: dataset for name, dataset in data.items() if dataset is not None}
     remarks = []
     if type(data).__name__ in ("DatasetDict", "IterableDatasetDict"):  # whose splits have the hub's names
@@ -107,14 +107,14 @@ def check_kind(dataset: Any, split: str) -> None:
     streams = isinstance(dataset, IterableDataset) or kind == "IterableDataset"  # torch's and Hugging Face's
     if streams or (hasattr(dataset, "__iter__") and not numbered):
         raise DataError(
-            f"data: {split} is a {kind}, which gives images in its own order; order and draws are functions of an "
+            f"data: {split} is {a(kind)}, which gives images in its own order; order and draws are functions of an "
             f"image's number here (so that a run can be resumed and replayed): give a map-style data set, which has "
             f"__len__ and __getitem__"
         )
     if isinstance(dataset, str | Path):
-        raise DataError(f"data: {split} is a {kind}; a folder of files is data.source=folder data.root={dataset}")
+        raise DataError(f"data: {split} is {a(kind)}; a folder of files is data.source=folder data.root={dataset}")
     if isinstance(dataset, Mapping | bytes) or not (numbered and hasattr(dataset, "__len__")):
-        raise DataError(f"data: {split} is a {kind}, not a map-style data set, which has __len__ and __getitem__")
+        raise DataError(f"data: {split} is {a(kind)}, not a map-style data set, which has __len__ and __getitem__")
 
 
 def numbers_in(dataset: Any) -> tuple[Any, Ints | None]:

@@ -13,7 +13,7 @@ from manyview.data.images import Ints
 from manyview.data.layout import listed
 from manyview.data.pixels import KINDS, is_image
 from manyview.errors import DataError, reason
-from manyview.foundation.words import counted
+from manyview.foundation.words import a, counted
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "pixels")
 LABEL_KEYS = ("label", "labels", "target", "class")
@@ -68,7 +68,7 @@ def item_of(dataset: Any, number: int, name: str) -> Item:
     if isinstance(item, tuple | list) and len(item) in (1, 2):
         return Item(item[0], item[-1], len(item) == 2)
     parts = f" of {counted(len(item), 'part')}" if isinstance(item, tuple | list) else ""
-    raise DataError(f"{name} is a {type(item).__name__}{parts}; an item is (image, label), the image {KINDS}")
+    raise DataError(f"{name} is {a(type(item).__name__)}{parts}; an item is (image, label), the image {KINDS}")
 
 
 def _of_mapping(item: Mapping[str, Any], name: str) -> Item:
@@ -99,7 +99,7 @@ def label_of(value: Any, name: str) -> int:
         raise DataError(f"{name}: its label is None; give -1 where an image has no label")
     if isinstance(value, str):
         raise DataError(f"{name}: its label is the text {value!r:.40}; give the class's number, 0, 1, …")
-    raise DataError(f"{name}: its label is {value!r:.40}, a {type(value).__name__}; give the class's number, 0, 1, …")
+    raise DataError(f"{name}: its label is {value!r:.40}, {a(type(value).__name__)}; give the class's number, 0, 1, …")
 
 
 def labels_of(values: Any, split: str) -> Ints:

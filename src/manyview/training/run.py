@@ -144,9 +144,11 @@ class Run:
         if splits is not None:
             stored = self._read("splits.json")
             for split, mark in _marks(splits).items():
-                if stored.get(split) != mark:
+                if (before := stored.get(split)) != mark:
+                    same = before and mark and before.get("images") == mark["images"]
                     raise RunError(
-                        f"{self.folder}: the {split} images are not those the run began with; restore the data, "
+                        f"{self.folder}: the {'labels of the ' if same else ''}{split} images are not those the run "
+                        f"began with; restore {'them' if same else 'the data'}, "
                         f"or begin anew in another folder"
                     )
 
@@ -173,6 +175,9 @@ class Run:
             if override.partition("=")[0] not in INCIDENTAL:
                 key, _, value = override.partition("=")
                 cure = f"; write {meant}={value}" if (meant := f"data.{key.strip()}") in INCIDENTAL else ""
+                if key.startswith("train."):
+                    main = next(iter(self.recipe().branches))
+                    cure = f"; a new run goes on from its weights with branches.{main}.backbone.init={self.folder}"
                 raise RunError(
                     f"override {override!r}: a trained run is fixed; what may differ: {', '.join(INCIDENTAL)}{cure}"
                 )

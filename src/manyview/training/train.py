@@ -129,7 +129,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             if stopped or ending:
                 break
     if failed:
-        ending = report_failure(run, setup, failed, state.number, terms)
+        ending = report_failure(run, setup, failed, state.number, terms, first_bad.began(failed))
     accelerator.wait_for_everyone()  # a launcher ends the others with the first that leaves
     if ending:
         raise RunError(ending)
