@@ -195,6 +195,16 @@ def test_plan_refuses(refused, arguments, message):
     assert refused("plan", *arguments).startswith(message)
 
 
+def test_plan_refuses_data_that_were_asked_for_and_cannot_be_used(refused, tmp_path):
+    small = ("branches.net.backbone=cresnet20",)
+    assert refused("plan", "quickstart", *small, "data.source=folder", "data.root=nothere") == "no folder nothere"
+    (tmp_path / "bare").mkdir()
+    assert f"no images in {tmp_path / 'bare'}" in refused(
+        "plan", "tied_imagenet", *small, f"data.root={tmp_path / 'bare'}"
+    )
+    assert "data: not seen (" in done("plan", "tied_imagenet", *small), "what nobody asked for is no mistake"
+
+
 def test_plan_cannot_draw_over_a_folder(refused, tmp_path):
     (tmp_path / "taken").mkdir()
     code, _, err = manyview("plan", "quickstart", "--svg", tmp_path / "taken")

@@ -107,7 +107,9 @@ def test_the_step_and_what_it_saw(tmp_path, case):
     assert number == 9, "not 10, at which it was noticed"
     began = r"(cross_entropy|similarity|cross_entropy, similarity)"
     folder = re.escape(str(tmp_path / "run" / "failure"))
-    assert re.match(rf"the loss is not finite at step {number} \({began}; noticed at step 10\); {folder} holds ", message)
+    assert re.match(
+        rf"the loss is not finite at step {number} \({began}; noticed at step 10\); {folder} holds ", message
+    )
     assert "lower lr" in message
 
     splits, epoch = open_splits(recipe.data, recipe.seed), (number - 1) // 5
@@ -215,7 +217,9 @@ RELATIONS = {"bad": Bad}
 def test_the_term_that_began_is_named(tmp_path, every, told):
     (tmp_path / "own.py").write_text(OWN)
     relations = "relations=['cross_entropy(logits(a))', 'bad(h(a))']"
-    recipe = parse_recipe(DIVERGING, relations, f"train.log_every={every}", "train.checkpoint_every='9 steps'", use=[tmp_path / "own.py"])
+    recipe = parse_recipe(
+        DIVERGING, relations, f"train.log_every={every}", "train.checkpoint_every='9 steps'", use=[tmp_path / "own.py"]
+    )
     assert re.match(rf"the loss is not finite at step 1 {told}", broken(recipe, tmp_path / "run"))
 
 

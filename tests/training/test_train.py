@@ -591,7 +591,9 @@ def test_what_is_said_of_a_bad_image_in_the_first_step_can_be_done(tmp_path, ima
     first, second, third = (_spoil(image_folder, place) for place in (2, 5, 7))
     recipe, out = on_folder(image_folder), tmp_path / "run"
     others = rf"\(2 more of its batch: {second}, {third}\)"
-    with pytest.raises(ManyviewError, match=f"^{first}: .*, or leave such images out with data.on_bad_image=skip.*{others}"):
+    with pytest.raises(
+        ManyviewError, match=f"^{first}: .*, or leave such images out with data.on_bad_image=skip.*{others}"
+    ):
         train(parse_recipe(recipe), out, quiet=True)
     assert not out.exists()
     result = train(parse_recipe(recipe, "data.on_bad_image=skip"), out, quiet=True)

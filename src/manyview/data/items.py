@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -108,3 +108,21 @@ def labels_of(values: Any, split: str) -> Ints:
     if isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "iub":
         return array.astype(np.int64)
     return np.array([label_of(value, f"{split} item {at}") for at, value in enumerate(array)], dtype=np.int64)
+
+
+def numbers_of(texts: Sequence[Any], where: Sequence[str], names: Sequence[str] | None) -> tuple[tuple[str, ...], Ints]:
+    """(Names of classes, number of each text, int64 [N]); None is -1. where: what to call each in a message.
+
+    Raises DataError for what is no text, for an empty one, and for one that is none of `names`.
+    """
+    for text, place in zip(texts, where, strict=True):
+        if text is not None and (not isinstance(text, str) or not text):
+            raise DataError(
+                f"{place}: its label is {text!r:.40} where others are names of classes; give a name to each"
+            )
+    chosen = tuple(names) if names is not None else tuple(sorted({str(text) for text in texts if text is not None}))
+    numbers = {name: number for number, name in enumerate(chosen)}
+    for text, place in zip(texts, where, strict=True):
+        if text is not None and text not in numbers:
+            raise DataError(f"{place}: its label is {text!r:.40}, which is no class of train")
+    return chosen, np.array([-1 if text is None else numbers[text] for text in texts], dtype=np.int64)

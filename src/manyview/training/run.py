@@ -125,7 +125,14 @@ class Run:
         """Takes back what `begin` and what came after it wrote, unless there is a checkpoint to go on from."""
         if self.last.is_file() or self.best.is_file():
             return
-        names = ("recipe.yaml", "splits.json", "networks.json", "metrics.jsonl", "trackers.json", "events.out.tfevents.*")
+        names = (
+            "recipe.yaml",
+            "splits.json",
+            "networks.json",
+            "metrics.jsonl",
+            "trackers.json",
+            "events.out.tfevents.*",
+        )
         for path in [each for name in names for each in self.folder.glob(name)]:
             path.unlink()
         for path in [*(self.folder / FOLDER).glob("*")]:
@@ -136,10 +143,12 @@ class Run:
 
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
-        changed = difference(self.recipe(exact=True), _anywhere(recipe), dict.fromkeys(INCIDENTAL))
+        own = self.recipe(exact=True)
+        changed = difference(own, _anywhere(recipe), dict.fromkeys(INCIDENTAL))
         if changed:
             more = f"; and {len(changed) - SHOWN} more; its own is {self.folder / 'recipe.yaml'}"
             told = "; ".join(changed[:SHOWN]) + (more if len(changed) > SHOWN else "")
+            told += self._further(own) if all(each.startswith("train.") for each in changed) else ""
             raise RunError(f"{self.folder} was made by another recipe: {told}")
         if splits is not None:
             stored = self._read("splits.json")
@@ -151,6 +160,10 @@ class Run:
                         f"began with; restore {'them' if same else 'the data'}, "
                         f"or begin anew in another folder"
                     )
+
+    def _further(self, recipe: Recipe) -> str:
+        """What to say where a run should be trained in another way, or longer, than it was."""
+        return f"; a new run goes on from its weights with branches.{next(iter(recipe.branches))}.backbone.init={self.folder}"
 
     def starts(self) -> dict[str, dict[str, str]]:
         """What the run began with, where it was not drawn: part -> {source, told, digest}."""
@@ -176,8 +189,7 @@ class Run:
                 key, _, value = override.partition("=")
                 cure = f"; write {meant}={value}" if (meant := f"data.{key.strip()}") in INCIDENTAL else ""
                 if key.startswith("train."):
-                    main = next(iter(self.recipe().branches))
-                    cure = f"; a new run goes on from its weights with branches.{main}.backbone.init={self.folder}"
+                    cure = self._further(self.recipe())
                 raise RunError(
                     f"override {override!r}: a trained run is fixed; what may differ: {', '.join(INCIDENTAL)}{cure}"
                 )

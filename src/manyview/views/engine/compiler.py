@@ -82,7 +82,9 @@ def _tell_when_compiling() -> None:
         def on_start(self, event: Any) -> None:
             if event.data["dispatcher"].py_func in _OURS and not _TOLD.is_set():
                 _TOLD.set()
-                _LOG.warning("manyview: compiling the renderer, on a machine's first run alone: some 20 s of a free core")
+                _LOG.warning(
+                    "manyview: compiling the renderer, on a machine's first run alone: some 20 s of a free core"
+                )
 
         def on_end(self, event: Any) -> None:
             pass
