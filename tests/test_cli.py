@@ -196,13 +196,11 @@ def test_plan_refuses(refused, arguments, message):
 
 
 def test_plan_refuses_data_that_were_asked_for_and_cannot_be_used(refused, tmp_path):
-    small = ("branches.net.backbone=cresnet20",)
-    assert refused("plan", "quickstart", *small, "data.source=folder", "data.root=nothere") == "no folder nothere"
-    (tmp_path / "bare").mkdir()
-    assert f"no images in {tmp_path / 'bare'}" in refused(
-        "plan", "tied_imagenet", *small, f"data.root={tmp_path / 'bare'}"
-    )
-    assert "data: not seen (" in done("plan", "tied_imagenet", *small), "what nobody asked for is no mistake"
+    small, bare = "branches.net.backbone=cresnet20", tmp_path / "bare"
+    bare.mkdir()
+    assert refused("plan", "tied_imagenet", small, "data.root=nothere").startswith("no folder nothere; ")
+    assert str(bare) in refused("plan", "tied_imagenet", small, f"data.root={bare}")
+    assert "data: not seen (" in done("plan", "tied_imagenet", small), "what nobody asked for is no mistake"
 
 
 def test_plan_cannot_draw_over_a_folder(refused, tmp_path):
@@ -563,7 +561,7 @@ def test_commands_on_what_is_no_run(refused, tmp_path, command):
         message = refused(*COMMANDS[command](folder, tmp_path))
         kinds = "neither a run (it has no recipe.yaml) nor an export (it has no config.json) nor a model of timm"
         assert message == (
-            f"{folder} is {kinds}" if command in ("eval", "predict") else f"{folder} is no run: it has no recipe.yaml"
+            f"{folder} is {kinds}" if command == "eval" else f"{folder} is no run: it has no recipe.yaml"
         )
 
 

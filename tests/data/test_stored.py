@@ -418,7 +418,10 @@ def test_normalisation_by_channel(five):
     torch.testing.assert_close(branch.mean.flatten(), torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]))
     assert branch.std.flatten().tolist() == [1, 2, 3, 4, 5]
     assert Step(recipe(five, normalize=", normalize: none"), 2).main.std.flatten().tolist() == [1] * 5
-    with pytest.raises(RecipeError, match=r"normalize: expected 5 means and 5 positive stds, one a channel, got"):
+    with pytest.raises(
+        RecipeError,
+        match=r"normalize: imagenet is of 3 channels, and images have 5 \(data.channels\); write branches.*normalize=half, or 5 means",
+    ):
         _ = recipe(five, normalize=", normalize: imagenet").branch_plan
 
 

@@ -72,11 +72,13 @@ def predict(
 ) -> None:
     """Classifies image files: one line a file, with tabs between file, class and probability.
 
-    Tabs, ends of lines and backslashes in names are escaped, or quoted as the format has it. A file that is not there or
-    cannot be read is told on stderr, and the others follow; the exit code is 1 then, unless the run's own
+    Tabs, ends of lines and backslashes in names are escaped, or quoted as the format has it. A file that is not there
+    or cannot be read is told on stderr, and the others follow; the exit code is 1 then, unless the run's own
     data.on_bad_image is skip. Classes without a name are their numbers.
     """
     check_files(use or ())
+    if checkpoint is None and not (Path(model) / "config.json").is_file():
+        text_of_run(Path(model))  # neither an export nor a model of timm's: no torch is needed to say so
     chosen = format_of(kind, out)
     if out is not None:
         check_writable(out)

@@ -241,9 +241,7 @@ def _images(
     if label is not None and _by_name(table, label):
         texts = table.with_format("arrow").select_columns([label])[:][label].to_pylist()
         if None in texts:
-            raise DataError(
-                f"{split} row {texts.index(None)}: column '{label}' has no label; give each its class's name"
-            )
+            raise DataError(f"{split} row {texts.index(None)}: column '{label}' has no label; name each row's class")
         named, values = numbers_of(texts, [f"{split} row {row}" for row in range(len(texts))], classes or None)
     else:
         values = np.full(len(table), -1) if label is None else _labels(table, label, split)

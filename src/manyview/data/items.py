@@ -117,9 +117,7 @@ def numbers_of(texts: Sequence[Any], where: Sequence[str], names: Sequence[str] 
     """
     for text, place in zip(texts, where, strict=True):
         if text is not None and (not isinstance(text, str) or not text):
-            raise DataError(
-                f"{place}: its label is {text!r:.40} where others are names of classes; give a name to each"
-            )
+            raise DataError(f"{place}: its label is {text!r:.40} where others are names of classes")
     chosen = tuple(names) if names is not None else tuple(sorted({str(text) for text in texts if text is not None}))
     numbers = {name: number for number, name in enumerate(chosen)}
     for text, place in zip(texts, where, strict=True):

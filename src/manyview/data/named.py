@@ -64,9 +64,8 @@ def _has_text(dataset: Any, index: Ints, split: str) -> bool:
 
 def _in_one_place(dataset: Any) -> list[Any] | None:
     """The texts of all items, where a data set has them in one place."""
-    found = (
-        dataset.labels if isinstance(dataset, Pairs) else getattr(dataset, "targets", getattr(dataset, "labels", None))
-    )
+    places = ("labels",) if isinstance(dataset, Pairs) else ("targets", "labels")
+    found: Any = next((getattr(dataset, place) for place in places if hasattr(dataset, place)), None)
     if getattr(dataset, "target_transform", None) is not None or not hasattr(found, "__len__"):
         return None
     texts = list(found)

@@ -98,7 +98,8 @@ def _looks_saved(path: Path) -> bool:
     """Whether a file begins as torch.save's do: as a zip archive, or of old as a pickle; it may be cut short."""
     try:
         with path.open("rb") as file:
-            return file.read(2).startswith((b"PK", b"\x80"))
+            begins = file.read(2)
+            return b"PK".startswith(begins) or begins.startswith(b"\x80")
     except OSError:
         return True  # what the system says of it is told
 

@@ -105,8 +105,9 @@ def image_files(
             lost.append(f"no such file: {shown(path)}")
     if lost and (unread is None or not files):
         raise BadImage(lost[0])
-    for line in lost if unread is not None else ():
-        unread(BadImage(line))
+    for line in lost:
+        if unread is not None:
+            unread(BadImage(line))
     return files, notes
 
 

@@ -151,7 +151,7 @@ class Display:
         return [text.format(measures[name]) for name, text in WATCHED.items() if self._watches and name in measures]
 
     def busy(self, what: str) -> contextlib.AbstractContextManager[Any]:
-        """A spinner for as long as the block lasts, on a terminal; where nothing is shown, nothing else tells either."""
+        """A spinner for as long as the block lasts, on a terminal; where all is quiet, so is what compiles."""
         if self._console.quiet:
             return hushed()
         return self._console.status(what) if self._console.is_terminal else contextlib.nullcontext()

@@ -109,7 +109,7 @@ class Run:
         write_text(self.folder / "recipe.yaml", text)
 
     def _skips_from_here(self) -> None:
-        """Its recipe says skip where it said raise, which is true of what is done, too: all that was met could be read."""
+        """Its recipe says skip where it said raise: true of what is done, too, for all that was met could be read."""
         recipe = self.recipe(exact=True)
         if recipe.data.on_bad_image == "raise":
             data = recipe.data.model_copy(update={"on_bad_image": "skip"})
@@ -163,7 +163,8 @@ class Run:
 
     def _further(self, recipe: Recipe) -> str:
         """What to say where a run should be trained in another way, or longer, than it was."""
-        return f"; a new run goes on from its weights with branches.{next(iter(recipe.branches))}.backbone.init={self.folder}"
+        main = next(iter(recipe.branches))
+        return f"; a new run goes on from its weights with branches.{main}.backbone.init={self.folder}"
 
     def starts(self) -> dict[str, dict[str, str]]:
         """What the run began with, where it was not drawn: part -> {source, told, digest}."""

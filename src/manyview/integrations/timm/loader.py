@@ -89,7 +89,7 @@ class ViewsDataset(Dataset[tuple[ViewsBatch, Tensor]]):
         """As timm reads it, uint8 [C, H, W]: not turned upright, RGB unless the recipe has `data.channels`."""
         if not isinstance(image, Image.Image):
             raise DataError(
-                f"{name} is {a(type(image).__name__)}, not a PIL image, from which views are drawn; drop the data set's "
+                f"{name} is {a(type(image).__name__)}, not a PIL image, of which views are drawn; drop the data set's "
                 "transform"
             )
         if image.mode not in MODES:

@@ -82,9 +82,7 @@ def _tell_when_compiling() -> None:
         def on_start(self, event: Any) -> None:
             if event.data["dispatcher"].py_func in _OURS and not _TOLD.is_set():
                 _TOLD.set()
-                _LOG.warning(
-                    "manyview: compiling the renderer, on a machine's first run alone: some 20 s of a free core"
-                )
+                _LOG.warning("manyview: compiling the renderer, on a machine's first run alone: some 20 s")
 
         def on_end(self, event: Any) -> None:
             pass
