@@ -53,4 +53,7 @@ def run(epochs: int, batch_size: int = 64, accumulate: int = 2, images: int = 10
 
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        print(__doc__)
+    else:
+        run(int(sys.argv[1]) if len(sys.argv) > 1 else 2)

@@ -27,4 +27,9 @@ def run(dataset: datasets.DatasetDict, out: str, *overrides: str) -> dict[str, A
 
 
 if __name__ == "__main__":
-    run(datasets.load_dataset(sys.argv[1]), *sys.argv[2:])
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        print(__doc__)
+    elif len(sys.argv) < 3:
+        sys.exit(__doc__)
+    else:
+        run(datasets.load_dataset(sys.argv[1]), *sys.argv[2:])

@@ -52,4 +52,9 @@ def run(root: str, epochs: int, size: int = 32, batch_size: int = 64, workers: i
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 2)
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        print(__doc__)
+    elif len(sys.argv) < 2:
+        sys.exit(__doc__)
+    else:
+        run(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 2)

@@ -73,7 +73,7 @@ def pictures(tmp_path) -> Path:
     for split, count in (("train", 8), ("val", 4)):
         for label, name in enumerate(("cat", "dog")):
             for number in range(count):
-                png(root / split / name / f"{number}.png", seed=number + 10 * label)
+                png(root / split / name / f"{number}.png", seed=number + 10 * label + 100 * (split == "val"))
     return root
 
 
@@ -193,6 +193,14 @@ def test_plan_says_which_views_nobody_reads(tmp_path):
 )
 def test_plan_refuses(refused, arguments, message):
     assert refused("plan", *arguments).startswith(message)
+
+
+def test_plan_refuses_data_that_were_asked_for_and_cannot_be_used(refused, tmp_path):
+    small, bare = "branches.net.backbone=cresnet20", tmp_path / "bare"
+    bare.mkdir()
+    assert refused("plan", "tied_imagenet", small, "data.root=nothere").startswith("no folder nothere; ")
+    assert str(bare) in refused("plan", "tied_imagenet", small, f"data.root={bare}")
+    assert "data: not seen (" in done("plan", "tied_imagenet", small), "what nobody asked for is no mistake"
 
 
 def test_plan_cannot_draw_over_a_folder(refused, tmp_path):
@@ -623,7 +631,7 @@ def test_predict_refuses(refused, run, tmp_path):
     (tmp_path / "folder" / "notes.txt").touch()
     good = png(tmp_path / "good.png")
     missing = tmp_path / "missing.png"
-    assert refused("predict", run, good, missing) == f"no such file: {missing}"
+    assert refused("predict", run, missing, missing) == f"no such file: {missing}"
     message = refused("predict", run, tmp_path / "folder")
     assert message == f"no images in {tmp_path / 'folder'} (left out: 1 of other kinds (1 .txt))"
     message = refused("predict", run, good, "--aggregate")

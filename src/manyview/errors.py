@@ -123,9 +123,20 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return sorted(alike, key=lambda each: (alike[each], each), reverse=True)
 
 
+# what libraries propose that would run code from a file
+_HARMS = re.compile(r"weights_only|allow_pickle|trust_remote_code|pickle\.load", re.IGNORECASE)
+
+
 def reason(error: BaseException) -> str:
-    """What an exception says, in one line; the name of its kind where it says nothing."""
+    """What an exception says, in one line, but for advice that no user of ours should take; else its kind's name.
+
+    >>> reason(ValueError("Cannot load it. Set allow_pickle=True if you trust it."))
+    'Cannot load it.'
+    """
     told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if _HARMS.search(told):
+        parts = [part for part in re.split(r"(?<=[.;:]) ", told) if not _HARMS.search(part)]
+        told = " ".join(parts).strip(" ;:") or "it holds Python objects, which may be code"
     if isinstance(error, OSError) and error.strerror:
         told = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return told or type(error).__name__

@@ -318,8 +318,9 @@ def test_places_that_are_no_use(tmp_path, capsys, monkeypatch):
     assert "folder is no run (it has no recipe.yaml), no export (it has no config.json)" in refused(
         "cresnet20(init='folder')"
     )
-    for name in ("text.pt", "code.pt"):
-        assert f"{where}{name} is damaged, or holds more than tensors: " in refused(f"cresnet20(init='{name}')")
+    assert f"{where}code.pt is damaged, or holds more than tensors: " in refused("cresnet20(init='code.pt')")
+    none = "is no file of weights, neither torch.save's nor .safetensors"
+    assert refused("cresnet20(init='text.pt')") == f"{where}text.pt {none}"
     assert f"{where}text.safetensors is damaged: " in refused("cresnet20(init='text.safetensors')")
     assert refused("cresnet20(init='empty.pt')") == f"{where}empty.pt holds no weights by name"
     assert refused("cresnet20(init='run')") == f"{where}run has no checkpoint yet; train it first"

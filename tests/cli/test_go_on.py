@@ -71,8 +71,11 @@ def test_what_cannot_go_on_is_told(unfinished, tmp_path):
     hint = "quickstart is a recipe, not a run; write --resume RUN, or train quickstart --out RUN --resume"
     assert refused("quickstart", "--resume") == refused("--resume", "quickstart") == hint
     told = "override 'train.steps=9': a trained run is fixed; what may differ: "
-    assert refused("--resume", unfinished, "train.steps=9").startswith(told)
-    other = f"{unfinished} was made by another recipe: train.steps: 3 -> 4"
+    further = f"; a new run goes on from its weights with branches.net.backbone.init={unfinished}"
+    line = refused("--resume", unfinished, "train.steps=9")
+    assert line.startswith(told)
+    assert line.endswith(further)
+    other = f"{unfinished} was made by another recipe: train.steps: 3 -> 4{further}"
     assert refused("quickstart", *TINY[1:], "train.steps=4", "--resume", unfinished) == other
     many = "--resume takes one run, and no more than a recipe beside it; got"
     assert refused("a", "b", "c", "--resume") == f"{many} a, b, c"

@@ -54,6 +54,30 @@ def table(pixels=PICTURES, label="label", kind=None):
     return datasets.Dataset.from_dict({"image": pixels, label: LABELS[: len(pixels)].tolist()}, features)
 
 
+WORDS = [NAMES[label] for label in LABELS.tolist()]
+BY_NAME = {
+    "array": (RGB, np.array(WORDS)),
+    "lists": (PICTURES, WORDS),
+    "list of pairs": [*zip(PICTURES, WORDS, strict=True)],
+    "dicts": Made(lambda n: {"img": RGB[n], "label": WORDS[n]}, 240),
+    "subset": Subset([*zip(PICTURES * 2, WORDS * 2, strict=True)], range(240)),
+    "table": datasets.Dataset.from_dict({"image": PICTURES, "label": WORDS}).cast_column("image", datasets.Image()),
+}
+
+
+@pytest.mark.parametrize("kind", BY_NAME)
+def test_labels_that_are_names_of_classes_are_sorted_as_a_folders(kind):
+    few = [(PICTURES[0], WORDS[0]), (PICTURES[3], WORDS[3])]
+    splits = opened({"val": few, "train": BY_NAME[kind]})
+    assert splits.classes == tuple(sorted(NAMES))
+    assert [splits.classes[label] for label in splits.train.labels] == WORDS
+    assert [splits.classes[label] for label in splits.val.labels] == [WORDS[0], WORDS[3]], "by train's names"
+    assert torch.equal(splits.train.read(7), TENSOR[7])
+    assert "labels are names of classes, sorted" in splits.note
+    with pytest.raises(DataError, match=r"val item 0: its label is 'ten', which is no class of train$"):
+        opened({"train": BY_NAME[kind], "val": [(PICTURES[0], "ten")]})
+
+
 KINDS = {
     "array": (RGB, LABELS),
     "array, channels first": (TENSOR.numpy(), LABELS),
@@ -232,7 +256,7 @@ MISTAKES = {
     "nothing": ({}, "only nothing"),
     "no mapping": (LIST, 'data is a list; write data={"train": dataset'),
     "a path": ({"train": "photos"}, "a folder of files is data.source=folder data.root=photos"),
-    "iterable": ({"train": Endless()}, "data: train is a Endless, which gives images in its own order"),
+    "iterable": ({"train": Endless()}, "data: train is an Endless, which gives images in its own order"),
     "a loader": ({"train": DataLoader(LIST)}, "give a map-style data set"),
     "a generator": ({"train": iter(LIST)}, "give a map-style data set"),
     "a stream": ({"train": table().to_iterable_dataset()}, "give a map-style data set"),
@@ -254,7 +278,7 @@ MISTAKES = {
     "beyond the end": ({"train": Subset(LIST, [0, 240])}, "data: a Subset names item 240 of 240"),
     "three parts": ({"train": Made(lambda n: (PICTURES[n], 0, 0))}, "train item 0 is a tuple of 3 parts"),
     "keys": ({"train": Made(lambda n: {"photo": PICTURES[n]})}, "train item 0 has 'photo'; one must be the image"),
-    "text": ({"train": Made(lambda n: (PICTURES[n], "cat"))}, "train item 0: its label is the text 'cat'"),
+    "text and number": ({"train": Made(lambda n: (PICTURES[n], 3 if n % 2 else "cat"))}, "its label is 3 where others"),
     "one-hot": ({"train": (RGB, np.eye(10)[LABELS])}, "its label has shape [10]; give the class's number"),
     "no label": ({"train": Made(lambda n: (PICTURES[n], None))}, "its label is None; give -1"),
     "float labels": ({"train": (RGB, LABELS / 1)}, "its label is 0.0, a float"),
@@ -330,7 +354,7 @@ def test_a_loop_of_ones_own_gets_numbers():
     unlike = DataLoader(with_index([*LIST[:2], (PICTURES[2].resize((5, 5)), 2)]), batch_size=3, collate_fn=collate)
     assert [image.shape for image in next(iter(unlike))[0]] == [(3, 8, 8), (3, 8, 8), (3, 5, 5)]
     assert [number for _, _, number in with_index(table())] == list(range(240))
-    with pytest.raises(DataError, match="dataset is a Endless"):
+    with pytest.raises(DataError, match="dataset is an Endless"):
         with_index(Endless())
     with pytest.raises(DataError, match="item 0: float pixels"):
         with_index([(TENSOR[0] / 100, 0)])[0]

@@ -642,7 +642,11 @@ def test_labels_that_cannot_be_used_are_named_by_row(tmp_path):
     path = write(tmp_path / "negative.parquet", images, [0, 1, 1, -2])
     fails(r"train row 3: label -2 is not one of 0 to 1 \(2 classes\), nor .*", "hf", root=path)
     path = write(tmp_path / "text.parquet", images, ["cat", "dog", "cat", "dog"])
-    fails(r"column 'label' of train holds string, not integers; make it a ClassLabel first", "hf", root=path)
+    splits = open_("hf", root=path, val_fraction=0)
+    assert (splits.classes, splits.train.labels.tolist()) == (("cat", "dog"), [0, 1, 0, 1])
+    assert splits.note.endswith("labels are names of classes, sorted")
+    path = write(tmp_path / "none.parquet", images, ["cat", None, "cat", "dog"])
+    fails(r"train row 1: column 'label' has no label; name each row's class", "hf", root=path)
     path = write(tmp_path / "numbers.parquet", [1, 2, 3, 4], [0, 1, 0, 1])
     fails(r"column 'image' of train holds .*int64.*, not images", "hf", root=path)
 

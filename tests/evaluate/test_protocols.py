@@ -591,6 +591,7 @@ def test_names_of_files_do_not_collide():
     assert file_name(Knn(k=1), "test") == "knn_k=1_test"
     assert file_name(Calibration("linear", bins=5), "val") == "calibration_by=linear_bins=5_val"
     assert file_name(Knn(), "val", "digits") == "knn_val_digits"
+    assert file_name(Robustness(severities=(1, 3, 5)), "test") == "robustness_severities=1-3-5_test"
 
 
 def test_tables():

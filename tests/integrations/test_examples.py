@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import runpy
 from pathlib import Path
 
 import datasets
@@ -24,6 +25,13 @@ def example(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("name", ["accelerate_loop", "hugging_face", "timm_loop"])
+def test_help_is_what_the_file_says(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert f"python examples/{name}.py" in capsys.readouterr().out
 
 
 @left_as_found()

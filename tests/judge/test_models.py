@@ -278,7 +278,9 @@ class Code:
         ("w.pt", {"state_dict": 3}, r"^{path} holds no weights by name$"),
         ("w.pt", {"epoch": 3}, r"^{path} holds no weights by name$"),
         ("w.pt", {"state_dict": Code()}, r"^{path} is damaged, or holds more than tensors: "),
-        ("w.pt", b"no checkpoint", r"^{path} is damaged, or holds more than tensors: "),
+        ("w.pt", b"PK cut short", r"^{path} is damaged, or holds more than tensors: "),
+        ("w.pt", b"\x80cut short", r"^{path} is damaged, or holds more than tensors: "),
+        ("w.pt", b"no checkpoint", r"^{path} is no file of weights, "),
         ("w.pt", b"", r"^{path} is damaged, or holds more than tensors: "),
         ("w.safetensors", b"no checkpoint", r"^{path} is damaged: "),
         ("w.pt", None, r"^no checkpoint {path}$"),
@@ -295,6 +297,7 @@ def test_checkpoints_that_are_refused(tmp_path, capsys, name, content, message):
     with pytest.raises(RunError, match=message.format(path=path)) as caught:
         of_timm(parse_call("test_resnet", ""), path)
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)
     assert capsys.readouterr().out == "", "nothing in a checkpoint is run"
 
 

@@ -7,12 +7,16 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
+import torch
 
-from commands import done, manyview, png
+from commands import done, manyview, one_line, png
 from manyview import cli
 from manyview.data import BadImage
 from manyview.judge.predict import predict_files
+from manyview.judge.subject import open_model
 from manyview.load import load_recipe
 from manyview.training.train import train
 
@@ -48,7 +52,36 @@ def test_predict_goes_on_after_a_bad_file(run, tmp_path):
     (run / "recipe.yaml").write_text(recipe.replace("on_bad_image: raise", "on_bad_image: skip"))
     assert manyview("predict", run, good, *bad, last) == (0, out, err)
     with pytest.raises(BadImage, match=r"text\.png: not an image"):
-        list(predict_files(run, [good, bad[0]]))
+        list(predict_files(open_model(str(run))[0], [good, bad[0]]))
+
+
+def test_what_is_not_there_is_told_as_what_cannot_be_read(run, tmp_path):
+    good, missing = png(tmp_path / "good.png"), tmp_path / "missing.png"
+    (tmp_path / "bare").mkdir()
+    told = f"manyview: no such file: {missing}\nmanyview: no images in {tmp_path / 'bare'}\n"
+    code, out, err = manyview("predict", run, missing, good, tmp_path / "bare")
+    assert (code, out, err) == (1, done("predict", run, good), told)
+    code, _, err = manyview("embed", run, missing, good, tmp_path / "bare", "--out", tmp_path / "f.npz")
+    assert (code, err) == (1, told)
+    assert np.load(tmp_path / "f.npz")["features"].shape[0] == 1
+    assert one_line(*manyview("predict", run, missing)) == f"no such file: {missing}"
+
+
+def test_predict_takes_exports_and_models_of_timm(run, tmp_path):
+    good = png(tmp_path / "good.png", size=(8, 8))
+    done("export", run, tmp_path / "exported")
+    own, exported = (done("predict", model, good, "--top", 3).split("\t") for model in (run, tmp_path / "exported"))
+    assert exported[:2] == own[:2], "the file, and its class by its name"
+    network = timm.create_model("resnet10t", num_classes=4)
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    name, label, chance = done("predict", "resnet10t", good, "--checkpoint", tmp_path / "w.pt").rstrip("\n").split("\t")
+    assert (name, label) == (str(good), label)
+    assert label in ("0", "1", "2", "3"), "classes without names are their numbers"
+    assert float(chance) > 0.25
+    bare = timm.create_model("resnet10t", num_classes=0)
+    torch.save(bare.state_dict(), tmp_path / "b.pt")
+    line = one_line(*manyview("predict", "resnet10t", good, "--checkpoint", tmp_path / "b.pt"))
+    assert line == "resnet10t trained no classifier, so it cannot predict classes"
 
 
 def test_predict_finds_what_training_finds(run, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from manyview.show import display as shown_by
 from manyview.show.display import Display
 
 TERMS = {"cross_entropy": 1.1, "similarity": 0.12, "augself": 0.3, "joint_cross_entropy": 3.2}
@@ -61,6 +62,18 @@ def test_steps_and_time_survive_at_every_width(width):
             train, evaluation = bars(display, width)
             assert "1,200/45,000" in train
             assert re.search(r"300/5,000  \d+:\d\d:\d\d (left|so far)", evaluation)
+
+
+def test_long_work_is_told_once_where_there_is_no_bar(monkeypatch, capsys):
+    monkeypatch.setattr(shown_by, "TOLD_AFTER", -1)
+    for quiet in (False, True):
+        with Display(quiet).evaluating("knn of val", 5000) as tick:
+            tick(250, 5000)
+            tick(500, 5000)
+        out, err = capsys.readouterr()
+        assert out == ""
+        line = r"manyview: knn of val: 250 of 5,000 images, [\d,]+ images/s, .+ to go\n"
+        assert re.fullmatch("" if quiet else line, err)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

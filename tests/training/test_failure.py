@@ -105,8 +105,11 @@ def test_the_step_and_what_it_saw(tmp_path, case):
     message = broken(recipe, tmp_path / "run")
     number = first_bad_step(recipe)
     assert number == 9, "not 10, at which it was noticed"
-    assert message.startswith(f"the loss is not finite at step {number} (cross_entropy ")
-    assert f" at step {10}); {tmp_path / 'run' / 'failure'} holds " in message
+    began = r"(cross_entropy|similarity|cross_entropy, similarity)"
+    folder = re.escape(str(tmp_path / "run" / "failure"))
+    assert re.match(
+        rf"the loss is not finite at step {number} \({began}; noticed at step 10\); {folder} holds ", message
+    )
     assert "lower lr" in message
 
     splits, epoch = open_splits(recipe.data, recipe.seed), (number - 1) // 5
@@ -188,6 +191,36 @@ def test_a_failure_that_cannot_be_written_is_told_all_the_same(tmp_path):
     message = broken(parse_recipe(DIVERGING), folder, resume=True)
     assert message.startswith(f"the loss is not finite at step {number} (")
     assert "could not be written: cannot write " in message
+
+
+OWN = """
+import torch
+from torch import nn
+from manyview.relations import Port, Reading
+
+class Bad(nn.Module):
+    def __init__(self, a: Port) -> None:
+        super().__init__()
+
+    def forward(self, a: Reading) -> torch.Tensor:
+        return (a.value.mean() * 0 - 1).sqrt()
+
+RELATIONS = {"bad": Bad}
+"""
+
+
+@pytest.mark.parametrize(
+    ("every", "told"),
+    [(1, r"\(cross_entropy [\d.]+, bad nan\), bad alone; "), (4, r"\(bad; noticed at step 4\); ")],
+    ids=["at once", "later"],
+)
+def test_the_term_that_began_is_named(tmp_path, every, told):
+    (tmp_path / "own.py").write_text(OWN)
+    relations = "relations=['cross_entropy(logits(a))', 'bad(h(a))']"
+    recipe = parse_recipe(
+        DIVERGING, relations, f"train.log_every={every}", "train.checkpoint_every='9 steps'", use=[tmp_path / "own.py"]
+    )
+    assert re.match(rf"the loss is not finite at step 1 {told}", broken(recipe, tmp_path / "run"))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

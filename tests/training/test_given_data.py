@@ -105,6 +105,10 @@ def test_a_run_goes_on_with_the_same_data_alone(runs, recipe, given, tmp_path):
     other = {name: Subset(inverted, subset.indices) for name, subset in given.items()}
     with pytest.raises(RunError, match="the train images are not those the run began with"):
         manyview.train(recipe, runs / "given", data=other, resume=True, quiet=True)
+    shifted = TensorDataset(given["train"].dataset.tensors[0], (given["train"].dataset.tensors[1] + 1) % 10)
+    other = {name: Subset(shifted, subset.indices) for name, subset in given.items()}
+    with pytest.raises(RunError, match="the labels of the train images are not those the run began with; restore them"):
+        manyview.train(recipe, runs / "given", data=other, resume=True, quiet=True)
     with pytest.raises(RunError, match=r"was made by another recipe: data\.source"):
         manyview.train(recipe, runs / "given", resume=True, quiet=True)
 

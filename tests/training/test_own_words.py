@@ -133,7 +133,7 @@ def test_judged_asked_and_replayed(folder):
     assert np.array_equal(np.asarray(Image.open(folder / "seen.png")), np.asarray(expected))
 
 
-def test_other_words_are_refused_where_it_must_be_exact_and_told_elsewhere(folder, tmp_path):
+def test_other_words_are_refused_where_it_must_be_exact_and_told_elsewhere(folder, tmp_path, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(folder / "run", run)
     other = own_words.written(tmp_path, own_words.ALL.replace("0.0, self.strength)", "0.1, self.strength)"))
@@ -144,6 +144,10 @@ def test_other_words_are_refused_where_it_must_be_exact_and_told_elsewhere(folde
     code, out, err = manyview(*commands["predict"], "--use", other)
     assert (code, err) == (0, f"manyview: warning: {told}\n")
     assert out
+    monkeypatch.chdir(other.parent)  # where both have one name
+    assert f"was made with another {other.name} than the one given; its own: " in one_line(
+        *manyview(*commands["replay"], "--use", other.name)
+    )
 
 
 def test_another_file_beside_is_no_matter(folder, tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from manyview.foundation.files import read_state
 from manyview.step import Step
 from manyview.training.run import Run
 from manyview.training.train import train
+from manyview.views.draws import order_of
 
 DIGITS = """
 title: two views of digits
@@ -575,6 +577,41 @@ def test_bad_images_are_skipped_and_listed(tmp_path, image_folder):
     result = train(parse_recipe(on_folder(image_folder), "data.on_bad_image=skip"), tmp_path / "skip", quiet=True)
     assert len(result["skipped_images"]) == 1
     assert result["skipped_images"][0].startswith(f"{bad}: ")
+
+
+def _spoil(image_folder, place: int) -> Path:
+    """Breaks the training image that the first epoch sees at that place; batches are of 16."""
+    position = int(order_of(3, 0, 48)[place])
+    bad = image_folder / "train" / ("dark", "light")[position // 24] / f"{position % 24:02}.png"
+    bad.write_bytes(b"no image")
+    return bad
+
+
+def test_what_is_said_of_a_bad_image_in_the_first_step_can_be_done(tmp_path, image_folder):
+    first, second, third = (_spoil(image_folder, place) for place in (2, 5, 7))
+    recipe, out = on_folder(image_folder), tmp_path / "run"
+    others = rf"\(2 more of its batch: {second}, {third}\)"
+    with pytest.raises(
+        ManyviewError, match=f"^{first}: .*, or leave such images out with data.on_bad_image=skip.*{others}"
+    ):
+        train(parse_recipe(recipe), out, quiet=True)
+    assert not out.exists()
+    result = train(parse_recipe(recipe, "data.on_bad_image=skip"), out, quiet=True)
+    assert len(result["skipped_images"]) == 3
+
+
+def test_what_is_said_of_a_bad_image_later_can_be_done(tmp_path, image_folder):
+    bad = _spoil(image_folder, 40)  # in the third batch
+    recipe, out = on_folder(image_folder), tmp_path / "run"
+    with pytest.raises(ManyviewError, match=f"^{bad}: "):
+        train(parse_recipe(recipe, "train.checkpoint_every='1 steps'"), out, quiet=True)
+    with pytest.warns(ManyviewWarning, match="are replaced from here on; until now there were none"):
+        result = train(Run(out).recipe("data.on_bad_image=skip"), out, resume=True, quiet=True)
+    assert len(result["skipped_images"]) == 1
+    assert Run(out).recipe().data.on_bad_image == "skip"
+    whole = train(parse_recipe(recipe, "data.on_bad_image=skip"), tmp_path / "whole", quiet=True)
+    assert equal(weights(tmp_path / "whole"), weights(out))
+    assert whole["val"] == result["val"]
 
 
 def test_bad_images_of_evaluation_are_listed_too(tmp_path, image_folder):

@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from manyview.branches.spec import LOGITS, NORMALIZATIONS, BranchSpec
 from manyview.errors import ManyviewError, reason, unknown, warn
 from manyview.foundation.grammar import Name
-from manyview.foundation.words import counted
+from manyview.foundation.words import a, counted
 from manyview.views.plan import PlannedView
 
 Given = nn.Module | Mapping[str, nn.Module]  # what `backbone=` takes: a network, or one for each branch
@@ -366,7 +366,7 @@ def _feature(output: Any, network: nn.Module) -> Tensor:
         shape = f"of {output.dtype} {[*output.shape]}" if isinstance(output, Tensor) else ""
         several = f"of {len(output)}" if isinstance(output, (tuple, list)) else ""
         raise GivenError(
-            f"gives a {type(output).__name__} {shape}{several}".rstrip()
+            f"gives {a(type(output).__name__)} {shape}{several}".rstrip()
             + ", where one tensor is needed: vectors [B, D], maps [B, D, h, w] or tokens [B, N, D]"
         )
     if output.ndim == 4:

@@ -155,10 +155,11 @@ def _parse_backbone(text: Any, where: str) -> Call:
 def _parse_normalize(value: Any, where: str, channels: int) -> Normalization | None:
     if value is None:
         return None
-    if isinstance(value, str):
-        if value not in NORMALIZATIONS:
-            raise RecipeError(f"{where}: {unknown('normalisation', value, NORMALIZATIONS)}")
-        value = NORMALIZATIONS[value]
+    name = value if isinstance(value, str) else None
+    if name is not None:
+        if name not in NORMALIZATIONS:
+            raise RecipeError(f"{where}: {unknown('normalisation', name, NORMALIZATIONS)}")
+        value = NORMALIZATIONS[name]
     try:
         mean, std = (tuple(float(number) for number in numbers) for numbers in value)
     except (TypeError, ValueError):
@@ -166,5 +167,11 @@ def _parse_normalize(value: Any, where: str, channels: int) -> Normalization | N
     finite = all(math.isfinite(number) for number in (*mean, *std))
     if len(mean) != len(std) or len(mean) not in (1, channels) or not finite or not all(number > 0 for number in std):
         wanted = f"{channels} means and {channels} positive stds" if channels > 1 else "one mean and one positive std"
+        if name is not None:
+            own = "[[0.5], [0.25]]" if channels == 1 else f"[[{channels} means], [{channels} stds]]"
+            raise RecipeError(
+                f"{where}: {name} is of {len(mean)} channels, and images have {channels} (data.channels); write "
+                f"{where}=half, or {wanted} of your own, as in '{where}={own}'"
+            )
         raise RecipeError(f"{where}: expected {wanted}, one a channel, got {value!r}")
     return mean, std

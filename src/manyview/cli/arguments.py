@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from manyview.cli.complete import recipe_names, run_folders
+from manyview.foundation.streams import RENDERER
 from manyview.words.files import check_files
 
 if TYPE_CHECKING:
@@ -32,7 +34,16 @@ Use = Annotated[
     list[Path] | None,
     typer.Option("--use", metavar="FILE.py", help="Words of your own, see docs/words.md; may be repeated."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.")]
+
+
+def _hush(quiet: bool) -> bool:
+    """Of what takes long, too, nothing is told."""
+    if quiet:
+        logging.getLogger(RENDERER).setLevel(logging.ERROR)
+    return quiet
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes.", callback=_hush)]
 
 
 def is_override(text: str) -> bool:

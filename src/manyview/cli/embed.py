@@ -40,8 +40,8 @@ def embed(
 ) -> None:
     """Writes a model's features of images into a file, with their names, labels and classes where they are known.
 
-    An image that cannot be read is told on stderr, and the others follow; the exit code is 1 then, unless
-    data.on_bad_image is skip.
+    An image that is not there or cannot be read is told on stderr, and the others follow; the exit code is 1 then,
+    unless data.on_bad_image is skip.
     """
     check_name(out, ENDINGS, "--out")
     check_writable(out)

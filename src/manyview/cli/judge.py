@@ -57,7 +57,7 @@ def evaluate(
 
 
 def predict(
-    run: RunFolder,
+    model: ModelName,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES…", help="Image files, or folders of them.")],
     aggregate: Annotated[bool, typer.Option("--aggregate", help="Average over the orbit (SLA+AG).")] = False,
     top: Annotated[int, typer.Option(help="How many classes to tell of each file.", min=1)] = 1,
@@ -66,32 +66,37 @@ def predict(
         typer.Option("--format", help="tsv, csv, json (an object a line); by default what --out ends in."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A file for them, in place of stdout.")] = None,
+    checkpoint: Checkpoint = None,
+    size: Size = None,
     use: Use = None,
 ) -> None:
     """Classifies image files: one line a file, with tabs between file, class and probability.
 
-    Tabs, ends of lines and backslashes in names are escaped, or quoted as the format has it. A file that cannot be read
-    is told on stderr, and the others follow; the exit code is 1 then, unless the run's own data.on_bad_image is skip.
+    Tabs, ends of lines and backslashes in names are escaped, or quoted as the format has it. A file that is not there
+    or cannot be read is told on stderr, and the others follow; the exit code is 1 then, unless the run's own
+    data.on_bad_image is skip. Classes without a name are their numbers.
     """
     check_files(use or ())
-    text_of_run(run)
+    if checkpoint is None and not (Path(model) / "config.json").is_file():
+        text_of_run(Path(model))  # neither an export nor a model of timm's: no torch is needed to say so
     chosen = format_of(kind, out)
     if out is not None:
         check_writable(out)
 
-    from manyview.judge.predict import image_files, predict_files
-    from manyview.training.run import Run
+    from manyview.foundation.environment import best_device
+    from manyview.judge.predict import classes_of, image_files, predict_files
+    from manyview.judge.subject import open_model
 
-    folder, bad = Run(run, use or ()), 0
-    data, known = folder.recipe().data, len(folder.classes())
+    opened, data = open_model(model, (), checkpoint, size, best_device(), use or ())
+    bad, known = 0, len(classes_of(opened))
 
     def unread(error: Exception) -> None:
         nonlocal bad
         bad += 1
         tell(error)
 
-    files, notes = image_files(images, data.stored)
-    predictions = predict_files(run, files, aggregate, unread, use or (), top)
+    files, notes = image_files(images, data.stored, unread)
+    predictions = predict_files(opened, files, data.stored, aggregate, unread, top)
     lines = as_lines(predictions, chosen, min(top, known))
     with ringing("prediction"):
         if out is None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from manyview.cli.arguments import Overrides, RecipeName, Use, load
 from manyview.cli.complete import recipe_names
-from manyview.cli.speech import console
+from manyview.cli.speech import console, tell
 from manyview.errors import RecipeError, unknown
 from manyview.recipe.find import packaged_recipes, recipe_text, title_of
 from manyview.show.pictures import DRAWINGS, check_name
@@ -58,11 +58,16 @@ def plan(
     from manyview.show.plan import plan as make_plan
     from manyview.show.plan import visible_data
     from manyview.show.step_cost import step_cost
+    from manyview.training.doubts import doubts
 
-    splits, note = visible_data(loaded)
+    asked = any(change.partition("=")[0] in ("data.root", "data.source") for change in overrides or ())
+    splits, note = visible_data(loaded, asked)
     made = make_plan(loaded, classes or (len(splits.classes) if splits is not None else 0) or 10)
     clock = None if splits is None else clock_of(loaded.train, len(splits.train))
     console.print(made.render(note, clock))
+    if splits is not None and clock is not None:
+        for doubt in doubts(loaded, made.step, clock, len(splits.train)):
+            tell(f"warning: {doubt}")
     if measure:
         seen = None if classes else splits  # the data's labels belong to the data's classes
         for line in step_cost(loaded, made.step, seen).lines(loaded.train.steps if clock is None else clock.steps):

@@ -12,7 +12,7 @@ import torch
 
 from manyview.data.folder import folder
 from manyview.data.images import ArrayImages, FolderImages
-from manyview.errors import DataError
+from manyview.errors import DataError, reason
 
 SEVERITIES = 5
 GROUPS = (".", "noise", "blur", "weather", "digital", "extra")
@@ -111,4 +111,4 @@ def _array(path: Path) -> Any:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as an array: {error}") from None
+        raise DataError(f"{path} cannot be read as an array: {reason(error)}") from None

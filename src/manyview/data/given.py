@@ -18,14 +18,15 @@ from torch.utils.data import ConcatDataset, IterableDataset
 from torch.utils.data import Subset as TorchSubset
 
 from manyview.data.decode import BadImage, Stored
-from manyview.data.huggingface import open_table
+from manyview.data.huggingface import BY_NAME, open_table
 from manyview.data.images import FolderImages, Images, Ints, Subset, pack
 from manyview.data.item_images import Reading, items_as_images, spread
 from manyview.data.items import LABEL_KEYS, Pairs
 from manyview.data.layout import ROLES, listed, role_of
+from manyview.data.named import named as named_labels
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, reason, unknown, warn
-from manyview.foundation.words import counted
+from manyview.foundation.words import a, counted
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class _Given:
     root: Any
     classes: tuple[str, ...] | None
     remark: str = ""
+    by_name: bool = False  # whether its labels are the names of the classes
 
 
 def given_splits(data: Mapping[str, Any], spec: Reading) -> RawSplits:
@@ -46,7 +48,9 @@ def given_splits(data: Mapping[str, Any], spec: Reading) -> RawSplits:
     `DataError`. Some items are read twice, since what a data set draws at random could not be drawn again.
     """
     named, remarks = _by_role(data)
-    found = {role: _open(dataset, role, spec) for role, dataset in named.items()}
+    train = _open(named["train"], "train", spec)
+    names = train.classes if train.by_name else None
+    found = {role: train if role == "train" else _open(dataset, role, spec, names) for role, dataset in named.items()}
     _check_apart(found)
     classes = _classes(found)
     told = ", ".join(f"{role} {_title(one.root)}" for role, one in found.items())
@@ -61,7 +65,7 @@ def _by_role(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Data sets by train, val and test, and what is to be told. Raises DataError for other names."""
     cure = 'data={"train": dataset, "val": …, "test": …}'
     if not isinstance(data, Mapping):
-        raise DataError(f"data is a {type(data).__name__}; write {cure}")
+        raise DataError(f"data is {a(type(data).__name__)}; write {cure}")
     given = {name: dataset for name, dataset in data.items() if dataset is not None}
     remarks = []
     if type(data).__name__ in ("DatasetDict", "IterableDatasetDict"):  # whose splits have the hub's names
@@ -82,14 +86,15 @@ def _by_role(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 # ------------------------------------------------------------------------------------------------------- one data set
 
 
-def _open(dataset: Any, split: str, spec: Reading) -> _Given:
-    """One split's images. Raises DataError."""
+def _open(dataset: Any, split: str, spec: Reading, names: tuple[str, ...] | None = None) -> _Given:
+    """One split's images. names: of the classes, where train's labels are those. Raises DataError."""
     stored = None if spec.channels is None else Stored(spec.channels)
     check_kind(dataset, split)
     root, at = numbers_in(dataset)
     if _is_table(root):
-        table, classes, remark = open_table(root, split, stored)
-        return _Given(table if at is None else Subset(table, at), root, classes, remark)
+        table, classes, remark = open_table(root, split, stored, names)
+        by_name = remark == BY_NAME
+        return _Given(table if at is None else Subset(table, at), root, classes, remark, by_name)
     classes = _names(root, split)
     if (files := _files(root, stored)) is not None:
         return _Given(files if at is None else Subset(files, at), root, classes)
@@ -97,8 +102,11 @@ def _open(dataset: Any, split: str, spec: Reading) -> _Given:
     if not len(index):
         raise DataError(f"split '{split}' has no images")
     _check_travels(root, split, spec)
-    images, remark = items_as_images(root, index, split, stored, spec)
-    return _Given(images, root, classes, remark)
+    texts = named_labels(root, index, split, names or classes, spec)
+    images, remark = items_as_images(texts or root, index, split, stored, spec)
+    if texts is None:
+        return _Given(images, root, classes, remark)
+    return _Given(images, root, texts.names, ", ".join(filter(None, [remark, BY_NAME])), by_name=True)
 
 
 def check_kind(dataset: Any, split: str) -> None:
@@ -107,14 +115,14 @@ def check_kind(dataset: Any, split: str) -> None:
     streams = isinstance(dataset, IterableDataset) or kind == "IterableDataset"  # torch's and Hugging Face's
     if streams or (hasattr(dataset, "__iter__") and not numbered):
         raise DataError(
-            f"data: {split} is a {kind}, which gives images in its own order; order and draws are functions of an "
+            f"data: {split} is {a(kind)}, which gives images in its own order; order and draws are functions of an "
             f"image's number here (so that a run can be resumed and replayed): give a map-style data set, which has "
             f"__len__ and __getitem__"
         )
     if isinstance(dataset, str | Path):
-        raise DataError(f"data: {split} is a {kind}; a folder of files is data.source=folder data.root={dataset}")
+        raise DataError(f"data: {split} is {a(kind)}; a folder of files is data.source=folder data.root={dataset}")
     if isinstance(dataset, Mapping | bytes) or not (numbered and hasattr(dataset, "__len__")):
-        raise DataError(f"data: {split} is a {kind}, not a map-style data set, which has __len__ and __getitem__")
+        raise DataError(f"data: {split} is {a(kind)}, not a map-style data set, which has __len__ and __getitem__")
 
 
 def numbers_in(dataset: Any) -> tuple[Any, Ints | None]:

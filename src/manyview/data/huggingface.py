@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +16,13 @@ from torch import Tensor
 from manyview.data.decode import BadImage, Stored, decode, size_of
 from manyview.data.folder import own_images
 from manyview.data.images import Ints
-from manyview.data.items import IMAGE_KEYS, LABEL_KEYS
+from manyview.data.items import IMAGE_KEYS, LABEL_KEYS, numbers_of
 from manyview.data.layout import listed, role_of
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, reason, unknown
 from manyview.foundation.hub import no_answer
 
+BY_NAME = "labels are names of classes, sorted"  # for the note
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
@@ -70,6 +71,17 @@ class TableImages:
         cell = self.table[int(position)][self.column] or {"bytes": None, "path": None}
         return Path(cell["path"]) if cell["bytes"] is None and cell["path"] is not None else cell["bytes"]
 
+    def sizes(self) -> list[str]:
+        """Bytes of each row's image, at which nothing looks for it; the path of a file, where the row holds that."""
+        import pyarrow.compute as pc  # comes with datasets
+
+        sizes: list[str] = []
+        for part in self.table.with_format("arrow").iter(1000):
+            lengths = pc.binary_length(pc.struct_field(part[self.column], "bytes"))
+            paths = pc.struct_field(part[self.column], "path")
+            sizes += pc.coalesce(pc.cast(lengths, "string"), paths, "").to_pylist()
+        return sizes
+
     def name(self, position: int) -> str:
         """The split and the row, from 0."""
         return f"{self.split} row {self.index[position]}"
@@ -116,7 +128,9 @@ def hf(
         column = None if label == "label" and label not in table.column_names else label
         if column != label:
             remarks.append(f"{split} has no column '{label}'")
-        splits[role], names = _images(table, image, column, split, stored)
+        splits[role], names = _images(table, image, column, split, stored, classes)
+        if _by_name(table, column) and BY_NAME not in remarks:
+            remarks.append(BY_NAME)
         if not classes:
             classes = names or tuple(str(c) for c in range(int(splits[role].labels.max(initial=-1)) + 1))
         elif names is not None and names != classes:
@@ -128,19 +142,22 @@ def hf(
     return RawSplits(splits["train"], splits.get("val"), splits.get("test"), classes, remark=", ".join(remarks))
 
 
-def open_table(table: Any, split: str, stored: Stored | None) -> tuple[TableImages, tuple[str, ...] | None, str]:
+def open_table(
+    table: Any, split: str, stored: Stored | None, classes: Sequence[str] | None = None
+) -> tuple[TableImages, tuple[str, ...] | None, str]:
     """A Dataset that is given: its images, the names of its classes where it has them, and what is to be told.
 
     The image is the one column of images, the label the one ClassLabel, else a column of a usual name; of several, the
-    one of a usual name. Raises DataError where that leaves a choice, and for labels that cannot be used.
+    one of a usual name. classes: what labels that are texts may be, else all that occur, sorted. Raises DataError where
+    that leaves a choice, and for labels that cannot be used.
     """
     datasets = _library()
     pictures = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
     named = [name for name, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)]
     image = _chosen(pictures, IMAGE_KEYS, "images", split)
     label = _chosen(named or [key for key in LABEL_KEYS if key in table.column_names], LABEL_KEYS, "labels", split)
-    images, names = _images(table, str(image), label, split, stored)
-    return images, names, "" if label else f"{split} has no column of labels"
+    images, names = _images(table, str(image), label, split, stored, classes)
+    return images, names, BY_NAME if _by_name(table, label) else "" if label else f"{split} has no column of labels"
 
 
 def _chosen(columns: list[str], usual: tuple[str, ...], kind: str, split: str) -> str | None:
@@ -212,7 +229,7 @@ def _open(root: Path, download: bool) -> dict[str, Callable[[], Any]]:
 
 
 def _images(
-    table: Any, image: str, label: str | None, split: str, stored: Stored | None
+    table: Any, image: str, label: str | None, split: str, stored: Stored | None, classes: Sequence[str] | None = None
 ) -> tuple[TableImages, tuple[str, ...] | None]:
     """The images of one split, and the names of its classes if the table has them."""
     datasets = _library()
@@ -220,13 +237,25 @@ def _images(
         if column is not None and column not in table.column_names:
             raise DataError(f"{option}: {unknown('column', str(column), table.column_names)} (source: hf({option}=…))")
     feature = None if label is None else table.features[label]
-    values = np.full(len(table), -1) if label is None else _labels(table, label, split)
+    named = None
+    if label is not None and _by_name(table, label):
+        texts = table.with_format("arrow").select_columns([label])[:][label].to_pylist()
+        if None in texts:
+            raise DataError(f"{split} row {texts.index(None)}: column '{label}' has no label; name each row's class")
+        named, values = numbers_of(texts, [f"{split} row {row}" for row in range(len(texts))], classes or None)
+    else:
+        values = np.full(len(table), -1) if label is None else _labels(table, label, split)
     try:
         table = table.with_format(None).select_columns([image]).cast_column(image, datasets.Image(decode=False))
     except Exception as error:  # Arrow has several ways to say that a type cannot be an image
         raise DataError(f"column '{image}' of {split} holds {table.features[image]}, not images") from error
-    names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else named
     return TableImages(table, image, values, np.arange(len(values)), split, stored), names
+
+
+def _by_name(table: Any, label: str | None) -> bool:
+    """Whether the labels are texts."""
+    return label is not None and getattr(table.features.get(label), "dtype", "") in ("string", "large_string")
 
 
 def _labels(table: Any, column: str, split: str) -> Ints:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -13,7 +13,7 @@ from manyview.data.images import Ints
 from manyview.data.layout import listed
 from manyview.data.pixels import KINDS, is_image
 from manyview.errors import DataError, reason
-from manyview.foundation.words import counted
+from manyview.foundation.words import a, counted
 
 IMAGE_KEYS = ("image", "img", "pixel_values", "pixels")
 LABEL_KEYS = ("label", "labels", "target", "class")
@@ -68,7 +68,7 @@ def item_of(dataset: Any, number: int, name: str) -> Item:
     if isinstance(item, tuple | list) and len(item) in (1, 2):
         return Item(item[0], item[-1], len(item) == 2)
     parts = f" of {counted(len(item), 'part')}" if isinstance(item, tuple | list) else ""
-    raise DataError(f"{name} is a {type(item).__name__}{parts}; an item is (image, label), the image {KINDS}")
+    raise DataError(f"{name} is {a(type(item).__name__)}{parts}; an item is (image, label), the image {KINDS}")
 
 
 def _of_mapping(item: Mapping[str, Any], name: str) -> Item:
@@ -99,7 +99,7 @@ def label_of(value: Any, name: str) -> int:
         raise DataError(f"{name}: its label is None; give -1 where an image has no label")
     if isinstance(value, str):
         raise DataError(f"{name}: its label is the text {value!r:.40}; give the class's number, 0, 1, …")
-    raise DataError(f"{name}: its label is {value!r:.40}, a {type(value).__name__}; give the class's number, 0, 1, …")
+    raise DataError(f"{name}: its label is {value!r:.40}, {a(type(value).__name__)}; give the class's number, 0, 1, …")
 
 
 def labels_of(values: Any, split: str) -> Ints:
@@ -108,3 +108,19 @@ def labels_of(values: Any, split: str) -> Ints:
     if isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "iub":
         return array.astype(np.int64)
     return np.array([label_of(value, f"{split} item {at}") for at, value in enumerate(array)], dtype=np.int64)
+
+
+def numbers_of(texts: Sequence[Any], where: Sequence[str], names: Sequence[str] | None) -> tuple[tuple[str, ...], Ints]:
+    """(Names of classes, number of each text, int64 [N]); None is -1. where: what to call each in a message.
+
+    Raises DataError for what is no text, for an empty one, and for one that is none of `names`.
+    """
+    for text, place in zip(texts, where, strict=True):
+        if text is not None and (not isinstance(text, str) or not text):
+            raise DataError(f"{place}: its label is {text!r:.40} where others are names of classes")
+    chosen = tuple(names) if names is not None else tuple(sorted({str(text) for text in texts if text is not None}))
+    numbers = {name: number for number, name in enumerate(chosen)}
+    for text, place in zip(texts, where, strict=True):
+        if text is not None and text not in numbers:
+            raise DataError(f"{place}: its label is {text!r:.40}, which is no class of train")
+    return chosen, np.array([-1 if text is None else numbers[text] for text in texts], dtype=np.int64)

@@ -14,17 +14,20 @@ from manyview.data.stamp import stamp
 def mark_of(images: Images | None, pixels: bool = False) -> dict[str, Any] | None:
     """What identifies a split: how many images, which (as ranges), and a digest of names' last parts and labels.
 
-    pixels: some images' pixels are part of it, where names are none of their own.
+    Beside it one of the images alone, without labels. pixels: some images' pixels are part of both, where names are
+    none of their own.
     """
     if images is None:
         return None
-    digest = hashlib.blake2b(images.labels.tobytes(), digest_size=16)
+    alone = hashlib.blake2b(digest_size=16)
     for position in range(len(images)):
         # the very bytes of a file's name, which need not be text
-        digest.update(Path(images.name(position)).name.encode(errors="surrogateescape"))
+        alone.update(Path(images.name(position)).name.encode(errors="surrogateescape"))
     for position in spread(len(images)) if pixels else ():
-        digest.update(stamp(images, position))
-    return {"count": len(images), "index": _ranges(images.index.tolist()), "digest": digest.hexdigest()}
+        alone.update(stamp(images, position))
+    whole = hashlib.blake2b(alone.digest() + images.labels.tobytes(), digest_size=16)
+    which = {"count": len(images), "index": _ranges(images.index.tolist())}
+    return {**which, "digest": whole.hexdigest(), "images": alone.hexdigest()}
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -13,6 +13,7 @@ from manyview.data.alpha import over_white
 from manyview.data.decode import Stored, naming, of_pillow
 from manyview.data.stored import checked
 from manyview.data.upright import channels_first
+from manyview.foundation.words import a
 
 USUAL = (1, 3, 4, 2)  # channels of images where a recipe does not say
 NEAR = 1e-6  # how far a float may be from k / 255; between two levels there are 0.0039
@@ -101,4 +102,4 @@ def _as_levels(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _told(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else a(type(value).__name__)

@@ -56,7 +56,10 @@ def check_labelled(splits: Splits) -> None:
 
 @dataclass(frozen=True)
 class Classify:
-    """Accuracy of the classifier the recipe trained: top-1, top-5, class mean, loss; for SLA also aggregated."""
+    """Accuracy of the classifier the recipe trained: top-1, top-5, class mean, loss; for SLA also aggregated.
+
+    Of five classes or fewer there is no top-5, which would be 100 %.
+    """
 
     def check(self, splits: Splits) -> None:
         """Nothing is asked of the data: without a classifier nothing is measured."""
@@ -65,8 +68,8 @@ class Classify:
         """Measures by their own names."""
         outputs = features.of(split, aggregated=features.model.orbit is not None)
         measures: dict[str, float] = {}
-        if outputs.logits is not None:
-            measures |= accuracy(outputs.logits, outputs.labels)
-        if outputs.aggregated is not None:
-            measures |= {f"aggregated_{k}": v for k, v in accuracy(outputs.aggregated, outputs.labels).items()}
+        for prefix, scores in (("", outputs.logits), ("aggregated_", outputs.aggregated)):
+            if scores is not None:
+                found = accuracy(scores, outputs.labels)
+                measures |= {f"{prefix}{name}": found[name] for name in found if name != "top5" or scores.shape[1] > 5}
         return Report(measures)

@@ -89,7 +89,19 @@ def read_state(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_plain_values()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any way
+        if not _looks_saved(path):
+            raise RunError(f"{path} is no file of weights, neither torch.save's nor .safetensors") from None
         raise RunError(f"{path} is damaged, or holds more than tensors: {_code_in(path) or reason(error)}") from None
+
+
+def _looks_saved(path: Path) -> bool:
+    """Whether a file begins as torch.save's do: as a zip archive, or of old as a pickle; it may be cut short."""
+    try:
+        with path.open("rb") as file:
+            begins = file.read(2)
+            return b"PK".startswith(begins) or begins.startswith(b"\x80")
+    except OSError:
+        return True  # what the system says of it is told
 
 
 def _plain_values() -> list[Any]:

@@ -1,8 +1,16 @@
-"""Text streams that cannot show all characters: what is lacking is written as an escape, and nothing ends for it."""
+"""Text streams that cannot show all characters: what is lacking is written as an escape, and nothing ends for it.
+
+And what is said on stderr unless quiet was asked for.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO, final
+
+RENDERER = "manyview.renderer"  # the name under which it logs what takes long
 
 
 @final
@@ -19,3 +27,15 @@ class Escaping:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Nothing is told of what takes long meanwhile."""
+    logger = logging.getLogger(RENDERER)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

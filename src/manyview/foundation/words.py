@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -26,6 +27,17 @@ def several(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):
         return f"{noun[:-1]}ies"
     return f"{noun}s"
+
+
+def a(noun: object) -> str:
+    """A noun with its article, by how it is spelt.
+
+    >>> [a(noun) for noun in ("list", "IterableDataset", "ndarray", "uint8 tensor", "OrderedDict")]
+    ['a list', 'an IterableDataset', 'an ndarray', 'a uint8 tensor', 'an OrderedDict']
+    """
+    said = str(noun)
+    vowel = said[:1].lower() in tuple("aeiou") and not re.match(r"u(int|ni|ser)", said.lower())
+    return f"{'an' if vowel or said.startswith('nd') else 'a'} {said}"
 
 
 FEW = 3  # names that stand for many

@@ -30,6 +30,7 @@ from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
+from manyview.foundation.words import a
 from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
 from manyview.recipe.recipe import Recipe
 from manyview.show.display import Display
@@ -242,7 +243,7 @@ class ViewsModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a part of a batch; logs its terms, and tells of images that could not be read."""
         if not isinstance(batch, Batch):
-            raise ManyviewError(f"ViewsModule is fed by ViewsData, got a {type(batch).__name__} of another loader")
+            raise ManyviewError(f"ViewsModule is fed by ViewsData, got {a(type(batch).__name__)} of another loader")
         output = self.step(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
         terms = {f"terms/{name}": value.detach() for name, value in output["terms"].items()}
         self.log_dict({"loss": output["loss"].detach(), **terms}, batch_size=len(batch.labels))

@@ -69,11 +69,13 @@ def embed(
     device = best_device()
     if paths:
         model, data = open_model(target, overrides, checkpoint, size, device, use)
-        files, notes = image_files(paths, data.stored)
+        lost: list[str] = []
+        files, notes = image_files(paths, data.stored, lambda error: lost.append(str(error)))
         images = FolderImages(Path(), pack([str(path) for path in files]), *_unlabelled(len(files)), data.stored)
         features, kept, skipped = _read(model, {"images": images}, readout, data.workers, watch)
         names = [images.name(int(position)) for position in kept["images"]]
-        return Embedding(features, names, skipped=tuple(skipped), notes=tuple(notes), skips=data.on_bad_image == "skip")
+        skips = data.on_bad_image == "skip"
+        return Embedding(features, names, skipped=(*lost, *skipped), notes=tuple(notes), skips=skips)
     if split is not None and split not in SPLITS:
         raise DataError(f"--split: {unknown('split', split, SPLITS)}")
     subject = open_subject(target, overrides, checkpoint, size, device, use)

@@ -1,4 +1,4 @@
-"""Classifying image files with a trained run."""
+"""Classifying image files with a trained run, an export, or a model of timm with a classifier."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from manyview.branches.spec import LOGITS
 from manyview.data import BadImage, Stored, decode
 from manyview.data.search import find
 from manyview.errors import DataError, RunError, shown
-from manyview.foundation.environment import best_device
-from manyview.training.run import Run
-from manyview.words.load import Use
+from manyview.evaluate.model import Model
 
 AT_ONCE = 64
 Unread = Callable[[BadImage], None]
@@ -39,35 +38,41 @@ class Prediction:
         return self.classes[0][1]
 
 
+def classes_of(model: Model) -> tuple[str, ...]:
+    """Names of the classes that a model tells apart; their numbers, where it has no names.
+
+    Raises RunError where it tells none apart.
+    """
+    if not model.labels:
+        raise RunError(f"{model.name} trained no classifier, so it cannot predict classes")
+    return tuple(name or str(number) for number, name in enumerate(model.labels))
+
+
 def predict_files(
-    run: Path,
+    model: Model,
     paths: Sequence[Path],
+    stored: Stored | None = None,
     aggregated: bool = False,
     unread: Unread | None = None,
-    use: Use | Sequence[Use] = (),
     top: int = 1,
 ) -> Iterator[Prediction]:
     """Predictions in the order of the files; folders are searched, see `image_files`.
 
-    aggregated: average over the orbit (SLA+AG). unread: is given what is wrong with each file that cannot be read,
-    after which the others follow; without it that is raised, as BadImage. use: the words of its own that
-    the run was made with. top: how many classes are told of each, all where there are fewer.
-    Raises DataError for files that are not there, RunError for a run without a classifier.
+    model: see `open_model`, which also tells how its images are `stored`. aggregated: average over the orbit (SLA+AG).
+    unread: is given what is wrong with each file that is not there or cannot be read, after which the others follow;
+    without it that is raised, as BadImage. top: how many classes are told of each, all where there are fewer.
+    Raises RunError for a model without a classifier.
     """
-    folder = Run(run, use)
-    recipe = folder.recipe()
-    files, _ = image_files(paths, recipe.data.stored)
-    if not files:
+    classes = classes_of(model)
+    files, _ = image_files(paths, stored, unread)
+    if not files and not paths:
         raise DataError("no images given; name files or folders")
-    step = folder.step(recipe, best_device())
-    classes = folder.classes()
-    if step.classifier is None or not classes:
-        raise RunError(f"{run} trained no classifier, so it cannot predict classes")
     for start in range(0, len(files), AT_ONCE):
-        part, images = read_files(files[start : start + AT_ONCE], recipe.data.stored, unread)
+        part, images = read_files(files[start : start + AT_ONCE], stored, unread)
         if not images:
             continue
-        result = step.predict(images, aggregated=aggregated)
+        with torch.no_grad():
+            result = model.read(model.prepare(images), aggregated=aggregated)
         chances = result["aggregated" if aggregated else LOGITS].softmax(dim=1)
         for path, row in zip(part, chances, strict=True):
             best = row.topk(min(top, len(classes)))
@@ -75,24 +80,34 @@ def predict_files(
             yield Prediction(path, tuple((classes[label], share) for label, share in told))
 
 
-def image_files(paths: Sequence[Path], stored: Stored | None = None) -> tuple[list[Path], list[str]]:
+def image_files(
+    paths: Sequence[Path], stored: Stored | None = None, unread: Unread | None = None
+) -> tuple[list[Path], list[str]]:
     """The files named, and the images in the folders named, found as for training and sorted within each folder.
 
-    Also a line for each folder in which something was left out. Raises DataError for what is not there.
+    Also a line for each folder in which something was left out. What is not there, or a folder without images, is given
+    to `unread` where there are others; else it is raised, as BadImage.
     """
     files: list[Path] = []
     notes: list[str] = []
+    lost: list[str] = []
     for path in paths:
         if os.path.isdir(path):
             found = find([path], arrays=stored is not None)
             if not found.files[0]:
-                raise DataError(f"no images in {shown(path)}" + (f" ({found.note()})" if found.left_out else ""))
+                lost.append(f"no images in {shown(path)}" + (f" ({found.note()})" if found.left_out else ""))
+                continue
             files += [path / name for name in found.files[0]]
             notes += [f"{shown(path)}: {found.note()}"] if found.left_out else []
         elif os.path.exists(path):
             files.append(path)
         else:
-            raise DataError(f"no such file: {shown(path)}")
+            lost.append(f"no such file: {shown(path)}")
+    if lost and (unread is None or not files):
+        raise BadImage(lost[0])
+    for line in lost:
+        if unread is not None:
+            unread(BadImage(line))
     return files, notes
 
 

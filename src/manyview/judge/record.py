@@ -88,12 +88,13 @@ def changed(protocol: Measure) -> list[str]:
 
 
 def file_name(protocol: Measure, split: str, data: str | None = None) -> str:
-    """A name that tells protocol, unusual settings, split and data: `knn_k=1_test`.
+    """A name that tells protocol, unusual settings, split and data: `knn_k=1_test`, `robustness_severities=1-3-5_test`.
 
     Where that leaves out a character of a text, or is long, a digest of the whole is part of it.
     """
     whole = f"{call_of(protocol, changed(protocol))} {split} {data or ''}".rstrip()
-    name = "_".join(re.findall(r"[\w.=+-]+", re.sub(r"'(\w+)'", r"\1", whole)))
+    lists = re.sub(r"=[(\[]([^()\[\]]*)[)\]]", lambda found: "=" + "-".join(re.findall(r"[\w.+]+", found[1])), whole)
+    name = "_".join(re.findall(r"[\w.=+-]+", re.sub(r"'(\w+)'", r"\1", lists)))
     texts = [data or "", *re.findall(r"""'[^']*'|"[^"]*\"""", whole)]
     if len(name) > LONGEST or not all(re.fullmatch(r"'?\w*'?", text) for text in texts):
         name = f"{name[:LONGEST]}_{hashlib.blake2b(whole.encode(), digest_size=4).hexdigest()}"

@@ -19,13 +19,14 @@ from manyview.branches.origin import without_origin
 from manyview.data.render import Rendering
 from manyview.evaluate.report import Table as Tabular
 from manyview.evaluate.report import cell
-from manyview.foundation.streams import Escaping
-from manyview.foundation.words import counted
+from manyview.foundation.streams import Escaping, hushed
+from manyview.foundation.words import counted, duration
 from manyview.optimize.optimize import Clock
 from manyview.recipe.recipe import Recipe
 from manyview.show.console import TIE, Row, tied, wrapped
 from manyview.step import Step
 
+TOLD_AFTER = 10  # seconds
 WATCHED = {"z_std_sqrt_d": "z_std·√d {:.2f}", "effective_rank": "rank {:.1f}"}
 LABELS = {
     "top1": "top-1",
@@ -150,19 +151,31 @@ class Display:
         return [text.format(measures[name]) for name, text in WATCHED.items() if self._watches and name in measures]
 
     def busy(self, what: str) -> contextlib.AbstractContextManager[Any]:
-        """A spinner for as long as the block lasts, on a terminal."""
+        """A spinner for as long as the block lasts, on a terminal; where all is quiet, so is what compiles."""
+        if self._console.quiet:
+            return hushed()
         return self._console.status(what) if self._console.is_terminal else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def evaluating(self, what: str, count: int, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
-        """A bar for as long as the block lasts, below that of the training if there is one; gives f(done, total)."""
+        """A bar for as long as the block lasts, below that of the training if there is one; gives f(done, total).
+
+        On anything but a terminal a line on stderr, once that has taken `TOLD_AFTER` seconds and is not at its end.
+        """
+        told = self._console.quiet or self._console.is_terminal
         with contextlib.ExitStack() as stack:
             bar = self._bar or stack.enter_context(self._progress())
             task = bar.add_task(what, total=count, measures=("starting",))
             began = time.perf_counter()
 
             def tick(done: int, total: int) -> None:
-                speed = done / max(time.perf_counter() - began, 1e-9)
+                nonlocal told
+                took = max(time.perf_counter() - began, 1e-9)
+                speed = done / took
+                if not told and took > TOLD_AFTER and done < total:
+                    told, left = True, duration((total - done) / speed) if done else "…"
+                    line = f"{what}: {done:,} of {total:,} {unit}, {speed:,.0f} {unit}/s, {left} to go"
+                    print(f"manyview: {line}", file=sys.stderr, flush=True)
                 bar.update(task, completed=done, total=total, measures=(f"{speed:,.0f} {unit}/s",))
 
             yield tick

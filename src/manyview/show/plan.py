@@ -100,11 +100,17 @@ def plan(recipe: Recipe, num_classes: int = 10) -> Plan:
     return Plan(recipe, step)
 
 
-def visible_data(recipe: Recipe) -> tuple[Splits | None, str]:
-    """The recipe's data, where they lie here, and a line about them; nothing is downloaded, and nothing else fails."""
+def visible_data(recipe: Recipe, asked: bool = False) -> tuple[Splits | None, str]:
+    """The recipe's data, where they lie here, and a line about them; nothing is downloaded, and nothing else fails.
+
+    asked: whether these very data were asked for; then DataError is raised where they cannot be used, unless training
+    would download them.
+    """
     try:
         splits = open_splits(recipe.data.model_copy(update={"download": False}), recipe.seed)
     except DataError as error:
+        if asked and not recipe.data.download:
+            raise
         return None, f"not seen ({str(error).partition('; ')[0]}); heads are for 10 classes, or those of --classes"
     return splits, splits.note
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, final
 
@@ -36,20 +36,32 @@ def note_failure(first: Tensor, value: Tensor, step: int) -> Tensor:
 
 @final
 class FirstFailure:
-    """The first step of this process that was not finite, kept on its device: see `note_failure`."""
+    """The first step of this process that was not finite, kept on its device: see `note_failure`.
+
+    Of each term of the loss, too, for it is one of them that begins.
+    """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._first = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+        self._terms = self._first
 
     def note(self, value: Tensor, step: int) -> None:
         """Looks at a loss, or at the largest weight, of a step that is counted from 1."""
         self._first = note_failure(self._first, value, step)
 
+    def note_terms(self, values: Tensor, step: int) -> None:
+        """Looks at all terms [T] of a step."""
+        self._terms = note_failure(self._terms, values, step)
+
     def earliest(self) -> int:
         """The first failure noted on any process, 0 for none; all must ask."""
         steps = self._accelerator.gather(self._first.reshape(1)).tolist()
         return min((step for step in steps if step), default=0)
+
+    def began(self, step: int) -> list[bool]:
+        """Which terms were not finite at that step, the first that failed, on any process; all must ask."""
+        return (self._accelerator.gather(self._terms.reshape(1, -1)) == step).any(dim=0).tolist()
 
 
 def largest_weight(step: Step) -> Tensor:
@@ -87,10 +99,13 @@ def seen(step: Step, batches: Batches, number: int, device: torch.device) -> Ite
             }
 
 
-def report_failure(run: Run, setup: Setup, failed: int, noticed: int, terms: Mapping[str, float]) -> str:
+def report_failure(
+    run: Run, setup: Setup, failed: int, noticed: int, terms: Mapping[str, float], began: Sequence[bool]
+) -> str:
     """Writes failure/batch.pt and failure/failure.json into the run's folder; returns one line that tells all of it.
 
-    failed: the step that failed; noticed: the step whose terms are given. batch.pt holds {step, epoch, parts}, as
+    failed: the step that failed; noticed: the step whose terms are given. began: which of the terms were not finite at
+    the step that failed. batch.pt holds {step, epoch, parts}, as
     `seen` makes them, and loads with `weights_only=True`. The file that can be read alone is written last. Processes
     other than the main one write nothing.
     """
@@ -99,8 +114,13 @@ def report_failure(run: Run, setup: Setup, failed: int, noticed: int, terms: Map
     step, batches = setup.step, setup.batches
     finite = all(map(math.isfinite, terms.values()))
     what = "a weight is not finite after" if finite and failed == noticed else "the loss is not finite at"
+    first = [name for name, bad in zip(terms, began, strict=True) if bad]
     shown = ", ".join(f"{name} {value:g}" for name, value in terms.items())
-    told = f"{what} step {failed} ({shown}{'' if failed == noticed else f' at step {noticed}'})"
+    if failed != noticed:  # whose terms have nothing to say of the step that failed
+        shown = "; ".join(filter(None, [", ".join(first), f"noticed at step {noticed}"]))
+    told = f"{what} step {failed} ({shown})"
+    if first and len(first) < len(terms) and failed == noticed:
+        told += f", {' and '.join(first)} alone"
     advice = "begin anew with a lower lr, a longer warm-up, or train.clip=1"
     folder, epoch = run.folder / "failure", batches.positions((failed - 1) * batches.accumulate)[0]
     try:

@@ -76,7 +76,8 @@ def check_words(folder: Path, words: Words, exact: bool) -> None:
         if changed is None:
             what = f"{each.called}: {', '.join(each.adds)}"
             raise RunError(f"{folder} was made with words of its own ({what}); give them: {own}")
-        told = f"{folder} was made with another {each.called} than {changed.label}; its own: {own}"
+        other = "the one given" if each.called == changed.label else changed.label
+        told = f"{folder} was made with another {each.called} than {other}; its own: {own}"
         if exact:
             raise RunError(told)
         warnings.warn(told, ManyviewWarning, stacklevel=1)

@@ -19,7 +19,7 @@ from manyview.branches.start import Start
 from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
-from manyview.errors import RunError, reason
+from manyview.errors import RunError, reason, warn
 from manyview.foundation.files import at_home, read_state, write_json, write_text
 from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
@@ -29,9 +29,9 @@ from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of
 from manyview.words.load import Use, words_of
 
-# Settings that change where and how fast a run goes, not what it computes.
+# Settings that change where and how fast a run goes, or where it gives up, not what it computed so far.
 INCIDENTAL = (
-    *("title", "data.root", "data.download", "data.workers"),
+    *("title", "data.root", "data.download", "data.workers", "data.on_bad_image"),
     *("train.log_every", "train.checkpoint_every", "train.on_collapse", "train.track"),
 )
 SHOWN = 4  # differences between recipes that a message lists
@@ -95,6 +95,8 @@ class Run:
             self.check_same(recipe, splits)
             check_networks(self.folder, self.networks(), networks or {}, begins=not self.last.is_file())
             self._check_starts(starts)
+            if recipe.data.on_bad_image == "skip":
+                self._skips_from_here()
             return
         noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
         if starts:
@@ -106,21 +108,63 @@ class Run:
         keep_words(self.folder, recipe.words.used_in(text))
         write_text(self.folder / "recipe.yaml", text)
 
+    def _skips_from_here(self) -> None:
+        """Its recipe says skip where it said raise: true of what is done, too, for all that was met could be read."""
+        recipe = self.recipe(exact=True)
+        if recipe.data.on_bad_image == "raise":
+            data = recipe.data.model_copy(update={"on_bad_image": "skip"})
+            write_text(self.folder / "recipe.yaml", recipe.model_copy(update={"data": data}).to_yaml())
+            warn(f"{self.folder}: images that cannot be read are replaced from here on; until now there were none")
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing lies in its folder yet."""
+        return not self.folder.exists() or not any(self.folder.iterdir())
+
+    def withdraw(self) -> None:
+        """Takes back what `begin` and what came after it wrote, unless there is a checkpoint to go on from."""
+        if self.last.is_file() or self.best.is_file():
+            return
+        names = (
+            "recipe.yaml",
+            "splits.json",
+            "networks.json",
+            "metrics.jsonl",
+            "trackers.json",
+            "events.out.tfevents.*",
+        )
+        for path in [each for name in names for each in self.folder.glob(name)]:
+            path.unlink()
+        for path in [*(self.folder / FOLDER).glob("*")]:
+            path.unlink()
+        for folder in (self.folder / FOLDER, self.last.parent, self.folder):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
-        changed = difference(self.recipe(exact=True), _anywhere(recipe), dict.fromkeys(INCIDENTAL))
+        own = self.recipe(exact=True)
+        changed = difference(own, _anywhere(recipe), dict.fromkeys(INCIDENTAL))
         if changed:
             more = f"; and {len(changed) - SHOWN} more; its own is {self.folder / 'recipe.yaml'}"
             told = "; ".join(changed[:SHOWN]) + (more if len(changed) > SHOWN else "")
+            told += self._further(own) if all(each.startswith("train.") for each in changed) else ""
             raise RunError(f"{self.folder} was made by another recipe: {told}")
         if splits is not None:
             stored = self._read("splits.json")
             for split, mark in _marks(splits).items():
-                if stored.get(split) != mark:
+                if (before := stored.get(split)) != mark:
+                    same = before and mark and before.get("images") == mark["images"]
                     raise RunError(
-                        f"{self.folder}: the {split} images are not those the run began with; restore the data, "
+                        f"{self.folder}: the {'labels of the ' if same else ''}{split} images are not those the run "
+                        f"began with; restore {'them' if same else 'the data'}, "
                         f"or begin anew in another folder"
                     )
+
+    def _further(self, recipe: Recipe) -> str:
+        """What to say where a run should be trained in another way, or longer, than it was."""
+        main = next(iter(recipe.branches))
+        return f"; a new run goes on from its weights with branches.{main}.backbone.init={self.folder}"
 
     def starts(self) -> dict[str, dict[str, str]]:
         """What the run began with, where it was not drawn: part -> {source, told, digest}."""
@@ -145,6 +189,8 @@ class Run:
             if override.partition("=")[0] not in INCIDENTAL:
                 key, _, value = override.partition("=")
                 cure = f"; write {meant}={value}" if (meant := f"data.{key.strip()}") in INCIDENTAL else ""
+                if key.startswith("train."):
+                    cure = self._further(self.recipe())
                 raise RunError(
                     f"override {override!r}: a trained run is fixed; what may differ: {', '.join(INCIDENTAL)}{cure}"
                 )

@@ -17,6 +17,7 @@ from manyview.data import Splits, check_labels, open_splits
 from manyview.data.loader import Batch, Batches
 from manyview.data.loader import stream as open_stream
 from manyview.data.render import Rendering, choose_rendering
+from manyview.data.twins import tell_twins
 from manyview.errors import RecipeError, RunError
 from manyview.evaluate.evaluate import check_model, check_protocols, with_accuracy
 from manyview.evaluate.model import StepModel
@@ -156,10 +157,12 @@ def set_up(
     optimizer = make_optimizer(config, step)
     step.hold(fixed_parts(config))
     set_lr = make_schedule(config, optimizer, clock)
-    with display.busy("drawing a first view; on a machine's first run the renderer is compiled, some 20 s"):
+    with display.busy("drawing a first view"):
         rehearse(step, splits, together)
     checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
     splits = in_memory(splits, recipe.data, display)
+    if accelerator.is_main_process:
+        tell_twins(splits)
     return Setup(
         recipe=recipe,
         accelerator=accelerator,

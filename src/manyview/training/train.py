@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from manyview.branches.given import Given
-from manyview.errors import Interrupted, RunError
+from manyview.errors import DataError, Interrupted, RunError
 from manyview.foundation.distributed import anywhere, union
 from manyview.recipe.recipe import Recipe
 from manyview.training.collapse import look_for_collapse
@@ -45,13 +45,15 @@ def train(
     backbone: a network in the place of the recipe's, or {branch: module}; the very object is trained.
     data: {"train": dataset, "val": …, "test": …} in the place of the recipe's, see docs/own_data.md. resume: continue a
     run that was interrupted, as if nothing had happened; also starts one that has not begun.
-    Raises ManyviewError, before anything is written, for all that can be known to be wrong beforehand.
+    Raises ManyviewError, before anything is written, for all that can be known to be wrong beforehand; where images
+    turn out to be wrong before there is a checkpoint, the folder is as it was.
     """
     # -------------------------------------------------------------------------------------------- set up
     run = Run(Path(out), recipe.words)
     if resume:
         run.check_given(backbone)
     setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))
+    new = run.is_new
     state = take_up(run, setup, resume)
     if (finished := run.finished()) is not None:
         setup.display.say(f"{run.folder} is finished; nothing to do")
@@ -59,7 +61,12 @@ def train(
     setup = setup.on_devices()
     setup.step.attach(setup.optimizer)  # EMAs, queues, prototypes and averages follow its updates
     validation = Validation(setup, state)
-    _loop(run, setup, state, validation)
+    try:
+        _loop(run, setup, state, validation)
+    except DataError:  # an image that cannot be read: what it says to do is to be done with the same command
+        if new and setup.main:
+            run.withdraw()
+        raise
 
     # -------------------------------------------------------------------------------------------- result
     result = write_result(run, validation) if setup.main else {}
@@ -122,7 +129,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             if stopped or ending:
                 break
     if failed:
-        ending = report_failure(run, setup, failed, state.number, terms)
+        ending = report_failure(run, setup, failed, state.number, terms, first_bad.began(failed))
     accelerator.wait_for_everyone()  # a launcher ends the others with the first that leaves
     if ending:
         raise RunError(ending)

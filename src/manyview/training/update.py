@@ -37,5 +37,6 @@ def update(
             setup.optimizer.zero_grad()
         first_bad.note(output["loss"], number + 1)
         terms.append(torch.stack([value.detach() for value in output["terms"].values()]))
+        first_bad.note_terms(terms[-1], number + 1)
         state.skip(batch.skipped)
     return output, reduce(torch.add, terms) / len(terms)

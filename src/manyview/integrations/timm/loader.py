@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from manyview.data.items import label_of
 from manyview.errors import DataError, ManyviewError
-from manyview.foundation.words import counted
+from manyview.foundation.words import a, counted
 from manyview.integrations.timm.batch import ViewsBatch
 from manyview.recipe.recipe import Recipe
 from manyview.views.engine.render import together
@@ -89,7 +89,7 @@ class ViewsDataset(Dataset[tuple[ViewsBatch, Tensor]]):
         """As timm reads it, uint8 [C, H, W]: not turned upright, RGB unless the recipe has `data.channels`."""
         if not isinstance(image, Image.Image):
             raise DataError(
-                f"{name} is a {type(image).__name__}, not a PIL image, from which views are drawn; drop the data set's "
+                f"{name} is {a(type(image).__name__)}, not a PIL image, of which views are drawn; drop the data set's "
                 "transform"
             )
         if image.mode not in MODES:

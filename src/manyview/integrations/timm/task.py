@@ -17,6 +17,7 @@ from manyview.branches.spec import LOGITS
 from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import timm_model
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
+from manyview.foundation.words import a
 from manyview.integrations.timm.batch import ViewsBatch
 from manyview.recipe.recipe import Recipe
 from manyview.step import Step
@@ -108,7 +109,7 @@ class ViewsTask(TrainingTask):
         """
         if not isinstance(input, ViewsBatch):
             raise ManyviewError(
-                f"ViewsTask: the batch is a {type(input).__name__}, not views; "
+                f"ViewsTask: the batch is {a(type(input).__name__)}, not views; "
                 "iterate over ViewsLoader(loader, recipe, num_classes)"
             )
         if self.training and self.step.waits_for_updates and not self.step.attached:

@@ -10,12 +10,18 @@ it made of that would hang on the processor, and with it the pixels. What is kep
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any, final
 
+from manyview.foundation.streams import RENDERER
+
 Function = Callable[..., Any]
 _LOCK = threading.RLock()
+_LOG = logging.getLogger(RENDERER)  # on stderr, unless a program that logs puts it elsewhere
+_OURS: set[Function] = set()
+_TOLD = threading.Event()
 
 
 @final
@@ -52,15 +58,36 @@ def compiled(*, finite: bool = False) -> Callable[[Function], Function]:
         def make() -> Function:
             from numba import njit
 
+            _tell_when_compiling()
             options: dict[str, Any] = {"nogil": True, "fastmath": promised, "error_model": "numpy"}
             try:
-                return njit(cache=True, **options)(function)
+                made = njit(cache=True, **options)(function)
             except RuntimeError:  # no folder to keep it in can be written to: every process compiles for itself
-                return njit(**options)(function)
+                made = njit(**options)(function)
+            _OURS.add(made.py_func)
+            return made
 
         return functools.update_wrapper(Later(make, function.__globals__), function)
 
     return wrap
+
+
+@functools.cache
+def _tell_when_compiling() -> None:
+    """One line in a process, when the first of our kernels is compiled that was not kept on disk."""
+    from numba.core import event
+
+    @final
+    class Tell(event.Listener):
+        def on_start(self, event: Any) -> None:
+            if event.data["dispatcher"].py_func in _OURS and not _TOLD.is_set():
+                _TOLD.set()
+                _LOG.warning("manyview: compiling the renderer, on a machine's first run alone: some 20 s")
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    event.register("numba:compile", Tell())
 
 
 def intrinsic(function: Function) -> Function:
