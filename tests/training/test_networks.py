@@ -153,10 +153,10 @@ def test_a_run_of_ones_own_network_is_judged_from_python(run, tmp_path):
     folder, _, result = run
     subject = open_subject(str(folder.folder), backbone=Net(seed=3))
     reports = judge(subject, ["classify", "knn(k=5)"], "test", out=tmp_path / "judged")
-    top1, _ = (report.metrics for report in reports.values())
-    assert top1["top1"] == result["eval"]["top1"]
+    classified, _ = reports.values()
+    assert next(iter(classified.measures.values())) == result["eval"]["top1"]
     assert (tmp_path / "judged" / "result.json").is_file()
-    photo = commands.png(tmp_path / "photo.png", size=8)
+    photo = commands.png(tmp_path / "photo.png", size=(8, 8))
     (prediction,) = predict_files(folder.folder, photo, backbone=Net(seed=3))
     assert prediction.path == photo
     with pytest.raises(RunError, match="is no run; backbone= is for runs that were trained with a network"):
@@ -168,7 +168,7 @@ def test_another_recipe_than_the_runs_is_told(run):
     other = manyview.parse_recipe(TEXT.replace("EPOCHS", "1").replace("weight=warmup(2)", "weight=3"))
     with pytest.raises(RunError, match=r"the recipe given is another than that of .*: relations\.1: "):
         folder.step(other, backbone=Net())
-    with pytest.raises(RecipeError, match="Run.step: recipe is what load_recipe"):
+    with pytest.raises(RecipeError, match=r"^Run\.step: recipe is what load_recipe"):
         folder.step("quickstart", backbone=Net())
     assert folder.step(recipe(epochs=7), backbone=Net()).main.backbone is not None  # how long is no part of a network
 

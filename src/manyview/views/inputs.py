@@ -127,7 +127,7 @@ class Inputs:
             if name not in given:
                 raise BatchError(f"views: {name} is missing; the relations read {', '.join(wanted)}")
             view = given[name]
-            if not isinstance(view, View):
+            if not isinstance(view, View) or not isinstance(view.images, Tensor):
                 raise BatchError(f"views: {name} is {_told(view)}; wanted: a manyview.View(images)")
             self._check_shape(view.images, 4, f"view {name}")
             self.pixels(view.images, f"view {name}")
