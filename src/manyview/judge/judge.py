@@ -80,10 +80,13 @@ def judge(
 def _parsed(subject: Subject, protocols: Sequence[Measure | str]) -> list[Measure]:
     if isinstance(protocols, str):
         raise RunError(f"judge: a list of protocols is wanted, as ['knn', 'linear'], got {brief(protocols)}")
-    words, parsed = NONE if subject.run is None else subject.run.recipe().words, list[Measure]()
+    parsed: list[Measure] = []
     for each in protocols:
-        named = with_own_settings([each], subject.own) if isinstance(each, str) else []
-        parsed += parse_protocols(named, "protocol", words) if isinstance(each, str) else [each]
+        if isinstance(each, str):
+            words = NONE if subject.run is None else subject.run.recipe().words
+            parsed += parse_protocols(with_own_settings([each], subject.own), "protocol", words)
+        else:
+            parsed.append(each)
     return parsed or list(subject.usual)
 
 
