@@ -11,6 +11,7 @@ from torch import nn
 import commands
 import manyview
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError, RunError
+from manyview.judge.embed import embed
 from manyview.judge.export import export_timm
 from manyview.judge.judge import judge
 from manyview.judge.predict import predict_files
@@ -159,6 +160,7 @@ def test_a_run_of_ones_own_network_is_judged_from_python(run, tmp_path):
     photo = commands.png(tmp_path / "photo.png", size=(8, 8))
     (prediction,) = predict_files(folder.folder, photo, backbone=Net(seed=3))
     assert prediction.path == photo
+    assert embed(folder, [photo], backbone=Net(seed=3)).features.shape == (1, 8 * 36)
     with pytest.raises(RunError, match="is no run; backbone= is for runs that were trained with a network"):
         open_subject("resnet18", checkpoint="nowhere.pt", backbone=Net())
 

@@ -89,8 +89,7 @@ def open_subject(
     run = _run(target, checkpoint, size, use)
     if run is not None:
         return _of_run(run, overrides, device, data, backbone)
-    if backbone is not None:
-        raise RunError(f"{target} is no run; backbone= is for runs that were trained with a network from Python")
+    _check_no_network(target, backbone)
     model = _outside(target, checkpoint, size, device)
     if data is None and not any(override.startswith("data.source=") for override in overrides):
         raise DataError(f"{target} comes without data; say which, as in data.source=cifar10 data.root=DIR")
@@ -116,13 +115,15 @@ def open_model(
     size: int | None = None,
     device: str = "cpu",
     use: Use | Sequence[Use] = (),
+    backbone: Given | None = None,
 ) -> tuple[Model, Data]:
     """Opens what `open_subject` opens, for image files: the model, and how it wants them read, see `Data`."""
     run = _run(target, checkpoint, size, use)
     if run is None:
+        _check_no_network(target, backbone)
         return _outside(target, checkpoint, size, device), data_of(overrides, words_of(use))[0]
     recipe = run.recipe(*overrides)
-    return StepModel(run.step(recipe, device), run.classes(), str(run.folder)), recipe.data
+    return StepModel(run.step(recipe, device, backbone=backbone), run.classes(), str(run.folder)), recipe.data
 
 
 def _run(
@@ -135,6 +136,11 @@ def _run(
     if checkpoint is not None or size is not None:
         raise RunError(f"{target} is a run, which has its own checkpoint and size; drop --checkpoint and --size")
     return run
+
+
+def _check_no_network(target: Run | str | Path, backbone: Given | None) -> None:
+    if backbone is not None:
+        raise RunError(f"{target} is no run; backbone= is for runs that were trained with a network from Python")
 
 
 def _outside(target: Run | str | Path, checkpoint: str | Path | None, size: int | None, device: str) -> Model:
