@@ -65,9 +65,9 @@ def embed(
 ) -> Embedding:
     """Features of image files, or without any of the model's data: a run's own, or `data.source=…` among overrides.
 
-    target, overrides, checkpoint, size, use, backbone: see `open_subject`. readout: h, logits, or a head of a run. split:
-    of the data; None for all. Images are read and prepared as for evaluation, on a GPU where there is one. Raises
-    ManyviewError.
+    target, overrides, checkpoint, size, use, backbone: see `open_subject`. readout: h, logits, or a head of a run.
+    split: of the data; None for all. Images are read and prepared as for evaluation, on a GPU where there is one.
+    Raises ManyviewError.
     """
     device = best_device()
     if paths:
