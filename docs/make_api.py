@@ -18,7 +18,8 @@ HEADER = """# Python
 What is meant to be called from Python; all else may change without notice. Made by `docs/make_api.py` from signatures
 and docstrings. [Your own loop](own_loop.md) shows `Step` at work, [Words of a recipe](reference.md) lists what a recipe
 may say. Shapes stand in brackets: `B` images of a batch, `D` features, `C` classes. What a caller gets wrong raises
-`ManyviewError` or `ValueError`, with one line.
+`ManyviewError` or `ValueError`, with one line; functions of tensors look at shapes and values, and leave what is no
+tensor to Python.
 """
 PARTS = {  # heading -> (module, what stands above its names)
     "manyview": ("manyview", ""),

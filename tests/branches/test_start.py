@@ -204,6 +204,17 @@ def file_of(path, name, **options):
     return str(path)
 
 
+def test_weights_that_were_cut_short_are_told_from_those_of_another_network(tmp_path):
+    state = timm.create_model("cresnet20").state_dict()
+    path = str(tmp_path / "half.pth")
+    torch.save(dict([*state.items()][:50]), path)
+    message = refused(f"cresnet20(init={path!r})")
+    assert f"{path} holds the first weights of cresnet20() alone, as a file that was cut short: " in message
+    whole = (tmp_path / "half.pth").read_bytes()
+    (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
+    assert f"{path} is damaged" in refused(f"cresnet20(init={path!r})")
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     path = file_of(tmp_path / "w.pt", "cresnet32")
     message = refused(f"cresnet20(init={path!r})")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manyview.branches.given import Given
 from manyview.branches.spec import FEATURES, LOGITS
 from manyview.data import FolderImages, Images, Splits
 from manyview.data.images import Ints, pack
@@ -22,6 +23,7 @@ from manyview.foundation.files import write_atomically
 from manyview.foundation.words import counted
 from manyview.judge.predict import image_files
 from manyview.judge.subject import open_model, open_subject
+from manyview.training.run import Run
 from manyview.words.load import Use
 
 SPLITS = ("train", "val", "test")
@@ -49,26 +51,27 @@ class Embedding:
 
 
 def embed(
-    target: str,
-    paths: Sequence[Path] = (),
+    target: Run | str | Path,
+    paths: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
     *,
     readout: str = FEATURES,
     split: str | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     size: int | None = None,
     use: Use | Sequence[Use] = (),
     watch: Watch = unwatched,
+    backbone: Given | None = None,
 ) -> Embedding:
     """Features of image files, or without any of the model's data: a run's own, or `data.source=…` among overrides.
 
-    target, overrides, checkpoint, size, use: see `open_subject`. readout: h, logits, or a head of a run. split: of the
-    data; None for all. Images are read and prepared as for evaluation, on a GPU where there is one. Raises
-    ManyviewError.
+    target, overrides, checkpoint, size, use, backbone: see `open_subject`. readout: h, logits, or a head of a run.
+    split: of the data; None for all. Images are read and prepared as for evaluation, on a GPU where there is one.
+    Raises ManyviewError.
     """
     device = best_device()
     if paths:
-        model, data = open_model(target, overrides, checkpoint, size, device, use)
+        model, data = open_model(target, overrides, checkpoint, size, device, use, backbone)
         lost: list[str] = []
         files, notes = image_files(paths, data.stored, lambda error: lost.append(str(error)))
         images = FolderImages(Path(), pack([str(path) for path in files]), *_unlabelled(len(files)), data.stored)
@@ -78,7 +81,7 @@ def embed(
         return Embedding(features, names, skipped=(*lost, *skipped), notes=tuple(notes), skips=skips)
     if split is not None and split not in SPLITS:
         raise DataError(f"--split: {unknown('split', split, SPLITS)}")
-    subject = open_subject(target, overrides, checkpoint, size, device, use)
+    subject = open_subject(target, overrides, checkpoint, size, device, use, backbone=backbone)
     splits = subject.splits
     chosen = {name: getattr(splits, name) for name in SPLITS if split in (None, name)}
     present: dict[str, Images] = {name: images for name, images in chosen.items() if images is not None}

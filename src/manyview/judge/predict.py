@@ -13,8 +13,9 @@ from torch import Tensor
 from manyview.branches.spec import LOGITS
 from manyview.data import BadImage, Stored, decode
 from manyview.data.search import find
-from manyview.errors import DataError, RunError, shown
+from manyview.errors import DataError, ManyviewError, RunError, brief, shown
 from manyview.evaluate.model import Model
+from manyview.foundation.taken import taken_paths
 
 AT_ONCE = 64
 Unread = Callable[[BadImage], None]
@@ -50,7 +51,7 @@ def classes_of(model: Model) -> tuple[str, ...]:
 
 def predict_files(
     model: Model,
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     stored: Stored | None = None,
     aggregated: bool = False,
     unread: Unread | None = None,
@@ -61,8 +62,10 @@ def predict_files(
     model: see `open_model`, which also tells how its images are `stored`. aggregated: average over the orbit (SLA+AG).
     unread: is given what is wrong with each file that is not there or cannot be read, after which the others follow;
     without it that is raised, as BadImage. top: how many classes are told of each, all where there are fewer.
-    Raises RunError for a model without a classifier.
+    Raises ManyviewError for what is no model, RunError for one without a classifier.
     """
+    if not hasattr(model, "prepare"):
+        raise ManyviewError(f"predict_files: model is what open_model(RUN) gives first, got {brief(model)}")
     classes = classes_of(model)
     files, _ = image_files(paths, stored, unread)
     if not files and not paths:
@@ -81,7 +84,7 @@ def predict_files(
 
 
 def image_files(
-    paths: Sequence[Path], stored: Stored | None = None, unread: Unread | None = None
+    paths: Sequence[str | Path], stored: Stored | None = None, unread: Unread | None = None
 ) -> tuple[list[Path], list[str]]:
     """The files named, and the images in the folders named, found as for training and sorted within each folder.
 
@@ -91,6 +94,7 @@ def image_files(
     files: list[Path] = []
     notes: list[str] = []
     lost: list[str] = []
+    paths = taken_paths(paths, "paths")
     for path in paths:
         if os.path.isdir(path):
             found = find([path], arrays=stored is not None)
