@@ -6,15 +6,22 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from manyview.data.decode import BadImage
 from manyview.data.images import Images
 from manyview.data.item_images import spread
-from manyview.data.stamp import stamp
+from manyview.data.splits import Splits
+
+
+def marks_of(splits: Splits) -> dict[str, Any]:
+    """What identifies each split; of data that were given in Python some pixels, too."""
+    return {name: mark_of(getattr(splits, name), splits.given) for name in ("train", "val", "test")}
 
 
 def mark_of(images: Images | None, pixels: bool = False) -> dict[str, Any] | None:
     """What identifies a split: how many images, which (as ranges), and a digest of names' last parts and labels.
 
-    pixels: some images' pixels are part of it, where names are none of their own.
+    pixels: some images' pixels are part of it, where names are none of their own. They are what is read, so that it does
+    not matter where images lie: in files, which may be copied or touched, in a table's bytes, or decoded in memory.
     """
     if images is None:
         return None
@@ -23,8 +30,16 @@ def mark_of(images: Images | None, pixels: bool = False) -> dict[str, Any] | Non
         # the very bytes of a file's name, which need not be text
         digest.update(Path(images.name(position)).name.encode(errors="surrogateescape"))
     for position in spread(len(images)) if pixels else ():
-        digest.update(stamp(images, position))
+        digest.update(_pixels(images, position))
     return {"count": len(images), "index": _ranges(images.index.tolist()), "digest": digest.hexdigest()}
+
+
+def _pixels(images: Images, position: int) -> bytes:
+    try:
+        image = images.read(position)
+    except BadImage:  # whose line says where it lies
+        return b"none"
+    return f"{image.dtype} {[*image.shape]}".encode() + image.numpy().tobytes()
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -18,7 +18,7 @@ from manyview.branches.origin import anywhere
 from manyview.branches.start import Start
 from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
-from manyview.data.mark import mark_of
+from manyview.data.mark import marks_of
 from manyview.errors import RunError
 from manyview.foundation.files import at_home, read_state, write_json, write_text
 from manyview.load import parse_recipe
@@ -99,7 +99,7 @@ class Run:
         noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
         if starts:
             noted["starts"] = {part: start.noted for part, start in starts.items()}
-        write_json(self.folder / "splits.json", {**noted, **_marks(splits)})
+        write_json(self.folder / "splits.json", {**noted, **marks_of(splits)})
         if networks:
             write_json(self.folder / "networks.json", networks)
         text = _anywhere(recipe).to_yaml()
@@ -115,7 +115,7 @@ class Run:
             raise RunError(f"{self.folder} was made by another recipe: {told}")
         if splits is not None:
             stored = self._read("splits.json")
-            for split, mark in _marks(splits).items():
+            for split, mark in marks_of(splits).items():
                 if stored.get(split) != mark:
                     raise RunError(
                         f"{self.folder}: the {split} images are not those the run began with; restore the data, "
@@ -230,7 +230,3 @@ def _anywhere(recipe: Recipe) -> Recipe:
         return recipe
     data = recipe.data.model_copy(update={"root": str(at_home(root).resolve())})
     return recipe.model_copy(update={"data": data})
-
-
-def _marks(splits: Splits) -> dict[str, Any]:
-    return {name: mark_of(getattr(splits, name), splits.given) for name in ("train", "val", "test")}
