@@ -23,6 +23,7 @@ from manyview.errors import RunError
 from manyview.foundation.files import at_home, read_state, write_json, write_text
 from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
+from manyview.recipe.method import SHOWN, in_a_line
 from manyview.recipe.recipe import Recipe, difference
 from manyview.step import Step
 from manyview.training.kept_words import FOLDER, check_words, keep_words
@@ -34,7 +35,6 @@ INCIDENTAL = (
     *("title", "data.root", "data.download", "data.workers"),
     *("train.log_every", "train.checkpoint_every", "train.on_collapse", "train.track"),
 )
-SHOWN = 4  # differences between recipes that a message lists
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,8 @@ class Run:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
         changed = difference(self.recipe(exact=True), _anywhere(recipe), dict.fromkeys(INCIDENTAL))
         if changed:
-            more = f"; and {len(changed) - SHOWN} more; its own is {self.folder / 'recipe.yaml'}"
-            told = "; ".join(changed[:SHOWN]) + (more if len(changed) > SHOWN else "")
-            raise RunError(f"{self.folder} was made by another recipe: {told}")
+            own = f"; its own is {self.folder / 'recipe.yaml'}" if len(changed) > SHOWN else ""
+            raise RunError(f"{self.folder} was made by another recipe: {in_a_line(changed)}{own}")
         if splits is not None:
             stored = self._read("splits.json")
             for split, mark in marks_of(splits).items():
