@@ -165,7 +165,7 @@ NO_LABELS = TIED.replace("  - cross_entropy(logits(a), logits(b))\n", "")
     ("label", "text", "line"),
     [
         (3, TIED, r"^image 5 of the data set has the label 3, and there are 3 classes, counted from 0; num_classes"),
-        (-1, TIED, r"^image 5 of the data set has the label -1, none, and the recipe learns from labels; leave it out$"),
+        (-1, TIED, "^image 5 of the data set has the label -1, none, and the recipe learns from labels; leave it out"),
         (7, MIXED.replace("cross_entropy(logits(b), logits(c))", "cosine(h(b), toward=stop(h(c)))"),
          "^image 5 of the data set has the label 7, and there are 3 classes"),
         (3, NO_LABELS, None),

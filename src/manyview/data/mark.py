@@ -20,7 +20,7 @@ def marks_of(splits: Splits) -> dict[str, Any]:
 def mark_of(images: Images | None, pixels: bool = False) -> dict[str, Any] | None:
     """What identifies a split: how many images, which (as ranges), and a digest of names' last parts and labels.
 
-    pixels: some images' pixels are part of it, where names are none of their own. They are what is read, so that it does
+    pixels: some images' pixels are part of it, where names are none of their own. They are as they are read, so it does
     not matter where images lie: in files, which may be copied or touched, in a table's bytes, or decoded in memory.
     """
     if images is None:

@@ -265,8 +265,8 @@ class ViewsModule(lightning.LightningModule):
             check_method(before, now, "give the one it was trained with, or begin anew without ckpt_path=")
         elif goes_on:
             raise RunError(
-                "the checkpoint does not say by which recipe it was trained, so it is none of ViewsModule's; begin anew "
-                "without ckpt_path="
+                "the checkpoint does not say by which recipe it was trained, so it is none of ViewsModule's; begin "
+                "anew without ckpt_path="
             )
 
     # ----------------------------------------------------------------------------------------------------- training

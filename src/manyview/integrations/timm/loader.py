@@ -94,9 +94,10 @@ class ViewsDataset(Dataset[tuple[ViewsBatch, Tensor]]):
             if label < 0 and self._learns:
                 raise DataError(f"{name} has the label {label}, none, and the recipe learns from labels; leave it out")
             if self.num_classes and label >= self.num_classes and (self._learns or self._mixes):
+                classes = counted(self.num_classes, "class")
                 raise DataError(
-                    f"{name} has the label {label}, and there are {counted(self.num_classes, 'class')}, counted from 0; "
-                    "num_classes (--num-classes in timm's script) says how many"
+                    f"{name} has the label {label}, and there are {classes}, counted from 0; num_classes "
+                    "(--num-classes in timm's script) says how many"
                 )
 
     def _pixels(self, image: Any, name: str) -> Tensor:

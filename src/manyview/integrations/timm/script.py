@@ -195,7 +195,7 @@ def told(args: Namespace, task: ViewsTask, input_size: tuple[int, ...]) -> list[
     if task.renormalized:
         lines.append(f"pixels are normalised by timm's {_numbers(task.normalization)}, not the recipe's normalize")
     if getattr(args, "seed", step.recipe.seed) != step.recipe.seed:
-        lines.append(f"the order of images and dropout are by timm's --seed {args.seed}, draws and heads by the recipe's")
+        lines.append(f"order and dropout are by timm's --seed {args.seed}, draws and heads by the recipe's")
     size = step.trained_size
     if size is not None and size != tuple(input_size[-2:]):
         lines.append(
