@@ -14,8 +14,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from manyview.branches.spec import LOGITS
 from manyview.data.sources import SOURCES, bind_source
-from manyview.errors import ManyviewError, RecipeError
+from manyview.errors import ManyviewError, RecipeError, brief
 from manyview.evaluate.protocols import PROTOCOLS, parse_protocols
+from manyview.foundation.taken import check_overrides, taken_path
 from manyview.foundation.vocabulary import NONE, Words
 from manyview.optimize.optimize import check_training, parts
 from manyview.recipe.cures import first_line, in_full, places
@@ -46,6 +47,8 @@ def load_recipe(name: str | Path, *overrides: str, use: Use | Sequence[Use] = ()
     `views.a.make.randaugment.m=9`. use: words of one's own, files or modules, see docs/words.md. Raises RecipeError,
     or WordsError, with one line, for all that is wrong.
     """
+    name = taken_path(name, "load_recipe: name")
+    check_overrides(overrides, "load_recipe")
     text = recipe_text(name)
     words = words_of(use)
     try:
@@ -60,6 +63,9 @@ def parse_recipe(text: str, *overrides: str, name: str | None = None, use: Use |
     name: how it is called where overrides make its title untrue, see `titles`; without one the title stands.
     use: words of one's own, see `load_recipe`.
     """
+    if not isinstance(text, str):
+        raise RecipeError(f"parse_recipe: a recipe's YAML as text is wanted, got {brief(text)}")
+    check_overrides(overrides, "parse_recipe")
     words = words_of(use)
     raw = read_yaml(text)
     if not isinstance(raw, dict):
@@ -98,6 +104,7 @@ def _given(override: str) -> dict[str, str]:
 
 def data_of(overrides: Sequence[str], words: Words = NONE) -> tuple[Data, int]:
     """Data, and the seed, from `data.…=` and `seed=` alone, where there is no recipe. Raises RecipeError."""
+    check_overrides(overrides, "overrides")
     raw: dict[str, Any] = {"data": {}}
     for override in overrides:
         key, _, value = override.partition("=")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import Any, TypedDict
+from typing import Any, NoReturn, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,12 @@ from torch.utils.hooks import RemovableHandle
 
 from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
-from manyview.branches.given import Given, Network, given_networks, look_at, tried_size
+from manyview.branches.given import Given, Network, given_networks, look_at, one_device, tried_size
 from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
 from manyview.branches.start import Start
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
-from manyview.optimize.habits import Habits, check_held, refuse_compiler
+from manyview.optimize.habits import Habits, check_held, refuse_compiler, refuse_replicas
 from manyview.optimize.layers import layers_after
 from manyview.optimize.optimize import parts_of
 from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port
@@ -171,10 +171,7 @@ class Step(nn.Module):
 
     def _go_where_networks_lie(self) -> None:
         """All else follows the given networks to their device."""
-        devices = {self.branch(name).mean.device for name in self.branches if self.branch(name).given}
-        if len(devices) > 1:
-            raise ManyviewError(f"backbone: the networks lie on {' and '.join(map(str, devices))}; bring them to one")
-        self.to(devices.pop())
+        self.to(one_device(self.branch(name).mean for name in self.branches if self.branch(name).given))
         # DDP would wait for gradients of a classifier that no relation reads
         if idle := sorted(self.idle):
             self._ddp_params_and_buffers_to_ignore = idle
@@ -240,9 +237,8 @@ class Step(nn.Module):
         self,
         images: Tensor | Sequence[Tensor],
         labels: Tensor | None = None,
-        *,
-        index: Tensor | Sequence[int],
-        epoch: int,
+        index: Tensor | Sequence[int] | None = None,
+        epoch: int | None = None,
         only: Collection[str] | None = None,
     ) -> dict[str, View]:
         """All views of a batch: the same arguments give the same views, bit for bit, on any CPU thread or process.
@@ -266,11 +262,8 @@ class Step(nn.Module):
         """Raises ManyviewError: the step is compiled by its parts, see `compile_parts`."""
         refuse_compiler()
 
-    def _replicate_for_data_parallel(self) -> Step:
-        raise ManyviewError(
-            "nn.DataParallel does not take a step: what its replicas keep would be lost; start one process a GPU, with "
-            "torchrun and DistributedDataParallel"
-        )
+    def _replicate_for_data_parallel(self) -> NoReturn:
+        refuse_replicas()
 
     def compile_parts(self) -> None:
         """Compiles backbones, and the rendering of views on devices (on the CPU it is compiled in any case)."""
@@ -291,14 +284,13 @@ class Step(nn.Module):
         self,
         images: Tensor | Sequence[Tensor] | Mapping[str, View],
         labels: Tensor | None = None,
-        *,
         index: Tensor | Sequence[int] | None = None,
         epoch: int | None = None,
     ) -> Output:
         """The loss of a batch, its terms, and class scores for the progress line.
 
         images: as for `views`, or views that were rendered before (then index and epoch are not needed).
-        labels: integers [B], needed by relations that classify.
+        labels: integers [B], needed by relations that classify; beside views that have labels, the same.
         """
         if torch.compiler.is_compiling():
             refuse_compiler()
@@ -329,6 +321,8 @@ class Step(nn.Module):
                         term = f"{plan.name}.{part}" if part else plan.name
                         terms[term] = terms[term] + weight * value if term in terms else weight * value
             loss = reduce(torch.add, terms.values())  # in the order of the terms, which a sum of a tensor has not
+        if self.training and torch.is_grad_enabled():
+            self._habits.learns(terms, self._trained)
         z = [values[(self.main.spec.name, *pair)].detach().float() for pair in self._watched]
         return {"loss": loss, "terms": terms, "output": self._scores(values), "z": z}
 
@@ -341,7 +335,7 @@ class Step(nn.Module):
             first = next(iter(views.values()))
             on_one_device(first.images, device)
             target = self._inputs.labels(labels, len(first.images) // first.members, device)
-            return {name: view.labelled(target) for name, view in views.items()}
+            return self._inputs.labelled(views, target)
         source = self._inputs.images(images)
         on_one_device(source, device)
         if self.training and torch.is_grad_enabled() and self.recipe.data.on_bad_image == "raise":
@@ -508,12 +502,8 @@ class Step(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that their backbone wants left out of weight decay, for timm's optimiser factory."""
-        names: set[str] = set()
-        for name in self.branches:
-            backbone = self.branch(name).backbone
-            if hasattr(backbone, "no_weight_decay"):
-                names |= {f"branches.{name}.backbone.{parameter}" for parameter in backbone.no_weight_decay()}
-        return names
+        told = {name: getattr(self.branch(name).backbone, "no_weight_decay", tuple) for name in self.branches}
+        return {f"branches.{name}.backbone.{parameter}" for name, names in told.items() for parameter in names()}
 
     @property
     def backbones(self) -> dict[str, nn.Module]:

@@ -1,7 +1,10 @@
 """A network of one's own in the place of the recipe's: the same losses to the bit; the object itself, left plain."""
 
 import copy
+import pickle
 import warnings
+from collections import namedtuple
+from dataclasses import dataclass
 
 import pytest
 import timm
@@ -484,3 +487,126 @@ def test_a_feature_without_gradients_is_refused_when_it_is_trained():
 
 def _checkpointed(layer, x):
     return torch.utils.checkpoint.checkpoint(layer, x.requires_grad_(), use_reentrant=True)
+
+
+# ------------------------------------------------------------------------------- classifiers that are no last layer
+
+
+def pooled(*layers):
+    return nn.Sequential(conv(), nn.ReLU(), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class Multiplied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.weight = conv(), nn.Parameter(torch.randn(C, 8))
+
+    def forward(self, images):
+        return nn.functional.linear(self.conv(images).mean((2, 3)), self.weight)
+
+
+@in_turn(
+    "model, told",
+    [
+        (pooled(nn.Conv2d(8, C, 1)), "gives 10 columns, one a class, but not by a last linear layer"),
+        (nn.Sequential(nn.Conv2d(3, C, 1), nn.AdaptiveAvgPool2d(1)), "gives 10 columns, one a class"),
+        (nn.Conv2d(3, C, 1), "gives 10 columns, one a class"),
+        (Multiplied(), "gives 10 columns, one a class"),
+        (Net(lambda net, x: {"out": net.conv(x)}, conv=conv(3, C)), "gives 10 columns, one a class"),
+        (torchvision.models.squeezenet1_1(num_classes=C), "gives 10 columns, one a class"),
+        (pooled(nn.Conv2d(8, 12, 1)), "ends in the convolution '2' of 12 columns, .* end in an nn.Linear of 10 and"),
+    ],
+)
+def test_scores_by_other_than_a_last_linear_layer_are_told(model, told):
+    with pytest.warns(ManyviewWarning, match=told):
+        Step(recipe(), C, backbone=model)
+
+
+def test_a_convolution_of_other_classes_that_ends_torchvisions_network_is_refused():
+    model = torchvision.models.squeezenet1_1()
+    with pytest.raises(
+        ManyviewError, match=r"a classifier of 1,000 classes, 'classifier\.1', which is no linear layer"
+    ):
+        given(model)
+    model.classifier[1] = nn.Identity()
+    assert given(model).main.dims["h"] == 512
+
+
+# ------------------------------------------------------------------------------------------------ objects by name
+
+Pair = namedtuple("Pair", "logits aux")
+
+
+@dataclass
+class Output:
+    pooler_output: torch.Tensor
+    hidden: object = None
+
+
+@in_turn(
+    "model",
+    [
+        Net(lambda net, x: Pair(net.fc(net.conv(x).mean((2, 3))), x), conv=conv(), fc=nn.Linear(8, C)),
+        Net(lambda net, x: Output(net.conv(x).mean((2, 3))), conv=conv()),
+    ],
+)
+def test_objects_with_the_names_of_hugging_face_are_read_as_mappings_are(model):
+    step = given(model)
+    assert step.main.dims["h"] == 8
+    assert losses(step)[0] > 0
+
+
+# ------------------------------------------------------------------------------------------------------- frozen bodies
+
+
+def small_frozen():
+    model = small()
+    model.conv.requires_grad_(False)
+    return model
+
+
+def timm_frozen():
+    model = timm.create_model("resnet10t", num_classes=C).requires_grad_(False)
+    model.fc.requires_grad_(True)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [small_frozen, timm_frozen, lambda: plain().requires_grad_(False)],
+    ids=["before", "timm", "whole"],
+)
+def test_a_classifier_is_trained_on_a_frozen_body(make):
+    model = make()
+    before = copy.deepcopy([p for p in model.parameters() if not p.requires_grad])
+    step = given(model, lines="").eval()  # whose statistics of BatchNorm stay
+    step.hold(["backbone"])
+    with pytest.warns(ManyviewWarning, match="^similarity: the value has no gradient, so nothing learns by it"):
+        first, second = losses(step.train())
+    assert first != second
+    after = [p for p in model.parameters() if not p.requires_grad]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_a_body_may_be_frozen_after_the_step_is_made():
+    model = small()
+    step = given(model)
+    model.conv.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.fc.parameters(), lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step.attach(optimizer)
+        warnings.simplefilter("ignore")
+        step(photos(), LABELS, **BATCH)["loss"].backward()
+    assert model.fc.weight.grad is not None
+
+
+# --------------------------------------------------------------------------------------------------- kept by pickle
+
+
+@pytest.mark.parametrize("protocol", [2, pickle.DEFAULT_PROTOCOL])
+def test_a_step_is_pickled_with_its_network(protocol):
+    step = given(resnet().eval())
+    twin = pickle.loads(pickle.dumps(step, protocol))
+    assert twin.main.reader == step.main.reader
+    assert torch.equal(twin.eval().predict(photos())["logits"], step.eval().predict(photos())["logits"])

@@ -1,5 +1,7 @@
 """Modes of a module's parts are put back, whatever happened in between."""
 
+import contextlib
+
 import pytest
 from torch import nn
 
@@ -11,7 +13,7 @@ def test_each_part_is_afterwards_in_the_mode_that_it_had(training):
     module = nn.Sequential(nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2)), nn.Linear(2, 2)).train(training)
     module[0][1].train(not training)
     before = [part.training for part in module.modules()]
-    with pytest.raises(ValueError, match="in between"), evaluating(module):
+    with contextlib.suppress(KeyboardInterrupt), evaluating(module):
         assert not any(part.training for part in module.modules())
-        raise ValueError("in between")
+        raise KeyboardInterrupt
     assert [part.training for part in module.modules()] == before

@@ -211,6 +211,7 @@ def test_copies_and_pickles_train_on_alike():
     ("arguments", "told"),
     [
         (("tied_cifar10", C), "recipe is what load_recipe"),
+        ((None, 0), r"num_classes=0, and cross_entropy\(logits\(a\)\) reads class scores; say how many classes"),
         ((None, "10"), "num_classes is a whole number, 0 without labels, got '10'"),
         ((None, C, nn.Flatten()), "a network is given by name, as in"),
         ((None, C, {"net": nn.Flatten()}), "a network is given by name, as in"),
@@ -246,3 +247,53 @@ def test_indices_by_which_views_are_drawn_again_are_told():
     epochs = [(PHOTOS, places, 0), (OTHERS, later, 0)] * 3  # an epoch that never changes
     assert told_of(*epochs) == ["index 0 came twice in epoch 0"]
     assert told_of((PHOTOS, [7, 7, 7, 1], 0), (OTHERS, [9, 9, 9, 9], 0)) == ["index 7 stands 3 times in a batch"]
+
+
+WORDS = """
+import torch
+from torch import nn
+
+from manyview.relations import Port
+
+class Still(nn.Module):
+    def __init__(self, first: Port) -> None:
+        super().__init__()
+
+    def forward(self, first):
+        return torch.tensor(1.0)
+
+class Noisy(Still):
+    def forward(self, first):
+        return (first.value + torch.randn(first.value.shape)).mean()
+
+RELATIONS = {"still": Still, "noisy": Noisy}
+"""
+
+
+def test_a_loss_without_gradient_is_told_in_the_first_training_forward(tmp_path):
+    file = tmp_path / "still.py"
+    file.write_text(WORDS)
+    text = TEXT.replace("LINES", '"still(h(a))"').replace("PARTS", "4")
+    step = Step(parse_recipe(text, use=file), C)
+    with torch.no_grad():
+        assert told(lambda: forward(step)) == []
+    line = "still: the value has no gradient, so nothing learns by it: what it reads is frozen, or it is computed with "
+    assert [each.startswith(line) for each in told(lambda: [forward(step), forward(step)])] == [True]
+    alone = Step(parse_recipe(text.replace('"cross_entropy(logits(a))", ', ""), use=file), C)
+    with pytest.raises(ManyviewError, match=r"^nothing learns by the loss \(still\): no gradient reaches it$"):
+        forward(alone)
+
+
+def test_a_loss_that_draws_by_itself_is_told_when_the_recipe_is_loaded(tmp_path):
+    file = tmp_path / "noisy.py"
+    file.write_text(WORDS)
+    text = TEXT.replace("LINES", '"noisy(h(a))"').replace("PARTS", "1")
+    assert [each.partition(":")[2][:67] for each in told(lambda: parse_recipe(text, use=file))] == [
+        " noisy(h(a)): forward draws at random, by torch.randn: the same batch"[:67]
+    ]
+
+
+def test_of_a_step_that_is_frozen_whole_nothing_learns():
+    step = made(PLAIN).requires_grad_(False)
+    with pytest.raises(ManyviewError, match="every parameter of the step has requires_grad=False"):
+        forward(step)

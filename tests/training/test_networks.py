@@ -10,8 +10,11 @@ from torch import nn
 
 import commands
 import manyview
-from manyview.errors import ManyviewError, ManyviewWarning, RunError
+from manyview.errors import ManyviewError, ManyviewWarning, RecipeError, RunError
 from manyview.judge.export import export_timm
+from manyview.judge.judge import judge
+from manyview.judge.predict import predict_files
+from manyview.judge.subject import open_subject
 from manyview.training.run import Run
 
 TEXT = """
@@ -72,9 +75,8 @@ def test_the_command_line_says_what_it_needs(run, command, tmp_path):
     photo = commands.png(tmp_path / "photo.png")
     rest = {"eval": [], "predict": [photo], "export": ["--to", "timm", tmp_path / "out"]}[command]
     line = commands.one_line(*commands.manyview(command, folder.folder, *rest))
-    assert (
-        "was trained with a network given from Python (net: Net, 3,114 weights), which the command line cannot" in line
-    )
+    assert "was trained with a network given from Python (net: Net, 3,114 weights); give one like it, " in line
+    assert "which the command line cannot" in line
 
 
 def test_what_is_not_its_network_is_refused(run, tmp_path):
@@ -145,3 +147,36 @@ def test_timms_network_is_exported_for_timm(tmp_path):
     train(tmp_path / "wide", wide)
     with pytest.raises(RunError, match="the given resnet10t was built with arguments of its own"):
         export_timm(Run(tmp_path / "wide"), tmp_path / "other", backbone=wide)
+
+
+def test_a_run_of_ones_own_network_is_judged_from_python(run, tmp_path):
+    folder, _, result = run
+    subject = open_subject(str(folder.folder), backbone=Net(seed=3))
+    reports = judge(subject, ["classify", "knn(k=5)"], "test", out=tmp_path / "judged")
+    classified, _ = reports.values()
+    assert next(iter(classified.measures.values())) == result["eval"]["top1"]
+    assert (tmp_path / "judged" / "result.json").is_file()
+    photo = commands.png(tmp_path / "photo.png", size=(8, 8))
+    (prediction,) = predict_files(folder.folder, photo, backbone=Net(seed=3))
+    assert prediction.path == photo
+    with pytest.raises(RunError, match="is no run; backbone= is for runs that were trained with a network"):
+        open_subject("resnet18", checkpoint="nowhere.pt", backbone=Net())
+
+
+def test_another_recipe_than_the_runs_is_told(run):
+    folder, _, _ = run
+    other = manyview.parse_recipe(TEXT.replace("EPOCHS", "1").replace("weight=warmup(2)", "weight=3"))
+    with pytest.raises(RunError, match=r"the recipe given is another than that of .*: relations\.1: "):
+        folder.step(other, backbone=Net())
+    with pytest.raises(RecipeError, match=r"^Run\.step: recipe is what load_recipe"):
+        folder.step("quickstart", backbone=Net())
+    assert folder.step(recipe(epochs=7), backbone=Net()).main.backbone is not None  # how long is no part of a network
+
+
+def test_a_frozen_body_is_trained_by_a_run(tmp_path):
+    model = Net()
+    model.conv.requires_grad_(False)
+    before, head = model.conv.weight.clone(), model.fc.weight.clone()
+    assert train(tmp_path / "frozen", model)["steps"] == 3
+    assert torch.equal(model.conv.weight, before)
+    assert not torch.equal(model.fc.weight, head)

@@ -102,6 +102,8 @@ def test_floats_in_range_are_taken(step, floats):
         ({"labels": torch.eye(C)[:B] * 3}, "soft ones are shares of classes, at least 0 and 1 in sum"),
         ({"labels": torch.eye(C)[:B, :9]}, r"labels: shape \[4, 9\], wanted \[4\] or, soft, \[4, 10\]"),
         ({"labels": LABELS[:, None]}, r"labels.flatten\(\)"),
+        ({"index": range(-1, B - 1)}, "index -1: indices are places in the data set, counted from 0"),
+        ({"epoch": 10**20}, r"epoch is a whole number, from 0 on \(the greatest is 2\*\*63 - 1\), got 10000000"),
         ({"labels": LABELS[:3]}, "4 images came with 3 labels"),
         ({"labels": ["cat"] * B}, "labels: list; wanted: whole numbers"),
         ({"labels": None}, "pass labels to the step"),
@@ -125,3 +127,31 @@ def test_views_made_before_are_looked_at_too(step):
     ):
         with pytest.raises(BatchError, match=told):
             step(wrong)
+
+
+def test_labels_beside_views_that_have_others_are_refused(step):
+    views = step.views(PHOTOS, LABELS, index=range(B), epoch=1)
+    with torch.no_grad():
+        assert step(views, LABELS)["loss"].item() == step(views)["loss"].item()
+        bare = step.views(PHOTOS, index=range(B), epoch=1)
+        assert step(bare, LABELS)["loss"].item() == step(views)["loss"].item()
+    for others in (LABELS.flip(0), torch.eye(C)[LABELS]):
+        with pytest.raises(BatchError, match="labels: view a was made with others, which are part of it; leave labels"):
+            step(views, others)
+
+
+def test_index_and_epoch_may_stand_third_and_fourth(step):
+    with torch.no_grad():
+        assert step(PHOTOS, LABELS, range(B), 1)["loss"].item() == loss(step)
+    views, named = step.views(PHOTOS, LABELS, range(B), 1), step.views(PHOTOS, LABELS, index=range(B), epoch=1)
+    assert torch.equal(views["a"].pixels, named["a"].pixels)
+
+
+def test_a_whole_batch_in_the_place_of_images_is_refused(step):
+    for batch, told in (
+        ((PHOTOS, LABELS), r"images: a tuple of 2, with whole batches in it; .* step\(batch\[0\], batch\[1\], index=…"),
+        ([PHOTOS.numpy(), LABELS], "images: a list of 2, with whole batches in it"),
+        ({"image": PHOTOS}, r"images: a mapping of image, none of which is a manyview.View; .* step\(batch\['image'\]"),
+    ):
+        with pytest.raises(BatchError, match=told):
+            step(batch, index=range(B), epoch=0)

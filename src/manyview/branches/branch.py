@@ -204,8 +204,8 @@ class Branch(nn.Module):
         return values
 
     def _check_learns(self) -> None:
-        """Raises ManyviewError where a given network's feature has no gradient, though its weights want one."""
-        if any(each.requires_grad for each in self.backbone.parameters()):
+        """Raises ManyviewError where a given network's feature has no gradient, though weights below it want one."""
+        if any(each.requires_grad and not self.is_classifier(name) for name, each in self.backbone.named_parameters()):
             raise self._of_given("gives a feature without gradients; look for no_grad() and detach() in its forward")
 
     def _of_given(self, told: str) -> GivenError:

@@ -27,6 +27,7 @@ class Fit:
     state: its own, under its names, in its shapes. missing, reshaped: those it lacks, and those of another shape.
     beyond: those that belong to it as it was where they come from, such as further layers. left_out: those of no part
     of it. stem: of `reshaped`, those of a first convolution of another size. changed: what was done to make them fit.
+    cut: whether all that is there fits, and all that lacks stands behind it in the network.
     """
 
     state: dict[str, Tensor]
@@ -36,6 +37,7 @@ class Fit:
     left_out: list[str] = field(default_factory=list)
     stem: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    cut: bool = False
 
     def misfit(self, stem: bool = False) -> str:
         """What does not fit, in words; "" where all does. stem: whether one of another size may stay as drawn."""
@@ -48,6 +50,12 @@ class Fit:
             "of another shape": self.reshaped + reshaped,
         }
         return "; ".join(f"{len(names)} {what} ({few(names)})" for what, names in differs.items() if names)
+
+    def refused(self, source: str, network: object, misfit: str) -> str:
+        """A line on weights that do not fit. source: where they lie; network: how a recipe calls what lacks them."""
+        if self.cut:
+            return f"{source} holds the first weights of {network} alone, as a file that was cut short: {misfit}"
+        return f"{source} holds weights of another architecture than {network}: {misfit}"
 
     @property
     def told(self) -> list[str]:
@@ -99,6 +107,8 @@ def fit(given: Mapping[str, Tensor], network: nn.Module, exact: bool = False) ->
             part, _, rest = name.partition(".")
             of_it = (part in inside or not rest) and part not in PRETEXT and not name.startswith(classifiers)
             (made.beyond if of_it or exact else made.left_out).append(name)
+    there = [*own][: len(own) - len(made.missing)]
+    made.cut = bool(made.missing and there) and all(name in made.state for name in there) and not made.beyond
     return made
 
 

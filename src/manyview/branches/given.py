@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from manyview.branches.classifier import (
+    KNOWN,
+    Called,
+    GivenError,
+    check_classifier,
+    doubt_of,
+    find_classifier,
+    is_torchvisions,
+    named_parts,
+    scores_in,
+    without,
+)
 from manyview.branches.spec import LOGITS, NORMALIZATIONS, BranchSpec
-from manyview.errors import ManyviewError, reason, unknown, warn
-from manyview.foundation.grammar import Name
+from manyview.errors import reason, unknown, warn
 from manyview.foundation.modes import evaluating
 from manyview.foundation.words import counted
 from manyview.views.plan import PlannedView
@@ -29,10 +40,6 @@ USUAL = (64, 64)  # what a network is tried on whose views keep the size of thei
 WRAPPERS = {"DataParallel": "wrap the step instead", "DistributedDataParallel": "wrap the step instead",
             "OptimizedModule": "give it uncompiled, and call step.compile_parts()"}  # fmt: skip
 NOTHING = nn.Identity()
-
-
-class GivenError(ManyviewError):
-    """A network that was given, and cannot be trained as it stands."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,13 @@ class Reader:
         """Features [B, D] of normalised pixels [B, C, h, w]."""
         with left_out(network, self.classifier):
             return _feature(network(pixels.contiguous(memory_format=self.memory_format)), network)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reader, (self.classifier, self.memory_format is torch.channels_last)  # torch pickles no memory_format
+
+
+def _reader(classifier: str | None, channels_last: bool) -> Reader:
+    return Reader(classifier, torch.channels_last if channels_last else torch.contiguous_format)
 
 
 @dataclass(frozen=True)
@@ -139,19 +153,17 @@ def look_at(
     """
     name = name_of(module)
     where = f"branches.{spec.name}: the given {name}"
-    _check_state(module, where, trained)
+    _check_state(module, where)
     with looking_on(module):
         pixels, *others = (_noise(channels, size, _device(module)) for size in sizes)
-        output, memory_format, last = _try(module, pixels, where)
-        layer = _classifier(module, output, last, classes, where)
-        if layer is None:
-            _doubt(module, output, last, classes, where)
+        output, memory_format, called = _try(module, pixels, where)
+        layer = find_classifier(module, output, called, classes, where)
         reader = Reader(layer, memory_format)
         feature = _read(reader, module, pixels, where)
-        if layer is not None and not torch.allclose(
-            module.get_submodule(layer)(feature), _scores(output), rtol=1e-3, atol=1e-4
-        ):
-            raise GivenError(f"{where} does more with its features than its classifier '{layer}'; {_bare(layer)}")
+        if layer is None:
+            doubt_of(module, output, feature, called, classes, where)
+        elif not torch.allclose(module.get_submodule(layer)(feature), scores_in(output), rtol=1e-3, atol=1e-4):
+            raise GivenError(f"{where} does more with its features than its classifier '{layer}'; {without(layer)}")
         for other in others:
             widths = feature.shape[1], _read(reader, module, other, where).shape[1]
             if len(set(widths)) > 1:
@@ -159,8 +171,10 @@ def look_at(
                     f"{where} gives {widths[0]:,} columns for an image of {_shape(pixels)}, and {widths[1]:,} for one "
                     f"of {_shape(other)}; pool over places before its features"
                 )
+    if trained:
+        _check_frozen(module, layer is not None, where)
     if layer is not None:
-        _check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
+        check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
     if spec.normalize is None and channels == 3 and _told_normalization(module) is None:
         warn(
             f"{where} does not tell what it was made for, so pixels are normalised by mean 0.5 and std 0.5; say "
@@ -188,7 +202,7 @@ def _told_normalization(module: nn.Module) -> tuple[tuple[float, ...], tuple[flo
     config = getattr(module, "pretrained_cfg", None)
     if isinstance(config, Mapping) and "mean" in config and "std" in config:
         return tuple(config["mean"]), tuple(config["std"])
-    return NORMALIZATIONS["imagenet"] if _is_torchvisions(module) else None
+    return NORMALIZATIONS["imagenet"] if is_torchvisions(module) else None
 
 
 def tried_size(module: nn.Module, views: Mapping[str, PlannedView]) -> tuple[int, int]:
@@ -199,6 +213,14 @@ def tried_size(module: nn.Module, views: Mapping[str, PlannedView]) -> tuple[int
     usual = (size, size) if isinstance(size, int) else tuple(size)
     height, width = next(iter(views.values())).output_size(torch.tensor([usual]))[0].tolist()
     return height, width
+
+
+def one_device(tensors: Iterable[Tensor]) -> torch.device:
+    """Where given networks lie. tensors: one of each. Raises GivenError where that is not one device."""
+    devices = {each.device for each in tensors}
+    if len(devices) > 1:
+        raise GivenError(f"backbone: the networks lie on {' and '.join(map(str, devices))}; bring them to one")
+    return devices.pop()
 
 
 @contextlib.contextmanager
@@ -230,7 +252,20 @@ def looking_on(network: nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
 
 
-def _check_state(module: nn.Module, where: str, trained: bool) -> None:
+def _check_frozen(module: nn.Module, ends: bool, where: str) -> None:
+    """Warns of a network of which nothing is trained; raises GivenError where its own classifier is frozen, too."""
+    parameters = list(module.parameters())
+    if not parameters or any(each.requires_grad for each in parameters):
+        return
+    told = f"{where} has {counted(len(parameters), 'parameter')}, of which none requires gradients"
+    if ends:
+        raise GivenError(
+            f"{told}, so nothing of it would be trained; call model.requires_grad_(True), or train its classifier alone"
+        )
+    warn(f"{told}: it stays as it is, and heads and relations alone are trained")
+
+
+def _check_state(module: nn.Module, where: str) -> None:
     parameters = list(module.parameters())
     devices = sorted({str(each.device) for each in parameters})
     if len(devices) > 1:
@@ -242,34 +277,28 @@ def _check_state(module: nn.Module, where: str, trained: bool) -> None:
             f"{where} has weights of {min(map(str, dtypes))}; give them as float32, with model.float(), and compute in "
             "less under torch.autocast"
         )
-    if trained and parameters and not any(each.requires_grad for each in parameters):
-        raise GivenError(
-            f"{where} has {counted(len(parameters), 'parameter')}, of which none requires gradients, so nothing of it "
-            "would be trained; call model.requires_grad_(True)"
-        )
 
 
 def _device(module: nn.Module) -> torch.device:
     return next((each.device for each in module.parameters()), torch.device("cpu"))
 
 
-def _try(
-    module: nn.Module, pixels: Tensor, where: str
-) -> tuple[Any, torch.memory_format, list[tuple[str, nn.Linear, Tensor]]]:
-    """Output, the layout of images that it takes, and its linear layers with what they gave, in the order of calls."""
-    last: list[tuple[str, nn.Linear, Tensor]] = []
+def _try(module: nn.Module, pixels: Tensor, where: str) -> tuple[Any, torch.memory_format, list[Called]]:
+    """Output, the layout of images that it takes, and its layers with what they gave, in the order of calls."""
+    called: list[Called] = []
     with contextlib.ExitStack() as hooks:
         for name, layer in module.named_modules():
-            if name and isinstance(layer, nn.Linear):
+            leaf = not [*layer.children()] and [*layer.parameters()]
+            if name and (leaf or isinstance(layer, (nn.Linear, nn.Conv2d))):
 
-                def note(layer: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
-                    last.append((name, layer, output))  # type: ignore[arg-type]
+                def note(layer: nn.Module, args: Any, output: Any, name: str = name) -> None:
+                    called.append((name, layer, output))
 
                 hooks.callback(layer.register_forward_hook(note).remove)
         for memory_format in (torch.channels_last, torch.contiguous_format):
-            last.clear()
+            called.clear()
             try:
-                return module(pixels.contiguous(memory_format=memory_format)), memory_format, last
+                return module(pixels.contiguous(memory_format=memory_format)), memory_format, called
             except Exception as raised:  # view() of maps that lie channels last, or all that a network may dislike
                 error = raised
     raise GivenError(f"{where} cannot read an image of {_shape(pixels)}: {reason(error)}") from None
@@ -281,68 +310,6 @@ def _noise(channels: int, size: tuple[int, int], device: torch.device) -> Tensor
 
 def _shape(pixels: Tensor) -> str:
     return "x".join(map(str, pixels.shape[1:]))
-
-
-def _scores(output: Any) -> Any:
-    return output.get("logits") if isinstance(output, Mapping) else output
-
-
-def _classifier(
-    module: nn.Module, output: Any, last: list[tuple[str, nn.Linear, Tensor]], classes: int, where: str
-) -> str | None:
-    """The linear layer that gives the network's scores; of a network of one's own, only if they are of all classes."""
-    scores, told = _scores(output), getattr(module, "num_classes", None)
-    found = next(((name, layer) for name, layer, gave in reversed(last) if gave is scores), None)
-    if found is None or scores.ndim != 2:
-        if isinstance(told, int) and told > 0 and hasattr(module, "reset_classifier"):
-            raise GivenError(f"{where} ends in no linear layer that alone is its classifier; {_bare('')}")
-        return None
-    name, layer = found
-    known = layer.out_features == told or _is_torchvisions(module) or isinstance(output, Mapping)
-    return name if known or layer.out_features == classes else None
-
-
-def _doubt(module: nn.Module, output: Any, last: list[tuple[str, nn.Linear, Tensor]], classes: int, where: str) -> None:
-    """Warns of what is read as a feature and may be meant as class scores."""
-    if not isinstance(output, Tensor) or output.ndim != 2 or not last:
-        return
-    name, layer, gave = last[-1]
-    if gave is output and classes:
-        warn(
-            f"{where} ends in the linear layer '{name}' of {counted(layer.out_features, 'column')}, read as the "
-            f"feature h; if it is a classifier, give it {classes} and it is trained as {LOGITS}"
-        )
-    elif output.shape[1] == classes:
-        warn(
-            f"{where} gives {counted(classes, 'column')}, one a class, but not by a last linear layer, so it is read "
-            f"as the feature h; a classifier that is to be trained as {LOGITS} gives plain scores, without a softmax"
-        )
-
-
-def _check_classifier(layer: nn.Module, name: str, spec: BranchSpec, read: bool, classes: int, where: str) -> None:
-    if not read:
-        warn(f"{where} has the classifier '{name}', which no relation reads: it stays as it is, and h goes into it")
-        return
-    assert isinstance(layer, nn.Linear)
-    head = spec.heads.get(LOGITS)
-    plain = head is None or (
-        head.name == "linear" and head.args in ((Name("h"),), (Name("h"), classes)) and not head.kwargs
-    )
-    if not plain:
-        told = f"has a classifier, '{name}', and the recipe another, {LOGITS}: {head}"
-        raise GivenError(f"{where} {told}; {_bare(name)}")
-    if layer.out_features != classes:
-        raise GivenError(
-            f"{where} has a classifier of {counted(layer.out_features, 'class')}, '{name}', and there are {classes}; "
-            f"{_bare(name, classes)}"
-        )
-
-
-def _bare(name: str, classes: int | None = None) -> str:
-    """How a network loses its classifier, or has one of other classes."""
-    if classes is not None:
-        return f"model.reset_classifier({classes}) of timm, or model.{name} = nn.Linear(…, {classes}), gives it its own"
-    return f"take it out, with model.reset_classifier(0) of timm{f', or model.{name} = nn.Identity()' if name else ''}"
 
 
 def _read(reader: Reader, module: nn.Module, pixels: Tensor, where: str) -> Tensor:
@@ -362,28 +329,26 @@ def _read(reader: Reader, module: nn.Module, pixels: Tensor, where: str) -> Tens
 def _feature(output: Any, network: nn.Module) -> Tensor:
     """h [B, D] from what a network gave: vectors, maps [B, D, h, w], tokens [B, N, D], or a mapping of such.
 
-    Of the mappings of Hugging Face's models it is the pooled output, the scores (whose layer is left out) or the last
-    hidden state; of others, as torchvision's of maps, the last.
+    Of the mappings of Hugging Face's models, and of objects with attributes of these names, it is the pooled output,
+    the scores (whose layer is left out) or the last hidden state; of other mappings, as torchvision's of maps, the
+    last.
     """
-    if isinstance(output, Mapping) and output:
-        known = [output[key] for key in ("pooler_output", "logits", "last_hidden_state") if output.get(key) is not None]
-        output = known[0] if known else list(output.values())[-1]
+    if parts := named_parts(output):
+        known = [parts[key] for key in KNOWN if parts.get(key) is not None]
+        output = known[0] if known else list(parts.values())[-1]
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim not in (2, 3, 4):
         shape = f"of {output.dtype} {[*output.shape]}" if isinstance(output, Tensor) else ""
         several = f"of {len(output)}" if isinstance(output, (tuple, list)) else ""
+        cure = "" if isinstance(output, Tensor) else "; wrap it in a module whose forward gives that one"
         raise GivenError(
             f"gives a {type(output).__name__} {shape}{several}".rstrip()
-            + ", where one tensor is needed: vectors [B, D], maps [B, D, h, w] or tokens [B, N, D]"
+            + f", where one tensor is needed: vectors [B, D], maps [B, D, h, w] or tokens [B, N, D]{cure}"
         )
     if output.ndim == 4:
         return output.mean(dim=(1, 2) if getattr(network, "output_fmt", "") == "NHWC" else (2, 3))
     if output.ndim == 3:
         return output[:, getattr(network, "num_prefix_tokens", 0) :].mean(dim=1)
     return output
-
-
-def _is_torchvisions(module: nn.Module) -> bool:
-    return any(kind.__module__.startswith("torchvision.models") for kind in type(module).__mro__)
 
 
 __all__ = [
@@ -396,4 +361,5 @@ __all__ = [
     "look_at",
     "looking_on",
     "normalization_of",
+    "one_device",
 ]

@@ -52,7 +52,7 @@ def start_backbone(network: nn.Module, call: Call, where: str) -> Start | None:
     found = fit(weights.state, network)
     if wrong := found.misfit(stem=True):
         known = f"; those are of {weights.backbone}" if weights.backbone else ""
-        raise RecipeError(f"{where}: {_refusal(weights, call, wrong)}{known}")
+        raise RecipeError(f"{where}: {found.refused(weights.source, without_origin(call), wrong)}{known}")
     _load(network, found)
     if found.stem:
         _warn_of_stem(where, weights.source, f" ({weights.backbone})" if weights.backbone else "")
@@ -88,7 +88,7 @@ def start_head(module: nn.Module, call: Call, head: str, network: nn.Module, whe
         raise RecipeError(f"{where}: {weights.source} has no head {head}; {known}")
     found = fit(given, module, exact=True)
     if wrong := found.misfit():
-        raise RecipeError(f"{where}: {_refusal(weights, call, wrong)}")
+        raise RecipeError(f"{where}: {found.refused(weights.source, without_origin(call), wrong)}")
     _load(module, found)
     return Start(weights.source, f"{len(found.state)} weights", digest_of(module.state_dict()))
 
@@ -104,10 +104,6 @@ def _named(call: Call, where: str) -> Weights | None:
         return open_weights(path)
     except ManyviewError as error:
         raise RecipeError(f"{where}: {error}") from None
-
-
-def _refusal(weights: Weights, call: Call, wrong: str) -> str:
-    return f"{weights.source} holds weights of another architecture than {without_origin(call)}: {wrong}"
 
 
 def _load(module: nn.Module, found: Fit) -> None:

@@ -15,6 +15,7 @@ from manyview.compare.table import tabulate
 from manyview.compare.write import show, write_all
 from manyview.errors import RunError
 from manyview.foundation.streams import Escaping
+from manyview.foundation.taken import check_overrides, check_texts, taken_path
 from manyview.foundation.words import counted
 from manyview.words.load import Use
 
@@ -46,11 +47,13 @@ def compare(
     Returns what out/compare.json holds, or None while runs are missing. Raises ManyviewError, for mistakes before
     anything is trained, and in the end if a run failed.
     """
+    check_texts(recipes, "compare: recipes", "as ['tied_cifar10', 'mine.yaml']")
+    check_overrides(overrides, "compare: overrides")
     file: Any = Escaping(sys.stdout)
     console = Console(file=file, quiet=quiet, highlight=False, markup=False)
     comparison = plan_comparison(
         recipes,
-        Path(out),
+        taken_path(out, "compare: out"),
         seeds=seeds,
         first_seed=first_seed,
         overrides=overrides,

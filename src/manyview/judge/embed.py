@@ -22,6 +22,7 @@ from manyview.foundation.files import write_atomically
 from manyview.foundation.words import counted
 from manyview.judge.predict import image_files
 from manyview.judge.subject import open_model, open_subject
+from manyview.training.run import Run
 from manyview.words.load import Use
 
 SPLITS = ("train", "val", "test")
@@ -49,13 +50,13 @@ class Embedding:
 
 
 def embed(
-    target: str,
-    paths: Sequence[Path] = (),
+    target: Run | str | Path,
+    paths: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
     *,
     readout: str = FEATURES,
     split: str | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     size: int | None = None,
     use: Use | Sequence[Use] = (),
     watch: Watch = unwatched,

@@ -18,22 +18,24 @@ from manyview.branches.origin import PLACES
 from manyview.branches.timm_models import timm_library, timm_model
 from manyview.errors import RunError
 from manyview.foundation.files import write_bytes, write_json
+from manyview.foundation.taken import taken_path
 from manyview.foundation.words import counted
 from manyview.step import Step
-from manyview.training.run import Run
+from manyview.training.run import Run, run_of
 from manyview.views.ops.crop import CenterCrop, Resize
 from manyview.views.plan import TEST, fixed_size
 
 OURS = (*PLACES, "num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
 
 
-def export_timm(run: Run, out: Path, *, backbone: Given | None = None) -> list[str]:
+def export_timm(run: Run | str | Path, out: str | Path, *, backbone: Given | None = None) -> list[str]:
     """Writes a run's backbone, with its classifier if it has one, as timm's folder format; returns lines to print.
 
-    backbone: as it was given to `train`; only what timm builds by name can be written, as timm builds it by default.
-    The classifier of SLA+SI is every m-th row of the joint head. Raises RunError if `out` exists and is not empty, or
-    if timm's model would not give the same outputs.
+    run: or its folder. backbone: as it was given to `train`; only what timm builds by name can be written, as timm
+    builds it by default. The classifier of SLA+SI is every m-th row of the joint head. Raises RunError if `out` exists
+    and is not empty, or if timm's model would not give the same outputs.
     """
+    run, out = run_of(run), taken_path(out, "export_timm: out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is not empty; choose another folder")
     recipe = run.recipe()

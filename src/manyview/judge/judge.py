@@ -8,11 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from manyview.errors import DataError, RunError, unknown
+from manyview.errors import DataError, RunError, brief, unknown
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.evaluate import check_model, check_protocols, flat, measured
 from manyview.evaluate.on_one_set import Measure
+from manyview.evaluate.protocols import parse_protocols, with_own_settings
 from manyview.evaluate.report import Report
+from manyview.foundation.taken import taken_path
+from manyview.foundation.vocabulary import NONE
 from manyview.judge.record import check_place, publish, record
 from manyview.judge.subject import Subject
 from manyview.show.display import Display, rich_table, table_row
@@ -23,19 +26,23 @@ ROWS_SHOWN = 24
 
 def judge(
     subject: Subject,
-    protocols: Sequence[Measure],
-    split: str,
-    console: Console,
+    protocols: Sequence[Measure | str] = (),
+    split: str = "val",
+    console: Console | None = None,
     *,
-    out: Path | None = None,
+    out: str | Path | None = None,
     cache: bool = True,
 ) -> dict[Measure, Report]:
-    """Measures all protocols, writes what they find into `out` or the run's folder, and shows it.
+    """Measures all protocols, writes what they find into `out` or the run's folder, and shows it on a console, if any.
 
+    protocols: as parsed, or as a command line names them, `knn(k=20)`, with the settings that the subject's recipe has
+    for them; by default what is usual for the subject.
     In a run's own folder that is its result.json, if the run is finished, and reports/; elsewhere `out` itself, which
     belongs to one model. Raises ManyviewError, before anything is computed for what can be known to be wrong; what was
     measured before a protocol fails is written by then.
     """
+    console, out = console or Console(quiet=True), None if out is None else taken_path(out, "judge: out")
+    protocols = _parsed(subject, protocols)
     if split not in ("val", "test"):
         raise RunError(f"--split: {unknown('split', split, ['val', 'test'])}")
     if getattr(subject.splits, split) is None:
@@ -68,6 +75,16 @@ def judge(
     elif own:
         console.print(f"{subject.model.name} is not finished, so nothing was written", soft_wrap=True)
     return reports
+
+
+def _parsed(subject: Subject, protocols: Sequence[Measure | str]) -> list[Measure]:
+    if isinstance(protocols, str):
+        raise RunError(f"judge: a list of protocols is wanted, as ['knn', 'linear'], got {brief(protocols)}")
+    words, parsed = NONE if subject.run is None else subject.run.recipe().words, list[Measure]()
+    for each in protocols:
+        named = with_own_settings([each], subject.own) if isinstance(each, str) else []
+        parsed += parse_protocols(named, "protocol", words) if isinstance(each, str) else [each]
+    return parsed or list(subject.usual)
 
 
 def _place(subject: Subject, out: Path | None) -> tuple[Path | None, bool]:

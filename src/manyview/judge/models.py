@@ -173,7 +173,7 @@ def _load(network: nn.Module, weights: Weights, spec: str) -> None:
     """Raises RunError unless all of the network's weights are there; what is no part of it is told."""
     found = fit(weights.state, network)
     if wrong := found.misfit():
-        raise RunError(f"{weights.source} holds weights of another architecture than {spec}: {wrong}")
+        raise RunError(found.refused(weights.source, spec, wrong))
     if found.left_out or found.changed or weights.others:
         warnings.warn(f"{weights.source}: {', '.join(found.told)}", ManyviewWarning, stacklevel=3)
     network.load_state_dict(found.state, strict=False)  # an older checkpoint may lack BatchNorm's counters

@@ -11,11 +11,12 @@ import numpy as np
 from PIL import Image
 
 from manyview.data.loader import Batches
-from manyview.errors import DataError, RunError, shown
+from manyview.errors import DataError, RunError, brief, shown
+from manyview.foundation.taken import check_overrides
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import clock_of
 from manyview.show.sheet import contact_sheet, short_path
-from manyview.training.run import Run
+from manyview.training.run import Run, run_of
 from manyview.views.plan import mixes
 from manyview.words.load import Use
 
@@ -30,7 +31,7 @@ class Replayed:
 
 
 def replay(
-    run: str | Path,
+    run: Run | str | Path,
     index: int,
     epoch: int,
     *,
@@ -40,11 +41,14 @@ def replay(
 ) -> Replayed:
     """Draws exactly what a run's network saw of an image in an epoch.
 
-    index: the image's, as in its split of the source. data: the data sets, if the run was given any. overrides: where
-    data are, `data.root=DIR`. use: words of its own that the run was made with, which must be the very same. Raises
-    ManyviewError for an image or an epoch that the run has not seen.
+    run: or its folder. index: the image's, as in its split of the source. data: the data sets, if the run was given
+    any. overrides: where data are, `data.root=DIR`. use: words of its own that the run was made with, which must be
+    the very same. Raises ManyviewError for an image or an epoch that the run has not seen.
     """
-    folder = Run(Path(run), use)
+    if type(index) is not int or type(epoch) is not int or epoch < 0:
+        raise RunError(f"replay: index and epoch are whole numbers from 0 on, got {brief(index)} and {brief(epoch)}")
+    folder = run_of(run, use)
+    check_overrides(overrides, "replay: overrides")
     recipe = folder.recipe(*overrides, exact=True)
     train = folder.splits(recipe, data).train
     clock = clock_of(recipe.train, len(train))

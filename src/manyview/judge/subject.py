@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manyview.branches.given import Given
 from manyview.branches.timm_models import timm_library
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
@@ -23,12 +24,13 @@ from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
 from manyview.foundation.files import at_home
 from manyview.foundation.grammar import Call, parse_call
+from manyview.foundation.taken import check_overrides, taken_path
 from manyview.foundation.words import counted
 from manyview.judge import cache
 from manyview.judge.models import exported, of_timm
 from manyview.load import data_of, packaged_recipes
 from manyview.recipe.settings import Data
-from manyview.training.run import Run
+from manyview.training.run import Run, run_of
 from manyview.words.load import Use, words_of
 
 
@@ -67,24 +69,28 @@ class Subject:
 
 
 def open_subject(
-    target: str,
+    target: Run | str | Path,
     overrides: Sequence[str] = (),
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     size: int | None = None,
     device: str = "cpu",
     use: Use | Sequence[Use] = (),
     data: Mapping[str, Any] | None = None,
+    backbone: Given | None = None,
 ) -> Subject:
     """Opens a run's folder, an exported folder, or `resnet18(small=True)` with a checkpoint.
 
     overrides: `data.root=DIR` and the like; with `data.source=…` a run, too, is looked at with other data. size: the
     side of the images that an exported or timm model sees. data: data sets by split, as `manyview.train` takes them: of
     a run that was given them, the same; of other runs and of models, those to look at. use: words of one's own, see
-    `load_recipe`; of a run, those that it was made with. Raises ManyviewError for all that is wrong with either.
+    `load_recipe`; of a run, those that it was made with. backbone: a network like the one from Python that a run was
+    trained with; its weights become the trained ones. Raises ManyviewError for all that is wrong with either.
     """
     run = _run(target, checkpoint, size, use)
     if run is not None:
-        return _of_run(run, overrides, device, data)
+        return _of_run(run, overrides, device, data, backbone)
+    if backbone is not None:
+        raise RunError(f"{target} is no run; backbone= is for runs that were trained with a network from Python")
     model = _outside(target, checkpoint, size, device)
     if data is None and not any(override.startswith("data.source=") for override in overrides):
         raise DataError(f"{target} comes without data; say which, as in data.source=cifar10 data.root=DIR")
@@ -104,9 +110,9 @@ def open_subject(
 
 
 def open_model(
-    target: str,
+    target: Run | str | Path,
     overrides: Sequence[str] = (),
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     size: int | None = None,
     device: str = "cpu",
     use: Use | Sequence[Use] = (),
@@ -119,18 +125,22 @@ def open_model(
     return StepModel(run.step(recipe, device), run.classes(), str(run.folder)), recipe.data
 
 
-def _run(target: str, checkpoint: Path | None, size: int | None, use: Use | Sequence[Use]) -> Run | None:
-    folder = Path(target)
+def _run(
+    target: Run | str | Path, checkpoint: str | Path | None, size: int | None, use: Use | Sequence[Use]
+) -> Run | None:
+    run = run_of(target, use, "a run, an export or a model of timm")
+    folder = run.folder
     if not (folder / "recipe.yaml").is_file():
         return None
     if checkpoint is not None or size is not None:
         raise RunError(f"{target} is a run, which has its own checkpoint and size; drop --checkpoint and --size")
-    return Run(folder, use)
+    return run
 
 
-def _outside(target: str, checkpoint: Path | None, size: int | None, device: str) -> Model:
+def _outside(target: Run | str | Path, checkpoint: str | Path | None, size: int | None, device: str) -> Model:
     """An export, or a model of timm with its weights."""
-    folder = Path(target)
+    folder = run_of(target).folder
+    target = str(target.folder if isinstance(target, Run) else target)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise _nothing(target)
@@ -140,7 +150,7 @@ def _outside(target: str, checkpoint: Path | None, size: int | None, device: str
     call = _timm_call(target)
     if checkpoint is None:
         raise RunError(f"{target} is a model of timm; its weights come with --checkpoint FILE")
-    return of_timm(call, checkpoint, device, size)
+    return of_timm(call, taken_path(checkpoint, "checkpoint"), device, size)
 
 
 def _told(spec: Data, splits: Splits, seed: int = 0) -> str:
@@ -199,13 +209,16 @@ def _meant(target: str) -> str:
     return f"; did you mean {', '.join(near)}?" if near else ""
 
 
-def _of_run(run: Run, overrides: Sequence[str], device: str, data: Mapping[str, Any] | None) -> Subject:
+def _of_run(
+    run: Run, overrides: Sequence[str], device: str, data: Mapping[str, Any] | None, backbone: Given | None
+) -> Subject:
+    check_overrides(overrides, "overrides")
     named = any(override.startswith("data.source=") for override in overrides)
     recipe = run.recipe(*(each for each in overrides if not (named and each.startswith("data."))))
     other = named or (data is not None and recipe.data.source != FROM_PYTHON)
     if named and data is not None:
         raise DataError("data= and data.source= both say what to look at; leave one out")
-    step = run.step(recipe, device)
+    step = run.step(recipe, device, backbone=backbone)
     model = StepModel(step, run.classes(), str(run.folder))
     spec = recipe.data
     if other:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class Habits:
         self.judged = 0  # of those with gradients in evaluation mode
         self._told: set[str] = set()
         self._looks = 0
+        self._learnt = False
         self._versions: dict[str, int] = {}
         self._first: tuple[int, int, Tensor | None] | None = None  # index, epoch, image: that the epoch began with
         self._passed = False  # whether batches without it came since
@@ -99,6 +100,25 @@ class Habits:
                 "twice in an epoch",
                 f"index {index_of_first} came twice in epoch {epoch}, and draws the same views each time; index is an "
                 "image's place in the data set, not in the batch, and epoch counts the passages",
+            )
+
+    def learns(self, terms: Mapping[str, Tensor], trained: Callable[[], Collection[str]]) -> None:
+        """Looks once, in the first training forward, at whether all terms of the loss have gradients; warns of others.
+
+        trained: names of what is trained. Raises ManyviewError where no term has any.
+        """
+        if self._learnt:
+            return
+        still = [name for name, term in terms.items() if not term.requires_grad]
+        if len(still) == len(terms):
+            cause = "no gradient reaches it" if trained() else "every parameter of the step has requires_grad=False"
+            raise ManyviewError(f"nothing learns by the loss ({', '.join(still)}): {cause}")
+        self._learnt = True
+        if still:
+            self.tell(
+                "learns",
+                f"{', '.join(still)}: the value has no gradient, so nothing learns by it: what it reads is frozen, or "
+                "it is computed with detach(), no_grad() or item()",
             )
 
     def predicts(self) -> None:
@@ -174,6 +194,14 @@ def refuse_compiler() -> None:
     raise ManyviewError(_COMPILED)
 
 
+def refuse_replicas() -> NoReturn:
+    """Raises ManyviewError: for nn.DataParallel, which asks a module for its replicas where there are several GPUs."""
+    raise ManyviewError(
+        "nn.DataParallel does not take a step: what its replicas keep would be lost; start one process a GPU, with "
+        "torchrun and DistributedDataParallel"
+    )
+
+
 _COMPILED = (
     "torch.compile does not take a step, whose views are drawn on the CPU; call step.compile_parts(), which compiles "
     "the networks and the rendering on devices"
@@ -181,4 +209,4 @@ _COMPILED = (
 refuse_compiler._torchdynamo_disable = True  # type: ignore[attr-defined]
 refuse_compiler._torchdynamo_disable_msg = _COMPILED  # type: ignore[attr-defined]
 
-__all__ = ["Habits", "check_held", "refuse_compiler"]
+__all__ = ["Habits", "check_held", "refuse_compiler", "refuse_replicas"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from manyview.branches.spec import BranchSpec, parse_branches
 from manyview.data.sources import FROM_PYTHON
+from manyview.errors import RecipeError, brief
 from manyview.recipe.readouts import RelationPlan, plan_relations
 from manyview.recipe.settings import Data, Frozen, Train
 from manyview.relations.reading import has
@@ -93,6 +95,13 @@ class Recipe(Frozen):
             for name, spec in self.views.items()
         }
         return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120)
+
+
+def check_recipe(given: Any, who: str) -> None:
+    """Raises RecipeError for what is no recipe. who: the function that was given it."""
+    if not isinstance(given, Recipe):
+        name = f"'{given}'" if isinstance(given, (str, Path)) else "'tied_cifar10'"
+        raise RecipeError(f"{who}: recipe is what load_recipe({name}) gives, got {brief(given)}")
 
 
 def difference(ours: Recipe, theirs: Recipe, ignore: Mapping[str, Any] | None = None) -> list[str]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from manyview.branches.heads import TAPS, Head, build_head
 from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
-from manyview.errors import ManyviewWarning, RecipeError, brief
+from manyview.errors import ManyviewWarning, RecipeError, brief, warn
 from manyview.foundation.vocabulary import NONE, Words, own_fault
+from manyview.foundation.words import few
 from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port
 from manyview.relations import FitError, Port, Reading
 from manyview.views.plan import PlannedView
@@ -38,7 +40,7 @@ def rehearse(
     Ops of one's own are tried on noise, of so many channels; their heads and relations on tensors without values.
     """
     try_ops(views, words, channels)
-    own = words.own("RELATIONS").values()
+    own, random = words.own("RELATIONS").values(), list[str]()
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ManyviewWarning)  # the step gives them
         shapes = {name: _shapes(spec, views) for name, spec in branches.items()}
@@ -51,7 +53,26 @@ def rehearse(
                 }
                 relation = build_relation(plan, ports, where)
                 if plan.factory in own:
-                    _check_loss(relation, plan, ports, where)
+                    with _Drawing() as drawing:
+                        _check_loss(relation, plan, ports, where)
+                    random += [f"{where}: forward draws at random, by {few(drawing.by)}"] if drawing.by else []
+    for told in random:
+        warn(f"{told}: the same batch has another loss each time; what is drawn of images is an op's, in a view")
+
+
+@final
+class _Drawing(TorchDispatchMode):
+    """Notes, while it is entered, what draws by torch's own generators: their functions, in the order of calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = f"torch.{func.overloadpacket.__name__}"
+        if torch.Tag.nondeterministic_seeded in func.tags and name not in self.by:
+            self.by.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 def _shapes(spec: BranchSpec, views: Mapping[str, PlannedView]) -> tuple[dict[str, int], dict[str, PlannedView]]:

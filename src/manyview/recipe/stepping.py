@@ -12,7 +12,7 @@ from manyview.branches.ema import Ema
 from manyview.branches.spec import FEATURES, LOGITS
 from manyview.errors import RecipeError
 from manyview.recipe.readouts import Mix, Read, RelationPlan, rows_an_image
-from manyview.recipe.recipe import Recipe
+from manyview.recipe.recipe import check_recipe
 from manyview.relations.joint import aggregate
 from manyview.relations.reading import Reading
 from manyview.relations.weight import Weight
@@ -25,10 +25,15 @@ from manyview.views.view import View, draw_views, member_view
 
 def check_arguments(recipe: Any, num_classes: Any, total_steps: Any, pretrained: Any) -> None:
     """Raises RecipeError for what is no recipe, no number of classes, or a network in the wrong place."""
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(f"Step: recipe is what load_recipe('tied_cifar10') gives, got {type(recipe).__name__}")
+    check_recipe(recipe, "Step")
     if type(num_classes) is not int or num_classes < 0:
         raise RecipeError(f"Step: num_classes is a whole number, 0 without labels, got {num_classes!r}")
+    if not num_classes:
+        scored = [plan.text for plan in recipe.relation_plan if any(read.name == LOGITS for read in plan.all_reads)]
+        if scored:
+            raise RecipeError(
+                f"Step: num_classes=0, and {scored[0]} reads class scores; say how many classes there are"
+            )
     if isinstance(total_steps, (nn.Module, Mapping)):
         raise RecipeError("Step: a network is given by name, as in Step(recipe, 10, backbone=model)")
     if total_steps is not None and (type(total_steps) is not int or total_steps < 1):

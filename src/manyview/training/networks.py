@@ -51,8 +51,9 @@ def check_networks(folder: Path, stored: Note, now: Note, begins: bool) -> None:
 def needed(folder: Path, stored: Note) -> str:
     """What is missing where such a run is opened without its networks."""
     return (
-        f"{folder} was trained with a network given from Python ({_told(stored)}), which the command line cannot make: "
-        "in Python, manyview.train(…, resume=True, backbone=model), or Run(folder).step(recipe, backbone=model)"
+        f"{folder} was trained with a network given from Python ({_told(stored)}); give one like it, backbone=model, "
+        "which the command line cannot: to manyview.train(…, resume=True, backbone=model), to open_subject, or as in "
+        "Run(folder).step(recipe, backbone=model)"
     )
 
 

@@ -7,8 +7,9 @@ words/
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,12 +20,14 @@ from manyview.branches.start import Start
 from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import marks_of
-from manyview.errors import RunError
+from manyview.errors import ManyviewWarning, RunError
 from manyview.foundation.files import at_home, read_state, write_json, write_text
+from manyview.foundation.taken import check_overrides, taken_path
 from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
 from manyview.recipe.method import SHOWN, in_a_line
-from manyview.recipe.recipe import Recipe, difference
+from manyview.recipe.recipe import Recipe, check_recipe, difference
+from manyview.recipe.settings import Data, Train
 from manyview.step import Step
 from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of
@@ -35,6 +38,9 @@ INCIDENTAL = (
     *("title", "data.root", "data.download", "data.workers"),
     *("train.log_every", "train.checkpoint_every", "train.on_collapse", "train.track"),
 )
+# What says nothing of how a trained network looks at images.
+ELSEWHERE = (*INCIDENTAL, *(f"data.{key}" for key in Data.model_fields if key != "channels"), "evaluate", "seed",
+             *(f"train.{key}" for key in Train.model_fields if key != "ema"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Take a path that is written as text."""
-        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", taken_path(self.folder, "Run: folder"))
 
     @property
     def last(self) -> Path:
@@ -140,6 +146,7 @@ class Run:
         Raises RunError where words of its own are not given. exact: also where they have changed, which else is a
         ManyviewWarning.
         """
+        check_overrides(overrides, "overrides")
         for override in overrides:
             if override.partition("=")[0] not in INCIDENTAL:
                 key, _, value = override.partition("=")
@@ -196,6 +203,7 @@ class Run:
         """
         path = kept_checkpoint(self.folder)
         self.check_given(backbone)
+        self._check_networks_of(recipe)
         step = Step(recipe, len(self.classes()), backbone=backbone, pretrained=False)
         check_networks(self.folder, self.networks(), note_of(step), begins=False)
         try:
@@ -205,6 +213,16 @@ class Run:
                 f"{path} does not fit {self.folder / 'recipe.yaml'}: {str(error).splitlines()[1].strip()[:200]}"
             ) from None
         return step.eval().to(device)
+
+    def _check_networks_of(self, recipe: Recipe) -> None:
+        """Raises RunError for a recipe that makes other networks of images than the run's own, or is none."""
+        check_recipe(recipe, "Run.step")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ManyviewWarning)  # who loaded the recipe was told
+            own = parse_recipe(text_of_run(self.folder), use=recipe.words)
+        if changed := difference(own, _anywhere(recipe), dict.fromkeys(ELSEWHERE)):
+            told = in_a_line(changed)
+            raise RunError(f"the recipe given is another than that of {self.folder}, Run(folder).recipe(): {told}")
 
     def finished(self) -> dict[str, Any] | None:
         """What result.json holds, or None while the run is not finished."""
@@ -218,6 +236,13 @@ class Run:
             return json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise RunError(f"{path} is damaged: {error}") from None
+
+
+def run_of(given: Run | str | Path, use: Use | Sequence[Use] = (), where: str = "run") -> Run:
+    """A run, or the run in a folder. use: words of one's own, see `Run`. Raises ManyviewError for what is neither."""
+    if isinstance(given, Run):
+        return replace(given, use=use) if use else given
+    return Run(taken_path(given, where), use)
 
 
 def _anywhere(recipe: Recipe) -> Recipe:

@@ -14,14 +14,14 @@ from typing import Any
 from manyview.branches.given import Given
 from manyview.errors import Interrupted, RunError
 from manyview.foundation.distributed import anywhere, union
-from manyview.recipe.recipe import Recipe
+from manyview.recipe.recipe import Recipe, check_recipe
 from manyview.training.collapse import look_for_collapse
 from manyview.training.failure import FirstFailure, largest_weight, report_failure
 from manyview.training.interrupt import interruptible
 from manyview.training.journal import Journal
 from manyview.training.result import write_result
 from manyview.training.resume import take_up
-from manyview.training.run import Run
+from manyview.training.run import Run, run_of
 from manyview.training.setup import Setup, set_up
 from manyview.training.state import State, write_checkpoint
 from manyview.training.stopwatch import Stopwatch
@@ -48,7 +48,8 @@ def train(
     Raises ManyviewError, before anything is written, for all that can be known to be wrong beforehand.
     """
     # -------------------------------------------------------------------------------------------- set up
-    run = Run(Path(out), recipe.words)
+    check_recipe(recipe, "train")
+    run = run_of(out, recipe.words, "train: out")
     if resume:
         run.check_given(backbone)
     setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))

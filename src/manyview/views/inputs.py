@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.errors import BatchError
-from manyview.foundation.words import counted
+from manyview.errors import BatchError, brief
+from manyview.foundation.words import counted, few
 from manyview.views.engine.render import Reduced, Source
 from manyview.views.view import View
 
+LAST = 2**63 - 1  # the greatest epoch and index: both are drawn from as int64
 ROOM = 1e-3  # by which floats may leave [0, 1]: rounding, not normalisation
 PIL = "torchvision.transforms.functional.pil_to_tensor(image)"
 
@@ -41,6 +42,11 @@ class Inputs:
             self._check_shape(given, 4, "images")
             found: Source = self._float32(given, "images")
         elif isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
+            if any(getattr(each, "ndim", 3) == 4 for each in given):
+                raise BatchError(
+                    f"images: a {type(given).__name__} of {len(given)}, with whole batches in it; give its parts, as "
+                    "in step(batch[0], batch[1], index=…, epoch=…)"
+                )
             each = [self._tensor(image, f"image {row}") for row, image in enumerate(given)]
             for row, image in enumerate(each):
                 self._check_shape(image, 3, f"image {row}")
@@ -61,6 +67,8 @@ class Inputs:
         found = _whole_numbers(given, "index", "places in the data set").cpu()
         if len(found) != count:
             raise BatchError(f"{counted(count, 'image')} came with {counted(len(found), 'index', 'indices')}")
+        if count and (low := int(found.min())) < 0:
+            raise BatchError(f"index {low}: indices are places in the data set, counted from 0")
         return found
 
     def epoch(self, given: Any) -> int:
@@ -73,8 +81,9 @@ class Inputs:
             found = operator.index(given)
         except (TypeError, ValueError, RuntimeError):
             found = -1
-        if found < 0 or isinstance(given, bool):
-            raise BatchError(f"epoch is a whole number, from 0 on, got {given!r}")
+        if not 0 <= found <= LAST or isinstance(given, bool):
+            most = " (the greatest is 2**63 - 1)" * (found > LAST)
+            raise BatchError(f"epoch is a whole number, from 0 on{most}, got {brief(given)}")
         return found
 
     def labels(self, given: Any, count: int, device: torch.device) -> Tensor | None:
@@ -107,15 +116,34 @@ class Inputs:
 
     def views(self, given: Mapping[Any, Any], wanted: Sequence[str]) -> dict[str, View]:
         """The views that are wanted, of those that were made before. Raises BatchError."""
+        if given and not {*wanted} & {*given} and not any(isinstance(each, View) for each in given.values()):
+            raise BatchError(
+                f"images: a mapping of {few([str(key) for key in given])}, none of which is a manyview.View; give its "
+                f"parts, as in step(batch[{next(iter(given))!r}], labels, index=…, epoch=…)"
+            )
         for name in wanted:
             if name not in given:
                 raise BatchError(f"views: {name} is missing; the relations read {', '.join(wanted)}")
             view = given[name]
-            if not isinstance(view, View):
+            if not isinstance(view, View) or not isinstance(view.images, Tensor):
                 raise BatchError(f"views: {name} is {_told(view)}; wanted: a manyview.View(images)")
             self._check_shape(view.images, 4, f"view {name}")
             self.pixels(view.images, f"view {name}")
         return {name: given[name] for name in wanted}
+
+    def labelled(self, views: Mapping[str, View], labels: Tensor | None) -> dict[str, View]:
+        """The views with these labels [B] of their images. Raises BatchError where views have others of their own.
+
+        Labels that were mixed with their images stay: of what they were mixed, they do not tell.
+        """
+        for name, view in views.items():
+            own = view.target
+            if labels is None or own is None or view.mixed or own.dtype.is_floating_point > labels.is_floating_point():
+                continue
+            given = labels.repeat_interleave(view.members, dim=0)
+            if own.shape != given.shape or (self._looks(own, f"labels of {name}") and not torch.equal(own, given)):
+                raise BatchError(f"labels: view {name} was made with others, which are part of it; leave labels out")
+        return {name: view.labelled(labels) for name, view in views.items()}
 
     def pixels(self, images: Tensor, what: str) -> None:
         """Raises BatchError unless floats are in [0, 1], and whole numbers uint8."""

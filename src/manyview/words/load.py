@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from manyview.errors import ManyviewWarning, WordsError, shown
+from manyview.errors import ManyviewWarning, WordsError, brief, shown
 from manyview.foundation.vocabulary import (
     PREFIX,
     TABLES,
@@ -44,7 +44,10 @@ def words_of(use: Use | Sequence[Use] = ()) -> Words:
     for origin in _installed():
         found.setdefault(origin.digest, origin)
     installed = {origin.module for origin in found.values()}
-    for each in [use] if isinstance(use, Use) else use:
+    given = [use] if isinstance(use, Use) else use
+    if not isinstance(given, Iterable) or not all(isinstance(each, Use) for each in given):
+        raise WordsError(f"use: a file, a module, or a list of these is wanted, got {brief(use)}")
+    for each in given:
         if isinstance(each, ModuleType) and each.__name__ in installed:
             continue
         for origin in each.origins if isinstance(each, Words) else [_origin(each)]:
