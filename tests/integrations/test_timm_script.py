@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -261,6 +262,33 @@ def patched(script):
         assert script.count(old) == 1, old
         script = script.replace(old, "".join(after))
     return script
+
+
+def excerpt(shift):
+    """A file with the lines around the patch where it has them, or further down; the rest is filler of ours."""
+    lines = [f"# line {number}\n" for number in range(1, 1400)]
+    for place, (before, _) in zip(
+        re.findall(r"^@@ -(\d+)", PATCH.read_text(), flags=re.MULTILINE), hunks(), strict=True
+    ):
+        start = int(place) - 1 + shift
+        lines[start : start + len(before)] = before
+    return "".join(lines)
+
+
+TOOLS = {"git": ["git", "apply", str(PATCH)], "patch": ["patch", "train.py", str(PATCH)]}
+
+
+@pytest.mark.parametrize("shift", [0, 30], ids=["there", "further down"])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_patch_is_one_that_tools_take(tool, shift, tmp_path):
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    (tmp_path / "train.py").write_text(excerpt(shift))
+    outside = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}  # whatever repository the folder lies in
+    ended = subprocess.run(TOOLS[tool], cwd=tmp_path, env=outside, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (tmp_path / "train.py").read_text() == patched(excerpt(shift)) != excerpt(shift)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix in (".rej", ".orig")] in ([], ["train.py.orig"])
 
 
 def test_six_lines_change():

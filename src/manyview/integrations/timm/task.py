@@ -67,6 +67,8 @@ class ViewsTask(TrainingTask):
         with warnings.catch_warnings():
             # of a joint head (SLA) it follows, and where nothing classifies that is told below
             warnings.filterwarnings("ignore", ".*which no relation reads", ManyviewWarning)
+            if mean is not None and std is not None:  # which tell what the model does not
+                warnings.filterwarnings("ignore", ".*so pixels are normalised by", ManyviewWarning)
             step = Step(recipe, classes, total_steps, backbone=model)
         if step.classifier is not None and step.main.reader.classifier is None:
             raise ManyviewError(
