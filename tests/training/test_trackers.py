@@ -62,10 +62,11 @@ def by_trackio(folder, identity):
 
 def by_wandb(folder, identity):
     """Read back from the files that `wandb sync` would send."""
+    importlib.import_module("wandb").teardown()  # its own process writes on behind finish()
     kinds = importlib.import_module("wandb.proto.wandb_internal_pb2")
     told: dict = {}
     config: dict = {}
-    for path in sorted(folder.glob(f"wandb/offline-run-*/run-{identity}.wandb")):
+    for path in sorted(folder.glob(f"**/wandb/offline-run-*/run-{identity}.wandb")):
         for data in leveldb_records(path.read_bytes()):
             record = kinds.Record()
             record.ParseFromString(data)
@@ -128,11 +129,12 @@ def test_a_tracked_run_is_stopped_and_goes_on(alone, name):
 
 @pytest.mark.slow(reason="the tracker's own import and store")
 @pytest.mark.parametrize("name", READ)
-def test_a_resumed_tracker_takes_the_next_steps_into_the_same_run(alone, name):
+def test_a_resumed_tracker_takes_the_next_steps_into_the_same_run(alone, name, monkeypatch):
     installed(name)
     for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):
-        for path in alone.glob("wandb/offline-run-*"):  # told apart by the second in their names
-            path.rename(path.with_name(f"offline-run-20000101_000000-{path.name.rpartition('-')[2]}"))
+        place = alone / f"from {start}"  # wandb's folders of a run are told apart by the second in their names alone
+        place.mkdir()
+        monkeypatch.setenv("WANDB_DIR", str(place))
         trackers = start_trackers([name], alone, start, {"train.lr": 0.5, "views.a": None})
         for step in steps:
             trackers.log({"loss": 10.0 * step, "terms/x": float(step)}, step)
