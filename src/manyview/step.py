@@ -340,7 +340,7 @@ class Step(nn.Module):
         on_one_device(source, device)
         if self.training and torch.is_grad_enabled() and self.recipe.data.on_bad_image == "raise":
             # in the place of a bad image, another comes twice; what is only looked at, by `views`, is no passage
-            self._inputs.notice(source, self._inputs.index(index, len(source)), self._inputs.epoch(epoch))
+            self._habits.draws(source, self._inputs.index(index, len(source)), self._inputs.epoch(epoch))
         return self._draw(source, labels, index, epoch, self.rendered_views)
 
     def _look_at_the_loop(self) -> None:

@@ -235,6 +235,33 @@ def test_normalisation_is_the_recipes_else_the_networks_own(make, options, mean)
     torch.testing.assert_close(step.main.mean.flatten(), torch.tensor(mean, dtype=torch.float32))
 
 
+@pytest.mark.parametrize(
+    ("make", "heads", "told"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "", True),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), HALF, False),
+        (lambda: torchvision.models.squeezenet1_0(num_classes=C).features, "", True),
+        (lambda: timm.create_model("test_resnet", num_classes=C), "", False),
+        (lambda: torchvision.models.squeezenet1_0(num_classes=C), "", False),
+    ],
+    ids=["own", "said", "part of torchvision's", "timm's", "torchvision's"],
+)
+def test_a_network_that_tells_no_normalisation_is_told_which_is_taken(make, heads, told):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        step = Step(recipe(heads=heads), C, backbone=make())
+    lines = [str(each.message) for each in caught if "normalised" in str(each.message)]
+    assert len(lines) == told
+    if told:
+        assert lines[0].endswith(
+            "does not tell what it was made for, so pixels are normalised by mean 0.5 and std 0.5; say "
+            "branches.net.normalize=half, imagenet, or none where it normalises them itself"
+        )
+        assert step.main.mean.flatten().tolist() == [0.5] * 3
+        for name in ("half", "imagenet", "none"):
+            assert recipe(heads=f", normalize: {name}").branch_plan["net"].normalize is not None
+
+
 # -------------------------------------------------------------------------------------------- looked at, not touched
 
 

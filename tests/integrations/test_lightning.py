@@ -8,11 +8,15 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import timm
 import torch
+import torch.distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
 
 import manyview
+from manyview.data.digits import digits
 from manyview.data.loader import Batches
 from manyview.errors import DataError, ManyviewError, ManyviewWarning, RunError
 from manyview.foundation.files import read_state
@@ -181,6 +185,114 @@ def test_a_network_and_data_of_ones_own():
     assert module.step.updates == len(seen.steps) == 4
     assert not torch.equal(network[0].weight, before)
     assert set(module.eval()(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))) == {"h", "logits"}
+
+
+FEATURES = manyview.parse_recipe("""
+views: {a: {from: image, make: flip}, b: {like: a}}
+branches: {net: {backbone: test_resnet, z: "projector(h, 8)", normalize: half}}
+relations: ["cosine(z(a), toward=stop(z(b)))"]
+train: {steps: 2}
+""")
+
+
+@pytest.fixture
+def with_classifier():
+    """A module around a network whose classifier no relation reads."""
+    with pytest.warns(ManyviewWarning, match="has the classifier 'fc', which no relation reads"):
+        return ViewsModule(FEATURES, 3, backbone=timm.create_model("test_resnet", num_classes=3))
+
+
+def test_processes_are_told_which_gradients_never_come(with_classifier):
+    """What they wrap is the module, so the names are the module's."""
+    ignored = with_classifier._ddp_params_and_buffers_to_ignore
+    assert ignored == [f"step.branches.net.backbone.fc.{name}" for name in ("bias", "weight")]
+    assert {*ignored} <= {*dict(with_classifier.named_parameters())}
+
+
+@pytest.fixture
+def group(tmp_path):
+    """One process that joins others, as far as DistributedDataParallel can tell."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'met'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_no_process_waits_for_a_classifier_that_is_not_read(with_classifier, group):
+    module = with_classifier
+    module.forward = module.step.forward  # as Lightning has it while it trains
+    wrapped = DistributedDataParallel(module)
+    for number in range(3):  # what was waited for in vain is said in the next
+        images = torch.full((4, 3, 16, 16), 9 * number, dtype=torch.uint8)
+        wrapped(images, index=range(4), epoch=number)["loss"].backward()
+    assert module.step.main.backbone.fc.weight.grad is None
+    assert next(module.step.parameters()).grad is not None
+
+
+# ---------------------------------------------------------------------------------------- a run that goes on
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Of the first of two epochs."""
+    path = tmp_path_factory.mktemp("checkpoint") / "first.ckpt"
+    _, _, trainer = fit(RESUMED, max_epochs=1, limit_val_batches=0)
+    trainer.save_checkpoint(path)
+    return path
+
+
+RESUMED = manyview.load_recipe("quickstart", *ON_DIGITS)
+CHANGED = {
+    "seed=5": r"seed: 0 -> 5",
+    "relations=[cross_entropy(logits(a))]": r"relations\.0: .* -> 'cross_entropy\(logits\(a\)\)'",
+    "train.optimizer.lr=0.5": r"train\.optimizer.*lr.*0\.5",
+    "data.limit=48": r"data\.limit: 64 -> 48",
+}
+
+
+@pytest.mark.filterwarnings("ignore::manyview.errors.ManyviewWarning")
+@pytest.mark.parametrize("override", CHANGED)
+def test_a_run_does_not_go_on_by_another_recipe(checkpoint, override):
+    other = manyview.load_recipe("quickstart", *ON_DIGITS, override)
+    with pytest.raises(RunError, match=f"^the checkpoint was trained with another recipe: {CHANGED[override]}"):
+        fit(other, checkpoint=checkpoint, limit_val_batches=0)
+
+
+def test_what_changes_no_number_may_differ_and_weights_may_begin_another_run(checkpoint):
+    other = manyview.load_recipe("quickstart", *ON_DIGITS, "train.log_every=7", "title=another", "train.ema=0.5")
+    fit(other.model_copy(update={"train": RESUMED.train}), checkpoint=checkpoint, limit_val_batches=0)
+    with pytest.raises(RunError, match=r"train\.ema: None -> 0\.5"):
+        fit(other, checkpoint=checkpoint, limit_val_batches=0)
+    recipe = manyview.load_recipe("quickstart", *ON_DIGITS, "seed=5")
+    assert ViewsModule.load_from_checkpoint(checkpoint, recipe=recipe, num_classes=10).step.updates == 2
+    recipe = manyview.load_recipe("quickstart", *ON_DIGITS, "branches.net.normalize=imagenet")
+    with pytest.raises(RunError, match=r"another recipe: branches\.net\.normalize: .* -> 'imagenet'"):
+        ViewsModule.load_from_checkpoint(checkpoint, recipe=recipe, num_classes=10)
+
+
+def test_a_run_does_not_go_on_with_other_images(checkpoint, tmp_path):
+    whole = digits(None, download=False).train.images
+    pixels, labels = whole.pixels.clone(), torch.from_numpy(whole.labels)
+    paths = []
+    for number in range(2):
+        pixels[:, :, 0, 0] ^= number
+        data = {"train": TensorDataset(pixels.clone(), labels)}
+        _, _, trainer = fit(RESUMED, data=data, max_epochs=1, limit_val_batches=0)
+        paths.append(tmp_path / f"{number}.ckpt")
+        trainer.save_checkpoint(paths[-1])
+    fit(RESUMED, data=data, checkpoint=paths[1], limit_val_batches=0)
+    with pytest.raises(RunError, match=r"another recipe: train images: '64 \(.{8}\)' -> '64 \(.{8}\)'"):
+        fit(RESUMED, data=data, checkpoint=paths[0], limit_val_batches=0)
+
+
+def test_a_checkpoint_of_something_else_and_data_of_another_recipe(checkpoint, tmp_path):
+    state = torch.load(checkpoint, weights_only=True)
+    del state["manyview"]
+    torch.save(state, tmp_path / "theirs.ckpt")
+    with pytest.raises(RunError, match="does not say by which recipe it was trained"):
+        fit(RESUMED, checkpoint=tmp_path / "theirs.ckpt")
+    other = manyview.load_recipe("quickstart", *ON_DIGITS, "seed=5")
+    with pytest.raises(RunError, match="ViewsData has another recipe than ViewsModule: seed: 0 -> 5; give both the"):
+        fit(RESUMED, module=ViewsModule(other, 10))
 
 
 def test_the_name_of_the_library_is_that_of_the_program(monkeypatch):

@@ -157,6 +157,33 @@ def test_what_is_wrong_with_an_image_is_one_line_from_workers_too(workers):
     assert "\n" not in str(caught.value)
 
 
+NO_LABELS = TIED.replace("  - cross_entropy(logits(a), logits(b))\n", "")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("label", "text", "line"),
+    [
+        (3, TIED, r"^image 5 of the data set has the label 3, and there are 3 classes, counted from 0; num_classes"),
+        (-1, TIED, "^image 5 of the data set has the label -1, none, and the recipe learns from labels; leave it out"),
+        (7, MIXED.replace("cross_entropy(logits(b), logits(c))", "cosine(h(b), toward=stop(h(c)))"),
+         "^image 5 of the data set has the label 7, and there are 3 classes"),
+        (3, NO_LABELS, None),
+        (-1, NO_LABELS, None),
+    ],
+    ids=["none such", "no label", "mixed", "not learnt from", "no label is needed"],
+)  # fmt: skip
+def test_a_label_that_is_no_class_is_one_line_with_the_image(label, text, line, workers):
+    pictures = coloured()
+    pictures.targets[5] = label
+    loader = ViewsLoader(timms(pictures, 48, num_workers=workers), parse_recipe(text), 3)
+    if line is None:
+        assert sum(len(batch) for batch, _ in loader) == 48
+        return
+    with pytest.raises(DataError, match=line):
+        list(loader)
+
+
 def refused():
     recipe, pictures = parse_recipe(TIED), coloured()
     tensors = [(torch.zeros(3, 16, 16), 0)]

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -134,7 +135,7 @@ def test_normalisation_is_timms(recipe_file, caplog):
         "manyview: views are 16x16, and timm validates at 32x32; --input-size 3 16 16 makes them one size",
     ]
     assert lines[0].startswith(
-        f"manyview: {args.recipe[0]} on test_resnet, 10 updates: views a, b; cross_entropy(logits"
+        f"manyview: {args.recipe[0]} on test_resnet, 10 updates, draws by seed 2: views a, b; cross_entropy(logits"
     )
 
 
@@ -148,6 +149,22 @@ def test_a_recipe_may_bring_words_of_its_own_and_other_channels(recipe_file, tmp
     loader, task = from_args(args, model, loader_of(grey))
     assert next(iter(loader))[0].shape == (8, 1, 16, 16)
     assert len(task.normalization["mean"]) == 1
+
+
+def test_the_seed_is_timms_unless_one_stands_behind_the_recipe(recipe_file, caplog):
+    caplog.set_level("INFO")
+    steps, recipe = [], recipe_file(MOCO)
+    for said, more in ((42, []), (43, []), (43, ["seed=42"])):
+        args = arguments([*recipe, *more], val_split="", seed=said)
+        _, task = from_args(args, timm.create_model("test_resnet", num_classes=3), loader_of(coloured()))
+        steps.append(task.step)
+    assert [step.recipe.seed for step in steps] == [42, 43, 42]
+    heads = [next(step.main.head("z").parameters()) for step in steps]
+    assert torch.equal(heads[0], heads[2])
+    assert not torch.equal(heads[0], heads[1])
+    told = "order and dropout are by timm's --seed 43, draws and heads by the recipe's"
+    assert [told in record.message for record in caplog.records].count(True) == 1
+    assert "draws by seed 42" in caplog.text
 
 
 def test_synchronised_norms_are_those_of_heads_and_teachers_too(recipe_file):
@@ -216,6 +233,9 @@ def test_mistakes_that_the_script_meets_later_have_no_traceback(recipe_file, cap
     others = []
     monkeypatch.setattr(sys, "excepthook", lambda *error: others.append(error))
     from_args(arguments(recipe_file(TIED)), timm.create_model("test_resnet", num_classes=3), loader_of(coloured()))
+    ours = sys.excepthook
+    from_args(arguments(recipe_file(TIED)), timm.create_model("test_resnet", num_classes=3), loader_of(coloured()))
+    assert sys.excepthook is ours
     for error in (RecipeError("of another recipe"), KeyError("theirs")):
         sys.excepthook(type(error), error, None)
     assert capsys.readouterr().err == "manyview: of another recipe\n"
@@ -242,6 +262,33 @@ def patched(script):
         assert script.count(old) == 1, old
         script = script.replace(old, "".join(after))
     return script
+
+
+def excerpt(shift):
+    """A file with the lines around the patch where it has them, or further down; the rest is filler of ours."""
+    lines = [f"# line {number}\n" for number in range(1, 1400)]
+    for place, (before, _) in zip(
+        re.findall(r"^@@ -(\d+)", PATCH.read_text(), flags=re.MULTILINE), hunks(), strict=True
+    ):
+        start = int(place) - 1 + shift
+        lines[start : start + len(before)] = before
+    return "".join(lines)
+
+
+TOOLS = {"git": ["git", "apply", str(PATCH)], "patch": ["patch", "train.py", str(PATCH)]}
+
+
+@pytest.mark.parametrize("shift", [0, 30], ids=["there", "further down"])
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_patch_is_one_that_tools_take(tool, shift, tmp_path):
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    (tmp_path / "train.py").write_text(excerpt(shift))
+    outside = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}  # whatever repository the folder lies in
+    ended = subprocess.run(TOOLS[tool], cwd=tmp_path, env=outside, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (tmp_path / "train.py").read_text() == patched(excerpt(shift)) != excerpt(shift)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix in (".rej", ".orig")] in ([], ["train.py.orig"])
 
 
 def test_six_lines_change():

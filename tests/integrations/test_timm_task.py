@@ -15,7 +15,7 @@ from timm.utils import CheckpointSaver, NativeScaler, unwrap_model  # noqa: E402
 from timm_recipes import AUGSELF, MIXED, MOCO, SLA, SYSTEMS, TIED  # noqa: E402
 from torch import nn  # noqa: E402
 
-from manyview.errors import ManyviewError, RecipeError  # noqa: E402
+from manyview.errors import ManyviewError, RecipeError, RunError  # noqa: E402
 from manyview.integrations.timm import ViewsDataset, ViewsTask  # noqa: E402
 from manyview.load import load_recipe, parse_recipe  # noqa: E402
 from manyview.step import Step  # noqa: E402
@@ -206,13 +206,38 @@ def test_a_checkpoint_without_the_tasks_state_says_so_and_emas_begin_as_the_mode
 
 def test_another_recipes_checkpoint_is_refused():
     state = made(TIED)[0].get_checkpoint_state()
-    for text, parts in ((TIED.replace("warmup(1)", "2"), "relations"), (TIED.replace("seed: 2", "seed: 3"), "seed")):
-        with pytest.raises(
-            ManyviewError, match=f"^the checkpoint was trained with another recipe, of other {parts}; res"
-        ):
+    weight = r"relations\.1: 'similarity\(.*warmup\(1\)\)' -> 'similarity\(.*weight=2\)'"
+    for text, told in ((TIED.replace("warmup(1)", "2"), weight), (TIED.replace("seed: 2", "seed: 3"), "seed: 2 -> 3")):
+        with pytest.raises(RunError, match=f"^the checkpoint was trained with another recipe: {told}; resume with"):
             made(text)[0].load_checkpoint_state(state["state_dict"], state["task_state"])
     longer = made(TIED.replace("epochs: 2", "epochs: 9"))[0]  # how long is timm's to say
     longer.load_checkpoint_state(state["state_dict"], state["task_state"])
+
+
+def test_words_that_were_edited_are_another_recipe(tmp_path):
+    def task(line):
+        head = "import torch\nfrom torch import nn\nfrom manyview.relations import Port\n\nclass Pull(nn.Module):\n"
+        body = "    def __init__(self, a: Port, b: Port):\n        super().__init__()\n    def forward(self, a, b):\n"
+        file = tmp_path / "pull.py"
+        file.write_text(f"{head}{body}        return {line}\n\nRELATIONS = {{'pull': Pull}}\n")
+        text = TIED.replace("similarity(h(a), h(b), weight=warmup(1))", "pull(h(a), h(b))")
+        return ViewsTask(parse_recipe(text, use=file), model=network(), verbose=False)
+
+    state = task("(a.value - b.value).square().mean()").get_task_state()
+    task("(a.value - b.value).square().mean()").load_task_state(state)
+    with pytest.raises(RunError, match=r"^the checkpoint was trained with another recipe: words\.pull\.py: '\w+' -> '"):
+        task("(a.value - b.value).abs().mean()").load_task_state(state)
+
+
+def test_the_state_of_another_task_is_refused():
+    task, _, _ = made(TIED)
+    for state in ({"teacher": {}}, {"step": {}, "recipe": "tied"}, {"recipe": {}}):
+        with pytest.raises(RunError, match=r"^the checkpoint's task_state is of another task \(\w+"):
+            task.load_task_state(state)
+    state = made(MOCO)[0].get_task_state()
+    wider = {name: torch.cat([value, value]) if value.ndim else value for name, value in state["step"].items()}
+    with pytest.raises(RunError, match=r"^the checkpoint's state does not fit this recipe: size mismatch for \S+: "):
+        made(MOCO)[0].load_task_state({**state, "step": wider})
 
 
 def test_state_that_does_not_fit_is_refused():

@@ -10,6 +10,7 @@ from torch import nn
 
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
 from manyview.load import parse_recipe
+from manyview.optimize.habits import Habits
 from manyview.step import Step
 
 B, C = 4, 5
@@ -222,6 +223,30 @@ def test_arguments_in_the_wrong_place(arguments, told):
         Step(recipe or parse_recipe(TEXT.replace("LINES", PLAIN).replace("PARTS", "1")), *rest)
     with pytest.raises(TypeError):
         Step(parse_recipe(TEXT.replace("LINES", PLAIN).replace("PARTS", "1")), C, None, {"net": nn.Flatten()})
+
+
+def told_of(*batches):
+    """What is told of batches (images, index, epoch), each once."""
+    habits = Habits(1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for images, index, epoch in batches:
+            habits.draws(images, torch.tensor(index), epoch)
+    assert all(each.category is ManyviewWarning for each in caught)
+    return [str(each.message).partition(",")[0] for each in caught]
+
+
+OTHERS = PHOTOS.flip(0)
+
+
+def test_indices_by_which_views_are_drawn_again_are_told():
+    places, later = list(range(B)), list(range(B, 2 * B))
+    assert told_of((PHOTOS, places, 0), (OTHERS, later, 0), (PHOTOS, places, 1), (OTHERS, later, 1)) == []
+    assert told_of((PHOTOS, places, 0), (PHOTOS, places, 0)) == []  # one batch, twice
+    assert told_of((PHOTOS, places, 0), (OTHERS, places, 0)) == ["index 0 came twice in epoch 0"]  # places in the batch
+    epochs = [(PHOTOS, places, 0), (OTHERS, later, 0)] * 3  # an epoch that never changes
+    assert told_of(*epochs) == ["index 0 came twice in epoch 0"]
+    assert told_of((PHOTOS, [7, 7, 7, 1], 0), (OTHERS, [9, 9, 9, 9], 0)) == ["index 7 stands 3 times in a batch"]
 
 
 WORDS = """

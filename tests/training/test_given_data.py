@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from PIL import Image, ImageChops
 from rich.console import Console
 from torch.utils.data import Dataset, Subset, TensorDataset
+from torchvision.datasets import ImageFolder
 
 import manyview
 from commands import done, one_line, png
@@ -17,6 +19,7 @@ from manyview.data.decode import BadImage
 from manyview.data.digits import digits
 from manyview.errors import RunError
 from manyview.evaluate.knn import Knn
+from manyview.judge.cache import key_of
 from manyview.judge.judge import judge
 from manyview.judge.subject import open_subject
 from manyview.show.sheet import GAP, NAME
@@ -158,3 +161,58 @@ def test_a_refused_data_set_leaves_nothing(recipe, tmp_path):
             recipe, tmp_path / "run", data={"train": (np.zeros((9, 8, 8), np.uint8), [None] * 9)}, quiet=True
         )
     assert not (tmp_path / "run").exists()
+
+
+# -------------------------------------------------------------------------------------- the same data, however it lies
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
+
+
+def of_files(folder, pictures):
+    """An ImageFolder, each time in a folder of its own, as a copy on another disk is."""
+    for number, picture in enumerate(pictures):
+        path = folder / str(number % 2) / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    return ImageFolder(folder)
+
+
+def of_a_table(folder, pictures):
+    datasets = pytest.importorskip("datasets")
+    columns = {"image": datasets.Image(), "label": datasets.ClassLabel(2)}
+    rows = {"image": [Image.fromarray(each) for each in pictures], "label": [n % 2 for n in range(len(pictures))]}
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(columns))
+
+
+def of_arrays(folder, pictures):
+    return pictures.copy(), [number % 2 for number in range(len(pictures))]
+
+
+@pytest.mark.parametrize("memory", [1, 0], ids=["in memory", "not in memory"])
+@pytest.mark.parametrize("opened", [of_files, of_a_table, of_arrays], ids=["files", "table", "arrays"])
+def test_it_does_not_matter_where_the_images_lie(opened, memory, tmp_path):
+    small = ("train.steps=1", "train.batch_size=8", "evaluate=[]", "train.track=[]", f"data.memory={memory}")
+    recipe = manyview.load_recipe("quickstart", *small, "train.schedule=cosine()")
+    data, run = {"train": opened(tmp_path / "images", PICTURES)}, tmp_path / "run"
+    manyview.train(recipe, run, data=data, quiet=True)
+    if opened is of_files:  # copied elsewhere, and touched
+        shutil.copytree(tmp_path / "images", tmp_path / "copy")
+        for path in (tmp_path / "copy").rglob("*.png"):
+            path.chmod(0o600)
+        again = {"train": ImageFolder(tmp_path / "copy")}
+    else:
+        again = {"train": opened(tmp_path / "again", PICTURES)}
+    index = int(Run(run).splits(Run(run).recipe(), data).train.index[0])
+    for each in (data, again):
+        assert manyview.replay(run, index, 0, data=each).name.endswith(f"index {index}, epoch 0")
+        assert open_subject(str(run), data=each).run is not None
+        assert manyview.train(recipe, run, data=each, resume=True, quiet=True) == Run(run).finished()
+    pictures = PICTURES.copy()
+    pictures[:, 0, 0] ^= 1  # the least that can be changed
+    other = {"train": opened(tmp_path / "other", pictures)}
+    with pytest.raises(RunError, match="images are not those the run began with"):
+        manyview.train(recipe, run, data=other, resume=True, quiet=True)
+    # what is kept of features is under a key of every single image
+    model, subject = open_subject(str(run), data=data).model, open_subject(str(run), data=again)
+    changed = manyview.data.open_splits(subject.run.recipe().data, 0, other)
+    assert key_of(model, subject.splits.train) != key_of(model, changed.train)

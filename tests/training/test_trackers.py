@@ -3,7 +3,7 @@
 import importlib
 import json
 import os
-import time
+import sys
 
 import pytest
 from accelerate import PartialState
@@ -62,10 +62,11 @@ def by_trackio(folder, identity):
 
 def by_wandb(folder, identity):
     """Read back from the files that `wandb sync` would send."""
+    importlib.import_module("wandb").teardown()  # its own process writes on behind finish()
     kinds = importlib.import_module("wandb.proto.wandb_internal_pb2")
     told: dict = {}
     config: dict = {}
-    for path in sorted(folder.glob(f"wandb/offline-run-*/run-{identity}.wandb")):
+    for path in sorted(folder.glob(f"**/wandb/offline-run-*/run-{identity}.wandb")):
         for data in leveldb_records(path.read_bytes()):
             record = kinds.Record()
             record.ParseFromString(data)
@@ -128,10 +129,12 @@ def test_a_tracked_run_is_stopped_and_goes_on(alone, name):
 
 @pytest.mark.slow(reason="the tracker's own import and store")
 @pytest.mark.parametrize("name", READ)
-def test_a_resumed_tracker_takes_the_next_steps_into_the_same_run(alone, name):
+def test_a_resumed_tracker_takes_the_next_steps_into_the_same_run(alone, name, monkeypatch):
     installed(name)
     for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):
-        time.sleep(1.1 if start else 0)  # wandb's folders are told apart by the second in their names
+        place = alone / f"from {start}"  # wandb's folders of a run are told apart by the second in their names alone
+        place.mkdir()
+        monkeypatch.setenv("WANDB_DIR", str(place))
         trackers = start_trackers([name], alone, start, {"train.lr": 0.5, "views.a": None})
         for step in steps:
             trackers.log({"loss": 10.0 * step, "terms/x": float(step)}, step)
@@ -224,6 +227,24 @@ def test_a_tracker_that_fails_ends_no_run():
     trackers.log({"loss": 2.0}, 4)
     trackers.finish()
     assert taken == [(3, {"loss": 1.0}), (4, {"loss": 2.0}), "finished"]
+
+
+def test_what_others_print_while_a_tracker_logs_is_not_lost(capsys):
+    """stdout is the whole process's: silenced where trackers begin and end alone."""
+
+    class Printing:
+        def log(self, values, step):
+            print("of another thread")
+
+        def finish(self):
+            print("View your run at …")
+
+    trackers = Trackers({"near": Printing()})
+    before = sys.stdout
+    trackers.log({"loss": 1.0}, 1)
+    trackers.finish()
+    assert sys.stdout is before
+    assert capsys.readouterr().out == "of another thread\n"
 
 
 def test_a_damaged_list_of_trackers(tmp_path):

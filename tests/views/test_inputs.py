@@ -1,17 +1,14 @@
 """A batch of one's own loop: taken where it is plain what is meant, refused in one line where it is not."""
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from cases import in_turn
-from manyview.errors import BatchError, ManyviewWarning
+from manyview.errors import BatchError
 from manyview.load import parse_recipe
 from manyview.step import Step
-from manyview.views.inputs import Inputs
 from manyview.views.view import View
 
 B, C = 4, 10
@@ -158,27 +155,3 @@ def test_a_whole_batch_in_the_place_of_images_is_refused(step):
     ):
         with pytest.raises(BatchError, match=told):
             step(batch, index=range(B), epoch=0)
-
-
-def told_of(*batches):
-    """What is told of batches (images, index, epoch), each once."""
-    inputs = Inputs(3, C, True)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for images, index, epoch in batches:
-            inputs.notice(images, torch.tensor(index), epoch)
-    assert all(each.category is ManyviewWarning for each in caught)
-    return [str(each.message).partition(",")[0] for each in caught]
-
-
-OTHERS = PHOTOS.flip(0)
-
-
-def test_indices_by_which_views_are_drawn_again_are_told():
-    places, later = list(range(B)), list(range(B, 2 * B))
-    assert told_of((PHOTOS, places, 0), (OTHERS, later, 0), (PHOTOS, places, 1), (OTHERS, later, 1)) == []
-    assert told_of((PHOTOS, places, 0), (PHOTOS, places, 0)) == []  # one batch, twice
-    assert told_of((PHOTOS, places, 0), (OTHERS, places, 0)) == ["index 0 came twice in epoch 0"]  # places in the batch
-    epochs = [(PHOTOS, places, 0), (OTHERS, later, 0)] * 3  # an epoch that never changes
-    assert told_of(*epochs) == ["index 0 came twice in epoch 0"]
-    assert told_of((PHOTOS, [7, 7, 7, 1], 0), (OTHERS, [9, 9, 9, 9], 0)) == ["index 7 stands 3 times in a batch"]

@@ -31,6 +31,7 @@ from manyview.branches.classifier import (
 )
 from manyview.branches.spec import LOGITS, NORMALIZATIONS, BranchSpec
 from manyview.errors import reason, unknown, warn
+from manyview.foundation.modes import evaluating
 from manyview.foundation.words import a, counted
 from manyview.views.plan import PlannedView
 
@@ -174,6 +175,11 @@ def look_at(
         _check_frozen(module, layer is not None, where)
     if layer is not None:
         check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
+    if spec.normalize is None and channels == 3 and _told_normalization(module) is None:
+        warn(
+            f"{where} does not tell what it was made for, so pixels are normalised by mean 0.5 and std 0.5; say "
+            f"branches.{spec.name}.normalize=half, imagenet, or none where it normalises them itself"
+        )
     if spec.init is not None:
         warn(f"{where} keeps its weights; init: {spec.init} is for heads and relations alone then")
     module.to(memory_format=memory_format)
@@ -189,10 +195,14 @@ def name_of(module: nn.Module) -> str:
 
 def normalization_of(module: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of RGB that a network was made for: timm's own, ImageNet's for torchvision's, else 0.5 and 0.5."""
+    return _told_normalization(module) or NORMALIZATIONS["half"]
+
+
+def _told_normalization(module: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     config = getattr(module, "pretrained_cfg", None)
     if isinstance(config, Mapping) and "mean" in config and "std" in config:
         return tuple(config["mean"]), tuple(config["std"])
-    return NORMALIZATIONS["imagenet" if is_torchvisions(module) else "half"]
+    return NORMALIZATIONS["imagenet"] if is_torchvisions(module) else None
 
 
 def tried_size(module: nn.Module, views: Mapping[str, PlannedView]) -> tuple[int, int]:
@@ -231,19 +241,15 @@ def left_out(network: nn.Module, layer: str | None) -> Iterator[None]:
 @contextlib.contextmanager
 def looking_on(network: nn.Module) -> Iterator[None]:
     """In evaluation mode and without gradients; modes, buffers and generators are afterwards as they were."""
-    modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers() if not is_lazy(buffer)]
     devices = {each.get_device() for each in network.parameters() if each.is_cuda}
     try:
-        with torch.no_grad(), torch.random.fork_rng(sorted(devices)):
-            network.eval()
+        with evaluating(network), torch.no_grad(), torch.random.fork_rng(sorted(devices)):
             yield
     finally:
         for buffer, before in buffers:
             if not torch.equal(buffer, before):
                 buffer.copy_(before)
-        for module, training in modes:
-            module.training = training
 
 
 def _check_frozen(module: nn.Module, ends: bool, where: str) -> None:

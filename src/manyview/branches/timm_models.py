@@ -71,21 +71,31 @@ def like_backbones(name: str) -> str:
 
 @contextlib.contextmanager
 def _heard() -> Iterator[list[str]]:
-    """What timm logs meanwhile. Nothing of it is shown, nor what the hub logs on the way to an error."""
+    """What timm logs meanwhile. Nothing of it is shown, nor what the hub logs on the way to an error.
+
+    It is heard whatever a program has made of logging: that weights are left at random is nowhere else to be found.
+    """
     said: list[str] = []
     listener = logging.Handler()
     listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    loggers = [logging.getLogger(name) for name in LOUD]
-    before = [(logger.level, logger.propagate, logger.handlers) for logger in loggers]
+    timm_library()  # whose loggers begin with it
+    tops = [logging.getLogger(name) for name in LOUD]
+    known = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    loggers = [*tops, *(each for each in known if each.name.partition(".")[0] in LOUD and each not in tops)]
+    before = [(each.level, each.propagate, each.handlers, each.disabled) for each in loggers]
+    disabled = logging.root.manager.disable
     try:
-        for logger in loggers:
-            logger.propagate, logger.handlers = False, [listener]
-            logger.setLevel(logging.INFO)
+        for each in loggers:
+            top = each in tops
+            each.propagate, each.handlers, each.disabled = not top, [listener] if top else [], False
+            each.setLevel(logging.INFO if top else logging.NOTSET)
+        logging.disable(logging.NOTSET)
         yield said
     finally:
-        for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
-            logger.propagate, logger.handlers = propagate, handlers
-            logger.setLevel(level)
+        logging.disable(disabled)
+        for each, (level, propagate, handlers, off) in zip(loggers, before, strict=True):
+            each.propagate, each.handlers, each.disabled = propagate, handlers, off
+            each.setLevel(level)
 
 
 def _at_random(said: Sequence[str]) -> list[str]:

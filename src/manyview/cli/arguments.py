@@ -47,8 +47,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes
 
 
 def is_override(text: str) -> bool:
-    """Whether a word among names and files is `key=value`; a file may be called so, too."""
-    return "=" in text and not os.path.exists(text)
+    """Whether a word is `key=value`, not a name, a file that may be called so, or a call, as `knn(k=20)`."""
+    key, equals, _ = text.partition("=")
+    return bool(equals) and key.strip().replace(".", "_").isidentifier() and not os.path.exists(text)
 
 
 def load(recipe: str, overrides: Sequence[str] | None, use: Sequence[Path] | None) -> Recipe:

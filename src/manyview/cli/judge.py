@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from manyview.cli.arguments import Checkpoint, ModelName, Quiet, RunFolder, Size, Use
+from manyview.cli.arguments import Checkpoint, ModelName, Quiet, RunFolder, Size, Use, is_override
 from manyview.cli.speech import console, ringing, speaking, tell
 from manyview.errors import RecipeError
 from manyview.foundation.files import check_writable, write_text
@@ -45,7 +45,7 @@ def evaluate(
     from manyview.words.load import words_of
 
     given = protocols or []
-    overrides = [text for text in given if text.partition("=")[0].replace(".", "_").isidentifier() and "=" in text]
+    overrides = [text for text in given if is_override(text)]
     named = [text for text in given if text not in overrides]
     words = words_of(use or ())
     check_words(Path(model), words, exact=False)  # whose line says more than that a protocol of theirs is unknown

@@ -3,31 +3,55 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from manyview.data.decode import BadImage
 from manyview.data.images import Images
 from manyview.data.item_images import spread
-from manyview.data.stamp import stamp
+from manyview.data.splits import Splits
+
+
+def marks_of(splits: Splits) -> dict[str, Any]:
+    """What identifies each split; of data that were given in Python some pixels, too."""
+    return {name: mark_of(getattr(splits, name), splits.given) for name in ("train", "val", "test")}
 
 
 def mark_of(images: Images | None, pixels: bool = False) -> dict[str, Any] | None:
     """What identifies a split: how many images, which (as ranges), and a digest of names' last parts and labels.
 
     Beside it one of the images alone, without labels. pixels: some images' pixels are part of both, where names are
-    none of their own.
+    none of their own. They are as they are read, so it does not matter where images lie: in files, which may be copied
+    or touched, in a table's bytes, or decoded in memory.
     """
     if images is None:
         return None
-    alone = hashlib.blake2b(digest_size=16)
-    for position in range(len(images)):
-        # the very bytes of a file's name, which need not be text
-        alone.update(Path(images.name(position)).name.encode(errors="surrogateescape"))
+    digest, alone = hashlib.blake2b(images.labels.tobytes(), digest_size=16), hashlib.blake2b(digest_size=16)
+    # the very bytes of a file's name, which need not be text
+    pieces = [Path(images.name(n)).name.encode(errors="surrogateescape") for n in range(len(images))]
     for position in spread(len(images)) if pixels else ():
-        alone.update(stamp(images, position))
-    whole = hashlib.blake2b(alone.digest() + images.labels.tobytes(), digest_size=16)
+        pieces.append(_pixels(images, position))
+    for piece in pieces:
+        digest.update(piece)
+        alone.update(piece)
     which = {"count": len(images), "index": _ranges(images.index.tolist())}
-    return {**which, "digest": whole.hexdigest(), "images": alone.hexdigest()}
+    return {**which, "digest": digest.hexdigest(), "images": alone.hexdigest()}
+
+
+def is_same(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
+    """Whether two marks are of the same split; one that was kept by an older version says less."""
+    if before is None or now is None:
+        return before is now
+    return all(value == now.get(key) for key, value in before.items())
+
+
+def _pixels(images: Images, position: int) -> bytes:
+    try:
+        image = images.read(position)
+    except BadImage:  # whose line says where it lies
+        return b"none"
+    return f"{image.dtype} {[*image.shape]}".encode() + image.numpy().tobytes()
 
 
 def _ranges(numbers: list[int]) -> str:

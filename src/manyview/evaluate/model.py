@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, final
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from manyview.branches.given import Reader
 from manyview.branches.origin import without_origin
 from manyview.branches.weights import digest_of
+from manyview.foundation.modes import evaluating
 from manyview.step import Step
 
 
@@ -109,7 +109,7 @@ class StepModel:
 
     def read(self, pixels: Tensor, *, aggregated: bool = False) -> dict[str, Tensor]:
         """Features and scores, in evaluation mode; the step's own mode stays."""
-        with _evaluating(self.step):
+        with evaluating(self.step):
             return self.step.read(pixels, aggregated=aggregated)
 
     def trainable(self) -> Trunk:
@@ -128,13 +128,3 @@ def trunk_of(backbone: nn.Module, mean: Tensor, std: Tensor, reader: Reader | No
             alike: Any = BatchNormAct2d if hasattr(module, "act") else nn.BatchNorm2d
             module.__class__ = alike
     return Trunk(alone, mean, std, reader).requires_grad_(True).train()
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from functools import cached_property
 from importlib import import_module
 from typing import Any, final
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from manyview.data import Splits, check_labels, open_splits
 from manyview.data.loader import Batch, Batches, stream
+from manyview.data.mark import marks_of
 from manyview.data.render import choose_rendering
 from manyview.errors import ManyviewError, RunError, warn
 from manyview.evaluate.evaluate import check_model, check_protocols, evaluate, while_training, with_accuracy
@@ -32,13 +34,16 @@ from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
 from manyview.foundation.words import a
 from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
-from manyview.recipe.recipe import Recipe
+from manyview.recipe.method import PARTS, check_method, in_a_line, method_of
+from manyview.recipe.recipe import Recipe, changes
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
+from manyview.training.run import INCIDENTAL
 from manyview.views.draws import key_of
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")
+KEPT = "manyview"  # what a checkpoint has under this name is ours
 
 
 def _library() -> Any:
@@ -86,6 +91,13 @@ class ViewsData(lightning.LightningDataModule):
         check_protocols(self.protocols, self.splits)
         self.splits = in_memory(self.splits, recipe.data, Display(quiet=True))
         self.clock = clock_of(recipe.train, len(self.splits.train))
+
+    @cached_property
+    def method(self) -> dict[str, Any]:
+        """What a run must have alike to go on: all that the recipe says of it, and what identifies the images."""
+        marks = {f"{name} images": mark for name, mark in marks_of(self.splits).items() if mark is not None}
+        told = {name: f"{mark['count']:,} ({mark['digest'][:8]})" for name, mark in marks.items()}
+        return {**method_of(self.recipe, (*PARTS, "data", "train"), INCIDENTAL), **told}
 
     @property
     def num_classes(self) -> int:
@@ -175,6 +187,8 @@ class ViewsModule(lightning.LightningModule):
         self.recipe = recipe
         self.step = Step(recipe, num_classes, backbone=backbone, pretrained=pretrained)
         self.step.hold(fixed_parts(recipe.train))
+        # DDP wraps this module, and reads of it, not of the step, for which gradients not to wait
+        self._ddp_params_and_buffers_to_ignore = [f"step.{name}" for name in sorted(self.step.idle)]
         self._set_lr: Any = None
         self._handle: Any = None
 
@@ -194,6 +208,9 @@ class ViewsModule(lightning.LightningModule):
         if stage != "fit":
             return
         config, trainer = self.recipe.train, self.trainer
+        learnt = (*PARTS, "train")
+        if changed := changes(method_of(data.recipe, learnt, INCIDENTAL), method_of(self.recipe, learnt, INCIDENTAL)):
+            raise RunError(f"ViewsData has another recipe than ViewsModule: {in_a_line(changed)}; give both the same")
         if trainer.accumulate_grad_batches != config.accumulate:
             raise RunError(
                 f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}), but train.accumulate is "
@@ -230,6 +247,28 @@ class ViewsModule(lightning.LightningModule):
             self._tell(f"the Trainer's run has {steps:,} updates, and the recipe's schedule {self.step.total_steps:,}")
         if self.recipe.train.compile:
             self.step.compile_parts()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint says by which recipe it was trained, and on which images."""
+        checkpoint[KEPT] = self._data.method
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises RunError where a run would go on by another recipe, or weights would come into other branches.
+
+        A run that goes on is one that a Trainer fits; else weights are looked at, or begun from, whatever trained them.
+        """
+        kept, trainer = checkpoint.get(KEPT), getattr(self, "_trainer", None)
+        goes_on = trainer is not None and trainer.state.fn == "fit"
+        if isinstance(kept, Mapping):
+            now = self._data.method if goes_on else method_of(self.recipe)
+            asked = "" if goes_on else "branches."
+            before, now = ({key: value for key, value in each.items() if key.startswith(asked)} for each in (kept, now))
+            check_method(before, now, "give the one it was trained with, or begin anew without ckpt_path=")
+        elif goes_on:
+            raise RunError(
+                "the checkpoint does not say by which recipe it was trained, so it is none of ViewsModule's; begin "
+                "anew without ckpt_path="
+            )
 
     # ----------------------------------------------------------------------------------------------------- training
 

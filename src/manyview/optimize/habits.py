@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn, final
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from manyview.errors import ManyviewError, warn
 from manyview.foundation.words import counted
 from manyview.optimize.after_update import unwrapped
+from manyview.views.engine.render import Reduced, Source
 
 SHOWN = 6  # parts that a message lists
 SOON = 4  # updates after which all that is trained must have moved
@@ -28,6 +31,8 @@ class Habits:
         self._looks = 0
         self._learnt = False
         self._versions: dict[str, int] = {}
+        self._first: tuple[int, int, Tensor | None] | None = None  # index, epoch, image: that the epoch began with
+        self._passed = False  # whether batches without it came since
 
     def looked(self, training: bool) -> None:
         """Notes a forward with gradients."""
@@ -70,6 +75,32 @@ class Habits:
             lost = [name for name in still if ".backbone." not in name or parameters[name].grad is not None]
             if lost:
                 self.tell("still", _lacking(lost, parts))
+
+    def draws(self, images: Source, index: Tensor, epoch: int) -> None:
+        """Warns of indices and epochs by which views are drawn again that were drawn before."""
+        numbers = index.numpy()
+        if len(np.unique(numbers)) < len(numbers):
+            values, counts = np.unique(numbers, return_counts=True)
+            self.tell(
+                "twice in a batch",
+                f"index {values[counts.argmax()]} stands {counts.max()} times in a batch, and these images draw alike; "
+                "index is an image's place in the data set",
+            )
+        image = None if isinstance(images, Reduced) or images[0].device.type != "cpu" else images[0]
+        if self._first is None or self._first[1] != epoch:
+            self._first, self._passed = (int(numbers[0]), epoch, None if image is None else image.clone()), False
+            return
+        index_of_first, _, before = self._first
+        if index_of_first not in numbers:
+            self._passed = True
+            return
+        again = image is None or before is None or (image.shape == before.shape and torch.equal(image, before))
+        if self._passed or numbers[0] != index_of_first or not again:  # else it is the first batch once more
+            self.tell(
+                "twice in an epoch",
+                f"index {index_of_first} came twice in epoch {epoch}, and draws the same views each time; index is an "
+                "image's place in the data set, not in the batch, and epoch counts the passages",
+            )
 
     def learns(self, terms: Mapping[str, Tensor], trained: Callable[[], Collection[str]]) -> None:
         """Looks once, in the first training forward, at whether all terms of the loss have gradients; warns of others.

@@ -106,10 +106,18 @@ def check_recipe(given: Any, who: str) -> None:
 
 def difference(ours: Recipe, theirs: Recipe, ignore: Mapping[str, Any] | None = None) -> list[str]:
     """Lines `key: ours -> theirs` for all that differs between two recipes, but for keys in `ignore`."""
-    left, right = ours.flat, theirs.flat
     skipped = tuple(f"{key}." for key in ignore or ())  # a list has a key an entry
-    keys = [key for key in {**left, **right} if not f"{key}.".startswith(skipped)]
-    return [f"{key}: {left.get(key)!r} -> {right.get(key)!r}" for key in keys if left.get(key) != right.get(key)]
+    left, right = (
+        {key: value for key, value in recipe.flat.items() if not f"{key}.".startswith(skipped)}
+        for recipe in (ours, theirs)
+    )
+    return changes(left, right)
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines `key: before -> now` for all that differs between two tables of settings."""
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return [f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from manyview.branches.spec import FEATURES
 from manyview.data import BadImage, Splits, preload
 from manyview.data.loader import read_images
 from manyview.errors import ManyviewWarning, RecipeError, reason
+from manyview.foundation.modes import evaluating
 from manyview.recipe.settings import Data, Train
 from manyview.show.display import Display
 from manyview.step import Step
@@ -78,19 +79,16 @@ def check_sizes(step: Step, images: Mapping[str, Tensor]) -> None:
     }
     reads.add((step.main.spec.name, TEST))
     sizes = {(branch, images[view].shape): images[view] for branch, view in sorted(reads) if view in images}
-    modes = [(module, module.training) for module in step.modules()]
-    step.eval()
-    for (branch, shape), image in sizes.items():
-        try:
-            step.branch(branch).read(image, [FEATURES])
-        except Exception as error:  # a layer left without pixels or without a successor: networks have no common base
-            size = "x".join(map(str, shape[-2:]))
-            raise RecipeError(
-                f"branches.{branch}.backbone: {step.branch(branch).spec.backbone} cannot read views of {size}: "
-                f"{reason(error)}"
-            ) from None
-    for module, training in modes:
-        module.training = training
+    with evaluating(step):
+        for (branch, shape), image in sizes.items():
+            try:
+                step.branch(branch).read(image, [FEATURES])
+            except Exception as error:  # a layer left without pixels or a successor: networks have no common base
+                size = "x".join(map(str, shape[-2:]))
+                raise RecipeError(
+                    f"branches.{branch}.backbone: {step.branch(branch).spec.backbone} cannot read views of {size}: "
+                    f"{reason(error)}"
+                ) from None
 
 
 def in_memory(splits: Splits, data: Data, display: Display) -> Splits:

@@ -19,12 +19,13 @@ from manyview.branches.origin import anywhere
 from manyview.branches.start import Start
 from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
-from manyview.data.mark import mark_of
+from manyview.data.mark import is_same, marks_of
 from manyview.errors import ManyviewWarning, RunError, reason, warn
 from manyview.foundation.files import at_home, read_state, write_json, write_text
 from manyview.foundation.taken import check_overrides, taken_path
 from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
+from manyview.recipe.method import SHOWN, in_a_line
 from manyview.recipe.recipe import Recipe, check_recipe, difference
 from manyview.recipe.settings import Data, Train
 from manyview.step import Step
@@ -40,7 +41,6 @@ INCIDENTAL = (
 # What says nothing of how a trained network looks at images.
 ELSEWHERE = (*INCIDENTAL, *(f"data.{key}" for key in Data.model_fields if key != "channels"), "evaluate", "seed",
              *(f"train.{key}" for key in Train.model_fields if key != "ema"))  # fmt: skip
-SHOWN = 4  # differences between recipes that a message lists
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Run:
         noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
         if starts:
             noted["starts"] = {part: start.noted for part, start in starts.items()}
-        write_json(self.folder / "splits.json", {**noted, **_marks(splits)})
+        write_json(self.folder / "splits.json", {**noted, **marks_of(splits)})
         if networks:
             write_json(self.folder / "networks.json", networks)
         text = _anywhere(recipe).to_yaml()
@@ -152,14 +152,14 @@ class Run:
         own = self.recipe(exact=True)
         changed = difference(own, _anywhere(recipe), dict.fromkeys(INCIDENTAL))
         if changed:
-            more = f"; and {len(changed) - SHOWN} more; its own is {self.folder / 'recipe.yaml'}"
-            told = "; ".join(changed[:SHOWN]) + (more if len(changed) > SHOWN else "")
-            told += self._further(own) if all(each.startswith("train.") for each in changed) else ""
-            raise RunError(f"{self.folder} was made by another recipe: {told}")
+            more = f"; its own is {self.folder / 'recipe.yaml'}" if len(changed) > SHOWN else ""
+            more += self._further(own) if all(each.startswith("train.") for each in changed) else ""
+            raise RunError(f"{self.folder} was made by another recipe: {in_a_line(changed)}{more}")
         if splits is not None:
             stored = self._read("splits.json")
-            for split, mark in _marks(splits).items():
-                if (before := stored.get(split)) != mark:
+            for split, mark in marks_of(splits).items():
+                before = stored.get(split)
+                if not is_same(before, mark):
                     same = before and mark and before.get("images") == mark["images"]
                     raise RunError(
                         f"{self.folder}: the {'labels of the ' if same else ''}{split} images are not those the run "
@@ -268,7 +268,7 @@ class Run:
             warnings.simplefilter("ignore", ManyviewWarning)  # who loaded the recipe was told
             own = parse_recipe(text_of_run(self.folder), use=recipe.words)
         if changed := difference(own, _anywhere(recipe), dict.fromkeys(ELSEWHERE)):
-            told = "; ".join(changed[:SHOWN])
+            told = in_a_line(changed)
             raise RunError(f"the recipe given is another than that of {self.folder}, Run(folder).recipe(): {told}")
 
     def finished(self) -> dict[str, Any] | None:
@@ -301,7 +301,3 @@ def _anywhere(recipe: Recipe) -> Recipe:
         return recipe
     data = recipe.data.model_copy(update={"root": str(at_home(root).resolve())})
     return recipe.model_copy(update={"data": data})
-
-
-def _marks(splits: Splits) -> dict[str, Any]:
-    return {name: mark_of(getattr(splits, name), splits.given) for name in ("train", "val", "test")}

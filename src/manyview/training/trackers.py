@@ -60,13 +60,13 @@ class Trackers:
 
     def finish(self) -> None:
         """Ends all."""
-        self._each(lambda tracker: tracker.finish())
+        with _silence():
+            self._each(lambda tracker: tracker.finish())
 
     def _each(self, act: Callable[[Tracker], None]) -> None:
         for name, tracker in [*self.running.items()]:
             try:
-                with contextlib.redirect_stdout(io.StringIO()):  # they have much to tell
-                    act(tracker)
+                act(tracker)
             except Exception as error:  # a server that is down must not end training
                 del self.running[name]
                 told = f"{name} takes no more measures, which metrics.jsonl still has: {reason(error)}"
@@ -91,7 +91,7 @@ def start_trackers(
             os.environ.setdefault(variable, value)
         make, identity = _MADE[name]
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with _silence():
                 tracker = make(folder, known.get(name))
                 tracker.start()
                 if name not in known or name not in FOR_EVER:
@@ -104,6 +104,11 @@ def start_trackers(
         known[name] = str(identity(tracker.tracker))
         write_json(folder / LIST, known)
     return Trackers(running)
+
+
+def _silence() -> contextlib.redirect_stdout[io.StringIO]:
+    """Trackers have much to tell where they begin and end; in between stdout is other threads', too."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def _known(folder: Path) -> dict[str, str]:

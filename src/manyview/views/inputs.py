@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.errors import BatchError, brief, warn
+from manyview.errors import BatchError, brief
 from manyview.foundation.words import counted, few
 from manyview.views.engine.render import Reduced, Source
 from manyview.views.view import View
@@ -31,8 +31,6 @@ class Inputs:
     def __init__(self, channels: int, classes: int, learns: bool) -> None:
         self.channels, self.classes, self.learns = channels, classes, learns
         self._seen: set[str] = set()
-        self._first: tuple[int, int, Tensor | None] | None = None  # index, epoch, image: that the epoch began with
-        self._moved = False  # whether batches without it came since
 
     def images(self, given: Any) -> Source:
         """Images [B, C, H, W], or B of unlike sizes, uint8 or float32. Raises BatchError."""
@@ -168,32 +166,6 @@ class Inputs:
                 cure = "give pixels before Normalize(…); to normalise is the branch's (`normalize:`)"
             raise BatchError(f"{what}: {worst:.3g} among the pixels, which as floats are in [0, 1]; {cure}")
 
-    def notice(self, images: Source, index: Tensor, epoch: int) -> None:
-        """Warns, once each, of indices and epochs by which views are drawn again that were drawn before."""
-        numbers = index.numpy()
-        if len(np.unique(numbers)) < len(numbers):
-            values, counts = np.unique(numbers, return_counts=True)
-            self._warn(
-                "twice in a batch",
-                f"index {values[counts.argmax()]} stands {counts.max()} times in a batch, and these images draw alike; "
-                "index is an image's place in the data set",
-            )
-        image = None if isinstance(images, Reduced) or images[0].device.type != "cpu" else images[0]
-        if self._first is None or self._first[1] != epoch:
-            self._first, self._moved = (int(numbers[0]), epoch, None if image is None else image.clone()), False
-            return
-        index_of_first, _, before = self._first
-        if index_of_first not in numbers:
-            self._moved = True
-            return
-        again = image is None or before is None or (image.shape == before.shape and torch.equal(image, before))
-        if self._moved or numbers[0] != index_of_first or not again:  # else it is the first batch once more
-            self._warn(
-                "twice in an epoch",
-                f"index {index_of_first} came twice in epoch {epoch}, and draws the same views each time; index is an "
-                "image's place in the data set, not in the batch, and epoch counts the passages",
-            )
-
     def _looks(self, tensor: Tensor, what: str) -> bool:
         if tensor.device.type == "cpu":
             return True
@@ -201,11 +173,6 @@ class Inputs:
             return False
         self._seen.add(what)
         return True
-
-    def _warn(self, kind: str, text: str) -> None:
-        if kind not in self._seen:
-            self._seen.add(kind)
-            warn(text)
 
     def _tensor(self, image: Any, what: str = "images") -> Tensor:
         if isinstance(image, Tensor):

@@ -1,5 +1,6 @@
 """Mistakes in a timm model's arguments and weights: one line that says what failed, of which model, and the cure."""
 
+import logging
 import re
 
 import huggingface_hub
@@ -92,7 +93,24 @@ def test_a_connection_that_ends_while_weights_are_fetched(monkeypatch):
     assert re.fullmatch(UNFETCHED, refused("resnet10t(pretrained=True)"))
 
 
-def test_published_weights_leave_nothing_at_random(tmp_path):
+@pytest.fixture(params=["as it is", "all disabled", "child quiet", "child disabled"])
+def logged(request):
+    """What a program may have made of logging; all of it stays so."""
+    child = logging.getLogger("timm.models._builder")
+    level, disabled = child.level, child.disabled
+    if request.param == "all disabled":
+        logging.disable(logging.INFO)
+    child.setLevel(logging.ERROR if request.param == "child quiet" else level)
+    child.disabled = request.param == "child disabled"
+    before = logging.root.manager.disable, child.level, child.disabled, child.propagate, child.handlers
+    yield
+    assert before == (logging.root.manager.disable, child.level, child.disabled, child.propagate, child.handlers)
+    logging.disable(logging.NOTSET)
+    child.setLevel(level)
+    child.disabled = disabled
+
+
+def test_published_weights_leave_nothing_at_random(tmp_path, logged):
     """timm itself logs it where no one looks, and trains on."""
     given = f"pretrained=True, pretrained_cfg_overlay={{'file': {str(tmp_path / 'w.pt')!r}}}"
     state = timm.create_model("resnet10t").state_dict()

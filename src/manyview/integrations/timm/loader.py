@@ -25,6 +25,7 @@ from manyview.foundation.words import a, counted
 from manyview.integrations.timm.batch import ViewsBatch
 from manyview.recipe.recipe import Recipe
 from manyview.views.engine.render import together
+from manyview.views.plan import mixes
 from manyview.views.view import draw_views
 
 # modes of 8 bits a channel, and what holds them where channels are counted
@@ -37,7 +38,7 @@ class ViewsDataset(Dataset[tuple[ViewsBatch, Tensor]]):
 
     num_classes: for views that mix labels. Its transform, as timm gives one, is left out: the views take its place.
     Raises DataError for data sets without positions, and, when read, for what is no 8-bit PIL image of the recipe's
-    `data.channels` or no integer label.
+    `data.channels`, no integer label or, where the recipe learns from labels, none of a class.
     """
 
     def __init__(self, dataset: Any, recipe: Recipe, num_classes: int | None = None) -> None:
@@ -52,6 +53,7 @@ class ViewsDataset(Dataset[tuple[ViewsBatch, Tensor]]):
         self.recipe = recipe
         self.num_classes = num_classes
         self._plan = recipe.seen_views
+        self._learns, self._mixes = bool(recipe.learns_from_labels), mixes(self._plan)
         # shared memory: persistent workers must see the epoch change
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
@@ -67,6 +69,7 @@ class ViewsDataset(Dataset[tuple[ViewsBatch, Tensor]]):
         names = [f"image {position} of the data set" for position in positions]
         pixels = together([self._pixels(image, name) for image, name in zip(images, names, strict=True)])
         labels = torch.tensor([label_of(target, name) for target, name in zip(targets, names, strict=True)])
+        self._check_labels(labels.tolist(), names)
         known = None if bool((labels < 0).any()) else labels
         epoch, seed = int(self._epoch), self.recipe.seed
         try:
@@ -84,6 +87,18 @@ class ViewsDataset(Dataset[tuple[ViewsBatch, Tensor]]):
             return self[positions]
         except ManyviewError as error:
             return error
+
+    def _check_labels(self, labels: Sequence[int], names: Sequence[str]) -> None:
+        """Raises DataError for labels that are no classes, where views mix them or relations learn from them."""
+        for label, name in zip(labels, names, strict=True):
+            if label < 0 and self._learns:
+                raise DataError(f"{name} has the label {label}, none, and the recipe learns from labels; leave it out")
+            if self.num_classes and label >= self.num_classes and (self._learns or self._mixes):
+                classes = counted(self.num_classes, "class")
+                raise DataError(
+                    f"{name} has the label {label}, and there are {classes}, counted from 0; num_classes "
+                    "(--num-classes in timm's script) says how many"
+                )
 
     def _pixels(self, image: Any, name: str) -> Tensor:
         """As timm reads it, uint8 [C, H, W]: not turned upright, RGB unless the recipe has `data.channels`."""

@@ -92,7 +92,8 @@ def from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoad
     Normalisation is timm's (--mean, --std, or the model's own), as in its validation. Mistakes end the script with one
     line and exit code 2; those that it meets later, as in a checkpoint to resume, with one line, too.
     """
-    sys.excepthook = partial(_one_line, sys.excepthook)
+    if getattr(sys.excepthook, "func", None) is not _one_line:  # once, however often a script calls
+        sys.excepthook = partial(_one_line, sys.excepthook)
     try:
         return _from_args(args, model, loader)
     except ManyviewError as error:
@@ -114,7 +115,7 @@ def _leave(line: str) -> NoReturn:
 
 def _from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoader, ViewsTask]:
     _refuse(vars(args))
-    recipe = _recipe(args.recipe)
+    recipe = _recipe(args.recipe, getattr(args, "seed", None))
     config = resolve_data_config(vars(args), model=model)
     channels, wanted = config["input_size"][0], recipe.data.channels or 3
     if channels != wanted:
@@ -147,10 +148,14 @@ def _from_args(args: Namespace, model: nn.Module, loader: Any) -> tuple[ViewsLoa
     return views, task
 
 
-def _recipe(said: str | Sequence[str]) -> Recipe:
+def _recipe(said: str | Sequence[str], seed: int | None) -> Recipe:
+    """The recipe, whose seed is the script's unless one stands behind its name."""
     name, *rest = [said] if isinstance(said, str) else said  # a file of --config may say one name
     use = [each.removeprefix("use=") for each in rest if each.startswith("use=")]
-    return load_recipe(name, *(each for each in rest if not each.startswith("use=")), use=use)
+    overrides = [each for each in rest if not each.startswith("use=")]
+    if seed is not None and not any(each.partition("=")[0].strip() == "seed" for each in overrides):
+        overrides.append(f"seed={seed}")
+    return load_recipe(name, *overrides, use=use)
 
 
 def _refuse(args: Mapping[str, Any]) -> None:
@@ -183,12 +188,14 @@ def told(args: Namespace, task: ViewsTask, input_size: tuple[int, ...]) -> list[
     losses = "; ".join(plan.text for plan in step.recipe.relation_plan)
     smoothed = f", label smoothing {args.smoothing:g}" if args.smoothing else ""
     lines = [
-        f"{said} on {args.model}, {counted(step.total_steps or 0, 'update')}: views {', '.join(step.rendered_views)}; "
-        f"{losses}",
+        f"{said} on {args.model}, {counted(step.total_steps or 0, 'update')}, draws by seed {step.recipe.seed}: "
+        f"views {', '.join(step.rendered_views)}; {losses}",
         f"timm's augmentation{smoothed} and criterion have no part in it, nor the recipe's data, train and backbone",
     ]
     if task.renormalized:
         lines.append(f"pixels are normalised by timm's {_numbers(task.normalization)}, not the recipe's normalize")
+    if getattr(args, "seed", step.recipe.seed) != step.recipe.seed:
+        lines.append(f"order and dropout are by timm's --seed {args.seed}, draws and heads by the recipe's")
     size = step.trained_size
     if size is not None and size != tuple(input_size[-2:]):
         lines.append(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-import yaml
 from timm.task import TrainingTask
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
@@ -16,9 +15,10 @@ from torch import Tensor, nn
 from manyview.branches.spec import LOGITS
 from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import timm_model
-from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
-from manyview.foundation.words import a
+from manyview.errors import ManyviewError, ManyviewWarning, RecipeError, RunError
+from manyview.foundation.words import a, few
 from manyview.integrations.timm.batch import ViewsBatch
+from manyview.recipe.method import check_method, method_of
 from manyview.recipe.recipe import Recipe
 from manyview.step import Step
 
@@ -67,6 +67,8 @@ class ViewsTask(TrainingTask):
         with warnings.catch_warnings():
             # of a joint head (SLA) it follows, and where nothing classifies that is told below
             warnings.filterwarnings("ignore", ".*which no relation reads", ManyviewWarning)
+            if mean is not None and std is not None:  # which tell what the model does not
+                warnings.filterwarnings("ignore", ".*so pixels are normalised by", ManyviewWarning)
             step = Step(recipe, classes, total_steps, backbone=model)
         if step.classifier is not None and step.main.reader.classifier is None:
             raise ManyviewError(
@@ -165,7 +167,7 @@ class ViewsTask(TrainingTask):
         if ema:
             return {}
         state = {name: value for name, value in self.step.state_dict().items() if not self._is_models(name)}
-        return {"step": state, "recipe": _method(self.step.recipe)}
+        return {"step": state, "recipe": method_of(self.step.recipe)}
 
     def load_task_state(
         self,
@@ -174,7 +176,9 @@ class ViewsTask(TrainingTask):
         module: nn.Module | None = None,
         ema: bool = False,
     ) -> None:
-        """What `get_task_state` gave. Raises ManyviewError where another recipe's views, networks or losses gave it.
+        """What `get_task_state` gave. Raises RunError where another recipe's views, networks or losses gave it.
+
+        Another recipe's are those of other words of one's own, too; and a state may be of another task.
 
         A checkpoint without it, as of training without a recipe, gives the weights alone, which is told.
         """
@@ -187,18 +191,25 @@ class ViewsTask(TrainingTask):
             )
             self._begin_emas()
             return
-        changed = [part for part, text in _method(self.step.recipe).items() if state["recipe"].get(part) != text]
-        if changed:
-            raise ManyviewError(
-                f"the checkpoint was trained with another recipe, of other {', '.join(changed)}; resume with the one "
-                "it was trained with, or begin anew from its weights (--initial-checkpoint)"
+        cure = "or begin anew from its weights (--initial-checkpoint)"
+        kept, weights = state.get("recipe"), state.get("step")
+        if not isinstance(kept, Mapping) or not isinstance(weights, Mapping):
+            raise RunError(
+                f"the checkpoint's task_state is of another task ({few([*map(str, state)])}), not of a recipe; resume "
+                f"with the one that it was trained with, {cure}"
             )
-        found = self.step.load_state_dict(state["step"], strict=False)
-        missing = [name for name in found.missing_keys if not self._is_models(name)]
-        if strict and (missing or found.unexpected_keys):
-            raise ManyviewError(
-                f"the checkpoint's state does not fit this recipe: {(missing + found.unexpected_keys)[0]}; "
-                "resume with the recipe and the model that it was trained with"
+        check_method(kept, method_of(self.step.recipe), f"resume with the one it was trained with, {cure}")
+        try:
+            found = self.step.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            told = str(error).splitlines()[-1].strip()
+        else:
+            lacking = [name for name in found.missing_keys if not self._is_models(name)] + found.unexpected_keys
+            told = lacking[0] if strict and lacking else ""
+        if told:
+            raise RunError(
+                f"the checkpoint's state does not fit this recipe: {told}; resume with the recipe and the model that "
+                "it was trained with"
             )
 
     # ------------------------------------------------------------------------------------------------------- inside
@@ -221,12 +232,6 @@ class ViewsTask(TrainingTask):
         joint, classifier = branch.heads[head], self.model.get_submodule(str(branch.reader.classifier))
         for name, value in classifier.named_parameters():
             value.copy_(joint.get_parameter(name)[:: branch.members(head)])
-
-
-def _method(recipe: Recipe) -> dict[str, str]:
-    """What a recipe says of the views and losses that timm's loop trains by: part -> text."""
-    parts = yaml.safe_load(recipe.to_yaml())
-    return {part: yaml.safe_dump(parts[part]) for part in ("seed", "views", "branches", "relations")}
 
 
 def _named(recipe: Recipe, num_classes: int | None) -> nn.Module:
