@@ -16,6 +16,7 @@ from torch import Tensor
 from manyview.data.decode import BadImage, Stored, decode, size_of
 from manyview.data.stored import MOST_CHANNELS, unit
 from manyview.errors import DataError, shown
+from manyview.foundation.words import few
 
 Ints = NDArray[np.int64]
 
@@ -206,6 +207,17 @@ def labelled(images: Images) -> Images:
     """The images that have a label, in their order: what a bank of neighbours and a probe can learn from."""
     positions = np.flatnonzero(images.labels >= 0)
     return images if len(positions) == len(images) else Subset(images, positions)
+
+
+def others_of_its_batch(images: Images, positions: Ints) -> str:
+    """What to say of the rest of a batch, of which an image cannot be read: which others cannot be either."""
+    bad = []
+    for position in map(int, positions):
+        try:
+            images.read(position)
+        except BadImage:
+            bad.append(shown(images.name(position)))
+    return f" ({len(bad):,} more of its batch: {few(bad)})" if bad else ""
 
 
 def pack(names: Sequence[str]) -> NDArray[np.bytes_]:

@@ -30,10 +30,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from manyview.data.decode import BadImage, scale_for
-from manyview.data.images import ArrayImages, Images
-from manyview.errors import DataError, ManyviewError, RunError, WordsError, shown
+from manyview.data.images import ArrayImages, Images, others_of_its_batch
+from manyview.errors import DataError, ManyviewError, RunError, WordsError
 from manyview.foundation.vocabulary import modules_before, own_fault
-from manyview.foundation.words import few
 from manyview.views.draws import order_of
 from manyview.views.engine.render import Reduced, Source, together
 from manyview.views.plan import PlannedView
@@ -191,7 +190,7 @@ class Batches:
             try:
                 image, found = self._read_one(position, epoch, scales, skipped)
             except BadImage as error:
-                raise BadImage(f"{error}{_others(self.images, positions[place + 1 :])}") from None
+                raise BadImage(f"{error}{others_of_its_batch(self.images, positions[place + 1 :])}") from None
             images.append(image)
             kept.append(found)
         read = np.asarray(kept, dtype=np.int64)
@@ -381,17 +380,6 @@ def read_images(
                 raise
             skipped.append(str(error))
     return together(read), np.asarray(kept, dtype=np.int64), skipped
-
-
-def _others(images: Images, positions: NDArray[np.int64]) -> str:
-    """What to say of the rest of a batch, of which an image cannot be read: which others cannot be either."""
-    bad = []
-    for position in map(int, positions):
-        try:
-            images.read(position)
-        except BadImage:
-            bad.append(shown(images.name(position)))
-    return f" ({len(bad):,} more of its batch: {few(bad)})" if bad else ""
 
 
 def _decode(images: Images, position: int, skip: bool, scale: int = 1) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+from torch import Tensor
 
 from manyview.data.decode import BadImage
 from manyview.data.images import Ints
@@ -41,9 +42,11 @@ def named(dataset: Any, index: Ints, split: str, names: Sequence[str] | None, sp
 
     names: of the classes, where they are known; else all texts that occur, sorted. Raises DataError for others.
     """
+    known = _in_one_place(dataset)
+    if known is not None and not isinstance(known[0], str):  # which spares a reading
+        return None
     if not _has_text(dataset, index, split):
         return None
-    known = _in_one_place(dataset)
     texts = [known[number] for number in index.tolist()] if known is not None else _learn(dataset, index, split, spec)
     chosen, numbers = numbers_of(texts, [f"{split} item {number}" for number in index.tolist()], names)
     targets = np.full(len(dataset), -1, dtype=np.int64)
@@ -62,14 +65,15 @@ def _has_text(dataset: Any, index: Ints, split: str) -> bool:
     return False
 
 
-def _in_one_place(dataset: Any) -> list[Any] | None:
-    """The texts of all items, where a data set has them in one place."""
+def _in_one_place(dataset: Any) -> Any:
+    """The labels of all items, where a data set has them in one place."""
     places = ("labels",) if isinstance(dataset, Pairs) else ("targets", "labels")
     found: Any = next((getattr(dataset, place) for place in places if hasattr(dataset, place)), None)
-    if getattr(dataset, "target_transform", None) is not None or not hasattr(found, "__len__"):
+    if getattr(dataset, "target_transform", None) is not None or not isinstance(
+        found, list | tuple | np.ndarray | Tensor
+    ):
         return None
-    texts = list(found)
-    return texts if len(texts) == len(dataset) and all(isinstance(text, str) for text in texts) else None
+    return found if len(found) == len(dataset) > 0 else None
 
 
 @dataclass(frozen=True)
