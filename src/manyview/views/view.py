@@ -36,7 +36,8 @@ class View:
 
     images: uint8, or float in [0, 1], [B*members, C, h, w]. params: op name -> {name: [B*members, …]}.
     target: labels [B*members], soft targets [B*members, classes], or None without labels. mixed: whether images of the
-    batch were mixed with one another, by an op of this view or of one above it.
+    batch were mixed with one another, by an op of this view or of one above it. index: of the images, int64 [B], where
+    it is known.
     """
 
     images: Tensor
@@ -44,6 +45,7 @@ class View:
     target: Tensor | None = None
     members: int = 1
     mixed: bool = False
+    index: Tensor | None = None
 
     @property
     def pixels(self) -> Tensor:
@@ -268,7 +270,7 @@ def member_view(view: View, member: int) -> View:
     """One member of a family as a view of its own."""
     images, target = members_of(view, member)
     params = {op: {k: v[member :: view.members] for k, v in drawn.items()} for op, drawn in view.params.items()}
-    return View(images, params, target, mixed=view.mixed)
+    return View(images, params, target, mixed=view.mixed, index=view.index)
 
 
 def interleave(tensors: Sequence[Tensor]) -> Tensor:
