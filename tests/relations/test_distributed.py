@@ -22,10 +22,7 @@ CASES = {
     **{f"similarity-{kind}": (f"similarity(h(a), h(b), kind='{kind}')",) for kind in KINDS},
     "agmax": ("agmax(logits(a), logits(b), hidden=16)",),
     "agmax-sum": ("agmax(logits(a), logits(b), hidden=16, over_classes='sum')",),
-    **{
-        f"agreement-{kind}": (f"agreement(logits(a), logits(b), kind='{kind}')",)
-        for kind in ("mse", "probabilities", "kl", "ce")
-    },
+    **{f"agreement-{kind}": (f"agreement(logits(a), logits(b), kind='{kind}')",) for kind in AGREEMENTS},
     "similarity-where": ("similarity(h(a), h(b), kind='cosine', where=stop(logits(c)), threshold=0.25)",),
     "pseudo_label": ("pseudo_label(logits(a), toward=stop(logits(b)), threshold=0.25)",),
     "pseudo_label-sharpen": ("pseudo_label(logits(a), toward=stop(logits(b)), threshold=0.2, sharpen=0.4)",),

@@ -182,7 +182,7 @@ class FlexRule(nn.Module):
         super().__init__()
         self.told, self.classes = told, classes
         self.said: Tensor
-        self.register_buffer("said", torch.full((told.images or 0,), NEVER, dtype=torch.int16))
+        self.register_buffer("said", torch.full((told.images or 0,), NEVER, dtype=torch.int32))
         self._met: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, own: Tensor, joined: Tensor, index: Tensor | None) -> Tensor:
