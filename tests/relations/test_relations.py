@@ -198,7 +198,10 @@ OWN = {  # relation: what it holds, parameters and buffers
     "info_nce": ["oldest", "queue"],
     "swav": ["prototypes", "start", "updates"],
 }
-BUILD = {  # relations that take more than two readouts, or others
+BUILD = {
+    "pseudo_label": lambda relation: relation(
+        port(), toward=port("logits(b)")
+    ),  # relations that take more than two readouts, or others
     "augself": lambda relation: relation(
         port("h(a)", ops={"flip": Flip()}), port("h(b)", ops={"flip": Flip()}), flip=1.0
     ),
