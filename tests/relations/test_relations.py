@@ -198,10 +198,7 @@ OWN = {  # relation: what it holds, parameters and buffers
     "info_nce": ["oldest", "queue"],
     "swav": ["prototypes", "start", "updates"],
 }
-BUILD = {
-    "pseudo_label": lambda relation: relation(
-        port(), toward=port("logits(b)")
-    ),  # relations that take more than two readouts, or others
+BUILD = {  # relations that take more than two readouts, or others
     "augself": lambda relation: relation(
         port("h(a)", ops={"flip": Flip()}), port("h(b)", ops={"flip": Flip()}), flip=1.0
     ),
@@ -210,6 +207,7 @@ BUILD = {
     "info_nce": lambda relation: relation(port(), toward=port("teacher.z(b)"), queue=7),
     "joint_cross_entropy": lambda relation: relation(port()),
     "orbit_cross_entropy": lambda relation: relation(port(dim=1)),
+    "pseudo_label": lambda relation: relation(port(), toward=port("logits(b)")),
 }
 
 
