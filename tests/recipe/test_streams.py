@@ -318,6 +318,7 @@ def test_labels_are_needed_beside_it():
         open_splits(parsed.data, 0, {"train": np.zeros((9, 8, 8, 3), np.uint8)})
 
 
+@pytest.mark.slow(reason="imports lightning and timm's script")
 def test_loops_of_one_stream_refuse(recipe):
     lightning = pytest.importorskip("manyview.integrations.lightning", exc_type=ManyviewError)
     with pytest.raises(RecipeError, match="ViewsData feeds one stream of images, and this recipe reads unlabeled, too"):
