@@ -231,7 +231,7 @@ def told_of(*batches):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for images, index, epoch in batches:
-            habits.draws(images, torch.tensor(index), epoch)
+            habits.draws("image", images, torch.tensor(index), epoch)
     assert all(each.category is ManyviewWarning for each in caught)
     return [str(each.message).partition(",")[0] for each in caught]
 

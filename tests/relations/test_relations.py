@@ -207,6 +207,7 @@ BUILD = {  # relations that take more than two readouts, or others
     "info_nce": lambda relation: relation(port(), toward=port("teacher.z(b)"), queue=7),
     "joint_cross_entropy": lambda relation: relation(port()),
     "orbit_cross_entropy": lambda relation: relation(port(dim=1)),
+    "pseudo_label": lambda relation: relation(port(), toward=port("logits(b)")),
 }
 
 
@@ -526,7 +527,7 @@ def test_supervised_contrastive_needs_labels():
         ),
         (
             lambda: Agreement(port(), port(), kind="kll"),
-            "unknown kind of agreement 'kll'; did you mean 'kl'? kinds: ce, kl, mse",
+            "unknown kind of agreement 'kll'; did you mean 'kl'? kinds: ce, kl, mse, probabilities",
         ),
     ],
 )

@@ -63,7 +63,7 @@ def plan(
     asked = any(change.partition("=")[0] in ("data.root", "data.source") for change in overrides or ())
     splits, note = visible_data(loaded, asked)
     made = make_plan(loaded, classes or (len(splits.classes) if splits is not None else 0) or 10)
-    clock = None if splits is None else clock_of(loaded.train, len(splits.train))
+    clock = None if splits is None else clock_of(loaded.train, splits.counts)
     console.print(made.render(note, clock))
     if splits is not None and clock is not None:
         for doubt in doubts(loaded, made.step, clock, len(splits.train)):

@@ -15,7 +15,8 @@ from manyview.data.splits import Splits
 
 def marks_of(splits: Splits) -> dict[str, Any]:
     """What identifies each split; of data that were given in Python some pixels, too."""
-    return {name: mark_of(getattr(splits, name), splits.given) for name in ("train", "val", "test")}
+    kept = {name: mark_of(getattr(splits, name), splits.given) for name in ("train", "val", "test")}
+    return kept if splits.unlabeled is None else {**kept, "unlabeled": mark_of(splits.unlabeled, splits.given)}
 
 
 def mark_of(images: Images | None, pixels: bool = False) -> dict[str, Any] | None:

@@ -31,8 +31,9 @@ class Habits:
         self._looks = 0
         self._learnt = False
         self._versions: dict[str, int] = {}
-        self._first: tuple[int, int, Tensor | None] | None = None  # index, epoch, image: that the epoch began with
-        self._passed = False  # whether batches without it came since
+        # of each stream: index, epoch, image that the epoch began with, and whether batches without it came since
+        self._first: dict[str, tuple[int, int, Tensor | None]] = {}
+        self._passed: dict[str, bool] = {}
 
     def looked(self, training: bool) -> None:
         """Notes a forward with gradients."""
@@ -76,8 +77,8 @@ class Habits:
             if lost:
                 self.tell("still", _lacking(lost, parts))
 
-    def draws(self, images: Source, index: Tensor, epoch: int) -> None:
-        """Warns of indices and epochs by which views are drawn again that were drawn before."""
+    def draws(self, stream: str, images: Source, index: Tensor, epoch: int) -> None:
+        """Warns of indices and epochs by which views of a stream are drawn again that were drawn before."""
         numbers = index.numpy()
         if len(np.unique(numbers)) < len(numbers):
             values, counts = np.unique(numbers, return_counts=True)
@@ -87,15 +88,16 @@ class Habits:
                 "index is an image's place in the data set",
             )
         image = None if isinstance(images, Reduced) or images[0].device.type != "cpu" else images[0]
-        if self._first is None or self._first[1] != epoch:
-            self._first, self._passed = (int(numbers[0]), epoch, None if image is None else image.clone()), False
+        if stream not in self._first or self._first[stream][1] != epoch:
+            self._first[stream] = int(numbers[0]), epoch, None if image is None else image.clone()
+            self._passed[stream] = False
             return
-        index_of_first, _, before = self._first
+        index_of_first, _, before = self._first[stream]
         if index_of_first not in numbers:
-            self._passed = True
+            self._passed[stream] = True
             return
         again = image is None or before is None or (image.shape == before.shape and torch.equal(image, before))
-        if self._passed or numbers[0] != index_of_first or not again:  # else it is the first batch once more
+        if self._passed[stream] or numbers[0] != index_of_first or not again:  # else it is the first batch once more
             self.tell(
                 "twice in an epoch",
                 f"index {index_of_first} came twice in epoch {epoch}, and draws the same views each time; index is an "

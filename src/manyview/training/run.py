@@ -28,6 +28,7 @@ from manyview.recipe.find import text_of_run
 from manyview.recipe.method import SHOWN, in_a_line
 from manyview.recipe.recipe import Recipe, check_recipe, difference
 from manyview.recipe.settings import Data, Train
+from manyview.recipe.streams import read_of
 from manyview.step import Step
 from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of
@@ -35,7 +36,7 @@ from manyview.words.load import Use, words_of
 
 # Settings that change where and how fast a run goes, or where it gives up, not what it computed so far.
 INCIDENTAL = (
-    *("title", "data.root", "data.download", "data.workers", "data.on_bad_image"),
+    *("title", "data.root", "data.unlabeled_root", "data.download", "data.workers", "data.on_bad_image"),
     *("train.log_every", "train.checkpoint_every", "train.on_collapse", "train.track"),
 )
 # What says nothing of how a trained network looks at images.
@@ -239,7 +240,7 @@ class Run:
     def splits(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> Splits:
         """The run's data, checked to be the same as when it began. data: the data sets, if it was given any."""
         recipe = recipe if data is None else recipe.on_given_data()
-        splits = open_splits(recipe.data, recipe.seed, data)
+        splits = read_of(recipe, open_splits(recipe.data, recipe.seed, data))
         self.check_same(recipe, splits)
         return splits
 
@@ -296,8 +297,6 @@ def _anywhere(recipe: Recipe) -> Recipe:
     """The recipe with the paths of data and weights made absolute, so that the run can be read from any folder."""
     if (branches := anywhere(recipe.branches)) != recipe.branches:
         recipe = recipe.model_copy(update={"branches": branches})
-    root = recipe.data.root
-    if root is None or not at_home(root).exists():
-        return recipe
-    data = recipe.data.model_copy(update={"root": str(at_home(root).resolve())})
-    return recipe.model_copy(update={"data": data})
+    roots = {key: getattr(recipe.data, key) for key in ("root", "unlabeled_root")}
+    here = {key: str(at_home(root).resolve()) for key, root in roots.items() if root and at_home(root).exists()}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=here)}) if here else recipe
