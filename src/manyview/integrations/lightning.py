@@ -29,6 +29,7 @@ from manyview.evaluate.evaluate import check_model, check_protocols, evaluate, w
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
+from manyview.evaluate.online import probe_accuracies
 from manyview.evaluate.protocols import parse_protocols
 from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
@@ -230,8 +231,9 @@ class ViewsModule(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """By the Trainer's flags; by norm as `manyview train` does, see `optimize.clip`."""
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            for together in clipped_together(self.step):
+        apart = clipped_together(self.step) if gradient_clip_val and gradient_clip_algorithm in (None, "norm") else ()
+        if gradient_clip_val and len(apart) > 1:
+            for together in apart:
                 torch.nn.utils.clip_grad_norm_(together, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -281,6 +283,7 @@ class ViewsModule(lightning.LightningModule):
         model, workers = StepModel(self.step, data.splits.classes), self.recipe.data.workers
         features = Features(model, data.splits, seed=self.recipe.seed, skipped=skipped, workers=workers)
         measures = evaluate(features, split, protocols)
+        measures |= probe_accuracies(self.step, features, split) if split == "val" else {}
         self.log_dict({f"{split}_{name}": value for name, value in measures.items()}, batch_size=1)
         for line in skipped or ():
             self._tell(f"skipped: {line}")
