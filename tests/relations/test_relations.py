@@ -210,6 +210,7 @@ BUILD = {  # relations that take more than two readouts, or others
     "info_nce": lambda relation: relation(port(), toward=port("teacher.z(b)"), queue=7),
     "joint_cross_entropy": lambda relation: relation(port()),
     "orbit_cross_entropy": lambda relation: relation(port(dim=1)),
+    "pseudo_label": lambda relation: relation(port(), toward=port("stop(logits(b))", constant=True)),
 }
 
 
@@ -529,7 +530,7 @@ def test_supervised_contrastive_needs_labels():
         ),
         (
             lambda: Agreement(port(), port(), kind="kll"),
-            "unknown kind of agreement 'kll'; did you mean 'kl'? kinds: ce, kl, mse",
+            "unknown kind of agreement 'kll'; did you mean 'kl'? kinds: ce, kl, mse, probabilities",
         ),
     ],
 )
@@ -618,7 +619,7 @@ def test_a_step_that_does_not_fit_names_the_line(line, wanted):
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
-        ("similarity(h(a))", "relations.0: similarity(h(a)): missing a required argument: 'b'; arguments: a, b, kind"),
+        ("similarity(h(a))", "relations.0: similarity(h(a)): missing a required argument: 'b'; arguments: a, b, kind, where, threshold"),
         (
             "agmax(logits(a), logits(b), logits(a))",
             "relations.0: agmax(logits(a), logits(b), logits(a)): too many positional arguments; "
@@ -626,7 +627,8 @@ def test_a_step_that_does_not_fit_names_the_line(line, wanted):
         ),
         (
             "similarity(h(a), h(b), kinds='mse')",
-            "relations.0: similarity: unknown argument 'kinds'; did you mean 'kind'? arguments: a, b, kind",
+            "relations.0: similarity: unknown argument 'kinds'; did you mean 'kind'? arguments: a, b, kind, threshold, "
+            "where",
         ),
         ("similarity(h(a), h(b), kind=mse)", "relations.0: similarity: put quotes round kind='mse'"),
         ("similarity(h(a), q(b))", "relations.0: unknown readout 'q'; readouts: "

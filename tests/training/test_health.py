@@ -102,7 +102,7 @@ def test_spread_evenly():
 def test_collapse(dim):
     one = torch.ones(40, dim)
     assert health([one, one]) == pytest.approx(
-        {"z_std": 0, "z_std_sqrt_d": 0, "effective_rank": 1, "uniformity": 0, "alignment": 0}, abs=1e-3
+        {"z_std": 0, "z_std_sqrt_d": 0, "effective_rank": 1, "uniformity": 0, "alignment": 0, "lidar": 0}, abs=1e-3
     )
     # noise about the one point has full rank, were it centred
     noisy = one + 1e-4 * drawn(40, dim)
@@ -203,10 +203,10 @@ def test_lidar_counts_directions_in_which_images_differ_more_than_views():
     ],
 )
 def test_a_teacher_that_answers_all_images_alike(entropy, said):
-    measures = {"z_std_sqrt_d": 0.05, "dino.entropy": entropy, "dino.told": 0.001, "dino.kl": 0.01}
+    measures = {"z_std_sqrt_d": 0.05, "dino/entropy": entropy, "dino/told": 0.001, "dino/kl": 0.01}
     assert steps_low(3, measures, grown=False) == 0  # at first all answers are alike
     assert steps_low(3, measures) == 4
-    assert steps_low(3, {**measures, "dino.told": 0.3}) == 0
+    assert steps_low(3, {**measures, "dino/told": 0.3}) == 0
     text = collapse_message(measures, 250)
     assert text.startswith("dino: the teacher answers all images alike, ")
     for part in [*said, "at step 250", "fewer columns", "freeze=", "train.clip"]:
@@ -237,8 +237,8 @@ def test_dinos_collapse_is_told_and_its_measures_logged(tmp_path):
         train(parse_recipe(DINO), tmp_path / "run", quiet=True)
     assert len([each for each in told if "the teacher answers" in str(each.message)]) == 1
     for line in logged(tmp_path / "run"):
-        assert {"dino.entropy", "dino.told", "dino.kl"} <= line.keys()
-        assert line["dino.told"] == pytest.approx(0, abs=1e-4)
+        assert line["measures"].keys() == {"dino/entropy", "dino/told", "dino/kl"}
+        assert line["measures"]["dino/told"] == pytest.approx(0, abs=1e-4)
 
 
 COLLAPSING = """
@@ -281,7 +281,7 @@ def warned(tmp_path_factory):
 
 def test_metrics_hold_the_health(warned):
     for line in logged(warned[0]):
-        assert list(line)[-5:] == [*KEYS, "alignment"]
+        assert list(line)[-6:] == [*KEYS, "alignment", "lidar"]
         assert line["z_std_sqrt_d"] == pytest.approx(line["z_std"] * math.sqrt(8))
         assert line["effective_rank"] == pytest.approx(1)
         assert (line["uniformity"], line["alignment"]) == pytest.approx((0, 0), abs=1e-9)

@@ -20,7 +20,7 @@ from manyview.foundation.vocabulary import NONE, Words, own_fault
 from manyview.foundation.words import counted
 from manyview.recipe.looking_on import check_that_they_look_on, looks_on
 from manyview.relations import RELATIONS, FitError, Port
-from manyview.relations.reading import are_ports, has, hints_of, is_port
+from manyview.relations.reading import are_ports, choices_of, has, hints_of, is_port
 from manyview.relations.weight import SCHEDULES, Weight
 from manyview.views.ops.mix import MIXING
 from manyview.views.plan import TEST, PlannedView, check_member
@@ -139,6 +139,7 @@ def plan_relations(
         weight = parse_weight(options.pop("weight", 1.0), where)
         swapped = options.pop("swapped", False)
         hints = hints_of(factory)
+        options = {key: _chosen(factory, key, value, where) for key, value in options.items()}
         options = {
             key: _of_branch(value, hints.get(key), call.args, f"{where}: {call.name}: {key}", branches)
             for key, value in options.items()
@@ -187,6 +188,16 @@ def _of_branch(value: Any, hint: Any, reads: Sequence[Any], where: str, branches
     return tuple(
         Call(f"{value.text}.{read.name.rpartition('.')[2]}", read.args) for read in reads if isinstance(read, Call)
     )
+
+
+def _chosen(factory: type[nn.Module], key: str, value: Any, where: str) -> Any:
+    """An option's value; a call that the relation knows for it, as `threshold=flex(0.95)`, is what the call makes."""
+    known = choices_of(factory).get(key)
+    if known is None or not isinstance(value, Call):
+        return value
+    if value.name not in known:
+        raise RecipeError(f"{where}: {unknown(key, value.name, known)}, or a number")
+    return bind(known[value.name], value, f"{where}.{key}")
 
 
 def _swapped_views(factory: type[nn.Module], arguments: Arguments, swapped: Any, where: str) -> dict[str, str]:

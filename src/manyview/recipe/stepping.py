@@ -19,7 +19,8 @@ from manyview.relations.weight import Weight
 from manyview.views.engine.render import Source, together
 from manyview.views.ops.mix import mix_rows, mix_target, on_rows
 from manyview.views.ops.op import as_float
-from manyview.views.plan import TEST, PlannedView, usual_test_view
+from manyview.views.plan import TEST, PlannedView, stream_of, usual_test_view
+from manyview.views.streams import STREAMS
 from manyview.views.view import View, draw_views, member_view
 
 
@@ -47,15 +48,22 @@ def check_length(schedules: Mapping[str, Weight | Ema]) -> None:
             )
 
 
-def rows_per_image(reads: Iterable[Read], branches: Iterable[str], views: Mapping[str, PlannedView]) -> int:
-    """Images that pass the branches for each image of a batch."""
-    rows = 0
+def rows_of_streams(reads: Iterable[Read], branches: Iterable[str], views: Mapping[str, PlannedView]) -> dict[str, int]:
+    """Images that pass the branches for each image of a stream."""
+    rows = dict.fromkeys(STREAMS, 0)
     for branch in branches:
         read = {each.view for each in reads if each.branch == branch}
-        whole = {view for view in read if "." not in view}
-        members = {view for view in read if "." in view and view.partition(".")[0] not in whole}
-        rows += sum(views[view].members for view in whole) + len(members)
-    return rows
+        for view in read:
+            base, _, member = view.partition(".")
+            if not (member and base in read):  # a slice of its family's rows
+                rows[stream_of(views, view)] += 1 if member else views[view].members
+    return {stream: count for stream, count in rows.items() if count}
+
+
+def rows_per_image(rows: Mapping[str, int], images: Mapping[str, int]) -> float:
+    """Images that pass the branches, for each image of an update: a mean over its streams. rows, images: by stream."""
+    passed, seen = sum(rows[stream] * count for stream, count in images.items()), sum(images.values())
+    return passed / seen if passed % seen else passed // seen
 
 
 def reading_of(
@@ -78,7 +86,13 @@ def reading_of(
             value = aggregate(value, members)
             target = None if target is None else target[::members]
             members = 1
-    return Reading(value, target, view.params, members)
+    return Reading(value, target, view.params, members, view.index)
+
+
+def measures_of(relations: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """What relations measured in the last forward pass beside their losses, scalars: `relation/measure`."""
+    found = {name: getattr(relation, "measures", {}) for name, relation in relations.items()}
+    return {f"{name}/{key}": value.detach() for name, each in found.items() for key, value in each.items()}
 
 
 def called_with(
@@ -88,11 +102,12 @@ def called_with(
     return call.each(lambda read: reading_of(read, values, views, classes))
 
 
-def with_state(relations: Mapping[str, nn.Module], branches: Iterable[Branch]) -> dict[str, HasState]:
-    """What has a state of its own that moves on after an update, by name: relations, and heads of trained branches."""
+def with_state(relations: nn.Module, branches: Iterable[Branch]) -> dict[str, HasState]:
+    """What has a state that moves on after an update, by name: in relations, and heads of trained branches."""
     own = [branch for branch in branches if branch.spec.ema is None]
     heads = {f"{branch.spec.name}.{name}": head for branch in own for name, head in branch.heads.items()}
-    return {name: each for name, each in {**relations, **heads}.items() if isinstance(each, HasState)}
+    named = {**dict(relations.named_modules()), **heads}
+    return {name: each for name, each in named.items() if isinstance(each, HasState)}
 
 
 def first_classified(relations: Iterable[RelationPlan], branch: Branch) -> Read | None:
@@ -117,7 +132,7 @@ def scores_of(
 
 
 def to_watch(reads: Iterable[Read], branch: Branch, views: Mapping[str, PlannedView]) -> list[tuple[str, str]]:
-    """(readout, view) of a branch whose spread tells a collapse; of two views where there are two."""
+    """(readout, view) of a branch whose spread tells a collapse; of two views of the same images, if there are."""
     name = "z" if "z" in branch.dims else FEATURES
     wanted = [(read.name, read.view) for read in reads if read.branch == branch.spec.name]
     seen = {view for found, view in branch.with_inputs(wanted) if found == name or name == FEATURES}
@@ -125,7 +140,9 @@ def to_watch(reads: Iterable[Read], branch: Branch, views: Mapping[str, PlannedV
     order = [view for made in views for view in (made, *(f"{made}.{t}" for t in range(rows[made])))]
     found = sorted(seen, key=order.index)
     single = [view for view in found if rows_an_image(view, views) == 1]  # a family's rows are not those of a view
-    return [(name, view) for view in single[:2] or found[:1]]
+    of = {view: stream_of(views, view) for view in single}
+    pairs = [[view for view in single if of[view] == stream][:2] for stream in dict.fromkeys(of.values())]
+    return [(name, view) for view in max(pairs, key=len, default=found[:1])]
 
 
 def pixels_to_test(
@@ -159,8 +176,10 @@ __all__ = [
     "check_arguments",
     "check_length",
     "first_classified",
+    "measures_of",
     "pixels_to_test",
     "reading_of",
+    "rows_of_streams",
     "rows_per_image",
     "scores_of",
     "to_watch",

@@ -8,7 +8,7 @@ Files have the names of what is asked; a paper's own loss is in
     Barlow Twins    redundancy; VICReg, too
     SLA             joint; its aggregation and self-distillation, too
     AugMix          jensen_shannon
-    FixMatch        pseudo_label
+    FixMatch        pseudo_label; thresholds of its family
     AgMax, AugSelf, DINO, LeJEPA, SwAV   files of their names
 """
 
@@ -25,6 +25,7 @@ from manyview.relations.dino import Dino
 from manyview.relations.jensen_shannon import JensenShannon
 from manyview.relations.joint import Distill, JointCrossEntropy, OrbitCrossEntropy
 from manyview.relations.lejepa import LeJepa
+from manyview.relations.pseudo_label import PseudoLabel
 from manyview.relations.reading import TRAITS, FitError, HasState, Port, Reading
 from manyview.relations.redundancy import BarlowTwins, VicReg
 from manyview.relations.similarity import Similarity
@@ -45,6 +46,7 @@ RELATIONS: dict[str, type[nn.Module]] = {
     "lejepa": LeJepa,
     "nt_xent": NtXent,
     "orbit_cross_entropy": OrbitCrossEntropy,
+    "pseudo_label": PseudoLabel,
     "similarity": Similarity,
     "supervised_contrastive": SupervisedContrastive,
     "swav": SwAV,

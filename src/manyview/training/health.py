@@ -39,10 +39,11 @@ from torch import Tensor
 
 ROWS = 256  # of a batch that pairs and ranks look at, the first ones: they cost some 10 ms
 RIDGE = 1e-4  # of LiDAR's scatter among views
+NOUGHT = 1e-12  # of its ratios: what rounding leaves
 COLLAPSED = 0.1  # of z_std * sqrt(d)
 PATIENCE = 5  # logged steps in a row
 ALIKE = 0.02  # of told_apart; cross-entropy alone on CIFAR-10 has 0.12 after ten updates
-TOLD = ".told"  # the measure of a relation with a teacher, over all that its answers could tell
+TOLD = "/told"  # the measure of a relation with a teacher, over all that its answers could tell
 YOUNG = 20  # updates, and an epoch or a tenth of the run: so long a classifier may be silent
 
 
@@ -97,7 +98,8 @@ def lidar(first: Tensor, second: Tensor) -> float:
     within = half.T @ half / len(half) + RIDGE * torch.eye(first.shape[1], dtype=first.dtype, device=first.device)
     whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(within), among.T, upper=False)
     gram = whitened @ whitened.T if whitened.shape[0] <= whitened.shape[1] else whitened.T @ whitened
-    return _perplexity(torch.linalg.eigvalsh(gram).clamp_min(0))
+    values = torch.linalg.eigvalsh(gram)
+    return _perplexity(values.where(values > NOUGHT, 0.0))
 
 
 def uniformity(rows: Tensor) -> float:
@@ -157,7 +159,7 @@ def collapse_message(
 
 def _teacher_message(measures: Mapping[str, float], step: int, name: str) -> str:
     """DINO's collapse, of two kinds: one answer that is sure, and one that is not."""
-    entropy, where = measures[f"{name}.entropy"], f"relations.{name}"
+    entropy, where = measures[f"{name}/entropy"], f"relations.{name}"
     if entropy > 1 - ALIKE:
         kind = "all columns are alike"
         cures = (
@@ -166,7 +168,7 @@ def _teacher_message(measures: Mapping[str, float], step: int, name: str) -> str
     else:
         kind = "a few columns have won" if entropy > ALIKE else "one column has won"
         cures = f"a faster centre, {where}.momentum=0.8; a softer teacher, {where}.teacher_temperature=0.06"
-    told, kl = measures[f"{name}{TOLD}"], measures[f"{name}.kl"]
+    told, kl = measures[f"{name}{TOLD}"], measures[f"{name}/kl"]
     return (
         f"{name}: the teacher answers all images alike, {kind}: told is {told:.3f} at step {step}, and was under "
         f"{ALIKE} at {PATIENCE} logged steps in a row (0 where all images have one answer); its entropy is "

@@ -8,19 +8,14 @@ from typing import final
 
 from manyview.errors import ManyviewWarning
 from manyview.foundation.distributed import mean_of
-from manyview.step import Output, Step
+from manyview.step import Output
 from manyview.training.doubts import doubts
 from manyview.training.health import health
 from manyview.training.log import Metrics
+from manyview.training.pseudo_labels import Correctness
 from manyview.training.run import Run
 from manyview.training.setup import Setup
 from manyview.views.trial import reference_note
-
-
-def measures_of(step: Step) -> dict[str, float]:
-    """What relations measured of the last batch beside their loss, by `relation.measure`."""
-    found = {name: getattr(relation, "measures", {}) for name, relation in step.relations.items()}
-    return {f"{name}.{key}": float(value) for name, each in found.items() for key, value in each.items()}
 
 
 @final
@@ -36,6 +31,7 @@ class Journal:
         if setup.main:
             self._metrics = Metrics(run.metrics, start, setup.recipe.train.track, setup.recipe.flat)
         self._shown = start
+        self._correct = Correctness(setup.splits)
         self.spread: dict[str, float] = {}
 
     def begin(self, start: int) -> None:
@@ -51,10 +47,15 @@ class Journal:
     def update(self, done: int, lr: float, terms: Mapping[str, float], output: Output, seconds: float) -> None:
         """An update that is logged. terms: their means; seconds: since the one logged before."""
         speed = (done - self._shown) * self._setup.images_per_step / seconds
-        told = health(output["z"]) | measures_of(self._setup.step)
-        self._shown, self.spread = done, mean_of(told, self._setup.accelerator)
+        self._shown, self.spread = done, mean_of(health(output["z"]), self._setup.accelerator)
         loss = sum(terms.values())
-        measured = {"images_per_second": round(speed, 1), **self.spread}
+        measured: dict[str, object] = {"images_per_second": round(speed, 1), **self.spread}
+        if output["measures"]:
+            own = {name: float(value) for name, value in output["measures"].items()}
+            accelerator = self._setup.accelerator
+            own = mean_of(own, accelerator)
+            measured["measures"] = own | self._correct.of(self._setup.step, accelerator)
+            self.spread = self.spread | own
         self._write(done, loss=loss, terms=dict(terms), lr=lr, **measured)
         self._setup.display.advance(done, speed, loss, terms, self.spread)
 
