@@ -15,7 +15,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,7 +87,7 @@ def run(name: str, what: Sequence[str]) -> bool:
     start = time.perf_counter()
     command = [sys.executable, "-m", "pytest", *what]
     # torch's compiler would take up what it made for other instructions
-    apart = {"TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"manyview-inductor-{name}")}
+    apart = {"TORCHINDUCTOR_CACHE_DIR": str(ROOT / ".pytest_cache" / f"inductor-{name}")}
     code = subprocess.run(command, cwd=ROOT, env={**os.environ, **apart, **SETTINGS[name]}, check=False).returncode
     print(f"{name}: {'failed' if code else 'passed'} in {time.perf_counter() - start:.0f} s", flush=True)
     return code == 0

@@ -558,6 +558,14 @@ def test_commands_on_what_is_no_run(refused, tmp_path, command):
 
 
 @pytest.mark.parametrize("command", ["eval", "predict", "export"])
+def test_commands_on_a_recipe_that_is_no_text(refused, run, tmp_path, command):
+    (run / "recipe.yaml").write_bytes(b"title: \xff")
+    png(tmp_path / "image.png")
+    told = f"recipe of a run {run}/recipe.yaml cannot be read: byte 7 is not UTF-8 text"
+    assert refused(*COMMANDS[command](run, tmp_path)) == told
+
+
+@pytest.mark.parametrize("command", ["eval", "predict", "export"])
 def test_commands_on_a_run_without_checkpoint(refused, run, tmp_path, command):
     shutil.rmtree(run / "checkpoints")
     png(tmp_path / "image.png")

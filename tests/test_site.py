@@ -72,12 +72,10 @@ class Asked(HTMLParser):
             self.found.append(given.get("href") or "")
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    """The site, built as `make docs` does."""
+def build(folder: Path) -> None:
+    """Builds the site as `make docs` does."""
     if importlib.util.find_spec("material") is None or importlib.util.find_spec("mkdocs") is None:
         pytest.skip("needs the docs extra: make docs")
-    folder = tmp_path_factory.mktemp("site")
     command = [
         sys.executable,
         "-m",
@@ -91,18 +89,15 @@ def site(tmp_path_factory) -> Path:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
-    return folder
 
 
-@pytest.mark.slow(reason="builds the whole site")
-def test_the_site_has_every_page(site):
+def has_every_page(site: Path) -> None:
     for page in in_menu(CONFIG["nav"]):
         built = re.sub(r"(README|index)\.md$", "index.md", page).removesuffix(".md") + ".html"
         assert (site / built).is_file(), page
 
 
-@pytest.mark.slow(reason="builds the whole site")
-def test_what_pages_lead_to_is_in_the_site(site):
+def has_what_pages_lead_to(site: Path) -> None:
     for path in site.rglob("*.html"):
         parser = Asked()
         parser.feed(path.read_text(encoding="utf-8"))
@@ -112,8 +107,7 @@ def test_what_pages_lead_to_is_in_the_site(site):
     assert not [*site.rglob("make_*.py"), *site.rglob("__pycache__")]
 
 
-@pytest.mark.slow(reason="builds the whole site")
-def test_the_site_asks_nothing_of_other_servers(site):
+def asks_nothing_of_other_servers(site: Path) -> None:
     for path in site.rglob("*.html"):
         parser = Asked()
         parser.feed(path.read_text(encoding="utf-8"))
@@ -121,3 +115,12 @@ def test_the_site_asks_nothing_of_other_servers(site):
         assert not [one for one in parser.found if re.match(r"(https?:)?//", one)], path
     for path in site.rglob("*.css"):
         assert not re.search(r"url\([\"']?(https?:)?//|@import", path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.slow(reason="builds the whole site")
+def test_the_site(tmp_path):
+    """One test, since several workers would build it once each."""
+    build(tmp_path)
+    has_every_page(tmp_path)
+    has_what_pages_lead_to(tmp_path)
+    asks_nothing_of_other_servers(tmp_path)

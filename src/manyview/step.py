@@ -26,7 +26,7 @@ from manyview.branches.given import Given, Network, given_networks, look_at, tri
 from manyview.branches.initial import drawn_apart
 from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
 from manyview.branches.start import Start
-from manyview.data.batch import Batch
+from manyview.data.batch import Batch, as_batch
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.habits import Habits, check_held, refuse_compiler
@@ -309,7 +309,7 @@ class Step(nn.Module):
         """
         if torch.compiler.is_compiling():
             refuse_compiler()
-        given = images if isinstance(images, Batch) else Batch(images, labels, index, epoch, streams=streams)
+        given = as_batch(images, labels, index, epoch, streams)
         views = self._viewer.given(given, self.main.mean.device, self.training and torch.is_grad_enabled())
         self._check_length(moves=self.training)
         self._look_at_the_loop()

@@ -523,6 +523,14 @@ def refused(**fields):
         ("resnet18(in_chans=1)", "data.channels says how many channels images have (now 3); drop in_chans"),
         ("resnet18(in_chans='x')", "data.channels says how many channels images have (now 3); drop in_chans"),
         ("resnet18(small='yes')", "small must be True or False, got 'yes'"),
+        (
+            "resnet18(pretrained=True, pretrained_cfg_overlay={'file': 'x.pt', 'hf_hub_id': None})",
+            "pretrained_cfg_overlay: init='FILE' says where weights are; drop file, hf_hub_id",
+        ),
+        (
+            "resnet18(pretrained=True, pretrained_cfg={'url': 'http://x.org/x.pt'})",
+            "pretrained_cfg: init='FILE' says where weights are; drop url",
+        ),
         ("resnet18(num_classes=10)", "the classifier is the head `logits: linear(h)`; drop num_classes"),
         (
             "cresnet20(small=True)",

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import manyview
+from manyview.compare.budget import own_length
 from manyview.data import open_splits
 from manyview.data.batch import Batch
 from manyview.data.loader import load
@@ -219,12 +220,18 @@ def test_what_a_loop_forgets_is_said(recipe):
     batch = Batch(images, None, range(4), 0)
     with pytest.raises(BatchError, match="unknown stream 'unlabelled'; did you mean 'unlabeled'"):
         step(images, labels, index=range(4), epoch=0, streams={"unlabeled": batch, "unlabelled": batch})
+    with pytest.raises(BatchError, match="a Batch has its own epoch"):
+        step(Batch(images, labels, range(4), 0), epoch=1)
     with pytest.raises(BatchError, match="the stream unlabeled is read without labels"):
         step(images, labels, index=range(4), epoch=0, streams={"unlabeled": Batch(images, labels, range(4), 0)})
 
 
-def test_rows_count_each_stream(recipe):
+def test_rows_count_each_stream(recipe, splits):
     step = manyview.Step(recipe, 10)
+    length = own_length(recipe, splits.counts, step.rows)
+    assert (length.images_per_step, length.images, length.forwards) == (32, 12 * 32, 12 * 56)
+    few = own_length(recipe, {"image": 5, "unlabeled": 20}, step.rows)  # no batch has more than there are
+    assert (few.images, few.forwards) == (12 * 25, 12 * 45)
     assert step.rows == {"image": 1, "unlabeled": 2}
     assert step.rows_per_image == (8 + 24 * 2) / 32
     made = plan(recipe)

@@ -210,7 +210,7 @@ BUILD = {  # relations that take more than two readouts, or others
     "info_nce": lambda relation: relation(port(), toward=port("teacher.z(b)"), queue=7),
     "joint_cross_entropy": lambda relation: relation(port()),
     "orbit_cross_entropy": lambda relation: relation(port(dim=1)),
-    "pseudo_label": lambda relation: relation(port(), toward=port("stop(logits(b))", constant=True)),
+    "pseudo_label": lambda relation: relation(port(), toward=port("logits(b)")),
 }
 
 
@@ -619,7 +619,10 @@ def test_a_step_that_does_not_fit_names_the_line(line, wanted):
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
-        ("similarity(h(a))", "relations.0: similarity(h(a)): missing a required argument: 'b'; arguments: a, b, kind, where, threshold"),
+        (
+            "similarity(h(a))",
+            "relations.0: similarity(h(a)): missing a required argument: 'b'; arguments: a, b, kind, where, threshold",
+        ),
         (
             "agmax(logits(a), logits(b), logits(a))",
             "relations.0: agmax(logits(a), logits(b), logits(a)): too many positional arguments; "

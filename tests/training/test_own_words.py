@@ -156,7 +156,15 @@ def test_another_file_beside_is_no_matter(folder, tmp_path):
 def test_a_damaged_list_is_one_line(folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(folder / "run", run)
-    for text in ("{", "[1]", '[{"nme": 1}]'):
+    kept = '[{"name": "words.py", "digest": "0", "adds": %s, "file": "%s"}]'
+    for text in (
+        "{",
+        "[1]",
+        '[{"nme": 1}]',
+        kept % ("[1]", "words.py"),
+        kept % ("1", "words.py"),
+        kept % ("[]", "../w.py"),
+    ):
         (run / "words" / "words.json").write_text(text)
         told = one_line(*manyview(*asked(folder, run)["predict"], "--use", folder / "words.py"))
         assert told.startswith(f"{run}/words/words.json is damaged: ")

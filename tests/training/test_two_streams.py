@@ -14,6 +14,8 @@ from manyview.foundation.files import read_state
 from manyview.judge.replay import replay
 from manyview.recipe.batches import batches_of
 from manyview.relations.pseudo_label import Said
+from manyview.show.sheet import contact_sheet
+from manyview.training.failure import seen
 from manyview.training.pseudo_labels import Correctness
 from manyview.training.train import train
 from processes import on_two
@@ -124,6 +126,25 @@ def test_either_stream_is_replayed(run):
         replay(run, 0, 0, stream="unlabelled")
     with pytest.raises(ManyviewError, match="--epoch 2: this run has epochs 0 to 1"):
         replay(run, 0, 2, stream="unlabeled")
+
+
+def test_what_a_failure_saw_of_both(run):
+    recipe = parsed()
+    splits = open_splits(recipe.data, recipe.seed)
+    batches = batches_of(recipe, splits, "device", 10)
+    parts = list(seen(manyview.Step(recipe, 10), batches, 5, torch.device("cpu")))
+    assert [(part["part"], part["stream"]) for part in parts] == [
+        (p, s) for p in (0, 1) for s in ("image", "unlabeled")
+    ]
+    drawn = batches_of(recipe, splits, "workers", 10)[2 * 4 + 1].streams["unlabeled"]
+    assert torch.equal(parts[3]["views"]["strong"]["pixels"], drawn.images["strong"].pixels)
+    assert parts[3]["names"] == [f"digits row {image}" for image in drawn.index.tolist()]
+
+
+def test_a_sheet_shows_the_views_of_both():
+    recipe, image = parsed(), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    widths = [contact_sheet(recipe, image, ["one"], [3], 0, stream=s).width for s in ("image", "unlabeled", None)]
+    assert widths == [10 + 154 * 2, 10 + 154 * 3, 10 + 154 * 4]
 
 
 def contains(sheet, pixels):

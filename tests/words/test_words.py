@@ -416,6 +416,9 @@ def test_a_backbone_of_timm_is_not_taken(tmp_path):
         path = own_words.written(tmp_path, own_words.IMPORTS + own_words.NET.replace("def stripe_net", f"def {name}"))
         with pytest.raises(WordsError, match=f"backbone '{name}' is timm's or manyview's already"):
             words_of(path)
+        path.write_text(path.read_text() + "\nraise OSError\n")  # a file that raises leaves nothing behind either
+        with pytest.raises(WordsError, match="OSError"):
+            words_of(path)
     assert {name: timm.models.model_entrypoint(name) for name in before} == before
     assert timm.models.get_pretrained_cfg("resnet18").has_weights
 

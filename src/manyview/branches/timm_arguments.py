@@ -12,6 +12,10 @@ from manyview.branches.timm_models import like_backbones, timm_library
 from manyview.errors import RecipeError
 from manyview.foundation.grammar import Call
 
+# what timm's configuration says of the place of weights, which older versions unpickle: a recipe never loads code
+PLACES = ("custom_load", "file", "hf_hub_filename", "hf_hub_id", "source", "state_dict", "url")
+CONFIGURATIONS = ("pretrained_cfg", "pretrained_cfg_overlay")
+
 
 def timm_options(call: Call, where: str, channels: int = 3) -> tuple[dict[str, Any], bool]:
     """timm's arguments of `resnet18(small=True, …)`, without classifier, and `small`. channels: of the images.
@@ -41,6 +45,10 @@ def timm_options(call: Call, where: str, channels: int = 3) -> tuple[dict[str, A
         raise RecipeError(f"{where}: h is the pooled feature; drop features_only, and read layers by pool('layer2')")
     if not isinstance(small, bool):
         raise RecipeError(f"{where}: small must be True or False, got {small!r}")
+    for key in CONFIGURATIONS:
+        places = sorted({*options[key]} & {*PLACES}) if isinstance(options.get(key), dict) else ()
+        if places:
+            raise RecipeError(f"{where}: {key}: init='FILE' says where weights are; drop {', '.join(places)}")
     known = {"small", INIT, "num_classes", "in_chans", "pretrained"}
     if set(options) - known:
         known |= _arguments(call.name)

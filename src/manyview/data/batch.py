@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manyview.errors import BatchError
 from manyview.views.engine.render import Source
 from manyview.views.view import View
 
@@ -63,4 +64,14 @@ class Batch:
         return replace(self, images=images, labels=labels, streams=streams)
 
 
-__all__ = ["Batch"]
+def as_batch(images: Any, labels: Any, index: Any, epoch: Any, streams: Mapping[str, Batch]) -> Batch:
+    """What a step is called with: a batch, which has all the rest, or its parts. Raises BatchError for both."""
+    if not isinstance(images, Batch):
+        return Batch(images, labels, index, epoch, streams=streams)
+    beside = {"labels": labels, "index": index, "epoch": epoch, "streams": streams or None}
+    for name in (name for name, value in beside.items() if value is not None):
+        raise BatchError(f"step(batch): a Batch has its own {name}; leave out {name}=…")
+    return images
+
+
+__all__ = ["Batch", "as_batch"]

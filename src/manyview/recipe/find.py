@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from manyview.errors import RecipeError, RunError, reason, unknown
+from manyview.errors import ManyviewError, RecipeError, RunError, reason, unknown
 from manyview.recipe.strict_yaml import read_yaml
 
 
@@ -26,7 +26,7 @@ def text_of_run(folder: Path) -> str:
     path = folder / "recipe.yaml"
     if not path.is_file():
         raise RunError(f"{folder} is no run: it has no recipe.yaml")
-    return path.read_text(encoding="utf-8")
+    return _text(path, "recipe of a run", RunError)
 
 
 def packaged_recipes() -> dict[str, str]:
@@ -50,12 +50,16 @@ def _read_file(path: Path) -> str:
         packaged = path.stem in _packaged()
         meant = f"; the packaged recipe is called {path.stem}, without ending and folder" if packaged else _beside(path)
         raise RecipeError(f"no recipe file {path}{meant}")
+    return _text(path, "recipe file", RecipeError)
+
+
+def _text(path: Path, what: str, mistake: type[ManyviewError]) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise RecipeError(f"recipe file {path} cannot be read: byte {error.start} is not UTF-8 text") from None
+        raise mistake(f"{what} {path} cannot be read: byte {error.start} is not UTF-8 text") from None
     except OSError as error:
-        raise RecipeError(f"recipe file {path} cannot be read: {reason(error)}") from None
+        raise mistake(f"{what} {path} cannot be read: {reason(error)}") from None
 
 
 def _beside(path: Path) -> str:

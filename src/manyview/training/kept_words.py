@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manyview.errors import ManyviewWarning, RunError
+from manyview.errors import ManyviewWarning, RunError, shown
 from manyview.foundation.files import write_bytes, write_json
 from manyview.foundation.vocabulary import Origin, Words
 
@@ -51,9 +51,15 @@ def kept_words(folder: Path) -> list[Kept]:
     if not path.is_file():
         return []
     try:
-        return [Kept(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
+        kept = [Kept(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
+    for each in kept:
+        texts = [each.name, each.digest, each.version, *(each.adds if isinstance(each.adds, list) else [None])]
+        here = each.file is None or (isinstance(each.file, str) and each.file == Path(each.file).name)
+        if not here or not all(isinstance(text, str) for text in texts):
+            raise RunError(f"{path} is damaged: {shown(vars(each))} is none of what it lists")
+    return kept
 
 
 def check_words(folder: Path, words: Words, exact: bool) -> None:

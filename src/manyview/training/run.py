@@ -19,7 +19,7 @@ from manyview.branches.start import Start
 from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
-from manyview.errors import RunError
+from manyview.errors import RunError, reason
 from manyview.foundation.files import at_home, read_state, write_json, write_text
 from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
@@ -218,8 +218,8 @@ class Run:
             raise RunError(f"{self.folder} is no run: it has no {name}")
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise RunError(f"{path} is damaged: {error}") from None
+        except (OSError, ValueError) as error:  # of JSON, and of bytes that are no text
+            raise RunError(f"{path} is damaged: {reason(error)}") from None
 
 
 def _anywhere(recipe: Recipe) -> Recipe:

@@ -29,11 +29,13 @@ def registering(source: bytes) -> Iterator[list[str]]:
     before = {name: models.model_entrypoint(name) for name in models.list_models()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Overwriting .* in registry")  # refused, or a file as it was before
-        yield taken
-        for name, known in before.items():
-            if models.model_entrypoint(name) is not known and not known.__module__.startswith(PREFIX):
-                models.register_model(known)
-                taken.append(name)
+        try:
+            yield taken
+        finally:  # of a file that raises, nothing stays
+            for name, known in before.items():
+                if models.model_entrypoint(name) is not known and not known.__module__.startswith(PREFIX):
+                    models.register_model(known)
+                    taken.append(name)
 
 
 def registered(module: ModuleType) -> tuple[str, ...]:
