@@ -9,6 +9,7 @@ torch, backward, the same optimiser, and the EMA or queue where the method has o
 
     simsiam                     SimSiam by hand                                            at most 1.03 is wanted
     tied, agmax                 plain cross-entropy on the same 2B images, joint           at most 1.03 is wanted
+    dino, lejepa                the same method by hand, two views, joint                  at most 1.03 is wanted
     byol, moco, simclr          the same method by hand                                    for information
     augself                     SimSiam by hand, without AugSelf: what AugSelf adds        for information
 
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 
 import manyview
 from manyview.branches.branch import Branch
+from manyview.relations.lejepa import directions_at
 from manyview.step import Step
 from manyview.views.view import View
 from views import machine
@@ -163,6 +165,52 @@ class SimClrPeer(Peer):
         return F.cross_entropy(logits, torch.arange(2 * rows).roll(rows))
 
 
+class DinoPeer(EmaPeer):
+    """DINO of two global views."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(step)
+        self.centre = step.get_buffer("relations.dino.centre").clone()
+
+    def forward(self, a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
+        images = self.pixels(torch.cat([a, b]))
+        s_a, s_b = (self.online(images) / 0.1).log_softmax(dim=1).chunk(2)
+        with torch.no_grad():
+            self.scores = self.teacher(images)
+            t_a, t_b = ((self.scores - self.centre) / 0.04).softmax(dim=1).chunk(2)
+        return -((t_a * s_b).sum(dim=1).mean() + (t_b * s_a).sum(dim=1).mean()) / 2
+
+    def after_step(self) -> None:
+        super().after_step()
+        self.centre = 0.9 * self.centre + 0.1 * self.scores.mean(dim=0)
+
+
+class LeJepaPeer(Peer):
+    """LeJEPA of two views, with our directions, so that the loss is the same."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(step)
+        self.seed = step.get_buffer("relations.lejepa.seed").clone()
+        self.update = torch.tensor(0)
+        self.t = torch.linspace(0, 3, 17)
+        self.weights = torch.full((17,), 3 / 8) * (-self.t.square() / 2).exp()
+        self.weights[[0, -1]] /= 2
+
+    def forward(self, a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
+        z_a, z_b = self.heads["z"](self.backbone(self.pixels(torch.cat([a, b])))).chunk(2)
+        directions = directions_at(self.seed, self.update, z_a.shape[1], 256)
+        sketch = sum(self.sketch(z @ directions) for z in (z_a, z_b)) / 2
+        return 0.95 * (z_a - z_b).square().mean() / 4 + 0.05 * sketch
+
+    def sketch(self, rows: Tensor) -> Tensor:
+        angles = rows[..., None] * self.t
+        apart = (angles.cos().mean(0) - (-self.t.square() / 2).exp()).square() + angles.sin().mean(0).square()
+        return len(rows) * (apart @ self.weights).mean()
+
+    def after_step(self) -> None:
+        self.update += 1
+
+
 # --- cases ------------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +250,22 @@ CASES = {
         PLAIN,
         "cross_entropy",
         TARGET,
+    ),
+    "dino": Case(
+        SELF_SUPERVISED,
+        {"net": {"z": "dino_head(h, 1024, {width})"}, "teacher": "ema(net, momentum=0.99)"},
+        ("dino(z(a), z(b), toward=teacher)",),
+        DinoPeer,
+        "by hand",
+        target=TARGET,
+    ),
+    "lejepa": Case(
+        SELF_SUPERVISED,
+        {"net": {"z": "projector(h, 64, {width}, layers=3, norm_last=False)"}},
+        ("lejepa(z(a), z(b))",),
+        LeJepaPeer,
+        "by hand",
+        target=TARGET,
     ),
     "byol": Case(
         SELF_SUPERVISED,

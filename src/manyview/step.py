@@ -10,6 +10,7 @@ optimizer.step()
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
 from manyview.branches.given import Given, Network, given_networks, look_at, one_device, tried_size
+from manyview.branches.initial import drawn_apart
 from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
 from manyview.branches.start import Start
 from manyview.data.batch import Batch, as_batch
@@ -33,19 +35,20 @@ from manyview.optimize.optimize import parts_of
 from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.stepping import (
+    called_with,
     check_arguments,
     check_length,
     first_classified,
     measures_of,
     pixels_to_test,
-    reading_of,
     rows_of_streams,
     rows_per_image,
     scores_of,
     to_watch,
+    with_state,
 )
 from manyview.recipe.viewing import Viewer
-from manyview.relations import HasState, Port
+from manyview.relations import Port
 from manyview.relations.joint import aggregate
 from manyview.relations.weight import Moment, Weight
 from manyview.views.ops.orbit import orbit
@@ -126,7 +129,7 @@ class Step(nn.Module):
         asked = [(read.branch, (read.name, read.view)) for read in self._reads()]
         asked += [(self.main.spec.name, pair) for pair in self._watched]
         self._wanted = {name: sorted({pair for branch, pair in asked if branch == name}) for name in self.branches}
-        self._with_state = [name for name, part in self.relations.named_modules() if isinstance(part, HasState)]
+        self._with_state = with_state(self.relations, map(self.branch, self.branches))
 
     @property
     def main(self) -> Branch:
@@ -220,19 +223,20 @@ class Step(nn.Module):
         self._held: list[nn.Module] = []
         for name in self.branches:
             branch = self.branch(name)
-            moved = [(r.name, r.view) for r in self._reads() if r.branch == name and "stop" not in r.functions]
-            trained = {readout for readout, _ in branch.with_inputs(moved)}
-            for module in [branch.head(head) for head in branch.inputs if head not in trained] if moved else [branch]:
+            moved = {r.name for r in self._reads() if r.branch == name and "stop" not in r.functions}
+            for module in branch.unmoved(moved):
                 module.requires_grad_(False)
                 if branch.spec.ema is None:
                     self._held.append(module.eval())
 
     def _build(self, plan: RelationPlan) -> nn.Module:
         where = f"relations.{self.recipe.relation_plan.index(plan)}: {plan.text}"
-        relation = build_relation(plan, {read: self._port(read, where) for read in plan.all_reads}, where)
-        init = self.branch(plan.all_reads[0].branch).spec.init
-        if init is not None and getattr(relation, "init", None) is None:  # which a relation may have of its own
-            init(relation)
+        # as if it were not there, where it looks on
+        with drawn_apart("relations", plan.text) if plan.looks_on else nullcontext():
+            relation = build_relation(plan, {read: self._port(read, where) for read in plan.all_reads}, where)
+            init = self.branch(plan.all_reads[0].branch).spec.init
+            if init is not None and getattr(relation, "init", None) is None:  # which a relation may have of its own
+                init(relation)
         return relation
 
     def _port(self, read: Read, where: str) -> Port:
@@ -317,10 +321,7 @@ class Step(nn.Module):
             for plan in self.recipe.relation_plan:
                 weight = plan.weight.at(replace(moment, relation=plan.name))
                 for call in plan.calls:
-                    positional = [reading_of(read, values, views, self.num_classes) for read in call.reads]
-                    named = {
-                        key: reading_of(read, values, views, self.num_classes) for key, read in call.named_reads.items()
-                    }
+                    positional, named = called_with(call, values, views, self.num_classes)
                     result = self.relations[plan.name](*positional, **named)
                     parts = {"": result} if isinstance(result, Tensor) else result
                     for part, value in parts.items():
@@ -411,8 +412,8 @@ class Step(nn.Module):
             branch = self.branch(name)
             if branch.spec.ema is not None:
                 branch.follow(self._followed(branch.spec.ema), progress)
-        for name in self._with_state:
-            self.relations.get_submodule(name).after_step()  # type: ignore[operator]
+        for moving in self._with_state.values():
+            moving.after_step()
         self.updates += 1
         self._habits.moved(self.updates, self.total_steps)
         if self.average is not None:
@@ -491,9 +492,14 @@ class Step(nn.Module):
     # ------------------------------------------------------------------------------------------------------- state
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that their backbone wants left out of weight decay, for timm's optimiser factory."""
-        told = {name: getattr(self.branch(name).backbone, "no_weight_decay", tuple) for name in self.branches}
-        return {f"branches.{name}.backbone.{parameter}" for name, names in told.items() for parameter in names()}
+        """Parameters that their backbone or head wants left out of weight decay, for timm's optimiser factory."""
+        names: set[str] = set()
+        for name in self.branches:
+            heads = {f"heads.{head}": module for head, module in self.branch(name).heads.items()}
+            for part, module in {"backbone": self.branch(name).backbone, **heads}.items():
+                spared = module.no_weight_decay() if hasattr(module, "no_weight_decay") else ()
+                names |= {f"branches.{name}.{part}.{parameter}" for parameter in spared}
+        return names
 
     @property
     def backbones(self) -> dict[str, nn.Module]:

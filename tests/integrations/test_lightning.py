@@ -36,6 +36,12 @@ RECIPES = {
         "branches.online.z.out=16", "branches.online.z.hidden=32", "branches.online.p.hidden=32",
         "views.a.make.crop.size=8", "train.schedule=cosine()", "train.evaluate_every=1", "evaluate=[knn(k=5)]",
     ),
+    "judged": manyview.load_recipe(
+        "simclr_cifar10", "data={source: digits}", *ON_DIGITS, "branches.online.backbone=cresnet20",
+        "branches.online.z.out=16", "branches.online.z.hidden=32", "branches.online.probe=linear(stop(h))",
+        "relations=['nt_xent(z(a), z(b))', 'cross_entropy(probe(a), weight=30)']", "train.clip=0.2",
+        "views.a.make.crop.size=8", "train.schedule=cosine()", "train.evaluate_every=1", "evaluate=[knn(k=5)]",
+    ),
 }  # fmt: skip
 
 

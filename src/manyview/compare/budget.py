@@ -22,6 +22,7 @@ from manyview.data.render import choose_rendering
 from manyview.errors import RunError
 from manyview.foundation.environment import best_device
 from manyview.foundation.files import write_json
+from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import clock_of, images_of, make_optimizer, make_schedule
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
@@ -183,7 +184,8 @@ class _Trial:
                         output = self.step(batch)
                     (output["loss"] / train.accumulate).backward()
                 if train.clip:
-                    torch.nn.utils.clip_grad_norm_(self.step.parameters(), train.clip)
+                    for together in clipped_together(self.step):
+                        torch.nn.utils.clip_grad_norm_(together, train.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             return (self._now() - began) / TIMED

@@ -223,7 +223,7 @@ def _build(name: str, recipe: Recipe, splits: Splits, begun: bool) -> Step:
     """
     splits = read_of(recipe, splits)
     try:
-        check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
+        check_labels(splits, recipe.needs_labels, recipe.evaluate)
         check_protocols(parse_protocols(recipe.evaluate, words=recipe.words), splits)
         steps = clock_of(recipe.train, splits.counts).steps
         step = Step(recipe, len(splits.classes), steps, pretrained=not begun)

@@ -31,8 +31,10 @@ from manyview.evaluate.evaluate import check_model, check_protocols, evaluate, w
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
+from manyview.evaluate.online import probe_accuracies
 from manyview.evaluate.protocols import parse_protocols
 from manyview.foundation.words import a
+from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
 from manyview.recipe.method import PARTS, check_method, in_a_line, method_of
 from manyview.recipe.recipe import Recipe, changes
@@ -89,7 +91,7 @@ class ViewsData(lightning.LightningDataModule):
         self.recipe = recipe if data is None else recipe.on_given_data()
         self.splits: Splits = open_splits(self.recipe.data, recipe.seed, data)
         self.protocols = parse_protocols(recipe.evaluate, words=recipe.words)
-        check_labels(self.splits, recipe.learns_from_labels, recipe.evaluate)
+        check_labels(self.splits, recipe.needs_labels, recipe.evaluate)
         check_protocols(self.protocols, self.splits)
         self.splits = in_memory(self.splits, recipe.data, Display(quiet=True))
         self.clock = clock_of(recipe.train, len(self.splits.train))
@@ -242,6 +244,20 @@ class ViewsModule(lightning.LightningModule):
         self._handle = self.step.attach(optimizer)
         return optimizer
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By the Trainer's flags; by norm as `manyview train` does, see `optimize.clip`."""
+        apart = clipped_together(self.step) if gradient_clip_val and gradient_clip_algorithm in (None, "norm") else ()
+        if gradient_clip_val and len(apart) > 1:
+            for together in apart:
+                torch.nn.utils.clip_grad_norm_(together, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def on_train_start(self) -> None:
         """Tells if the Trainer's run has another length than the schedule; compiles where the recipe says so."""
         steps = self.trainer.estimated_stepping_batches
@@ -309,6 +325,7 @@ class ViewsModule(lightning.LightningModule):
         model, workers = StepModel(self.step, data.splits.classes), self.recipe.data.workers
         features = Features(model, data.splits, seed=self.recipe.seed, skipped=skipped, workers=workers)
         measures = evaluate(features, split, protocols)
+        measures |= probe_accuracies(self.step, features, split) if split == "val" else {}
         self.log_dict({f"{split}_{name}": value for name, value in measures.items()}, batch_size=1)
         for line in skipped or ():
             self._tell(f"skipped: {line}")

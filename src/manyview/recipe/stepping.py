@@ -11,10 +11,10 @@ from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
 from manyview.branches.spec import FEATURES, LOGITS
 from manyview.errors import RecipeError
-from manyview.recipe.readouts import Mix, Read, RelationPlan, rows_an_image
+from manyview.recipe.readouts import Arguments, Mix, Read, RelationPlan, rows_an_image
 from manyview.recipe.recipe import check_recipe
 from manyview.relations.joint import aggregate
-from manyview.relations.reading import Reading
+from manyview.relations.reading import HasState, Reading
 from manyview.relations.weight import Weight
 from manyview.views.engine.render import Source, together
 from manyview.views.ops.mix import mix_rows, mix_target, on_rows
@@ -100,6 +100,21 @@ def measures_of(relations: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{name}/{key}": value.detach() for name, each in found.items() for key, value in each.items()}
 
 
+def called_with(
+    call: Arguments, values: Mapping[tuple[str, str, str], Tensor], views: Mapping[str, View], classes: int
+) -> tuple[list[Reading], dict[str, Reading | tuple[Reading, ...]]]:
+    """The arguments of a relation, positional and named; see `reading_of`."""
+    return call.each(lambda read: reading_of(read, values, views, classes))
+
+
+def with_state(relations: nn.Module, branches: Iterable[Branch]) -> dict[str, HasState]:
+    """What has a state that moves on after an update, by name: in relations, and heads of trained branches."""
+    own = [branch for branch in branches if branch.spec.ema is None]
+    heads = {f"{branch.spec.name}.{name}": head for branch in own for name, head in branch.heads.items()}
+    named = {**dict(relations.named_modules()), **heads}
+    return {name: each for name, each in named.items() if isinstance(each, HasState)}
+
+
 def first_classified(relations: Iterable[RelationPlan], branch: Branch) -> Read | None:
     """The first readout of a branch that holds class scores: the classifier's, or a joint head's."""
     reads = [read for plan in relations for read in plan.reads if read.branch == branch.spec.name]
@@ -162,6 +177,7 @@ def _view(views: Mapping[str, View], name: str) -> View:
 
 
 __all__ = [
+    "called_with",
     "check_arguments",
     "check_length",
     "first_classified",
@@ -172,4 +188,5 @@ __all__ = [
     "rows_per_image",
     "scores_of",
     "to_watch",
+    "with_state",
 ]

@@ -36,7 +36,7 @@ class Viewer:
             view.partition(".")[0] for plan in recipe.relation_plan for read in plan.all_reads for view in read.views
         }
         self._strict = recipe.data.on_bad_image == "raise"
-        channels, learns = recipe.data.channels or 3, bool(recipe.learns_from_labels)
+        channels, learns = recipe.data.channels or 3, bool(recipe.needs_labels)
         plan, seen = recipe.train_views, of_streams(recipe.seen_views)
         self._plans = {stream: of_stream(plan, stream) for stream in of_streams(plan)}
         self._others = [stream for stream in seen if stream != IMAGE]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
+from typing import Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 from torch import Tensor
 
@@ -49,6 +49,11 @@ class Reading:
     index: Tensor | None = None
 
 
+def members_of(reading: Reading) -> list[Tensor]:
+    """The rows of each member of a family, [B, dim]; of a single view its own."""
+    return [reading.value[t :: reading.members] for t in range(reading.members)]
+
+
 class FitError(RecipeError):
     """Readouts that do not fit their relation, by their rows or columns."""
 
@@ -86,7 +91,12 @@ def hints_of(kind: type) -> dict[str, Any]:
 
 def is_port(hint: Any) -> bool:
     """Whether an argument of this type hint is a readout: `Port`, or `Port | None`."""
-    return Port in (hint, *get_args(hint))
+    return not are_ports(hint) and Port in (hint, *get_args(hint))
+
+
+def are_ports(hint: Any) -> bool:
+    """Whether an argument of this type hint is a branch, `toward=teacher`: its readouts, as many as are positional."""
+    return any(get_origin(each) is tuple and get_args(each)[:1] == (Port,) for each in (hint, *get_args(hint)))
 
 
 def check_classifies(port: Port, columns: int | None = None) -> None:

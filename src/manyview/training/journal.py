@@ -22,7 +22,7 @@ from manyview.views.trial import reference_note
 class Journal:
     """Of the main process, which alone writes and shows; of others it only measures with them.
 
-    spread: how far embeddings are from a collapse, at the last logged update, see `health`.
+    spread: how far embeddings are from a collapse, at the last logged update, see `health`, and what relations measure.
     """
 
     def __init__(self, setup: Setup, run: Run, start: int) -> None:
@@ -53,7 +53,9 @@ class Journal:
         if output["measures"]:
             own = {name: float(value) for name, value in output["measures"].items()}
             accelerator = self._setup.accelerator
-            measured["measures"] = mean_of(own, accelerator) | self._correct.of(self._setup.step, accelerator)
+            own = mean_of(own, accelerator)
+            measured["measures"] = own | self._correct.of(self._setup.step, accelerator)
+            self.spread = self.spread | own
         self._write(done, loss=loss, terms=dict(terms), lr=lr, **measured)
         self._setup.display.advance(done, speed, loss, terms, self.spread)
 

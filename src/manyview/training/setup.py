@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from manyview.evaluate.evaluate import check_model, check_protocols, with_accura
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
+from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import (
     Clock,
     clock_of,
@@ -75,6 +77,11 @@ class Setup:
     def images_per_step(self) -> int:
         """Images of an update, over all processes and streams."""
         return sum(images_of(self.recipe.train, self.splits.counts).values())
+
+    @cached_property
+    def clipped(self) -> list[list[nn.Parameter]]:
+        """Parameters whose gradients are clipped together."""
+        return clipped_together(self.step)
 
     @property
     def batches(self) -> Batches:
@@ -133,7 +140,7 @@ def set_up(
     display = Display(quiet=quiet or not accelerator.is_main_process)
     splits = read_of(recipe, open_splits(recipe.data, recipe.seed, data))
     protocols = parse_protocols(recipe.evaluate, words=recipe.words)
-    check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
+    check_labels(splits, recipe.needs_labels, recipe.evaluate)
     check_protocols(protocols, splits)
     together = images_together(config, splits.counts, world)
     clock = clock_of(config, splits.counts)

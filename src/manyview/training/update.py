@@ -32,7 +32,8 @@ def update(
             output: Output = wrapped(batch)
             accelerator.backward(output["loss"])
             if train.clip and accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(wrapped.parameters(), train.clip)
+                for together in setup.clipped:
+                    accelerator.clip_grad_norm_(together, train.clip)
             setup.optimizer.step()  # with the last part
             setup.optimizer.zero_grad()
         first_bad.note(output["loss"], number + 1)
