@@ -136,5 +136,6 @@ def _check(recipe: Recipe) -> None:
     rehearse(recipe.branch_plan, recipe.relation_plan, views, recipe.words, recipe.data.channels or 3)
     bind_source(recipe.data.call, recipe.words)
     heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.ema is None}
-    check_training(recipe.train, parts(heads, [plan.name for plan in recipe.relation_plan]))
+    relations = [plan.name for plan in recipe.relation_plan]
+    check_training(recipe.train, parts(heads, relations), relations)
     parse_protocols(recipe.evaluate, words=recipe.words)

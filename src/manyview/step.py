@@ -28,6 +28,7 @@ from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.habits import Habits, check_held, refuse_compiler
 from manyview.optimize.layers import layers_after
 from manyview.optimize.optimize import parts_of
+from manyview.optimize.wrapping import looks_of
 from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.stepping import (
@@ -88,7 +89,8 @@ class Step(nn.Module):
         self.total_steps = total_steps or recipe.train.steps
         self.updates = 0
         self._follower = AfterUpdate()
-        self._habits = Habits(recipe.train.accumulate)
+        self._looks = looks_of(recipe.train.optimizer)
+        self._habits = Habits(recipe.train.accumulate * self._looks)
         self._inputs = Inputs(recipe.data.channels or 3, num_classes, bool(recipe.learns_from_labels))
         self.plan = recipe.train_views
         self.test_plan = {name: view for name, view in recipe.view_plan.items() if name == TEST}
@@ -136,8 +138,8 @@ class Step(nn.Module):
 
     @property
     def rows_per_image(self) -> int:
-        """Images that pass the networks for each image of a batch."""
-        return rows_per_image(self._reads(), self.branches, self.plan)
+        """Images that pass the networks for each image of a batch, as often as an update looks at it."""
+        return rows_per_image(self._reads(), self.branches, self.plan) * self._looks
 
     @property
     def starts(self) -> dict[str, Start]:

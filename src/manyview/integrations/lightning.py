@@ -31,6 +31,7 @@ from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
 from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
+from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.recipe import Recipe
 from manyview.show.display import Display
 from manyview.step import Step
@@ -158,8 +159,8 @@ class ViewsModule(lightning.LightningModule):
     there: accuracy where something classifies, else kNN; in `Trainer.test` the recipe's protocols, as `test_…`.
 
     The Trainer's flags must be those of the recipe where they change what is learnt (`trainer_flags` has them): other
-    parts of a batch are refused with RunError; another length, precision or clipping is told, and the Trainer's holds.
-    Fed by `ViewsData`.
+    parts of a batch are refused with RunError, an optimiser that looks twice (`sam`) with RecipeError; another length,
+    precision or clipping is told, and the Trainer's holds. Fed by `ViewsData`.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class ViewsModule(lightning.LightningModule):
         pretrained: bool = True,
     ) -> None:
         super().__init__()
+        refuse_several(recipe.train.optimizer, "Lightning's Trainer")
         self.recipe = recipe
         self.step = Step(recipe, num_classes, backbone=backbone, pretrained=pretrained)
         self.step.hold(fixed_parts(recipe.train))

@@ -17,6 +17,7 @@ from manyview.errors import DataError
 from manyview.foundation.vocabulary import word_of
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import Clock, make_optimizer
+from manyview.optimize.wrapping import looks_of
 from manyview.recipe.readouts import RelationPlan
 from manyview.recipe.recipe import Recipe
 from manyview.step import Step
@@ -76,7 +77,7 @@ class Plan:
 
     def summary(self) -> str:
         """One line on cost."""
-        train, rows = self.recipe.train, self.step.rows_per_image
+        train, rows, looks = self.recipe.train, self.step.rows_per_image, looks_of(self.recipe.train.optimizer)
         length = counted(train.epochs, "epoch") if train.epochs else counted(train.steps or 0, "step")
         data = self.recipe.data
         render = {
@@ -89,7 +90,7 @@ class Plan:
         return (
             f"{_count(self.step)} parameters for {counted(self.step.num_classes, 'class')}; {length}; a step: "
             f"{counted(train.batch_size, 'image')}, {train.batch_size * rows:,} through the networks "
-            f"({rows} an image), views {render}"
+            f"({rows} an image{f', in {looks} passes' if looks > 1 else ''}), views {render}"
         )
 
 

@@ -18,6 +18,7 @@ from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import timm_model
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
 from manyview.integrations.timm.batch import ViewsBatch
+from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.recipe import Recipe
 from manyview.step import Step
 
@@ -35,7 +36,8 @@ class ViewsTask(TrainingTask):
     (`normalization`). Give them to the loader of validation, too. device: by default the model's.
 
     Where an EMA, a queue or a changing weight waits for updates, training needs `task.step.attach(optimizer)`, once.
-    Averaged weights are timm's (`setup_ema`), so `train.ema` is refused. Raises RecipeError and ManyviewError.
+    Averaged weights are timm's (`setup_ema`), so `train.ema` is refused, and so is an optimiser that looks
+    twice, `sam(…)`. Raises RecipeError and ManyviewError.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class ViewsTask(TrainingTask):
         super().__init__(device=device or where, dtype=dtype, verbose=verbose)
         if dtype not in (None, torch.float32):
             raise ManyviewError(f"dtype: weights are kept in float32, not {dtype}; train in bfloat16 by autocast")
+        refuse_several(recipe.train.optimizer, "timm's script")
         if recipe.train.ema:
             raise RecipeError(
                 "train.ema: inside timm's loop the averaged weights are timm's; drop it and use setup_ema(), "
