@@ -10,6 +10,7 @@ optimizer.step()
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
 from typing import Any, TypedDict
@@ -21,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
 from manyview.branches.given import Given, Network, given_networks, look_at, tried_size
+from manyview.branches.initial import drawn_apart
 from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
 from manyview.branches.start import Start
 from manyview.errors import ManyviewError, RecipeError
@@ -32,11 +34,11 @@ from manyview.optimize.wrapping import looks_of
 from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.stepping import (
+    called_with,
     check_arguments,
     check_length,
     first_classified,
     pixels_to_test,
-    reading_of,
     rows_per_image,
     scores_of,
     to_watch,
@@ -91,7 +93,7 @@ class Step(nn.Module):
         self._follower = AfterUpdate()
         self._looks = looks_of(recipe.train.optimizer)
         self._habits = Habits(recipe.train.accumulate * self._looks)
-        self._inputs = Inputs(recipe.data.channels or 3, num_classes, bool(recipe.learns_from_labels))
+        self._inputs = Inputs(recipe.data.channels or 3, num_classes, bool(recipe.needs_labels))
         self.plan = recipe.train_views
         self.test_plan = {name: view for name, view in recipe.view_plan.items() if name == TEST}
         relations = recipe.relation_plan
@@ -216,19 +218,20 @@ class Step(nn.Module):
         self._held: list[nn.Module] = []
         for name in self.branches:
             branch = self.branch(name)
-            moved = [(r.name, r.view) for r in self._reads() if r.branch == name and "stop" not in r.functions]
-            trained = {readout for readout, _ in branch.with_inputs(moved)}
-            for module in [branch.head(head) for head in branch.inputs if head not in trained] if moved else [branch]:
+            moved = {r.name for r in self._reads() if r.branch == name and "stop" not in r.functions}
+            for module in branch.unmoved(moved):
                 module.requires_grad_(False)
                 if branch.spec.ema is None:
                     self._held.append(module.eval())
 
     def _build(self, plan: RelationPlan) -> nn.Module:
         where = f"relations.{self.recipe.relation_plan.index(plan)}: {plan.text}"
-        relation = build_relation(plan, {read: self._port(read, where) for read in plan.all_reads}, where)
-        init = self.branch(plan.all_reads[0].branch).spec.init
-        if init is not None and getattr(relation, "init", None) is None:  # which a relation may have of its own
-            init(relation)
+        # as if it were not there, where it looks on
+        with drawn_apart("relations", plan.text) if plan.looks_on else nullcontext():
+            relation = build_relation(plan, {read: self._port(read, where) for read in plan.all_reads}, where)
+            init = self.branch(plan.all_reads[0].branch).spec.init
+            if init is not None and getattr(relation, "init", None) is None:  # which a relation may have of its own
+                init(relation)
         return relation
 
     def _port(self, read: Read, where: str) -> Port:
@@ -321,10 +324,7 @@ class Step(nn.Module):
             for plan in self.recipe.relation_plan:
                 weight = plan.weight.at(replace(moment, relation=plan.name))
                 for call in plan.calls:
-                    positional = [reading_of(read, values, views, self.num_classes) for read in call.reads]
-                    named = {
-                        key: reading_of(read, values, views, self.num_classes) for key, read in call.named_reads.items()
-                    }
+                    positional, named = called_with(call, values, views, self.num_classes)
                     result = self.relations[plan.name](*positional, **named)
                     parts = {"": result} if isinstance(result, Tensor) else result
                     for part, value in parts.items():

@@ -201,6 +201,32 @@ train: {steps: 4, optimizer: "OPTIMIZER"}
     assert not torch.equal(*(each.main.backbone.conv1.weight for each in (once, twice)))
 
 
+@pytest.mark.parametrize("terms", ["", ", descend='similarity'"])
+def test_heads_that_look_on_change_nothing_and_learn_in_each_look(terms):
+    text = TEXT.replace("rho=0.2", "rho=0.2" + terms)
+    judge = 'cross_entropy(probe(a), weight=30)"]'
+    judged = text.replace("cresnet20", "cresnet20, probe: 'linear(stop(h))'").replace(
+        'weight=3)"]', f'weight=3)", "{judge}'
+    )
+    steps = [Step(parse_recipe(each), 5) for each in (text, judged)]
+    begun = {name: weight.clone() for name, weight in steps[1].named_parameters()}
+    for step in steps:
+        optimizer = make_optimizer(step.recipe.train, step)
+
+        def closure(step=step, optimizer=optimizer):
+            optimizer.zero_grad()
+            optimizer.loss(step(*images(0), index=range(6), epoch=0)).backward()
+
+        optimizer.step(closure)
+    without, probed = (dict(step.named_parameters()) for step in steps)
+    assert_close(without, {name: probed[name] for name in without}, rtol=0, atol=0)
+    lookers = probed.keys() - without.keys()
+    assert lookers
+    assert not any(torch.equal(probed[name], begun[name]) for name in lookers)
+    with pytest.raises(RecipeError, match=r"unknown relation 'cross_entropy_2'; .*relations that teach: cross_ent"):
+        parse_recipe(judged, "train.optimizer.ascend=cross_entropy_2")
+
+
 class Notes(nn.Module):
     """What a relation of one's own may do in a forward pass."""
 
@@ -307,7 +333,7 @@ REFUSED = {
     "sam(sgd(lr=0.1), adaptive=1)": r"adaptive must be True or False, got 1$",
     "sam(sgd(lr=0.1), roh=0.1)": r"sam: unknown argument 'roh'; did you mean 'rho'\?",
     "sam(sgd(lr=0.1), ascend='cross_entrop')": r"ascend: unknown relation 'cross_entrop'; did you mean 'cross_en",
-    "sam(sgd(lr=0.1), descend=('similarity', 'tie'))": r"descend: unknown relation 'tie'; relations of this recipe: cr",
+    "sam(sgd(lr=0.1), descend=('similarity', 'tie'))": r"descend: unknown relation 'tie'; relations that teach: cr",
     "sam(sgd(lr=0.1), ascend=cross_entropy)": r"put quotes round ascend='cross_entropy'$",
     "sam(sam(sgd(lr=0.1)))": r"sam stands around another optimiser, as in sam\(sgd\(lr=0\.1\)\), not around itself$",
     "sam(of=sam(sgd(lr=0.1)))": r"not around itself$",

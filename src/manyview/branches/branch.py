@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from manyview.branches.ema import follow
 from manyview.branches.given import GivenError, Network, Reader, looking_on, normalization_of, tried_size
 from manyview.branches.heads import TAPS, build_head
+from manyview.branches.initial import drawn_apart
 from manyview.branches.origin import origin_of
-from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
+from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec, source_of
 from manyview.branches.start import Start, doubt_of_normalization, start_backbone, start_head
 from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import timm_model
@@ -70,6 +71,7 @@ class Branch(nn.Module):
         self.std: Tensor
 
         self.inputs: dict[str, str] = {}  # head -> the readout it reads, in order of computation
+        self.stopped: set[str] = set()  # heads that read it without gradient
         self.taps: dict[str, str] = {}  # readout -> layer of the backbone
         self.orbits: dict[str, PlannedView] = {}  # head -> the orbit it tells apart
         self.dims: dict[str, int] = {FEATURES: width}
@@ -83,13 +85,23 @@ class Branch(nn.Module):
                 self.taps[name] = self._layer(call.args[0], f"branches.{spec.name}.{name}")
         if self.taps:
             self.dims |= self._tap_widths(views)
-        for name, call in calls.items():
+        made = [name for name, call in calls.items() if name in needed and call.name not in TAPS]
+        for name in (name for name in calls if name not in spec.probes):
             if name == LOGITS and given is not None and given.trains:
                 self.dims[name], self.inputs[name] = classes, FEATURES
-            elif name in needed and call.name not in TAPS:
-                self._add_head(name, call, classes, views)
+            elif name in made:
+                self._add_head(name, calls[name], classes, views)
         if spec.init is not None:
             spec.init(self if given is None else self.heads)
+        for name in (name for name in calls if name in spec.probes):  # last, so that all else is as without them
+            if name == LOGITS and given is not None and given.trains:
+                self.dims[name], self.inputs[name] = classes, FEATURES
+                self.stopped.add(name)
+            elif name in made:
+                with drawn_apart(spec.name, name):
+                    self._add_head(name, calls[name], classes, views)
+                    if spec.init is not None:
+                        spec.init(self.heads[name])
         self.starts: dict[str, Start] = self._started() if pretrained else {}
 
     def _started(self) -> dict[str, Start]:
@@ -132,9 +144,12 @@ class Branch(nn.Module):
         return Network(self.backbone, name, self.reader, self.dims[FEATURES], trains).copied()
 
     def _add_head(self, name: str, call: Call, classes: int, views: Mapping[str, PlannedView]) -> None:
-        reads = call.args[0].text
+        reads, stopped = source_of(call)
+        assert reads is not None
         built = build_head(call, self.dims[reads], classes, views, f"branches.{self.spec.name}.{name}", self.spec.words)
         self.heads[name], self.dims[name], self.inputs[name] = built.module, built.width, reads
+        if stopped:
+            self.stopped.add(name)
         if built.orbit is not None:
             self.orbits[name] = built.orbit
 
@@ -211,8 +226,12 @@ class Branch(nn.Module):
     def _of_given(self, told: str) -> GivenError:
         return GivenError(f"branches.{self.spec.name}: the given {self.spec.backbone.name} {told}")
 
-    def forward(self, views: Mapping[str, View], wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Tensor]:
+    def forward(
+        self, views: Mapping[str, View], wanted: Collection[tuple[str, str]], stops: bool = True
+    ) -> dict[tuple[str, str], Tensor]:
         """Readouts of views. wanted: pairs (readout, view), a view being a name or a member `r.0`.
+
+        stops: whether heads that read stopped readouts keep gradients back.
 
         Returns pair -> [rows, dim]. A member whose family is read as well is a slice of it and costs nothing.
         """
@@ -236,7 +255,9 @@ class Branch(nn.Module):
                 asked = [view for view in asked if roots[view] == view or roots[view] not in asked]
                 if asked:
                     inputs = [self._value(values, source, view, roots, views) for view in asked]
-                    parts = _parted(self.head(head)(_joined(inputs)), [len(value) for value in inputs])
+                    rows = _joined(inputs)
+                    rows = rows.detach() if stops and head in self.stopped else rows
+                    parts = _parted(self.head(head)(rows), [len(value) for value in inputs])
                     values.update({(head, view): part for view, part in zip(asked, parts, strict=True)})
         return {(name, view): self._value(values, name, view, roots, views) for name, view in wanted}
 
@@ -259,6 +280,16 @@ class Branch(nn.Module):
             needed |= {(source, view) for name, view in set(needed) if name == head}
         return sorted(needed)  # a set's order changes from process to process, and with it the sums over rows
 
+    def unmoved(self, readouts: Collection[str]) -> list[nn.Module]:
+        """The parts that gradients of these readouts do not reach."""
+        reached = set(readouts)
+        for head, source in reversed(self.inputs.items()):
+            if head in reached and head not in self.stopped:
+                reached.add(source)
+        heads = [self.head(head) for head in self.inputs if head not in reached]
+        backbone = [] if reached & {FEATURES, *self.taps} else [self.backbone]
+        return [*heads, *backbone] if reached else [self]
+
     def begin_as(self, online: Branch) -> None:
         """Makes this branch, an EMA, a copy of the one it follows. Raises RecipeError for heads that nothing trains."""
         for head in self.inputs:
@@ -280,8 +311,11 @@ class Branch(nn.Module):
         return self.orbits[head].members if head in self.orbits else 1
 
     def read(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Readouts of images that are no view, for evaluation. images: [B, C, h, w] -> name -> [B, dim]."""
-        values = self.forward({"images": View(images)}, [(name, "images") for name in names])
+        """Readouts of images that are no view, for evaluation. images: [B, C, h, w] -> name -> [B, dim].
+
+        Gradients reach the images through all heads.
+        """
+        values = self.forward({"images": View(images)}, [(name, "images") for name in names], stops=False)
         return {name: value for (name, _), value in values.items()}
 
 
@@ -315,8 +349,9 @@ def _needed(calls: Mapping[str, Call], used: Collection[str]) -> set[str]:
     """Heads in use and, for each, the heads below it."""
     needed = set(used)
     for name, call in reversed(list(calls.items())):
-        if name in needed and call.name not in TAPS:
-            needed.add(call.args[0].text)
+        source = source_of(call)[0]
+        if name in needed and source is not None:
+            needed.add(source)
     return needed
 
 

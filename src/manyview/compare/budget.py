@@ -21,6 +21,7 @@ from manyview.data.render import choose_rendering
 from manyview.errors import RunError
 from manyview.foundation.environment import best_device
 from manyview.foundation.files import write_json
+from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
 from manyview.optimize.passes import Pass, passes_of
 from manyview.recipe.recipe import Recipe
@@ -199,7 +200,8 @@ class _Trial:
                     output = self.step(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
                 (look.loss(output) / train.accumulate).backward()
         if look.then is None and train.clip:
-            torch.nn.utils.clip_grad_norm_(self.step.parameters(), train.clip)
+            for together in clipped_together(self.step):
+                torch.nn.utils.clip_grad_norm_(together, train.clip)
         (look.then or self.optimizer.step)()
         self.optimizer.zero_grad()
 

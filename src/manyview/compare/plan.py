@@ -221,7 +221,7 @@ def _build(name: str, recipe: Recipe, splits: Splits, begun: bool) -> Step:
     begun: whether what weights come from need not be there any more.
     """
     try:
-        check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
+        check_labels(splits, recipe.needs_labels, recipe.evaluate)
         check_protocols(parse_protocols(recipe.evaluate, words=recipe.words), splits)
         steps = clock_of(recipe.train, len(splits.train)).steps
         step = Step(recipe, len(splits.classes), steps, pretrained=not begun)

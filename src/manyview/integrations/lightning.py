@@ -30,6 +30,7 @@ from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
+from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
 from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.recipe import Recipe
@@ -82,7 +83,7 @@ class ViewsData(lightning.LightningDataModule):
         self.recipe = recipe if data is None else recipe.on_given_data()
         self.splits: Splits = open_splits(self.recipe.data, recipe.seed, data)
         self.protocols = parse_protocols(recipe.evaluate, words=recipe.words)
-        check_labels(self.splits, recipe.learns_from_labels, recipe.evaluate)
+        check_labels(self.splits, recipe.needs_labels, recipe.evaluate)
         check_protocols(self.protocols, self.splits)
         self.splits = in_memory(self.splits, recipe.data, Display(quiet=True))
         self.clock = clock_of(recipe.train, len(self.splits.train))
@@ -223,6 +224,19 @@ class ViewsModule(lightning.LightningModule):
             self._handle.remove()  # of another fit
         self._handle = self.step.attach(optimizer)
         return optimizer
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By the Trainer's flags; by norm as `manyview train` does, see `optimize.clip`."""
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            for together in clipped_together(self.step):
+                torch.nn.utils.clip_grad_norm_(together, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_start(self) -> None:
         """Tells if the Trainer's run has another length than the schedule; compiles where the recipe says so."""

@@ -5,13 +5,14 @@ weights w. With g the gradient at w,
 
     e = rho g / ||g||                       and, adaptive,    e = rho w^2 g / || |w| g ||
 
-(ASAM: Kwon, Kim, Park, Choi, ICML 2021, eq. 8, element-wise, of every parameter; its code adds 0.01 to |w| and leaves
+(ASAM: Kwon, Kim, Park, Choi, ICML 2021, element-wise, of every parameter; its code adds 0.01 to |w| and leaves
 biases unscaled, which we do not). The gradient at w + e is then applied at w by the optimiser inside. rho is 0.05 in
 SAM's CIFAR runs and of ASAM 0.5 there. Norms are over all parameters that are trained, and of the loss alone: weight
-decay is the inner optimiser's. A zero gradient has e = 0.
+decay is the inner optimiser's. A zero gradient has e = 0. Heads that look on behind a stop have a norm of their own,
+and their relations a part in each look, so that all else is as without them.
 
 Both looks are at the same views, with the same dropout; what follows an update follows it once, and statistics of
-BatchNorm are those of the first look, as in the paper's code, see `again`. On several processes e is of the gradient
+BatchNorm are those of the first look, see `again`. On several processes e is of the gradient
 of all. Each look may be of named relations (Tied-SAM: Kurtulus et al., ICML 2023, has all, cross-entropy, or the tie
 alone): of the others, what is trained then has a gradient of 0, the same on one process and on many.
 """
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from manyview.errors import ManyviewError, RecipeError, unknown
 from manyview.foundation.grammar import Call, Name
 from manyview.optimize.again import looking_again
+from manyview.optimize.clip import clipped_together
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ class Sharpness:
                 )
 
     def check_relations(self, known: Collection[str]) -> None:
-        """Raises ValueError for relations that do not exist."""
+        """Raises ValueError for relations that do not exist, or look on behind a stop, and lead nowhere."""
         for key in ("ascend", "descend"):
             for name in named(getattr(self, key)):
                 if name not in known:
-                    raise ValueError(f"{key}: {unknown('relation', name, known, 'relations of this recipe')}")
+                    raise ValueError(f"{key}: {unknown('relation', name, known, 'relations that teach')}")
 
 
 def _written(value: Any) -> str:
@@ -135,7 +137,7 @@ class Sam(torch.optim.Optimizer):
     def loss(self, output: Mapping[str, Any]) -> Tensor:
         """What this look's gradients are of: the loss of a step's output, or its named terms. Raises RecipeError."""
         wanted = self._terms[bool(self._stood)]
-        return chosen(output, wanted) if wanted else output["loss"]
+        return chosen(output, (*wanted, *_looking_on(self.module))) if wanted else output["loss"]
 
     @torch.no_grad()
     def ascend(self) -> None:
@@ -146,10 +148,13 @@ class Sam(torch.optim.Optimizer):
         weights = [each for group in trained for each in group["params"] if each.grad is not None]
         if not weights:
             raise ManyviewError("sam: no gradients to ascend by; call backward() of the first look's loss before")
-        ways = ascent(weights, [each.grad for each in weights], self.rho, self.adaptive)
         self._stood = [(each, each.clone()) for each in weights]
-        for weight, way in zip(weights, ways, strict=True):
-            weight.add_(way)
+        number = {id(each): at for at, together in enumerate(_sharing(self.module)) for each in together}
+        for at in sorted({number.get(id(each), 0) for each in weights}):
+            together = [each for each in weights if number.get(id(each), 0) == at]
+            ways = ascent(together, [each.grad for each in together], self.rho, self.adaptive)
+            for weight, way in zip(together, ways, strict=True):
+                weight.add_(way)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Leads the weights back, and updates them by the second look's gradients.
@@ -179,6 +184,16 @@ class Sam(torch.optim.Optimizer):
         with torch.enable_grad(), looking_again(self.module):
             closure()
         return result
+
+
+def _sharing(module: nn.Module) -> Sequence[Collection[nn.Parameter]]:
+    """The parameters whose gradients share a norm: what looks on behind a stop has its own, as where it is clipped."""
+    return clipped_together(module) if hasattr(module, "recipe") else [list(module.parameters())]  # type: ignore[arg-type]
+
+
+def _looking_on(module: Any) -> list[str]:
+    """The relations that look on: they teach nothing but their own heads, and do so in each look."""
+    return [plan.name for plan in module.recipe.relation_plan if plan.looks_on] if hasattr(module, "recipe") else []
 
 
 def chosen(output: Mapping[str, Any], relations: Sequence[str]) -> Tensor:

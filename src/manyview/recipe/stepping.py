@@ -11,7 +11,7 @@ from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
 from manyview.branches.spec import FEATURES, LOGITS
 from manyview.errors import RecipeError
-from manyview.recipe.readouts import Mix, Read, RelationPlan, rows_an_image
+from manyview.recipe.readouts import Arguments, Mix, Read, RelationPlan, rows_an_image
 from manyview.recipe.recipe import Recipe
 from manyview.relations.joint import aggregate
 from manyview.relations.reading import Reading
@@ -81,6 +81,13 @@ def reading_of(
     return Reading(value, target, view.params, members)
 
 
+def called_with(
+    call: Arguments, values: Mapping[tuple[str, str, str], Tensor], views: Mapping[str, View], classes: int
+) -> tuple[list[Reading], dict[str, Reading | tuple[Reading, ...]]]:
+    """The arguments of a relation, positional and named; see `reading_of`."""
+    return call.each(lambda read: reading_of(read, values, views, classes))
+
+
 def first_classified(relations: Iterable[RelationPlan], branch: Branch) -> Read | None:
     """The first readout of a branch that holds class scores: the classifier's, or a joint head's."""
     reads = [read for plan in relations for read in plan.reads if read.branch == branch.spec.name]
@@ -141,6 +148,7 @@ def _view(views: Mapping[str, View], name: str) -> View:
 
 
 __all__ = [
+    "called_with",
     "check_arguments",
     "check_length",
     "first_classified",

@@ -97,7 +97,7 @@ class Display:
         for name, text in lines.items():
             self.say(f"  {name:<9}{text}", indent=11)
         self._total, self._done = clock.steps, done
-        self._watches = step.classifier is None
+        self._watches = step.classifier is None or step.classifier in step.main.spec.probes
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:

@@ -59,7 +59,8 @@ class Plan:
                 branches.add_row("", tap, f"{spec.heads[tap].name} of {layer}", str(branch.dims[tap]), "0")
         relations = _table("relation", "reads", "options", "weight", "parameters")
         for plan in self.recipe.relation_plan:
-            reads = [str(read) for read in plan.reads] + [f"{k}={read}" for k, read in plan.named_reads.items()]
+            positional, named = plan.calls[0].each(str)
+            reads = positional + [f"{k}={' '.join(v) if isinstance(v, tuple) else v}" for k, v in named.items()]
             options = ", ".join(_options(plan))
             relations.add_row(
                 plan.name, ", ".join(reads), options, str(plan.weight), _count(self.step.relations[plan.name])

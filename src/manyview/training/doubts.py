@@ -12,7 +12,7 @@ from typing import Any
 
 from manyview.branches.ema import Ema
 from manyview.foundation.grammar import Name, parse_call
-from manyview.optimize.optimize import SCHEDULES, Clock, steps_of
+from manyview.optimize.optimize import SCHEDULES, Clock, make_optimizer, steps_of
 from manyview.optimize.wrapping import optimizer_call
 from manyview.recipe.lr_of_batch import TRIAL, doubt_of
 from manyview.recipe.recipe import Recipe
@@ -28,6 +28,12 @@ def doubts(recipe: Recipe, step: Step, clock: Clock, images: int) -> list[str]:
     if clock.steps < TRIAL:
         return []
     found = [*_of_schedule(recipe.train, clock), *_of_averages(recipe, clock), *_of_relations(step, clock, images)]
+    watched = any(plan.looks_on for plan in recipe.relation_plan)
+    if watched and (norm := make_optimizer(recipe.train, step).defaults.get("max_grad_norm")):
+        found.append(
+            f"train.optimizer: it clips by one norm of all gradients ({norm:g}), those of heads that look on behind a "
+            "stop too; say max_grad_norm=None, and train.clip, which keeps them apart"
+        )
     if recipe.batch_before is not None:
         found.append(doubt_of(recipe.batch_before, recipe.train.batch_size, recipe.train.optimizer))
     every = steps_of(recipe.train.checkpoint_every, clock, "checkpoint_every")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from manyview.evaluate.evaluate import check_model, check_protocols, with_accura
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
+from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import (
     Clock,
     clock_of,
@@ -71,6 +73,11 @@ class Setup:
     def images_per_step(self) -> int:
         """Images of an update, over all processes."""
         return min(self.recipe.train.batch_size, len(self.splits.train))
+
+    @cached_property
+    def clipped(self) -> list[list[nn.Parameter]]:
+        """Parameters whose gradients are clipped together."""
+        return clipped_together(self.step)
 
     @property
     def batches(self) -> Batches:
@@ -140,7 +147,7 @@ def set_up(
     display = Display(quiet=quiet or not accelerator.is_main_process)
     splits = open_splits(recipe.data, recipe.seed, data)
     protocols = parse_protocols(recipe.evaluate, words=recipe.words)
-    check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
+    check_labels(splits, recipe.needs_labels, recipe.evaluate)
     check_protocols(protocols, splits)
     together = images_together(config, len(splits.train), world)
     clock = clock_of(config, len(splits.train))

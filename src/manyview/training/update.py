@@ -79,5 +79,6 @@ def _follow(setup: Setup, look: Pass) -> None:
         look.then()
         return
     if setup.recipe.train.clip:
-        setup.accelerator.clip_grad_norm_(setup.wrapped.parameters(), setup.recipe.train.clip)
+        for together in setup.clipped:
+            setup.accelerator.clip_grad_norm_(together, setup.recipe.train.clip)
     setup.optimizer.step()

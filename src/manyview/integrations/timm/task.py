@@ -18,6 +18,7 @@ from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import timm_model
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
 from manyview.integrations.timm.batch import ViewsBatch
+from manyview.optimize.clip import clipped_together
 from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.recipe import Recipe
 from manyview.step import Step
@@ -150,10 +151,10 @@ class ViewsTask(TrainingTask):
             self.trainable_module_ema.update(self.model, step=step)
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
-        """All that is trained; exclude_head: but for the classifier."""
+        """All that is trained, but for heads that look on behind a stop; exclude_head: and for the classifier."""
         head = self.step.classifier if exclude_head else None
         left = set() if head is None else {*self.step.main.head(head).parameters()}
-        return [each for each in self.step.parameters() if each.requires_grad and each not in left]
+        return [each for each in clipped_together(self.step)[0] if each.requires_grad and each not in left]
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         """timm's model, or its average: normalised pixels in, class scores out."""
