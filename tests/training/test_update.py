@@ -105,6 +105,27 @@ def test_in_bfloat16_and_of_named_terms(tmp_path):
     assert result["views_per_image"] == 4
 
 
+STREAMS = """
+seed: 3
+data: {source: digits, labels_per_class: 3, unlabeled: rest, val_fraction: 0.2}
+views:
+  x: {from: image, make: "pad_crop(8, padding=1)"}
+  weak: {from: unlabeled, make: "pad_crop(8, padding=1)"}
+  strong: {from: unlabeled, make: "pad_crop(8, padding=1) | flip(0.5)"}
+branches: {net: {backbone: cresnet20, normalize: half}}
+relations: ["cross_entropy(logits(x))", "similarity(h(strong), h(weak), weight=2)"]
+train: {steps: 3, batch_size: 8, unlabeled_per_labeled: 2, log_every: 1, schedule: constant(),
+        optimizer: "sam(sgd(lr=0.02, momentum=0.9), rho=0.1, ascend='cross_entropy')"}
+"""
+
+
+def test_two_streams_are_shown_twice_wherever_their_views_are_made(tmp_path):
+    for place in ("device", "memory"):
+        result = train(parse_recipe(STREAMS, f"data.render={place}"), tmp_path / place, backbone=smooth(), quiet=True)
+    assert_same(weights(tmp_path / "device"), weights(tmp_path / "memory"), rtol=0, atol=0)
+    assert result["views_per_image"] == pytest.approx(2 * (8 + 2 * 16) / 24)
+
+
 def process(rank, recipe, folder):
     train(recipe, folder, quiet=True)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from manyview.data.loader import Batch
+from manyview.data.batch import Batch
 from manyview.optimize.passes import Pass, passes_of
 from manyview.step import Output, Step
 from manyview.training.failure import FirstFailure
@@ -17,6 +18,7 @@ from manyview.training.setup import Setup
 from manyview.training.state import State
 from manyview.training.stopwatch import Stopwatch
 from manyview.views.draws import key_of
+from manyview.views.streams import IMAGE
 
 
 def update(
@@ -24,7 +26,7 @@ def update(
 ) -> tuple[Output, Tensor]:
     """One update, of all parts of a batch: the last part's output, and the terms' means over the parts.
 
-    An optimiser that looks at a batch twice (`optimize.passes`) is shown the same views again; both are of the first.
+    With an optimiser that looks twice (`optimize.passes`) these are of the first look; the second is at the same views.
     """
     passes = passes_of(setup.optimizer)
     parts = shown(_read(setup, stream, state, watch), passes, setup.step)
@@ -38,7 +40,7 @@ def _read(setup: Setup, stream: Iterator[Batch], state: State, watch: Stopwatch)
         with watch.waiting():
             batch = next(stream).to(setup.accelerator.device)
         yield batch
-        state.skip(batch.skipped)
+        state.skip(batch.unread)
 
 
 def shown(parts: Iterable[Batch], passes: Sequence[Pass], step: Step) -> Iterable[Batch]:
@@ -46,11 +48,13 @@ def shown(parts: Iterable[Batch], passes: Sequence[Pass], step: Step) -> Iterabl
     return parts if len(passes) == 1 else [_rendered(batch, step) for batch in parts]
 
 
-def _rendered(batch: Batch, step: Step) -> Batch:
-    if isinstance(batch.images, Mapping):
-        return batch
-    index, epoch, only = batch.index, batch.epoch, step.rendered_views
-    return replace(batch, images=step.views(batch.images, batch.targets, index=index, epoch=epoch, only=only))
+def _rendered(batch: Batch, step: Step, stream: str = IMAGE) -> Batch:
+    images: Any = batch.images
+    if not isinstance(images, Mapping):
+        told: Any = {"index": batch.index, "epoch": batch.epoch, "only": step.rendered_views, "stream": stream}
+        images = step.views(images, batch.targets, **told)
+    streams = {name: _rendered(other, step, name) for name, other in batch.streams.items()}
+    return replace(batch, images=images, streams=streams)
 
 
 def _look(
@@ -64,7 +68,7 @@ def _look(
     with look.looking():
         for batch in parts:
             with accelerator.accumulate(wrapped):
-                output: Output = wrapped(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
+                output: Output = wrapped(batch)
                 accelerator.backward(look.loss(output))
                 if accelerator.sync_gradients:  # with the last part
                     _follow(setup, look)

@@ -21,6 +21,7 @@ from manyview.integrations.timm.batch import ViewsBatch
 from manyview.optimize.clip import clipped_together
 from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.recipe import Recipe
+from manyview.recipe.streams import refuse_streams
 from manyview.step import Step
 
 LOGGER = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class ViewsTask(TrainingTask):
         if dtype not in (None, torch.float32):
             raise ManyviewError(f"dtype: weights are kept in float32, not {dtype}; train in bfloat16 by autocast")
         refuse_several(recipe.train.optimizer, "timm's script")
+        refuse_streams(recipe, "timm's train.py")
         if recipe.train.ema:
             raise RecipeError(
                 "train.ema: inside timm's loop the averaged weights are timm's; drop it and use setup_ema(), "
