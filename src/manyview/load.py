@@ -145,5 +145,7 @@ def _check(recipe: Recipe) -> None:
     bind_source(recipe.data.call, recipe.words)
     check_streams(recipe)
     heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.ema is None}
-    check_training(recipe.train, parts(heads, [plan.name for plan in recipe.relation_plan]))
+    relations = [plan.name for plan in recipe.relation_plan]
+    teaching = [plan.name for plan in recipe.relation_plan if not plan.looks_on]
+    check_training(recipe.train, parts(heads, relations), teaching)
     parse_protocols(recipe.evaluate, words=recipe.words)

@@ -32,6 +32,7 @@ from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.habits import Habits, check_held, refuse_compiler, refuse_replicas
 from manyview.optimize.layers import layers_after
 from manyview.optimize.optimize import parts_of
+from manyview.optimize.wrapping import looks_of
 from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.stepping import (
@@ -96,7 +97,8 @@ class Step(nn.Module):
         self.total_steps = total_steps or recipe.train.steps
         self.updates = 0
         self._follower = AfterUpdate()
-        self._habits = Habits(recipe.train.accumulate)
+        self._looks = looks_of(recipe.train.optimizer)
+        self._habits = Habits(recipe.train.accumulate * self._looks)
         self._viewer = Viewer(recipe, num_classes)
         self.plan = recipe.train_views
         self.test_plan = {name: view for name, view in recipe.view_plan.items() if name == TEST}
@@ -143,8 +145,8 @@ class Step(nn.Module):
 
     @property
     def rows(self) -> dict[str, int]:
-        """Images that pass the networks for each image of a stream."""
-        return rows_of_streams(self._reads(), self.branches, self.plan)
+        """Images that pass the networks for each image of a stream, as often as an update looks at it."""
+        return rows_of_streams(self._reads(), self.branches, self.plan, self._looks)
 
     @property
     def rows_per_image(self) -> float:

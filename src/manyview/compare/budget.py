@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +24,17 @@ from manyview.foundation.environment import best_device
 from manyview.foundation.files import write_json
 from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import clock_of, images_of, make_optimizer, make_schedule
+from manyview.optimize.passes import Pass, passes_of
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.stepping import rows_per_image
 from manyview.recipe.streams import read_of
 from manyview.step import Step
+from manyview.training.update import shown
 
 BUDGETS = {
     "images": "as many images as the first recipe sees",
-    "forwards": "as many images through the networks as the first recipe, all views and branches counted",
+    "forwards": "as many images through the networks as the first recipe, all views, branches and passes counted",
     "seconds": "as long as the first recipe takes, by the time of a training step on this machine",
     "own": "its own length",
 }
@@ -55,7 +57,7 @@ class Length:
 
     @property
     def forwards(self) -> int:
-        """Images that pass networks in training: each view and each branch that looks at it is one."""
+        """Images that pass networks in training: each view, each branch that looks at it, and each time, is one."""
         return round(self.images * self.rows_per_image)
 
     @property
@@ -178,17 +180,25 @@ class _Trial:
                 if number == first + WARM_UP:
                     began = self._now()
                 self.set_lr(number)
-                for _ in range(train.accumulate):
-                    batch = next(stream).to(self.device)
-                    with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-                        output = self.step(batch)
-                    (output["loss"] / train.accumulate).backward()
-                if train.clip:
-                    for together in clipped_together(self.step):
-                        torch.nn.utils.clip_grad_norm_(together, train.clip)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                passes = passes_of(self.optimizer)
+                read = (next(stream).to(self.device) for _ in range(train.accumulate))
+                parts = shown(read, passes, self.step)
+                for look in passes:
+                    self._look(look, parts)
             return (self._now() - began) / TIMED
+
+    def _look(self, look: Pass, parts: Iterable[Batch]) -> None:
+        train = self.recipe.train
+        with look.looking():
+            for batch in parts:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+                    output = self.step(batch)
+                (look.loss(output) / train.accumulate).backward()
+        if look.then is None and train.clip:
+            for together in clipped_together(self.step):
+                torch.nn.utils.clip_grad_norm_(together, train.clip)
+        (look.then or self.optimizer.step)()
+        self.optimizer.zero_grad()
 
     def _now(self) -> float:
         if self.device.type == "cuda":

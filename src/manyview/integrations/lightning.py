@@ -36,6 +36,7 @@ from manyview.evaluate.protocols import parse_protocols
 from manyview.foundation.words import a
 from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
+from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.method import PARTS, check_method, in_a_line, method_of
 from manyview.recipe.recipe import Recipe, changes
 from manyview.recipe.streams import refuse_streams
@@ -175,8 +176,8 @@ class ViewsModule(lightning.LightningModule):
     there: accuracy where something classifies, else kNN; in `Trainer.test` the recipe's protocols, as `test_…`.
 
     The Trainer's flags must be those of the recipe where they change what is learnt (`trainer_flags` has them): other
-    parts of a batch are refused with RunError; another length, precision or clipping is told, and the Trainer's holds.
-    Fed by `ViewsData`.
+    parts of a batch are refused with RunError, an optimiser that looks twice (`sam`) with RecipeError; another length,
+    precision or clipping is told, and the Trainer's holds. Fed by `ViewsData`.
     """
 
     def __init__(
@@ -188,6 +189,7 @@ class ViewsModule(lightning.LightningModule):
         pretrained: bool = True,
     ) -> None:
         super().__init__()
+        refuse_several(recipe.train.optimizer, "Lightning's Trainer")
         self.recipe = recipe
         self.step = Step(recipe, num_classes, backbone=backbone, pretrained=pretrained)
         self.step.hold(fixed_parts(recipe.train))

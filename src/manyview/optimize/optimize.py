@@ -17,6 +17,8 @@ from manyview.errors import RecipeError, RunError, reason, unknown
 from manyview.foundation.grammar import Call, bind, check_arguments, parse_call
 from manyview.foundation.words import counted
 from manyview.optimize.layers import scales
+from manyview.optimize.sam import Sam
+from manyview.optimize.wrapping import WRAPPERS, optimizer_call, sharpness_of
 from manyview.views.ops.op import check_not_negative
 from manyview.views.streams import IMAGE
 
@@ -227,7 +229,7 @@ def parts_of(name: str) -> list[str]:
 
 def fixed_parts(train: Train) -> list[str]:
     """The parts whose lr is scaled to 0: they do not learn, and must not change in any other way."""
-    scale = parse_call(train.optimizer, "train.optimizer").kwargs.get("scale", {})
+    scale = optimizer_call(train.optimizer).kwargs.get("scale", {})
     return [part for part, factor in scale.items() if factor == 0]
 
 
@@ -276,11 +278,12 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
     `decay_norms=False` leaves biases and norms out of weight decay; the papers' scripts decay all, so it is True here.
     `lars` (You et al., 2017) with it also leaves them out of its layer-wise rates, as SimCLR and BYOL do, since timm's
     adapts only what decays; as in BYOL's code, and other than in SimCLR's, lr is not in the momentum.
-    Raises RecipeError for parts that the module does not have and for what the optimiser refuses.
+    What stands around it, as `sam(…)`, is around it here. Raises RecipeError for parts that the module does not have
+    and for what the optimiser refuses.
     """
     from timm.optim import create_optimizer_v2
 
-    call = parse_call(train.optimizer, "train.optimizer")
+    call, sharp = optimizer_call(train.optimizer), sharpness_of(train.optimizer)
     options, ours = _split(call)
     options = {**_left_out(call.name), **options}
     try:
@@ -294,12 +297,14 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
         raise RecipeError(f"train.optimizer: {call}: give the learning rate, as in {call.name}(lr=0.01)")
     for group in optimizer.param_groups:
         group["lr"] *= group["scale"]
-    return optimizer
+    if sharp is None:
+        return optimizer
+    return Sam(optimizer, module, sharp.rho, sharp.adaptive, sharp.ascend, sharp.descend)
 
 
 def lr_factor(train: Train) -> float:
     """What lr is multiplied by: batch_size / per, where the optimiser's call says what batch size lr is for; else 1."""
-    per = parse_call(train.optimizer, "train.optimizer").kwargs.get("per")
+    per = optimizer_call(train.optimizer).kwargs.get("per")
     return 1.0 if per is None else train.batch_size / per
 
 
@@ -343,19 +348,18 @@ def make_schedule(train: Train, optimizer: torch.optim.Optimizer, clock: Clock) 
     plain = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak / factor)
     scheduler = bind(SCHEDULES[call.name], call, "train.schedule", optimizer=plain, clock=clock)
     every = clock.steps_per_epoch if call.kwargs.get("per") == "epoch" else 1
-    given = parse_call(train.optimizer, "train.optimizer").kwargs
+    given = optimizer_call(train.optimizer).kwargs
     first = given.get("weight_decay", 0.0)
     last = given.get("decay_to", first)
-    decaying = [group for group in optimizer.param_groups if last != first and group.get("weight_decay")]
 
     def set_lr(step: int) -> float:
         scheduler.step_update(step // every * every)
         lr = float(plain.param_groups[0]["lr"]) * factor
         for group in optimizer.param_groups:
             group["lr"] = (peak if group.get("constant") else lr) * group.get("scale", 1.0)
-        for group in decaying:
-            share = (1 + math.cos(math.pi * min(1.0, step / clock.steps))) / 2
-            group["weight_decay"] = first * share + last * (1 - share)
+            if last != first and group.get("weight_decay"):
+                share = (1 + math.cos(math.pi * min(1.0, step / clock.steps))) / 2
+                group["weight_decay"] = first * share + last * (1 - share)
         return lr
 
     return set_lr
@@ -390,10 +394,12 @@ def _check_alike(name: str, value: Any, default: Any) -> None:
         raise RecipeError(f"{name} must be {len(default)} numbers, got {value!r}")
 
 
-def check_training(train: Train, known: Collection[str] | None = None) -> None:
+def check_training(
+    train: Train, known: Collection[str] | None = None, relations: Collection[str] | None = None
+) -> None:
     """Raises RecipeError for a length given twice or not at all, and for unknown optimisers, schedules, arguments.
 
-    known: the parts of the networks that rules may name, see `parts`; None: any.
+    known: the parts of the networks that rules may name, see `parts`; relations: those that `sam(…)` may; None: any.
     """
     from timm.optim import get_optimizer_class, list_optimizers
 
@@ -401,13 +407,15 @@ def check_training(train: Train, known: Collection[str] | None = None) -> None:
         raise RecipeError("train: give the length of the run once, as epochs or as steps")
     if train.batch_size % train.accumulate:
         raise RecipeError(f"train.accumulate: {train.accumulate} does not divide batch_size {train.batch_size}")
-    call = parse_call(train.optimizer, "train.optimizer")
+    sharp, call = sharpness_of(train.optimizer), optimizer_call(train.optimizer)
     if call.name not in list_optimizers():
-        raise RecipeError(f"train.optimizer: {unknown('optimizer', call.name, list_optimizers())}")
+        raise RecipeError(f"train.optimizer: {unknown('optimizer', call.name, [*list_optimizers(), *WRAPPERS])}")
     if call.args:
         raise RecipeError(f"train.optimizer: write arguments by name, as in {call.name}(lr=0.1), got {call}")
     options, ours = _split(call)
     try:
+        if sharp is not None and relations is not None:
+            sharp.check_relations(relations)
         optimizer = get_optimizer_class(call.name, bind_defaults=False)
         for key in ("lr", "weight_decay"):
             check_not_negative(key, options.get(key, 0.0))

@@ -53,15 +53,17 @@ def check_length(schedules: Mapping[str, Weight | Ema]) -> None:
             )
 
 
-def rows_of_streams(reads: Iterable[Read], branches: Iterable[str], views: Mapping[str, PlannedView]) -> dict[str, int]:
-    """Images that pass the branches for each image of a stream."""
+def rows_of_streams(
+    reads: Iterable[Read], branches: Iterable[str], views: Mapping[str, PlannedView], looks: int = 1
+) -> dict[str, int]:
+    """Images that pass the branches for each image of a stream. looks: how often an update looks at it."""
     rows = dict.fromkeys(STREAMS, 0)
     for branch in branches:
         read = {each.view for each in reads if each.branch == branch}
         for view in read:
             base, _, member = view.partition(".")
             if not (member and base in read):  # a slice of its family's rows
-                rows[stream_of(views, view)] += 1 if member else views[view].members
+                rows[stream_of(views, view)] += looks * (1 if member else views[view].members)
     return {stream: count for stream, count in rows.items() if count}
 
 

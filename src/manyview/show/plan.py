@@ -17,6 +17,7 @@ from manyview.errors import DataError
 from manyview.foundation.vocabulary import word_of
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import Clock, make_optimizer
+from manyview.optimize.wrapping import looks_of
 from manyview.recipe.readouts import RelationPlan
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.streams import a_step, read_of, streams_seen, unread
@@ -79,7 +80,7 @@ class Plan:
 
     def summary(self) -> str:
         """One line on cost."""
-        train, rows = self.recipe.train, self.step.rows
+        train, rows, looks = self.recipe.train, self.step.rows, looks_of(self.recipe.train.optimizer)
         length = counted(train.epochs, "epoch") if train.epochs else counted(train.steps or 0, "step")
         data, each_row = self.recipe.data, " and ".join(map(str, rows.values()))
         render = {
@@ -92,7 +93,7 @@ class Plan:
         return (
             f"{_count(self.step)} parameters for {counted(self.step.num_classes, 'class')}; {length}; a step: "
             f"{a_step(self.recipe)}, {sum(train.batch_of(each) * rows[each] for each in rows):,} through the networks "
-            f"({each_row} an image), views {render}"
+            f"({each_row} an image{f', in {looks} passes' if looks > 1 else ''}), views {render}"
         )
 
 

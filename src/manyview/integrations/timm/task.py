@@ -19,6 +19,7 @@ from manyview.errors import ManyviewError, ManyviewWarning, RecipeError, RunErro
 from manyview.foundation.words import a, few
 from manyview.integrations.timm.batch import ViewsBatch
 from manyview.optimize.clip import clipped_together
+from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.method import check_method, method_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.streams import refuse_streams
@@ -38,7 +39,8 @@ class ViewsTask(TrainingTask):
     (`normalization`). Give them to the loader of validation, too. device: by default the model's.
 
     Where an EMA, a queue or a changing weight waits for updates, training needs `task.step.attach(optimizer)`, once.
-    Averaged weights are timm's (`setup_ema`), so `train.ema` is refused. Raises RecipeError and ManyviewError.
+    Averaged weights are timm's (`setup_ema`), so `train.ema` is refused, and so is an optimiser that looks
+    twice, `sam(…)`. Raises RecipeError and ManyviewError.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class ViewsTask(TrainingTask):
         super().__init__(device=device or where, dtype=dtype, verbose=verbose)
         if dtype not in (None, torch.float32):
             raise ManyviewError(f"dtype: weights are kept in float32, not {dtype}; train in bfloat16 by autocast")
+        refuse_several(recipe.train.optimizer, "timm's script")
         refuse_streams(recipe, "timm's train.py")
         if recipe.train.ema:
             raise RecipeError(
