@@ -135,6 +135,6 @@ def _check(recipe: Recipe) -> None:
     views = recipe.view_plan  # first, since it needs torch alone, and branches timm, which takes another two seconds
     rehearse(recipe.branch_plan, recipe.relation_plan, views, recipe.words, recipe.data.channels or 3)
     bind_source(recipe.data.call, recipe.words)
-    heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.ema is None}
+    heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.learns}
     check_training(recipe.train, parts(heads, [plan.name for plan in recipe.relation_plan]))
     parse_protocols(recipe.evaluate, words=recipe.words)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,7 +61,9 @@ class Branch(nn.Module):
         else:
             self.backbone, width = given.module, given.width
         self.reader = Reader() if given is None else given.reader
-        mean, std = spec.normalize or (normalization_of(self.backbone) if channels == 3 else ((0.5,), (0.5,)))
+        known = given.start.normalization if given is not None and given.start is not None else None
+        usual = normalization_of(self.backbone) if channels == 3 else ((0.5,), (0.5,))
+        mean, std = spec.normalize or known or usual
         device = None if given is None else given.device
         for name, values in (("mean", mean), ("std", std)):
             each = torch.tensor(values, device=device).expand(channels).reshape(1, -1, 1, 1)
@@ -85,12 +87,35 @@ class Branch(nn.Module):
             self.dims |= self._tap_widths(views)
         for name, call in calls.items():
             if name == LOGITS and given is not None and given.trains:
-                self.dims[name], self.inputs[name] = classes, FEATURES
+                self.dims[name], self.inputs[name] = given.classes, FEATURES
             elif name in needed and call.name not in TAPS:
                 self._add_head(name, call, classes, views)
         if spec.init is not None:
             spec.init(self if given is None else self.heads)
         self.starts: dict[str, Start] = self._started() if pretrained else {}
+        if spec.frozen is not None:
+            self.starts = {"backbone": given.start} if given is not None and given.start is not None else {}
+            # past the way in which torch takes in modules
+            self.__dict__["backbone"] = self._modules.pop("backbone").eval().requires_grad_(False)  # type: ignore[union-attr]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Branch:
+        """As for any module; what stands aside moves, too."""
+        if self.spec.frozen is not None:
+            self.backbone._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Inside, readouts have gradients only of a branch that learns, and a frozen one's precision is its own."""
+        frozen = self.spec.frozen
+        if frozen is not None and self.backbone.training:  # put there by what else holds the module
+            self.backbone.eval()
+        precision: Any = contextlib.nullcontext()
+        if frozen is not None and frozen.precision is not None:
+            precision = torch.autocast(self.mean.device.type, torch.bfloat16, enabled=frozen.precision == "bf16")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.spec.learns), precision:
+            yield
 
     def _started(self) -> dict[str, Start]:
         """Where the backbone's weights come from, and those of heads, once they are there; what has none is drawn."""
@@ -119,6 +144,8 @@ class Branch(nn.Module):
     @property
     def idle(self) -> list[str]:
         """Parameters of the backbone that no loss reaches: those of a classifier that no relation reads."""
+        if self.spec.frozen is not None:
+            return []
         if LOGITS in self.inputs and LOGITS not in self.heads:
             return []
         return [name for name, _ in self.backbone.named_parameters() if self.is_classifier(name)]
@@ -129,7 +156,8 @@ class Branch(nn.Module):
             return None
         trains = LOGITS in self.inputs and LOGITS not in self.heads
         name = self.spec.backbone.name
-        return Network(self.backbone, name, self.reader, self.dims[FEATURES], trains).copied()
+        classes = self.dims[LOGITS] if trains else 0
+        return Network(self.backbone, name, self.reader, self.dims[FEATURES], trains, classes).copied()
 
     def _add_head(self, name: str, call: Call, classes: int, views: Mapping[str, PlannedView]) -> None:
         reads = call.args[0].text

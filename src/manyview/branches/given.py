@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from manyview.branches.spec import LOGITS, NORMALIZATIONS, BranchSpec
+from manyview.branches.start import Start
 from manyview.errors import ManyviewError, reason, unknown, warn
 from manyview.foundation.grammar import Name
 from manyview.foundation.words import counted
@@ -49,13 +50,18 @@ class Reader:
 
 @dataclass(frozen=True)
 class Network:
-    """A given network, looked at. name: what to call it. width: of h. trains: whether its classifier is `logits`."""
+    """A given network, looked at. name: what to call it. width: of h. trains: whether its classifier is `logits`.
+
+    classes: columns of its classifier, 0 without one. start: where a frozen one's weights came from.
+    """
 
     module: nn.Module
     name: str
     reader: Reader
     width: int
     trains: bool
+    classes: int = 0
+    start: Start | None = None
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +84,7 @@ def given_networks(given: Given | None, specs: Mapping[str, BranchSpec], read: C
     if given is None:
         return {}
     given = dict(given.items()) if type(given) is nn.ModuleDict else given  # timm has networks that are one
-    own = [name for name, spec in specs.items() if spec.ema is None]
+    own = [name for name, spec in specs.items() if spec.learns]
     networks = dict(given) if isinstance(given, Mapping) else {"": given}
     if not isinstance(given, Mapping):
         _check_module(given, "backbone")
@@ -134,7 +140,7 @@ def look_at(
     But that its weights come to lie channels last, as those of named backbones do, where it takes such images.
 
     sizes: height and width of the views that it will see. used: readouts that are needed. trained: whether gradients
-    reach the branch. Raises GivenError.
+    reach the branch. A frozen one may have any classes. Raises GivenError.
     """
     name = name_of(module)
     where = f"branches.{spec.name}: the given {name}"
@@ -158,12 +164,13 @@ def look_at(
                     f"{where} gives {widths[0]:,} columns for an image of {_shape(pixels)}, and {widths[1]:,} for one "
                     f"of {_shape(other)}; pool over places before its features"
                 )
-    if layer is not None:
+    columns = 0 if layer is None else int(module.get_submodule(layer).out_features)  # type: ignore[arg-type]
+    if layer is not None and spec.frozen is None:
         _check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
     if spec.init is not None:
         warn(f"{where} keeps its weights; init: {spec.init} is for heads and relations alone then")
     module.to(memory_format=memory_format)
-    return Network(module, name, reader, feature.shape[1], layer is not None and LOGITS in used)
+    return Network(module, name, reader, feature.shape[1], layer is not None and LOGITS in used, columns)
 
 
 def name_of(module: nn.Module) -> str:
@@ -304,12 +311,12 @@ def _doubt(module: nn.Module, output: Any, last: list[tuple[str, nn.Linear, Tens
     if gave is output and classes:
         warn(
             f"{where} ends in the linear layer '{name}' of {counted(layer.out_features, 'column')}, read as the "
-            f"feature h; if it is a classifier, give it {classes} and it is trained as {LOGITS}"
+            f"feature h; if it is a classifier, give it {classes} and it is {LOGITS}"
         )
     elif output.shape[1] == classes:
         warn(
             f"{where} gives {counted(classes, 'column')}, one a class, but not by a last linear layer, so it is read "
-            f"as the feature h; a classifier that is to be trained as {LOGITS} gives plain scores, without a softmax"
+            f"as the feature h; a classifier that is to be {LOGITS} gives plain scores, without a softmax"
         )
 
 

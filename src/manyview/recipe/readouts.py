@@ -125,6 +125,7 @@ def plan_relations(
         reads = tuple(_parse_read(value, where, branches, views) for value in call.args)
         named = {k: _parse_read(v, where, branches, views) for k, v in options.items() if isinstance(v, Call)}
         calls = [Arguments(reads, named)]
+        _check_frozen(reads, branches, has("learns_from_labels", factory), where)
         literal = {key: value for key, value in options.items() if key not in named}
         for key, value in literal.items():
             if isinstance(value, Name):
@@ -169,6 +170,16 @@ def _exchanged(value: Any, views: Mapping[str, str]) -> Any:
     return value
 
 
+def _check_frozen(reads: Sequence[Read], branches: Mapping[str, BranchSpec], labels: bool, where: str) -> None:
+    """Raises RecipeError where a line asks a frozen branch to learn: from labels, or what no other readout does."""
+    still = [read for read in reads if branches[read.branch].frozen is not None]
+    if still and (labels or len(still) == len(reads)):
+        raise RecipeError(
+            f"{where}: {still[0]} is frozen, and this line would train it; what learns comes first, as in "
+            f"distill(logits({still[0].view}), toward={still[0]})"
+        )
+
+
 def _check_kinds(factory: type[nn.Module], name: str, options: Mapping[str, Any], where: str) -> None:
     """Raises RecipeError where a readout is given for a plain value, or the other way round."""
     for key, hint in hints_of(factory).items():
@@ -210,7 +221,7 @@ def _parse_read(value: Any, where: str, branches: Mapping[str, BranchSpec], view
             raise RecipeError(f"{where}: {unknown('branch', branch, branches, 'branches')}")
         owners = [spec for spec in owners if spec.name == branch]
     else:
-        owners = [spec for spec in owners if spec.ema is None]  # a teacher is always named
+        owners = [spec for spec in owners if spec.learns]  # a teacher is always named
     if not owners:
         known = [readout for spec in branches.values() for readout in spec.readouts]
         raise RecipeError(f"{where}: {unknown('readout', value.name, {*known, *FUNCTIONS})}")
@@ -278,7 +289,7 @@ def make_port(
                     f"{read.name}({read.view}) has {counted(dim, 'column')} for {counted(members, 'member')}"
                 )
             dim, members = dim // members, 1
-    constant = "stop" in read.functions or spec.ema is not None
+    constant = "stop" in read.functions or not spec.learns
     ops = {planned.name: planned.op for planned in views[base].ops}
     return Port(str(read), dim, members, classes, ops, constant)
 

@@ -41,7 +41,8 @@ def rehearse(
     own = words.own("RELATIONS").values()
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ManyviewWarning)  # the step gives them
-        shapes = {name: _shapes(spec, views) for name, spec in branches.items()}
+        widths = dict.fromkeys(branches, WIDTH)
+        shapes = {name: _shapes(spec.with_widths(widths), views) for name, spec in branches.items()}
         for number, plan in enumerate(relations):
             where = f"relations.{number}: {plan.text}"
             with contextlib.suppress(FitError):
