@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from manyview import Step, parse_recipe
+from manyview.branches.origin import anywhere
 from manyview.branches.timm_models import timm_library
 from manyview.compare.budget import own_length
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
@@ -312,3 +313,34 @@ def test_what_is_given_is_looked_at():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Step(recipe("frozen(cresnet32)"), C, backbone={"teacher": network(classes=C)})
+
+
+# ------------------------------------------------------------------------------------------------------- as written
+
+
+def test_overrides_reach_into_it():
+    for override, told in {
+        "branches.teacher.network=runs/other": "frozen, 'runs/other'",
+        "branches.teacher.network=resnet50(pretrained=True)": "frozen, resnet50(pretrained=True)",
+        "branches.teacher.precision=bf16": "frozen, cresnet20(init='a.pt'), bf16",
+        "branches.teacher=frozen('runs/x', precision='fp32')": "frozen, 'runs/x', fp32",
+    }.items():
+        made = recipe("frozen(cresnet20(init='a.pt'))", LOGITS, "", override)
+        assert str(made.branch_plan["teacher"].frozen) == told
+
+
+def test_places_are_kept_for_any_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for written, kept in {
+        "frozen('runs/x')": f"frozen('{tmp_path}/runs/x')",
+        "frozen(network='runs/x', precision='bf16')": f"frozen(network='{tmp_path}/runs/x', precision='bf16')",
+        "frozen(cresnet20(init='a.pt'))": f"frozen(cresnet20(init='{tmp_path}/a.pt'))",
+        "frozen(resnet50(pretrained=True))": "frozen(resnet50(pretrained=True))",
+        "frozen('/elsewhere')": "frozen('/elsewhere')",
+        "frozen()": "frozen()",
+        "ema(net)": "ema(net)",
+    }.items():
+        assert anywhere({"teacher": written}) == {"teacher": kept}
+    assert anywhere({"net": {"backbone": "resnet18(init='a.pt')"}}) == {
+        "net": {"backbone": f"resnet18(init='{tmp_path}/a.pt')"}
+    }
