@@ -87,8 +87,9 @@ SYSTEMS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "systems.md").read_t
 ON_PAPER = {"Tied-FixMatch"}
 
 
-def test_there_are_twelve_systems_and_two_ways_to_distil():
-    assert len({read_yaml(text)["title"] for text in SYSTEMS}) == 12 + 2
+def test_every_system_stands_there_once():
+    titles = [read_yaml(text)["title"] for text in SYSTEMS]
+    assert len({*titles}) == len(titles) >= 13
 
 
 @pytest.mark.parametrize("text", SYSTEMS, ids=lambda text: text.split("\n")[0])
@@ -102,11 +103,12 @@ def test_every_system_is_in_the_grammar(text):
         )
         assert all(parse_call(call, "branch") for call in calls)
     names = [parse_call(line, "relations").name for line in raw["relations"]]
+    length = "" if "train" in raw else "train: {epochs: 1}\n"
     if raw["title"] in ON_PAPER:
         with pytest.raises(RecipeError):
-            manyview.parse_recipe(text + "train: {epochs: 1}\n")
+            manyview.parse_recipe(text + length)
     else:
-        recipe = manyview.parse_recipe(text + "train: {epochs: 1}\n")
+        recipe = manyview.parse_recipe(text + length)
         assert [relation.factory.__name__.lower() for relation in recipe.relation_plan] == [
             name.replace("_", "") for name in names
         ]

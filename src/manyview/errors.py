@@ -82,7 +82,7 @@ def _escape(found: re.Match[str]) -> str:
 FEW = 10  # names that a message lists; of more it gives the nearest
 NEAREST = 3
 LISTS = {
-    "optimizer": "timm.optim.list_optimizers()",
+    "optimizer": "timm.optim.list_optimizers(), with sam,",
     "recipe": "manyview recipes",
     "torchvision dataset": "torchvision.datasets",
     **dict.fromkeys(("corruption", "head", "key", "op", "protocol", "relation", "source"), "docs/reference.md"),

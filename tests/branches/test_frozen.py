@@ -165,7 +165,7 @@ def test_it_does_not_change_how_the_student_and_relations_begin():
 def test_a_forward_pass_of_it_counts_as_one():
     step = Step(recipe(), C, backbone={"teacher": network()})
     assert step.rows_per_image == 2
-    assert own_length(step.recipe, 1000, step.rows_per_image).forwards == 10 * 128 * 2
+    assert own_length(step.recipe, dict.fromkeys(step.rows, 1000), step.rows).forwards == 10 * 128 * 2
 
 
 def test_it_moves_with_the_step():

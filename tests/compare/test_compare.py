@@ -182,6 +182,23 @@ def test_step_times_are_kept_and_a_new_recipe_is_timed_beside_the_reference(reci
 
 
 @pytest.mark.usefixtures("_few_steps")
+def test_an_update_that_looks_twice_counts_twice(recipes, tmp_path):
+    sharp = tmp_path / "sharp.yaml"
+    sharp.write_text(Path(recipes["two"]).read_text().replace("sgd(lr=0.05, momentum=0.9)", "sam(sgd(lr=0.05))"))
+    made = plan_comparison([recipes["two"], str(sharp)], tmp_path / "out", seeds=1)
+    two, twice = (entry.length for entry in made.entries)
+    assert (two.rows_per_image, twice.rows_per_image) == (2, 4)
+    assert (two.steps, twice.steps) == (10, 5)
+    assert two.forwards == twice.forwards
+
+    recipe, looks = load_recipe(str(sharp)), []
+    step = Step(recipe, 10)
+    step.register_forward_hook(lambda *_: looks.append(1))
+    budget.time_steps({"sharp": (recipe, step)}, open_splits(recipe.data, 0))
+    assert (len(looks), step.updates) == (6, 3)
+
+
+@pytest.mark.usefixtures("_few_steps")
 def test_equal_seconds_gives_the_faster_recipe_more_steps(recipes, tmp_path):
     def plan():
         return plan_comparison(

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 import manyview
 from manyview.data.loader import Batches
-from manyview.errors import DataError, ManyviewError, ManyviewWarning, RunError
+from manyview.errors import DataError, ManyviewError, ManyviewWarning, RecipeError, RunError
 from manyview.foundation.files import read_state
 
 if not (find_spec("pytorch_lightning") or find_spec("lightning")):
@@ -152,6 +152,8 @@ def test_flags_that_change_what_is_learnt_are_refused_or_told():
     recipe = RECIPES["labels"]
     with pytest.raises(RunError, match=r"accumulate_grad_batches=1\), but train.accumulate is 2"):
         fit(recipe, accumulate_grad_batches=1)
+    with pytest.raises(RecipeError, match=r"^train\.optimizer: sam\(…\) looks at each batch twice, and Lightning's Tr"):
+        ViewsModule(manyview.parse_recipe(recipe.to_yaml(), "train.optimizer=sam(sgd(lr=0.1))"), 10)
     with pytest.raises(RunError, match="say data"):
         fit(recipe, overfit_batches=1)
     with pytest.warns(ManyviewWarning) as told:

@@ -128,6 +128,8 @@ def test_an_average_is_timms():
         RecipeError, match=r"^train.ema: inside timm's loop .* use setup_ema\(\), or --model-ema in its"
     ):
         ViewsTask(parse_recipe(TIED, "train.ema=0.9"), 3, verbose=False)
+    with pytest.raises(RecipeError, match=r"^train\.optimizer: sam\(…\) looks at each batch twice, and timm's script"):
+        ViewsTask(parse_recipe(TIED, "train.optimizer=sam(sgd(lr=0.1))"), 3, verbose=False)
     task, optimizer, dataset = made(SLA)
     task.setup_ema(decay=0.75)
     start = {name: value.clone() for name, value in task.model.named_parameters()}

@@ -61,8 +61,10 @@ CASES = {
     "on the device": ["data.render=device"],
     "averaged weights": ["train.ema=0.9"],
     "parts": ["train.accumulate=2", "train.clip=1.0", "train.optimizer=adamw(lr=0.01)"],
+    "sam in parts": ["train.accumulate=2", "train.clip=1.0", "train.optimizer=sam(sgd(lr=0.05, momentum=0.9))"],
     "moco": [],
     "moco in parts": ["train.accumulate=2"],
+    "moco with sam": ["train.optimizer=sam(sgd(lr=0.05, momentum=0.9), adaptive=True)", "data.render=device"],
 }
 
 

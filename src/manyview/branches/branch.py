@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from manyview.branches.ema import follow
 from manyview.branches.given import GivenError, Network, Reader, looking_on, normalization_of, tried_size
 from manyview.branches.heads import TAPS, build_head
+from manyview.branches.initial import drawn_apart
 from manyview.branches.origin import origin_of
-from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
+from manyview.branches.rows import by_shape, family_read, images_of, in_order, joined, of_member, parted
+from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec, source_of
 from manyview.branches.start import Start, doubt_of_normalization, start_backbone, start_head
 from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import timm_model
@@ -72,6 +74,7 @@ class Branch(nn.Module):
         self.std: Tensor
 
         self.inputs: dict[str, str] = {}  # head -> the readout it reads, in order of computation
+        self.stopped: set[str] = set()  # heads that read it without gradient
         self.taps: dict[str, str] = {}  # readout -> layer of the backbone
         self.orbits: dict[str, PlannedView] = {}  # head -> the orbit it tells apart
         self.dims: dict[str, int] = {FEATURES: width}
@@ -85,13 +88,23 @@ class Branch(nn.Module):
                 self.taps[name] = self._layer(call.args[0], f"branches.{spec.name}.{name}")
         if self.taps:
             self.dims |= self._tap_widths(views)
-        for name, call in calls.items():
+        made = [name for name, call in calls.items() if name in needed and call.name not in TAPS]
+        for name in (name for name in calls if name not in spec.probes):
             if name == LOGITS and given is not None and given.trains:
                 self.dims[name], self.inputs[name] = given.classes, FEATURES
-            elif name in needed and call.name not in TAPS:
-                self._add_head(name, call, classes, views)
+            elif name in made:
+                self._add_head(name, calls[name], classes, views)
         if spec.init is not None:
             spec.init(self if given is None else self.heads)
+        for name in (name for name in calls if name in spec.probes):  # last, so that all else is as without them
+            if name == LOGITS and given is not None and given.trains:
+                self.dims[name], self.inputs[name] = given.classes, FEATURES
+                self.stopped.add(name)
+            elif name in made:
+                with drawn_apart(spec.name, name):
+                    self._add_head(name, calls[name], classes, views)
+                    if spec.init is not None:
+                        spec.init(self.heads[name])
         self.starts: dict[str, Start] = self._started() if pretrained else {}
         if spec.frozen is not None:
             self.starts = {"backbone": given.start} if given is not None and given.start is not None else {}
@@ -160,9 +173,12 @@ class Branch(nn.Module):
         return Network(self.backbone, name, self.reader, self.dims[FEATURES], trains, classes).copied()
 
     def _add_head(self, name: str, call: Call, classes: int, views: Mapping[str, PlannedView]) -> None:
-        reads = call.args[0].text
+        reads, stopped = source_of(call)
+        assert reads is not None
         built = build_head(call, self.dims[reads], classes, views, f"branches.{self.spec.name}.{name}", self.spec.words)
         self.heads[name], self.dims[name], self.inputs[name] = built.module, built.width, reads
+        if stopped:
+            self.stopped.add(name)
         if built.orbit is not None:
             self.orbits[name] = built.orbit
 
@@ -239,23 +255,27 @@ class Branch(nn.Module):
     def _of_given(self, told: str) -> GivenError:
         return GivenError(f"branches.{self.spec.name}: the given {self.spec.backbone.name} {told}")
 
-    def forward(self, views: Mapping[str, View], wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Tensor]:
+    def forward(
+        self, views: Mapping[str, View], wanted: Collection[tuple[str, str]], stops: bool = True
+    ) -> dict[tuple[str, str], Tensor]:
         """Readouts of views. wanted: pairs (readout, view), a view being a name or a member `r.0`.
+
+        stops: whether heads that read stopped readouts keep gradients back.
 
         Returns pair -> [rows, dim]. A member whose family is read as well is a slice of it and costs nothing.
         """
         needed = self.with_inputs(wanted)
         read = {view for _, view in needed}
-        roots = {view: _family_read(view, read) for view in read}
-        order = [view for view in dict.fromkeys(_order(views)) if view in set(roots.values())]
-        images = {view: _images_of(views, view) for view in order}
+        roots = {view: family_read(view, read) for view in read}
+        order = [view for view in dict.fromkeys(in_order(views)) if view in set(roots.values())]
+        images = {view: images_of(views, view) for view in order}
 
         values: dict[tuple[str, str], Tensor] = {}
         alone = [[view] for view in order]
-        for group in _by_shape(images) if self.spec.joint else alone:
-            features = self._features(_joined([images[view] for view in group]))
+        for group in by_shape(images) if self.spec.joint else alone:
+            features = self._features(joined([images[view] for view in group]))
             for name, value in features.items():
-                parts = _parted(value, [len(images[view]) for view in group])
+                parts = parted(value, [len(images[view]) for view in group])
                 values.update({(name, view): part for view, part in zip(group, parts, strict=True)})
         for group in [order] if self.spec.joint else alone:
             for head, source in self.inputs.items():
@@ -264,7 +284,9 @@ class Branch(nn.Module):
                 asked = [view for view in asked if roots[view] == view or roots[view] not in asked]
                 if asked:
                     inputs = [self._value(values, source, view, roots, views) for view in asked]
-                    parts = _parted(self.head(head)(_joined(inputs)), [len(value) for value in inputs])
+                    rows = joined(inputs)
+                    rows = rows.detach() if stops and head in self.stopped else rows
+                    parts = parted(self.head(head)(rows), [len(value) for value in inputs])
                     values.update({(head, view): part for view, part in zip(asked, parts, strict=True)})
         return {(name, view): self._value(values, name, view, roots, views) for name, view in wanted}
 
@@ -278,7 +300,7 @@ class Branch(nn.Module):
     ) -> Tensor:
         """A readout as it was computed, or as a slice of its family's."""
         found = values.get((name, view))
-        return _member(values[name, roots[view]], view, views) if found is None else found
+        return of_member(values[name, roots[view]], view, views) if found is None else found
 
     def with_inputs(self, wanted: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
         """Pairs (readout, view) that are asked for, and those that are computed on the way."""
@@ -286,6 +308,16 @@ class Branch(nn.Module):
         for head, source in reversed(self.inputs.items()):
             needed |= {(source, view) for name, view in set(needed) if name == head}
         return sorted(needed)  # a set's order changes from process to process, and with it the sums over rows
+
+    def unmoved(self, readouts: Collection[str]) -> list[nn.Module]:
+        """The parts that gradients of these readouts do not reach."""
+        reached = set(readouts)
+        for head, source in reversed(self.inputs.items()):
+            if head in reached and head not in self.stopped:
+                reached.add(source)
+        heads = [self.head(head) for head in self.inputs if head not in reached]
+        backbone = [] if reached & {FEATURES, *self.taps} else [self.backbone]
+        return [*heads, *backbone] if reached else [self]
 
     def begin_as(self, online: Branch) -> None:
         """Makes this branch, an EMA, a copy of the one it follows. Raises RecipeError for heads that nothing trains."""
@@ -308,8 +340,11 @@ class Branch(nn.Module):
         return self.orbits[head].members if head in self.orbits else 1
 
     def read(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """Readouts of images that are no view, for evaluation. images: [B, C, h, w] -> name -> [B, dim]."""
-        values = self.forward({"images": View(images)}, [(name, "images") for name in names])
+        """Readouts of images that are no view, for evaluation. images: [B, C, h, w] -> name -> [B, dim].
+
+        Gradients reach the images through all heads.
+        """
+        values = self.forward({"images": View(images)}, [(name, "images") for name in names], stops=False)
         return {name: value for (name, _), value in values.items()}
 
 
@@ -343,45 +378,7 @@ def _needed(calls: Mapping[str, Call], used: Collection[str]) -> set[str]:
     """Heads in use and, for each, the heads below it."""
     needed = set(used)
     for name, call in reversed(list(calls.items())):
-        if name in needed and call.name not in TAPS:
-            needed.add(call.args[0].text)
+        source = source_of(call)[0]
+        if name in needed and source is not None:
+            needed.add(source)
     return needed
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """All rows in one tensor; one tensor is not copied, and grey levels of all stay grey levels."""
-    if len(tensors) == 1:
-        return tensors[0]
-    alike = len({tensor.dtype for tensor in tensors}) == 1
-    return torch.cat(list(tensors) if alike else [as_float(tensor) for tensor in tensors])
-
-
-def _parted(rows: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
-    return rows.split(counts) if len(counts) > 1 else [rows]
-
-
-def _order(views: Mapping[str, View]) -> list[str]:
-    return [name for view, made in views.items() for name in (view, *(f"{view}.{t}" for t in range(made.members)))]
-
-
-def _family_read(view: str, read: Collection[str]) -> str:
-    """The view whose forward pass holds this one: its family's, where that is read as a whole."""
-    family = view.partition(".")[0]
-    return family if family in read else view
-
-
-def _images_of(views: Mapping[str, View], name: str) -> Tensor:
-    base, _, member = name.partition(".")
-    return _member(views[base].images, name, views) if member else views[base].images
-
-
-def _member(rows: Tensor, name: str, views: Mapping[str, View]) -> Tensor:
-    base, _, member = name.partition(".")
-    return rows[int(member) :: views[base].members]
-
-
-def _by_shape(images: Mapping[str, Tensor]) -> Sequence[list[str]]:
-    groups: dict[torch.Size, list[str]] = {}
-    for name, value in images.items():
-        groups.setdefault(value.shape[1:], []).append(name)
-    return list(groups.values())

@@ -50,10 +50,8 @@ class Reader:
 
 @dataclass(frozen=True)
 class Network:
-    """A given network, looked at. name: what to call it. width: of h. trains: whether its classifier is `logits`.
-
-    classes: columns of its classifier, 0 without one. start: where a frozen one's weights came from.
-    """
+    """A given network, looked at. name: what to call it. width: of h. trains: whether its classifier is `logits`, which
+    has so many classes, 0 without one. start: where a frozen one's weights came from."""
 
     module: nn.Module
     name: str

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import bind, parse_call
+from manyview.views.draws import key_of
 
 Init = Callable[[nn.Module], None]
 DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -56,6 +59,15 @@ class Normal:
 
     def __str__(self) -> str:
         return f"normal({self.std:g})"
+
+
+@contextmanager
+def drawn_apart(*who: str) -> Iterator[None]:
+    """Draws inside follow the seed around them and who draws; those after them are as if they were not there."""
+    seed = key_of(torch.initial_seed(), *who)[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 INITS: dict[str, Callable[..., Init]] = {"normal": Normal, "torch": Torch}

@@ -26,6 +26,7 @@ from manyview.foundation.vocabulary import NONE, Words
 
 FEATURES = "h"
 LOGITS = "logits"
+STOP = "stop"
 CLASSIFIER = Call("linear", (Name(FEATURES),))  # what `logits` is unless the recipe says otherwise
 SETTINGS = ("backbone", "forward", "init", "normalize")  # keys of a branch that are no heads
 TEACHERS = ("ema", "frozen")  # words that a branch is written with which does not learn
@@ -80,6 +81,24 @@ class BranchSpec:
         }
         return replace(self, heads=heads)
 
+    @property
+    def probes(self) -> set[str]:
+        """Heads behind a stop, `probe: linear(stop(h))`: they learn, and nothing learns through them."""
+        found: set[str] = set()
+        for head, call in self.heads.items():
+            source, stopped = source_of(call)
+            if stopped or source in found:
+                found.add(head)
+        return found
+
+
+def source_of(call: Call) -> tuple[str | None, bool]:
+    """The readout that a head reads, and whether it reads it stopped, as `linear(stop(h))`; None of a layer inside."""
+    if call.name in TAPS:
+        return None, False
+    read = call.args[0]
+    return (read.args[0].text, True) if isinstance(read, Call) else (read.text, False)
+
 
 def parse_branches(raw: Mapping[str, Any], channels: int = 3, words: Words = NONE) -> dict[str, BranchSpec]:
     """All branches by name, in the order of the recipe. channels: of the images. Raises RecipeError."""
@@ -88,7 +107,7 @@ def parse_branches(raw: Mapping[str, Any], channels: int = 3, words: Words = NON
         raise RecipeError("branches: at least one branch is needed, such as net: {backbone: resnet18}")
     still = {name: _parse_frozen(name, each, raw, channels) for name, each in raw.items() if _word(each) == "frozen"}
     for spec in own.values():
-        _check_widths(spec, raw, still)
+        _check_widths(spec, still)
     made = {**own, **still}
     return {name: made[name] if name in made else _parse_ema(name, each, own, raw) for name, each in raw.items()}
 
@@ -136,7 +155,7 @@ def _parse_frozen(name: str, text: str, raw: Mapping[str, Any], channels: int) -
     return BranchSpec(name, backbone, {}, normalize=normalize, frozen=frozen)
 
 
-def _check_widths(spec: BranchSpec, raw: Mapping[str, Any], still: Mapping[str, BranchSpec]) -> None:
+def _check_widths(spec: BranchSpec, still: Mapping[str, BranchSpec]) -> None:
     for head, call in spec.heads.items():
         if WIDTH_OF in call.kwargs:
             where, given = f"branches.{spec.name}.{head}", call.kwargs[WIDTH_OF]
@@ -195,14 +214,20 @@ def parse_branch(name: str, raw: Any, channels: int = 3, words: Words = NONE) ->
             if len(call.args) != 1 or not isinstance(call.args[0], str) or call.kwargs:
                 asked = f"write the layer's name in quotes, as in {call.name}('layer2')"
                 raise RecipeError(f"{where}.{head}: {asked}, got {call}")
-        elif not call.args or not isinstance(call.args[0], Name):
+        elif not call.args or not _is_source(call.args[0]):
             raise RecipeError(f"{where}.{head}: a head first names what it reads, as in {call.name}(h), got {call}")
-        elif call.args[0].text not in (FEATURES, *heads):
-            raise RecipeError(f"{where}.{head}: {unknown('readout', call.args[0].text, [FEATURES, *heads])}")
+        elif source_of(call)[0] not in (FEATURES, *heads):
+            raise RecipeError(f"{where}.{head}: {unknown('readout', str(source_of(call)[0]), [FEATURES, *heads])}")
         else:
             origin_of(call, f"{where}.{head}")
         heads[head] = call
     return BranchSpec(name, backbone, heads, forward == "joint", normalize, init, words=words)
+
+
+def _is_source(value: Any) -> bool:
+    """A readout's name, or one in `stop(…)`."""
+    stopped = isinstance(value, Call) and value.name == STOP and len(value.args) == 1 and not value.kwargs
+    return isinstance(value.args[0] if stopped else value, Name)
 
 
 def _parse_backbone(text: Any, where: str) -> Call:

@@ -41,7 +41,7 @@ class Absent(nn.Module):
 
     def __init__(self, columns: Mapping[str, int]) -> None:
         super().__init__()
-        self.columns = dict(columns)
+        self.columns, self.classifier = dict(columns), nn.Identity()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Raises GivenError: it has no weights."""
@@ -50,7 +50,7 @@ class Absent(nn.Module):
     def network(self) -> Network:
         """As if it had been looked at."""
         classes = self.columns.get(LOGITS, 0)
-        return Network(self, "teacher", Reader(), self.columns[FEATURES], bool(classes), classes)
+        return Network(self, "teacher", Reader("classifier"), self.columns[FEATURES], bool(classes), classes)
 
 
 def open_teachers(

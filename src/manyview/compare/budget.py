@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,24 @@ from typing import Any
 import torch
 
 from manyview.data import Splits
-from manyview.data.loader import Batch, Batches, stream
+from manyview.data.batch import Batch
+from manyview.data.loader import stream
 from manyview.data.render import choose_rendering
 from manyview.errors import RunError
 from manyview.foundation.environment import best_device
 from manyview.foundation.files import write_json
-from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
+from manyview.optimize.clip import clipped_together
+from manyview.optimize.optimize import clock_of, images_of, make_optimizer, make_schedule
+from manyview.optimize.passes import Pass, passes_of
+from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
+from manyview.recipe.stepping import rows_per_image
 from manyview.step import Step
+from manyview.training.update import shown
 
 BUDGETS = {
     "images": "as many images as the first recipe sees",
-    "forwards": "as many images through the networks as the first recipe, all views and branches counted",
+    "forwards": "as many images through the networks as the first recipe, all views, branches and passes counted",
     "seconds": "as long as the first recipe takes, by the time of a training step on this machine",
     "own": "its own length",
 }
@@ -36,12 +42,12 @@ ROUNDS, WARM_UP, TIMED = 5, 4, 8  # in each round, every recipe's steps before t
 
 @dataclass(frozen=True)
 class Length:
-    """What a recipe is given. images_per_step: of a batch. rows_per_image: that pass networks, see `Step`."""
+    """What a recipe is given. images_per_step: of all streams. rows_per_image: that pass networks, see `Step`."""
 
     steps: int
     steps_per_epoch: int
     images_per_step: int
-    rows_per_image: int
+    rows_per_image: float
 
     @property
     def images(self) -> int:
@@ -50,8 +56,8 @@ class Length:
 
     @property
     def forwards(self) -> int:
-        """Images that pass networks in training: each view and each branch that looks at it is one."""
-        return self.images * self.rows_per_image
+        """Images that pass networks in training: each view, each branch that looks at it, and each time, is one."""
+        return round(self.images * self.rows_per_image)
 
     @property
     def epochs(self) -> float:
@@ -59,10 +65,10 @@ class Length:
         return self.steps / self.steps_per_epoch
 
 
-def own_length(recipe: Recipe, images: int, rows_per_image: int) -> Length:
-    """The length that a recipe asks for on so many training images."""
-    clock = clock_of(recipe.train, images)
-    return Length(clock.steps, clock.steps_per_epoch, min(recipe.train.batch_size, images), rows_per_image)
+def own_length(recipe: Recipe, counts: Mapping[str, int], rows: Mapping[str, int]) -> Length:
+    """The length that a recipe asks for on so many images of each stream. rows: that pass networks for one of each."""
+    clock, images = clock_of(recipe.train, counts), images_of(recipe.train, counts)
+    return Length(clock.steps, clock.steps_per_epoch, sum(images.values()), rows_per_image(rows, images))
 
 
 def equal_steps(own: Length, reference: Length, budget: str, speed: tuple[float, float] | None = None) -> int:
@@ -149,19 +155,9 @@ class _Trial:
     def of(cls, recipe: Recipe, step: Step, splits: Splits) -> _Trial:
         """With views made where training makes them."""
         train, device = recipe.train, torch.device(best_device())
-        clock = clock_of(train, len(splits.train))
-        place = choose_rendering(recipe.data.render, splits.train, device.type).place
-        batches = Batches(
-            images=splits.train,
-            batch_size=train.batch_size,
-            steps_per_epoch=clock.steps_per_epoch,
-            seed=recipe.seed,
-            accumulate=train.accumulate,
-            views=None if place == "device" else recipe.seen_views,
-            classes=step.num_classes,
-            skip=recipe.data.on_bad_image == "skip",
-            reduced=recipe.data.reduced,
-        )
+        clock = clock_of(train, splits.counts)
+        place = choose_rendering(recipe.data.render, splits.streams.values(), device.type).place
+        batches = batches_of(recipe, splits, place, step.num_classes)
 
         def steps(first: int, stop: int) -> Generator[Batch, None, None]:
             return stream(batches, first, stop, place, recipe.data.workers, pin=device.type == "cuda")
@@ -182,16 +178,25 @@ class _Trial:
                 if number == first + WARM_UP:
                     began = self._now()
                 self.set_lr(number)
-                for _ in range(train.accumulate):
-                    batch = next(stream).to(self.device)
-                    with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-                        output = self.step(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
-                    (output["loss"] / train.accumulate).backward()
-                if train.clip:
-                    torch.nn.utils.clip_grad_norm_(self.step.parameters(), train.clip)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                passes = passes_of(self.optimizer)
+                read = (next(stream).to(self.device) for _ in range(train.accumulate))
+                parts = shown(read, passes, self.step)
+                for look in passes:
+                    self._look(look, parts)
             return (self._now() - began) / TIMED
+
+    def _look(self, look: Pass, parts: Iterable[Batch]) -> None:
+        train = self.recipe.train
+        with look.looking():
+            for batch in parts:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+                    output = self.step(batch)
+                (look.loss(output) / train.accumulate).backward()
+        if look.then is None and train.clip:
+            for together in clipped_together(self.step):
+                torch.nn.utils.clip_grad_norm_(together, train.clip)
+        (look.then or self.optimizer.step)()
+        self.optimizer.zero_grad()
 
     def _now(self) -> float:
         if self.device.type == "cuda":

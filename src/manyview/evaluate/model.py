@@ -109,7 +109,7 @@ class StepModel:
 
     def read(self, pixels: Tensor, *, aggregated: bool = False) -> dict[str, Tensor]:
         """Features and scores, in evaluation mode; the step's own mode stays."""
-        with _evaluating(self.step):
+        with evaluating(self.step):
             return self.step.read(pixels, aggregated=aggregated)
 
     def trainable(self) -> Trunk:
@@ -131,7 +131,8 @@ def trunk_of(backbone: nn.Module, mean: Tensor, std: Tensor, reader: Reader | No
 
 
 @contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode; its own mode comes back."""
     training = module.training
     module.eval()
     try:

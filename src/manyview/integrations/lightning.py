@@ -30,8 +30,11 @@ from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
+from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
+from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.recipe import Recipe
+from manyview.recipe.streams import refuse_streams
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
@@ -78,10 +81,11 @@ class ViewsData(lightning.LightningDataModule):
 
     def __init__(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        refuse_streams(recipe, "Lightning's ViewsData")
         self.recipe = recipe if data is None else recipe.on_given_data()
         self.splits: Splits = open_splits(self.recipe.data, recipe.seed, data)
         self.protocols = parse_protocols(recipe.evaluate, words=recipe.words)
-        check_labels(self.splits, recipe.learns_from_labels, recipe.evaluate)
+        check_labels(self.splits, recipe.needs_labels, recipe.evaluate)
         check_protocols(self.protocols, self.splits)
         self.splits = in_memory(self.splits, recipe.data, Display(quiet=True))
         self.clock = clock_of(recipe.train, len(self.splits.train))
@@ -158,8 +162,8 @@ class ViewsModule(lightning.LightningModule):
     there: accuracy where something classifies, else kNN; in `Trainer.test` the recipe's protocols, as `test_…`.
 
     The Trainer's flags must be those of the recipe where they change what is learnt (`trainer_flags` has them): other
-    parts of a batch are refused with RunError; another length, precision or clipping is told, and the Trainer's holds.
-    Fed by `ViewsData`.
+    parts of a batch are refused with RunError, an optimiser that looks twice (`sam`) with RecipeError; another length,
+    precision or clipping is told, and the Trainer's holds. Fed by `ViewsData`.
     """
 
     def __init__(
@@ -171,6 +175,7 @@ class ViewsModule(lightning.LightningModule):
         pretrained: bool = True,
     ) -> None:
         super().__init__()
+        refuse_several(recipe.train.optimizer, "Lightning's Trainer")
         self.recipe = recipe
         self.step = Step(recipe, num_classes, backbone=backbone, pretrained=pretrained)
         self.step.hold(fixed_parts(recipe.train))
@@ -222,6 +227,19 @@ class ViewsModule(lightning.LightningModule):
         self._handle = self.step.attach(optimizer)
         return optimizer
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By the Trainer's flags; by norm as `manyview train` does, see `optimize.clip`."""
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            for together in clipped_together(self.step):
+                torch.nn.utils.clip_grad_norm_(together, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def on_train_start(self) -> None:
         """Tells if the Trainer's run has another length than the schedule; compiles where the recipe says so."""
         steps = self.trainer.estimated_stepping_batches
@@ -245,7 +263,7 @@ class ViewsModule(lightning.LightningModule):
             raise ManyviewError(f"ViewsModule is fed by ViewsData, got a {type(batch).__name__} of another loader")
         output = self.step(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
         terms = {f"terms/{name}": value.detach() for name, value in output["terms"].items()}
-        self.log_dict({"loss": output["loss"].detach(), **terms}, batch_size=len(batch.labels))
+        self.log_dict({"loss": output["loss"].detach(), **terms}, batch_size=len(batch.index))
         for line in batch.skipped:
             self._tell(f"skipped: {line}")
         return output["loss"]

@@ -17,7 +17,10 @@ from manyview.errors import RecipeError, RunError, reason, unknown
 from manyview.foundation.grammar import Call, bind, check_arguments, parse_call
 from manyview.foundation.words import counted
 from manyview.optimize.layers import scales
+from manyview.optimize.sam import Sam
+from manyview.optimize.wrapping import WRAPPERS, optimizer_call, sharpness_of
 from manyview.views.ops.op import check_not_negative
+from manyview.views.streams import IMAGE
 
 if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
@@ -35,10 +38,24 @@ class Clock:
     steps_per_epoch: int
 
 
-def clock_of(train: Train, images: int) -> Clock:
-    """How many steps an epoch over `images` has, and the run. An epoch's rest that fills no batch is left out of it."""
-    per_epoch = max(1, images // train.batch_size)
+def clock_of(train: Train, images: int | Mapping[str, int]) -> Clock:
+    """How many steps an epoch over `images` has, and the run. An epoch's rest that fills no batch is left out of it.
+
+    images: how many there are, or how many of each stream; epochs are those of the stream that has most.
+    """
+    counts = {IMAGE: images} if isinstance(images, int) else images
+    per_epoch = steps_an_epoch(train, max(counts, key=lambda stream: counts[stream]), max(counts.values()))
     return Clock(train.steps or (train.epochs or 1) * per_epoch, per_epoch)
+
+
+def images_of(train: Train, counts: Mapping[str, int]) -> dict[str, int]:
+    """How many images of each stream an update sees, over all processes. counts: how many each stream has."""
+    return {stream: min(train.batch_of(stream), count) for stream, count in counts.items()}
+
+
+def steps_an_epoch(train: Train, stream: str, images: int) -> int:
+    """How many steps an epoch over so many images of a stream has."""
+    return max(1, images // train.batch_of(stream))
 
 
 def steps_of(duration: str | float, clock: Clock, name: str = "duration") -> int:
@@ -208,7 +225,7 @@ def parts_of(name: str) -> list[str]:
 
 def fixed_parts(train: Train) -> list[str]:
     """The parts whose lr is scaled to 0: they do not learn, and must not change in any other way."""
-    scale = parse_call(train.optimizer, "train.optimizer").kwargs.get("scale", {})
+    scale = optimizer_call(train.optimizer).kwargs.get("scale", {})
     return [part for part, factor in scale.items() if factor == 0]
 
 
@@ -257,11 +274,12 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
     `decay_norms=False` leaves biases and norms out of weight decay; the papers' scripts decay all, so it is True here.
     `lars` (You et al., 2017) with it also leaves them out of its layer-wise rates, as SimCLR and BYOL do, since timm's
     adapts only what decays; as in BYOL's code, and other than in SimCLR's, lr is not in the momentum.
-    Raises RecipeError for parts that the module does not have and for what the optimiser refuses.
+    What stands around it, as `sam(…)`, is around it here. Raises RecipeError for parts that the module does not have
+    and for what the optimiser refuses.
     """
     from timm.optim import create_optimizer_v2
 
-    call = parse_call(train.optimizer, "train.optimizer")
+    call, sharp = optimizer_call(train.optimizer), sharpness_of(train.optimizer)
     options, ours = _split(call)
     options = {**_left_out(call.name), **options}
     try:
@@ -275,12 +293,14 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
         raise RecipeError(f"train.optimizer: {call}: give the learning rate, as in {call.name}(lr=0.01)")
     for group in optimizer.param_groups:
         group["lr"] *= group["scale"]
-    return optimizer
+    if sharp is None:
+        return optimizer
+    return Sam(optimizer, module, sharp.rho, sharp.adaptive, sharp.ascend, sharp.descend)
 
 
 def lr_factor(train: Train) -> float:
     """What lr is multiplied by: batch_size / per, where the optimiser's call says what batch size lr is for; else 1."""
-    per = parse_call(train.optimizer, "train.optimizer").kwargs.get("per")
+    per = optimizer_call(train.optimizer).kwargs.get("per")
     return 1.0 if per is None else train.batch_size / per
 
 
@@ -364,10 +384,12 @@ def _check_alike(name: str, value: Any, default: Any) -> None:
         raise RecipeError(f"{name} must be {len(default)} numbers, got {value!r}")
 
 
-def check_training(train: Train, known: Collection[str] | None = None) -> None:
+def check_training(
+    train: Train, known: Collection[str] | None = None, relations: Collection[str] | None = None
+) -> None:
     """Raises RecipeError for a length given twice or not at all, and for unknown optimisers, schedules, arguments.
 
-    known: the parts of the networks that rules may name, see `parts`; None: any.
+    known: the parts of the networks that rules may name, see `parts`; relations: those that `sam(…)` may; None: any.
     """
     from timm.optim import get_optimizer_class, list_optimizers
 
@@ -375,13 +397,15 @@ def check_training(train: Train, known: Collection[str] | None = None) -> None:
         raise RecipeError("train: give the length of the run once, as epochs or as steps")
     if train.batch_size % train.accumulate:
         raise RecipeError(f"train.accumulate: {train.accumulate} does not divide batch_size {train.batch_size}")
-    call = parse_call(train.optimizer, "train.optimizer")
+    sharp, call = sharpness_of(train.optimizer), optimizer_call(train.optimizer)
     if call.name not in list_optimizers():
-        raise RecipeError(f"train.optimizer: {unknown('optimizer', call.name, list_optimizers())}")
+        raise RecipeError(f"train.optimizer: {unknown('optimizer', call.name, [*list_optimizers(), *WRAPPERS])}")
     if call.args:
         raise RecipeError(f"train.optimizer: write arguments by name, as in {call.name}(lr=0.1), got {call}")
     options, ours = _split(call)
     try:
+        if sharp is not None and relations is not None:
+            sharp.check_relations(relations)
         optimizer = get_optimizer_class(call.name, bind_defaults=False)
         for key in ("lr", "weight_decay"):
             check_not_negative(key, options.get(key, 0.0))

@@ -15,9 +15,17 @@ from manyview.data.sources import SOURCES
 from manyview.errors import ManyviewError, nearest, unknown
 from manyview.foundation.grammar import parse_call
 from manyview.optimize.optimize import SCHEDULES, Rules
+from manyview.optimize.sam import Sharpness
 from manyview.recipe.strict_yaml import read_yaml
 
-OPTIMIZER = ("lr", "weight_decay", "momentum", "nesterov", *(rule.name for rule in fields(Rules)))
+OPTIMIZER = (
+    "lr",
+    "weight_decay",
+    "momentum",
+    "nesterov",
+    *(rule.name for rule in fields(Rules)),
+    *(each.name for each in fields(Sharpness)[1:]),
+)
 OURS = ("optimizer", "clock")  # arguments of a schedule that no recipe gives
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import Call, Name, parse_call, parse_pipeline, parse_value, with_argument
 from manyview.foundation.vocabulary import NONE, Words
 from manyview.optimize.optimize import SCHEDULES
+from manyview.optimize.wrapping import WRAPPERS, around, inner
 from manyview.recipe.readouts import unique_name
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Data, Train
@@ -37,7 +39,7 @@ def factories(section: str, words: Words, protocols: Mapping[str, Factory]) -> M
         "views": words.beside("OPS", OPS),
         "branches": {"ema": Ema, "frozen": Frozen, **INITS},
         "relations": words.beside("RELATIONS", RELATIONS),
-        "train": SCHEDULES,
+        "train": {**SCHEDULES, **WRAPPERS},
         "evaluate": words.beside("PROTOCOLS", protocols),
     }
     return known.get(section, {})
@@ -124,8 +126,8 @@ def _put(container: Any, position: Any, value: Any) -> None:
         return
     for gone in {other for key in value for other in INSTEAD.get(key, ())} - set(value):
         present.pop(gone, None)
-    for key, inner in value.items():
-        _put(present, key, inner)
+    for key, each in value.items():
+        _put(present, key, each)
 
 
 def _position(lines: list[Any], name: str) -> int:
@@ -140,16 +142,29 @@ def _position(lines: list[Any], name: str) -> int:
 
 def _set_in_call(written: str, path: list[str], given: _Given, where: str) -> str:
     calls = parse_pipeline(written, where)
+    within = [inner(call) for call in calls]  # of most calls themselves
     if len(path) == 1 and len(calls) == 1:
-        at = 0
+        at, call = 0, within[0] if path[0] not in _own(calls[0]) else calls[0]
     elif len(path) == 2:
-        names = [call.name for call in calls]
-        if path[0] not in names:
-            raise RecipeError(unknown("call", path[0], names))
-        at = names.index(path[0])
+        places = {call.name: (at, call) for both in (within, calls) for at, call in reversed([*enumerate(both)])}
+        if path[0] not in places:
+            raise RecipeError(unknown("call", path[0], places))
+        at, call = places[path[0]]
     else:
         raise RecipeError(f"'{written}' holds calls; write {where}.<call>.<argument>=value")
-    call, key, value = calls[at], path[-1], given.value
+    changed = _with_value(call, path[-1], given, where)
+    calls[at] = changed if call is calls[at] else around(calls[at], changed)
+    return " | ".join(map(str, calls))
+
+
+def _own(call: Call) -> Collection[str]:
+    """The arguments that belong to a call which stands around another; all others are that other's."""
+    factory = WRAPPERS.get(call.name)
+    return () if factory is None else inspect.signature(factory).parameters
+
+
+def _with_value(call: Call, key: str, given: _Given, where: str) -> Call:
+    value = given.value
     place = "optional" if key in PLACES and call.name not in given.calls else None
     if kind := place or argument_kind(given.calls.get(call.name), key):
         value = text_value(given.text, kind)
@@ -160,8 +175,6 @@ def _set_in_call(written: str, path: list[str], given: _Given, where: str) -> st
     if isinstance(value, list):
         value = tuple(value)
     if call.name in given.heads and call.args:  # the readout stands before the arguments of its builder
-        inner = with_argument(Call(call.name, call.args[1:], call.kwargs), key, value, given.heads[call.name])
-        calls[at] = Call(call.name, (call.args[0], *inner.args), inner.kwargs)
-    else:
-        calls[at] = with_argument(call, key, value, given.calls.get(call.name))
-    return " | ".join(map(str, calls))
+        built = with_argument(Call(call.name, call.args[1:], call.kwargs), key, value, given.heads[call.name])
+        return Call(call.name, (call.args[0], *built.args), built.kwargs)
+    return with_argument(call, key, value, given.calls.get(call.name))

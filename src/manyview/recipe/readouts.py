@@ -6,9 +6,10 @@ cosine(p(a), toward=stop(z(b)), weight=0.5)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -17,11 +18,14 @@ from manyview.errors import RecipeError, reason, unknown
 from manyview.foundation.grammar import Call, Name, bind, check_arguments, parse_call
 from manyview.foundation.vocabulary import NONE, Words, own_fault
 from manyview.foundation.words import counted
+from manyview.recipe.looking_on import check_that_they_look_on, looks_on
 from manyview.relations import RELATIONS, FitError, Port
-from manyview.relations.reading import has, hints_of, is_port
+from manyview.relations.reading import are_ports, has, hints_of, is_port
 from manyview.relations.weight import SCHEDULES, Weight
 from manyview.views.ops.mix import MIXING
 from manyview.views.plan import TEST, PlannedView, check_member
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,24 @@ class Read:
 
 @dataclass(frozen=True)
 class Arguments:
-    """The readouts that a relation is called with."""
+    """The readouts that a relation is called with; under the name of a branch, `toward=teacher`, several."""
 
     reads: tuple[Read, ...]
-    named_reads: dict[str, Read]
+    named_reads: dict[str, Read | tuple[Read, ...]]
 
     @property
     def all_reads(self) -> tuple[Read, ...]:
         """Positional and named readouts."""
-        return (*self.reads, *self.named_reads.values())
+        named = [(read,) if isinstance(read, Read) else read for read in self.named_reads.values()]
+        return (*self.reads, *(read for reads in named for read in reads))
+
+    def each(self, make: Callable[[Read], T]) -> tuple[list[T], dict[str, T | tuple[T, ...]]]:
+        """What is made of each readout, positional and named, as the relation is called with it."""
+        named: dict[str, T | tuple[T, ...]] = {
+            name: make(read) if isinstance(read, Read) else tuple(make(one) for one in read)
+            for name, read in self.named_reads.items()
+        }
+        return [make(read) for read in self.reads], named
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,8 @@ class RelationPlan:
     """One line of `relations:`, parsed and checked but for shapes.
 
     calls: what the relation is called with; twice, the second time with its two views exchanged, where `swapped`.
+    looks_on: whether all that it trains are heads behind a stop (and nets of its own), so that nothing else is another
+    for it.
     """
 
     name: str
@@ -83,6 +98,7 @@ class RelationPlan:
     calls: tuple[Arguments, ...]
     options: dict[str, Any] = field(default_factory=dict)
     weight: Weight = field(default_factory=Weight)
+    looks_on: bool = False
 
     @property
     def reads(self) -> tuple[Read, ...]:
@@ -90,7 +106,7 @@ class RelationPlan:
         return self.calls[0].reads
 
     @property
-    def named_reads(self) -> dict[str, Read]:
+    def named_reads(self) -> dict[str, Read | tuple[Read, ...]]:
         """Named readouts of the first call."""
         return self.calls[0].named_reads
 
@@ -122,25 +138,56 @@ def plan_relations(
         options = dict(call.kwargs)
         weight = parse_weight(options.pop("weight", 1.0), where)
         swapped = options.pop("swapped", False)
-        reads = tuple(_parse_read(value, where, branches, views) for value in call.args)
-        named = {k: _parse_read(v, where, branches, views) for k, v in options.items() if isinstance(v, Call)}
-        calls = [Arguments(reads, named)]
-        _check_frozen(reads, branches, has("learns_from_labels", factory), where)
-        literal = {key: value for key, value in options.items() if key not in named}
+        hints = hints_of(factory)
+        options = {
+            key: _of_branch(value, hints.get(key), call.args, f"{where}: {call.name}: {key}", branches)
+            for key, value in options.items()
+        }
+        parse = partial(_parse_read, where=where, branches=branches, views=views)
+        calls = [_arguments(call.args, options, parse)]
+        _check_frozen(calls[0].reads, branches, has("learns_from_labels", factory), where)
+        literal = {key: value for key, value in options.items() if not _is_read(value)}
         for key, value in literal.items():
             if isinstance(value, Name):
                 raise RecipeError(f"{where}: {call.name}: put quotes round {key}='{value}'")
         check_arguments(factory, Call(call.name, call.args, options), where)
         _check_kinds(factory, call.name, options, where)
         if two := _swapped_views(factory, calls[0], swapped, f"{where}: {call.name}"):
-            reads = tuple(_parse_read(_exchanged(value, two), where, branches, views) for value in call.args)
-            named = {key: _parse_read(_exchanged(options[key], two), where, branches, views) for key in named}
-            calls.append(Arguments(reads, named))
+            exchanged = {key: _exchanged(value, two) for key, value in options.items()}
+            calls.append(_arguments([_exchanged(value, two) for value in call.args], exchanged, parse))
         name = unique_name(call.name, [plan.name for plan in plans])
-        plans.append(RelationPlan(name, str(text).strip(), factory, tuple(calls), literal, weight))
+        looks = looks_on([read for each in calls for read in each.all_reads], branches, where)
+        plans.append(RelationPlan(name, str(text).strip(), factory, tuple(calls), literal, weight, looks))
     if not plans:
         raise RecipeError("relations: at least one relation is needed, such as cross_entropy(logits(a))")
+    check_that_they_look_on(((plan.all_reads, plan.looks_on) for plan in plans), branches)
     return plans
+
+
+def _arguments(args: Sequence[Any], options: Mapping[str, Any], parse: Callable[[Any], Read]) -> Arguments:
+    named = {
+        key: tuple(parse(one) for one in value) if isinstance(value, tuple) else parse(value)
+        for key, value in options.items()
+        if _is_read(value)
+    }
+    return Arguments(tuple(parse(value) for value in args), named)
+
+
+def _is_read(value: Any) -> bool:
+    return isinstance(value, Call) or (isinstance(value, tuple) and any(isinstance(one, Call) for one in value))
+
+
+def _of_branch(value: Any, hint: Any, reads: Sequence[Any], where: str, branches: Mapping[str, BranchSpec]) -> Any:
+    """`toward=teacher` as the readouts that stand for it: the positional ones, of that branch; else the value."""
+    if not are_ports(hint) or value is None:
+        return value
+    if not isinstance(value, Name):
+        raise RecipeError(f"{where} names a branch, as in toward=teacher, got {value}")
+    if value.text not in branches:
+        raise RecipeError(f"{where}: {unknown('branch', value.text, branches, 'branches')}")
+    return tuple(
+        Call(f"{value.text}.{read.name.rpartition('.')[2]}", read.args) for read in reads if isinstance(read, Call)
+    )
 
 
 def _swapped_views(factory: type[nn.Module], arguments: Arguments, swapped: Any, where: str) -> dict[str, str]:
@@ -164,6 +211,8 @@ def _exchanged(value: Any, views: Mapping[str, str]) -> Any:
     """A readout as it is written, with views put in the place of others."""
     if isinstance(value, Name):
         return Name(views.get(value.text, value.text))
+    if isinstance(value, tuple):
+        return tuple(_exchanged(each, views) for each in value)
     if isinstance(value, Call):
         kwargs = {key: _exchanged(each, views) for key, each in value.kwargs.items()}
         return Call(value.name, tuple(_exchanged(each, views) for each in value.args), kwargs)
@@ -183,7 +232,7 @@ def _check_frozen(reads: Sequence[Read], branches: Mapping[str, BranchSpec], lab
 def _check_kinds(factory: type[nn.Module], name: str, options: Mapping[str, Any], where: str) -> None:
     """Raises RecipeError where a readout is given for a plain value, or the other way round."""
     for key, hint in hints_of(factory).items():
-        if key in options and is_port(hint) != isinstance(options[key], Call):
+        if key in options and not are_ports(hint) and is_port(hint) != isinstance(options[key], Call):
             wanted = "a readout such as h(a)" if is_port(hint) else "a plain value"
             raise RecipeError(f"{where}: {name}: {key} is {wanted}, got {options[key]}")
 
@@ -302,9 +351,9 @@ def rows_an_image(view: str, views: Mapping[str, PlannedView]) -> int:
 
 def build_relation(plan: RelationPlan, ports: Mapping[Read, Port], where: str) -> nn.Module:
     """The relation of a line. Raises RecipeError naming `where`, a FitError for readouts that do not fit."""
-    named = {name: ports[read] for name, read in plan.named_reads.items()}
+    positional, named = plan.calls[0].each(lambda read: ports[read])
     try:
-        return plan.factory(*(ports[read] for read in plan.reads), **plan.options, **named)
+        return plan.factory(*positional, **plan.options, **named)
     except RecipeError as error:
         raise type(error)(f"{where}: {error}") from None
     except ValueError as error:

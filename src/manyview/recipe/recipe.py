@@ -64,9 +64,15 @@ class Recipe(Frozen):
         return None
 
     @property
-    def learns_from_labels(self) -> list[str]:
+    def needs_labels(self) -> list[str]:
         """The relations that need a label for every training image, as they are written."""
         return [plan.text for plan in self.relation_plan if has("learns_from_labels", plan.factory)]
+
+    @property
+    def learns_from_labels(self) -> list[str]:
+        """Those of them through which labels reach more than heads that look on behind a stop."""
+        plans = [plan for plan in self.relation_plan if not plan.looks_on]
+        return [plan.text for plan in plans if has("learns_from_labels", plan.factory)]
 
     @property
     def keeps_best(self) -> bool:

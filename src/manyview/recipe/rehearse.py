@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from manyview.branches.heads import TAPS, Head, build_head
-from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
+from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec, source_of
 from manyview.errors import ManyviewWarning, RecipeError, brief
 from manyview.foundation.vocabulary import NONE, Words, own_fault
 from manyview.recipe.readouts import Read, RelationPlan, build_relation, make_port
@@ -63,7 +63,7 @@ def _shapes(spec: BranchSpec, views: Mapping[str, PlannedView]) -> tuple[dict[st
         if call.name in TAPS:
             dims[head] = WIDTH
         else:
-            where, inputs = f"branches.{spec.name}.{head}", dims[call.args[0].text]
+            where, inputs = f"branches.{spec.name}.{head}", dims[str(source_of(call)[0])]
             built = build_head(call, inputs, CLASSES, views, where, spec.words)
             dims[head] = built.width
             if call.name in spec.words.own("HEADS"):
@@ -81,8 +81,7 @@ def _check_width(head: Head, inputs: int, where: str) -> None:
 
 
 def _check_loss(relation: nn.Module, plan: RelationPlan, ports: Mapping[Read, Port], where: str) -> None:
-    positional = [_reading(ports[read]) for read in plan.reads]
-    named = {name: _reading(ports[read]) for name, read in plan.named_reads.items()}
+    positional, named = plan.calls[0].each(lambda read: _reading(ports[read]))
     made = _tried(relation, where, *positional, **named)
     parts = made if isinstance(made, dict) else {"": made}
     odd = [value for value in parts.values() if not (isinstance(value, Tensor) and value.ndim == 0)]

@@ -13,7 +13,7 @@ from manyview.branches.given import Network, look_at, tried_size
 from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
 from manyview.branches.teacher import Teacher, look_at_teacher
 from manyview.errors import RecipeError
-from manyview.recipe.readouts import Mix, Read, RelationPlan, rows_an_image
+from manyview.recipe.readouts import Arguments, Mix, Read, RelationPlan, rows_an_image
 from manyview.recipe.recipe import Recipe
 from manyview.relations.joint import aggregate
 from manyview.relations.reading import Reading
@@ -21,7 +21,8 @@ from manyview.relations.weight import Weight
 from manyview.views.engine.render import Source, together
 from manyview.views.ops.mix import mix_rows, mix_target, on_rows
 from manyview.views.ops.op import as_float
-from manyview.views.plan import TEST, PlannedView, fixed_size, usual_test_view
+from manyview.views.plan import TEST, PlannedView, fixed_size, stream_of, usual_test_view
+from manyview.views.streams import STREAMS
 from manyview.views.view import View, draw_views, member_view
 
 
@@ -84,15 +85,24 @@ def check_length(schedules: Mapping[str, Weight | Ema]) -> None:
             )
 
 
-def rows_per_image(reads: Iterable[Read], branches: Iterable[str], views: Mapping[str, PlannedView]) -> int:
-    """Images that pass the branches for each image of a batch."""
-    rows = 0
+def rows_of_streams(
+    reads: Iterable[Read], branches: Iterable[str], views: Mapping[str, PlannedView], looks: int = 1
+) -> dict[str, int]:
+    """Images that pass the branches for each image of a stream. looks: how often an update looks at it."""
+    rows = dict.fromkeys(STREAMS, 0)
     for branch in branches:
         read = {each.view for each in reads if each.branch == branch}
-        whole = {view for view in read if "." not in view}
-        members = {view for view in read if "." in view and view.partition(".")[0] not in whole}
-        rows += sum(views[view].members for view in whole) + len(members)
-    return rows
+        for view in read:
+            base, _, member = view.partition(".")
+            if not (member and base in read):  # a slice of its family's rows
+                rows[stream_of(views, view)] += looks * (1 if member else views[view].members)
+    return {stream: count for stream, count in rows.items() if count}
+
+
+def rows_per_image(rows: Mapping[str, int], images: Mapping[str, int]) -> float:
+    """Images that pass the branches, for each image of an update: a mean over its streams. rows, images: by stream."""
+    passed, seen = sum(rows[stream] * count for stream, count in images.items()), sum(images.values())
+    return passed / seen if passed % seen else passed // seen
 
 
 def reading_of(
@@ -118,6 +128,13 @@ def reading_of(
     return Reading(value, target, view.params, members)
 
 
+def called_with(
+    call: Arguments, values: Mapping[tuple[str, str, str], Tensor], views: Mapping[str, View], classes: int
+) -> tuple[list[Reading], dict[str, Reading | tuple[Reading, ...]]]:
+    """The arguments of a relation, positional and named; see `reading_of`."""
+    return call.each(lambda read: reading_of(read, values, views, classes))
+
+
 def first_classified(relations: Iterable[RelationPlan], branch: Branch) -> Read | None:
     """The first readout of a branch that holds class scores: the classifier's, or a joint head's."""
     reads = [read for plan in relations for read in plan.reads if read.branch == branch.spec.name]
@@ -140,7 +157,7 @@ def scores_of(
 
 
 def to_watch(reads: Iterable[Read], branch: Branch, views: Mapping[str, PlannedView]) -> list[tuple[str, str]]:
-    """(readout, view) of a branch whose spread tells a collapse; of two views where there are two."""
+    """(readout, view) of a branch whose spread tells a collapse; of two views of the same images, if there are."""
     name = "z" if "z" in branch.dims else FEATURES
     wanted = [(read.name, read.view) for read in reads if read.branch == branch.spec.name]
     seen = {view for found, view in branch.with_inputs(wanted) if found == name or name == FEATURES}
@@ -148,7 +165,9 @@ def to_watch(reads: Iterable[Read], branch: Branch, views: Mapping[str, PlannedV
     order = [view for made in views for view in (made, *(f"{made}.{t}" for t in range(rows[made])))]
     found = sorted(seen, key=order.index)
     single = [view for view in found if rows_an_image(view, views) == 1]  # a family's rows are not those of a view
-    return [(name, view) for view in single[:2] or found[:1]]
+    of = {view: stream_of(views, view) for view in single}
+    pairs = [[view for view in single if of[view] == stream][:2] for stream in dict.fromkeys(of.values())]
+    return [(name, view) for view in max(pairs, key=len, default=found[:1])]
 
 
 def pixels_to_test(
@@ -178,6 +197,7 @@ def _view(views: Mapping[str, View], name: str) -> View:
 
 
 __all__ = [
+    "called_with",
     "check_arguments",
     "check_length",
     "first_classified",
@@ -185,6 +205,7 @@ __all__ = [
     "look_at_all",
     "pixels_to_test",
     "reading_of",
+    "rows_of_streams",
     "rows_per_image",
     "scores_of",
     "to_watch",

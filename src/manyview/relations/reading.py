@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, get_args, get_type_hints, runtime_checkable
+from typing import Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 from torch import Tensor
 
@@ -77,6 +77,11 @@ def hints_of(kind: type) -> dict[str, Any]:
 def is_port(hint: Any) -> bool:
     """Whether an argument of this type hint is a readout: `Port`, or `Port | None`."""
     return Port in (hint, *get_args(hint))
+
+
+def are_ports(hint: Any) -> bool:
+    """Whether an argument of this type hint is a branch, `toward=teacher`: its readouts, as many as are positional."""
+    return any(get_origin(each) is tuple and get_args(each)[:1] == (Port,) for each in (hint, *get_args(hint)))
 
 
 def check_classifies(port: Port, columns: int | None = None) -> None:

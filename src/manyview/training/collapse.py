@@ -8,10 +8,15 @@ from collections.abc import Mapping
 from manyview.errors import ManyviewWarning
 from manyview.foundation.distributed import mean_of
 from manyview.relations.reading import has
-from manyview.step import Output
+from manyview.step import Output, Step
 from manyview.training.health import PATIENCE, collapse_message, grown, steps_low, told_apart
 from manyview.training.setup import Setup
 from manyview.training.state import State
+
+
+def watches_answers(step: Step) -> bool:
+    """Whether a collapse shows in a classifier's answers: not in those of one that looks on behind a stop."""
+    return step.classifier is not None and step.classifier not in step.main.spec.probes
 
 
 def look_for_collapse(
@@ -22,7 +27,7 @@ def look_for_collapse(
     All processes must call it, and return the same. Warns where `train.on_collapse` says so, and raises nothing.
     """
     recipe, clock, done = setup.recipe, setup.clock, state.number
-    classifies = setup.step.classifier is not None
+    classifies = watches_answers(setup.step)
     if recipe.train.on_collapse == "ignore" or (classifies and output["output"] is None):
         return ""
     looks = spread

@@ -12,7 +12,8 @@ from typing import Any
 
 from manyview.branches.ema import Ema
 from manyview.foundation.grammar import Name, parse_call
-from manyview.optimize.optimize import SCHEDULES, Clock, steps_of
+from manyview.optimize.optimize import SCHEDULES, Clock, make_optimizer, steps_of
+from manyview.optimize.wrapping import optimizer_call
 from manyview.recipe.lr_of_batch import TRIAL, doubt_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Train
@@ -27,6 +28,12 @@ def doubts(recipe: Recipe, step: Step, clock: Clock, images: int) -> list[str]:
     if clock.steps < TRIAL:
         return []
     found = [*_of_schedule(recipe.train, clock), *_of_averages(recipe, clock), *_of_relations(step, clock, images)]
+    watched = any(plan.looks_on for plan in recipe.relation_plan)
+    if watched and (norm := make_optimizer(recipe.train, step).defaults.get("max_grad_norm")):
+        found.append(
+            f"train.optimizer: it clips by one norm of all gradients ({norm:g}), those of heads that look on behind a "
+            "stop too; say max_grad_norm=None, and train.clip, which keeps them apart"
+        )
     if recipe.batch_before is not None:
         found.append(doubt_of(recipe.batch_before, recipe.train.batch_size, recipe.train.optimizer))
     every = steps_of(recipe.train.checkpoint_every, clock, "checkpoint_every")
@@ -57,7 +64,7 @@ def _of_schedule(train: Train, clock: Clock) -> Iterator[str]:
         yield f"train.schedule: per='epoch' keeps one lr through {epochs}; train.schedule.per=step lowers it by step"
     if given.get("per") == "epoch" and "start" not in given and 0 < warmup <= clock.steps_per_epoch:
         yield "train.schedule: by the epoch, a warm-up of one epoch is none; train.schedule.per=step warms up by step"
-    lr = parse_call(train.optimizer, "train.optimizer").kwargs.get("lr")
+    lr = optimizer_call(train.optimizer).kwargs.get("lr")
     if lr is not None and 0 < lr <= given.get("floor", 0.0):
         yield f"train.schedule: floor={given['floor']:g} is not under lr={lr:g}, which will rise to it"
 

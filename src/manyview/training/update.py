@@ -2,40 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from manyview.data.loader import Batch
-from manyview.step import Output
+from manyview.data.batch import Batch
+from manyview.optimize.passes import Pass, passes_of
+from manyview.step import Output, Step
 from manyview.training.failure import FirstFailure
 from manyview.training.setup import Setup
 from manyview.training.state import State
 from manyview.training.stopwatch import Stopwatch
 from manyview.views.draws import key_of
+from manyview.views.streams import IMAGE
 
 
 def update(
     setup: Setup, number: int, stream: Iterator[Batch], state: State, watch: Stopwatch, first_bad: FirstFailure
 ) -> tuple[Output, Tensor]:
-    """One update, of all parts of a batch: the last part's output, and the terms' means over the parts."""
-    train, accelerator, wrapped = setup.recipe.train, setup.accelerator, setup.wrapped
+    """One update, of all parts of a batch: the last part's output, and the terms' means over the parts.
+
+    With an optimiser that looks twice (`optimize.passes`) these are of the first look; the second is at the same views.
+    """
+    passes = passes_of(setup.optimizer)
+    parts = shown(_read(setup, stream, state, watch), passes, setup.step)
+    looks = [_look(setup, number, each, parts, first_bad) for each in passes]
+    return looks[0]
+
+
+def _read(setup: Setup, stream: Iterator[Batch], state: State, watch: Stopwatch) -> Iterator[Batch]:
+    """The parts of the next batch, each when it is asked for."""
+    for _ in range(setup.recipe.train.accumulate):
+        with watch.waiting():
+            batch = next(stream).to(setup.accelerator.device)
+        yield batch
+        state.skip(batch.unread)
+
+
+def shown(parts: Iterable[Batch], passes: Sequence[Pass], step: Step) -> Iterable[Batch]:
+    """The parts as they are read, where there is one look at them; for several they are kept, with their views."""
+    return parts if len(passes) == 1 else [_rendered(batch, step) for batch in parts]
+
+
+def _rendered(batch: Batch, step: Step, stream: str = IMAGE) -> Batch:
+    images: Any = batch.images
+    if not isinstance(images, Mapping):
+        told: Any = {"index": batch.index, "epoch": batch.epoch, "only": step.rendered_views, "stream": stream}
+        images = step.views(images, batch.targets, **told)
+    streams = {name: _rendered(other, step, name) for name, other in batch.streams.items()}
+    return replace(batch, images=images, streams=streams)
+
+
+def _look(
+    setup: Setup, number: int, look: Pass, parts: Iterable[Batch], first_bad: FirstFailure
+) -> tuple[Output, Tensor]:
+    """One look at all parts, and what their gradients are for."""
+    accelerator, wrapped = setup.accelerator, setup.wrapped
     # what is random inside the networks (dropout) follows the step and process, like all other draws
     torch.manual_seed(key_of(setup.recipe.seed, number, accelerator.process_index, "networks")[0])
     terms: list[Tensor] = []
-    for _ in range(train.accumulate):
-        with watch.waiting():
-            batch = next(stream).to(accelerator.device)
-        with accelerator.accumulate(wrapped):
-            output: Output = wrapped(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
-            accelerator.backward(output["loss"])
-            if train.clip and accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(wrapped.parameters(), train.clip)
-            setup.optimizer.step()  # with the last part
-            setup.optimizer.zero_grad()
-        first_bad.note(output["loss"], number + 1)
-        terms.append(torch.stack([value.detach() for value in output["terms"].values()]))
-        state.skip(batch.skipped)
+    with look.looking():
+        for batch in parts:
+            with accelerator.accumulate(wrapped):
+                output: Output = wrapped(batch)
+                accelerator.backward(look.loss(output))
+                if accelerator.sync_gradients:  # with the last part
+                    _follow(setup, look)
+                setup.optimizer.zero_grad()
+            first_bad.note(output["loss"], number + 1)
+            terms.append(torch.stack([value.detach() for value in output["terms"].values()]))
     return output, reduce(torch.add, terms) / len(terms)
+
+
+def _follow(setup: Setup, look: Pass) -> None:
+    if look.then is not None:
+        look.then()
+        return
+    if setup.recipe.train.clip:
+        for together in setup.clipped:
+            setup.accelerator.clip_grad_norm_(together, setup.recipe.train.clip)
+    setup.optimizer.step()

@@ -13,6 +13,7 @@ from manyview.evaluate.evaluate import evaluate, while_training
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
+from manyview.evaluate.online import probe_accuracies
 from manyview.training.journal import Journal
 from manyview.training.setup import Setup
 from manyview.training.state import State
@@ -93,7 +94,8 @@ class Validation:
     def _while_training(self, features: Features, split: str) -> dict[str, float]:
         """The usual measures; none, and a line, of a split whose images are all left out."""
         try:
-            return self.measure(features, split, self.chooses)
+            measured = self.measure(features, split, self.chooses)
+            return measured | probe_accuracies(self.setup.step, features, split)
         except Unreadable as error:
             self.state.skip(features.skipped or [])
             warnings.warn(f"not measured: {error}", ManyviewWarning, stacklevel=3)

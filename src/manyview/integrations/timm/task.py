@@ -18,7 +18,10 @@ from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import timm_model
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
 from manyview.integrations.timm.batch import ViewsBatch
+from manyview.optimize.clip import clipped_together
+from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.recipe import Recipe
+from manyview.recipe.streams import refuse_streams
 from manyview.step import Step
 
 LOGGER = logging.getLogger(__name__)
@@ -35,7 +38,8 @@ class ViewsTask(TrainingTask):
     (`normalization`). Give them to the loader of validation, too. device: by default the model's.
 
     Where an EMA, a queue or a changing weight waits for updates, training needs `task.step.attach(optimizer)`, once.
-    Averaged weights are timm's (`setup_ema`), so `train.ema` is refused. Raises RecipeError and ManyviewError.
+    Averaged weights are timm's (`setup_ema`), so `train.ema` is refused, and so is an optimiser that looks
+    twice, `sam(…)`. Raises RecipeError and ManyviewError.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class ViewsTask(TrainingTask):
         super().__init__(device=device or where, dtype=dtype, verbose=verbose)
         if dtype not in (None, torch.float32):
             raise ManyviewError(f"dtype: weights are kept in float32, not {dtype}; train in bfloat16 by autocast")
+        refuse_several(recipe.train.optimizer, "timm's script")
+        refuse_streams(recipe, "timm's train.py")
         if recipe.train.ema:
             raise RecipeError(
                 "train.ema: inside timm's loop the averaged weights are timm's; drop it and use setup_ema(), "
@@ -147,10 +153,10 @@ class ViewsTask(TrainingTask):
             self.trainable_module_ema.update(self.model, step=step)
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
-        """All that is trained; exclude_head: but for the classifier."""
+        """All that is trained, but for heads that look on behind a stop; exclude_head: and for the classifier."""
         head = self.step.classifier if exclude_head else None
         left = set() if head is None else {*self.step.main.head(head).parameters()}
-        return [each for each in self.step.parameters() if each.requires_grad and each not in left]
+        return [each for each in clipped_together(self.step)[0] if each.requires_grad and each not in left]
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module | None:
         """timm's model, or its average: normalised pixels in, class scores out."""
