@@ -149,7 +149,7 @@ def _parse_frozen(name: str, text: str, raw: Mapping[str, Any], channels: int) -
                 f"{where}: '{network.name}' is a branch of this recipe; frozen is for a network that was trained "
                 f"before, and stop({network.name}.h(…)) reads a branch without training it"
             )
-        timm_options(network, where)
+        timm_options(network, where, channels)
     normalize = _parse_normalize(frozen.normalize, f"{where}.normalize", channels)
     backbone = network if isinstance(network, Call) else Call("frozen")
     return BranchSpec(name, backbone, {}, normalize=normalize, frozen=frozen)

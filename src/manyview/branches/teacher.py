@@ -133,10 +133,11 @@ def _opened(spec: BranchSpec, channels: int) -> Teacher:
 
 def _of_timm(call: Call, where: str, channels: int) -> Teacher:
     """With the weights and the classifier that timm publishes."""
-    options, small = timm_options(call, where)
+    options, small = timm_options(call, where, channels)
     if small:
         raise RecipeError(f"{where}: small=True draws the first convolution anew; a teacher needs all of its weights")
-    options.pop("num_classes")
+    for ours in ("num_classes", "in_chans"):  # it has its own
+        options.pop(ours, None)
     try:
         network: Any = timm_model(call.name, options)
     except RecipeError as error:
