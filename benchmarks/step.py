@@ -3,12 +3,13 @@
     python benchmarks/step.py [--cases simsiam,tied,agmax] [--backbone CALL]… [--batch N] [--rounds N] [--out FILE]
 
 Both sides begin with the same weights and see the same views, rendered before, as they come from the loader (uint8).
-Ours is what the loop does with a batch: `step(views, labels)`, backward, the optimiser's update, `step.after_step()`.
+Ours is what a loop does with a batch: `step(views, labels)`, backward, the optimiser's update, `step.after_step()`.
 The peer is a loop as one writes it for one method: the same network, normalised pixels, the loss in a few lines of
 torch, backward, the same optimiser, and the EMA or queue where the method has one.
 
     simsiam                     SimSiam by hand                                            at most 1.03 is wanted
     tied, agmax                 plain cross-entropy on the same 2B images, joint           at most 1.03 is wanted
+    sam                         SAM by hand, cross-entropy of both views                   at most 1.03 is wanted
     byol, moco, simclr          the same method by hand                                    for information
     augself                     SimSiam by hand, without AugSelf: what AugSelf adds        for information
 
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 
 import manyview
 from manyview.branches.branch import Branch
+from manyview.optimize.sam import Sam
 from manyview.step import Step
 from manyview.views.view import View
 from views import machine
@@ -177,6 +179,7 @@ class Case:
     against: str
     shared: str | None = None
     target: float | None = None
+    rho: float = 0.0  # of SAM around the optimiser
 
 
 SIMSIAM = {"z": "projector(h, {width})", "p": "predictor(z, {quarter})", "forward": "separate"}
@@ -242,6 +245,7 @@ CASES = {
         "SimSiam by hand, without AugSelf",
         "cosine",
     ),
+    "sam": Case(SUPERVISED, {"net": {}}, (CE,), PlainPeer, "SAM by hand", target=TARGET, rho=0.05),
 }
 
 
@@ -283,37 +287,75 @@ def sgd(module: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(trained, lr=0.05, momentum=0.9, weight_decay=5e-4)
 
 
+class SamByHand:
+    """SAM as it is usually written: the weights go up and come back, and BatchNorm does not move in between."""
+
+    def __init__(self, module: nn.Module, rho: float) -> None:
+        self.inner, self.rho = sgd(module), rho
+        self.norms = [each for each in module.modules() if isinstance(each, nn.BatchNorm2d)]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        with torch.enable_grad():
+            loss = closure()
+        weights = [each for each in self.inner.param_groups[0]["params"] if each.grad is not None]
+        norm = torch.stack([each.grad.norm() for each in weights]).norm()
+        before = [each.clone() for each in weights]
+        for each in weights:
+            each.add_(self.rho / norm * each.grad)
+        for each in self.norms:
+            each.momentum = 0.0
+        with torch.enable_grad():
+            closure()
+        for each in self.norms:
+            each.momentum = 0.1
+        for each, old in zip(weights, before, strict=True):
+            each.copy_(old)
+        self.inner.step()
+        return loss
+
+    def zero_grad(self) -> None:
+        self.inner.zero_grad()
+
+
 class Ours:
     """One call is one update on a batch; gives the loss, or the term that the peer has too."""
 
-    def __init__(self, step: Step, shared: str | None) -> None:
-        self.step, self.shared = step, shared
-        self.optimizer = sgd(step)
+    def __init__(self, step: Step, case: Case) -> None:
+        self.step, self.shared = step, case.shared
+        self.optimizer = Sam(sgd(step), step, case.rho) if case.rho else sgd(step)
 
     def __call__(self, batch: Batch) -> Tensor:
-        out = self.step(*batch)
-        out["loss"].backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        def look() -> Tensor:
+            self.optimizer.zero_grad()
+            out = self.step(*batch)
+            out["loss"].backward()
+            return (out["loss"] if self.shared is None else out["terms"][self.shared]).detach()
+
+        loss: Tensor = self.optimizer.step(look)
         self.step.after_step()
-        return (out["loss"] if self.shared is None else out["terms"][self.shared]).detach()
+        return loss
 
 
 class Theirs:
     """The same of the peer."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, case: Case) -> None:
         self.peer = peer
-        self.optimizer = sgd(peer)
+        self.optimizer = SamByHand(peer, case.rho) if case.rho else sgd(peer)
 
     def __call__(self, batch: Batch) -> Tensor:
         views, labels = batch
-        loss: Tensor = self.peer(views["a"].images, views["b"].images, labels)
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+
+        def look() -> Tensor:
+            self.optimizer.zero_grad()
+            loss: Tensor = self.peer(views["a"].images, views["b"].images, labels)
+            loss.backward()
+            return loss.detach()
+
+        loss: Tensor = self.optimizer.step(look)
         self.peer.after_step()
-        return loss.detach()
+        return loss
 
 
 def check(ours: Ours, theirs: Theirs, batches: Sequence[Batch]) -> None:
@@ -337,7 +379,7 @@ def measure(
     """Both sides' seconds a step, round by round."""
     step = Step(recipe_of(case, backbone, width), CLASSES).train()
     batches = batches_of(step, batch)
-    ours, theirs = Ours(step, case.shared), Theirs(case.peer(step).train())
+    ours, theirs = Ours(step, case), Theirs(case.peer(step).train(), case)
     check(ours, theirs, batches)
     spent: dict[str, list[float]] = {"ours": [], "peer": []}
     for number in range(rounds):

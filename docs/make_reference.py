@@ -16,6 +16,7 @@ from manyview.branches.spec import NORMALIZATIONS
 from manyview.data import SOURCES
 from manyview.evaluate.protocols import PROTOCOLS
 from manyview.optimize.optimize import SCHEDULES
+from manyview.optimize.wrapping import WRAPPERS
 from manyview.recipe.readouts import FUNCTIONS
 from manyview.recipe.settings import Data, Train
 from manyview.relations import RELATIONS
@@ -93,6 +94,11 @@ def reference() -> str:
         "part is `backbone` or a head, in all branches or, as `online.p`, in one; a relation's own modules have the "
         "relation's name. `layer_decay=0.75` gives each layer of a backbone 0.75 of the lr of the next, from the heads "
         "down, as timm's models tell their layers (`group_matcher`).\n",
+        "### Around an optimiser\n",
+        "An override reaches the optimiser inside with every argument that is not of the call around it: "
+        "`train.optimizer.rho=0.1` is sam's, `train.optimizer.lr=0.05` sgd's; `train.optimizer.sgd.lr` says it by "
+        "name.\n",
+        *entries(WRAPPERS, first="sgd(…)", hidden=("of",)),
         "### Schedules\n",
         *entries(SCHEDULES),
         "## Evaluate\n",

@@ -36,10 +36,11 @@ from manyview.optimize.clip import clipped_together
 
 @dataclass(frozen=True)
 class Sharpness:
-    """`sam(of, rho=0.05, adaptive=False, ascend=(), descend=())`. of: the optimiser's call that it stands around.
+    """SAM (Foret et al., ICLR 2021), or adaptive, ASAM (Kwon et al., ICML 2021), around an optimiser's call, `of`.
 
-    rho: how far the first look's gradient leads, above 0. ascend, descend: the relations that the first and the second
-    look have for a loss, one name or several; none: all.
+    An update looks at its batch twice: the gradient of the first look leads the weights by `rho` to where the loss is
+    largest nearby, and that of the second, there, updates them. Both see the same views. ascend, descend: the relations
+    that the first and the second look have for a loss, one name or several; none: all.
     """
 
     of: Call | Name | None = None
