@@ -1,11 +1,14 @@
 """A teacher that stands still: opened whole or refused, afterwards the same to the bit, no part of what is saved."""
 
 import copy
+import io
+import re
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 
@@ -147,7 +150,10 @@ def test_it_is_no_part_of_what_is_saved_optimised_averaged_counted_or_judged():
     }
     assert StepModel(step).key == StepModel(alone).key
     count = sum(each.numel() for each in alone.main.parameters())
-    assert Plan(step.recipe, step).summary().startswith(f"{count:,} parameters")
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(Plan(step.recipe, step).render())
+    assert re.search(r"^teacher +h +frozen, given in Python +64 +0$", shown.getvalue(), re.M)
+    assert f"{count:,} parameters for 10 classes" in shown.getvalue()
 
 
 def test_it_does_not_change_how_the_student_and_relations_begin():
@@ -198,8 +204,8 @@ def test_its_precision_is_its_own():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run that was trained, as far as its folder tells."""
-    return run_of(trained(TIED), tmp_path_factory.mktemp("run"))
+    """A run that was trained, as far as its folder tells, and is known by its averaged weights."""
+    return run_of(trained(TIED.replace("epochs: 1", "epochs: 1, ema: 0.5")), tmp_path_factory.mktemp("run"))
 
 
 def test_a_run_and_its_export_give_the_runs_own_scores(run, tmp_path):
