@@ -18,8 +18,9 @@ from manyview.branches.timm_models import timm_library
 from manyview.compare.budget import own_length
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
 from manyview.evaluate.model import StepModel
+from manyview.foundation.grammar import Call
 from manyview.judge.export import export_timm
-from manyview.judge.models import exported
+from manyview.judge.models import exported, of_timm
 from manyview.optimize.optimize import make_optimizer
 from manyview.show.plan import Plan
 from subjects import TIED, run_of, trained
@@ -220,6 +221,8 @@ def test_a_run_and_its_export_give_the_runs_own_scores(run, tmp_path):
         assert torch.allclose(got["logits"], asked["logits"], atol=1e-5), place
         assert torch.allclose(got["h"], asked["h"], atol=1e-5), place
         assert step.branch("teacher").mean.flatten().tolist() == [0.5] * 3
+    named = of_timm(Call("cresnet20"), folder)  # which finds the run's head, by the same function
+    assert torch.allclose(named.read(pixels)["logits"], asked["logits"], atol=1e-5)
     assert torch.allclose(exported(tmp_path / "export").read(pixels)["logits"], asked["logits"], atol=1e-5)
 
 
@@ -292,6 +295,7 @@ def test_what_cannot_be_meant(tmp_path, run):
         (place, FEATURES, ", t: 'linear(h, width_of=net)'"): "width_of names a frozen branch, got net",
         (place, FEATURES, ", t: 'linear(h, 8, width_of=teacher)'"): "branches.net.t",
         (place, FEATURES, ", t: 'linear(h, out=8, width_of=teacher)'"): "drop the other one",
+        (place, '"similarity(t(a), t(b))"', HEAD): "branches.net.t: no relation reads teacher, whose width this is",
         (place, '"distill(logits(a), toward=teacher.z(a))"'): "unknown readout 'teacher.z'",
         (ema, LOGITS, ", t: 'linear(h, width_of=teacher)'"): "width_of names a frozen branch",
     }.items():

@@ -72,13 +72,21 @@ class BranchSpec:
         return self.ema is None and self.frozen is None
 
     def with_widths(self, widths: Mapping[str, int]) -> BranchSpec:
-        """With numbers of columns for what heads call `width_of=teacher`. widths: of h, by frozen branch."""
-        heads = {
-            head: Call(call.name, call.args, {**_without_width(call), "out": widths[call.kwargs[WIDTH_OF].text]})
-            if WIDTH_OF in call.kwargs
-            else call
-            for head, call in self.heads.items()
-        }
+        """With numbers of columns for what heads call `width_of=teacher`. widths: of h, by frozen branch that is read.
+
+        Raises RecipeError for a width of another.
+        """
+        heads = dict(self.heads)
+        for head, call in self.heads.items():
+            if (teacher := call.kwargs.get(WIDTH_OF)) is None:
+                continue
+            if teacher.text not in widths:
+                raise RecipeError(
+                    f"branches.{self.name}.{head}: no relation reads {teacher}, whose width this is; relate the two, "
+                    "or give the number of columns"
+                )
+            others = {key: value for key, value in call.kwargs.items() if key != WIDTH_OF}
+            heads[head] = Call(call.name, call.args, {**others, "out": widths[teacher.text]})
         return replace(self, heads=heads)
 
     @property
@@ -164,10 +172,6 @@ def _check_widths(spec: BranchSpec, still: Mapping[str, BranchSpec]) -> None:
                 raise RecipeError(f"{where}: {WIDTH_OF} names a frozen branch, got {given}; {known}")
             if "out" in call.kwargs:
                 raise RecipeError(f"{where}: {WIDTH_OF} is the number of columns; drop the other one, got {call}")
-
-
-def _without_width(call: Call) -> dict[str, Any]:
-    return {key: value for key, value in call.kwargs.items() if key != WIDTH_OF}
 
 
 def parse_branch(name: str, raw: Any, channels: int = 3, words: Words = NONE) -> BranchSpec:
