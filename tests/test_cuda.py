@@ -43,6 +43,8 @@ RECIPES = [
     "moco_cifar10",
     "swav_cifar10",
     "byol_cifar10",
+    "dino_cifar10",
+    "lejepa_cifar10",
 ]
 # ReLU has kinks: activations that rounding moves over one change gradients by some thousandths. GELU has none
 NETWORKS = {

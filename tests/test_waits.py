@@ -38,6 +38,8 @@ RECIPES = [
     "moco_cifar10",
     "swav_cifar10",
     "vicreg_cifar10",
+    "dino_cifar10",
+    "lejepa_cifar10",
 ]
 
 

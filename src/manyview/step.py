@@ -48,9 +48,10 @@ from manyview.recipe.stepping import (
     rows_per_image,
     scores_of,
     to_watch,
+    with_state,
 )
 from manyview.recipe.viewing import Viewer
-from manyview.relations import HasState, Port
+from manyview.relations import Port
 from manyview.relations.joint import aggregate
 from manyview.relations.weight import Moment, Weight
 from manyview.views.ops.orbit import orbit
@@ -133,7 +134,7 @@ class Step(nn.Module):
         asked = [(read.branch, (read.name, read.view)) for read in self._reads()]
         asked += [(self.main.spec.name, pair) for pair in self._watched]
         self._wanted = {name: sorted({pair for branch, pair in asked if branch == name}) for name in self.branches}
-        self._with_state = [name for name, relation in self.relations.items() if isinstance(relation, HasState)]
+        self._with_state = with_state(dict(self.relations.items()), map(self.branch, self.branches))
 
     @property
     def main(self) -> Branch:
@@ -405,8 +406,8 @@ class Step(nn.Module):
             branch = self.branch(name)
             if branch.spec.ema is not None:
                 branch.follow(self._followed(branch.spec.ema), progress)
-        for name in self._with_state:
-            self.relations[name].after_step()  # type: ignore[operator]
+        for moving in self._with_state.values():
+            moving.after_step()
         self.updates += 1
         self._habits.moved(self.updates, self.total_steps)
         if self.average is not None:
@@ -485,12 +486,13 @@ class Step(nn.Module):
     # ------------------------------------------------------------------------------------------------------- state
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that their backbone wants left out of weight decay, for timm's optimiser factory."""
+        """Parameters that their backbone or head wants left out of weight decay, for timm's optimiser factory."""
         names: set[str] = set()
         for name in self.branches:
-            backbone = self.branch(name).backbone
-            if hasattr(backbone, "no_weight_decay"):
-                names |= {f"branches.{name}.backbone.{parameter}" for parameter in backbone.no_weight_decay()}
+            heads = {f"heads.{head}": module for head, module in self.branch(name).heads.items()}
+            for part, module in {"backbone": self.branch(name).backbone, **heads}.items():
+                spared = module.no_weight_decay() if hasattr(module, "no_weight_decay") else ()
+                names |= {f"branches.{name}.{part}.{parameter}" for parameter in spared}
         return names
 
     @property

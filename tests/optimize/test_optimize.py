@@ -345,6 +345,35 @@ def test_the_lr_is_logged_of_no_ruled_part(two_branches):
     assert make_schedule(train_with(everything), optimizer, CLOCK)(30) == pytest.approx(LR / 2)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_weight_decay_follows_half_a_cosine(two_branches, name):
+    train = train_with("weight_decay=0.04, decay_to=0.4, decay_norms=False, scale={'q': 10}", name)
+    optimizer = make_optimizer(train, two_branches)
+    begun = marks(optimizer, two_branches, "weight_decay")
+    assert set(begun.values()) == {0.0, 0.04}
+    set_lr, plain = make_schedule(train, optimizer, CLOCK), rates("cosine()")
+    optimizer.load_state_dict(optimizer.state_dict())  # as accelerate does: groups are then others
+    for step in (0, 1, 30, 59, 7):  # a function of the step alone, so that a run can go on anywhere
+        assert set_lr(step) == plain[step]
+        wanted = 0.4 + (0.04 - 0.4) * (1 + math.cos(math.pi * step / 60)) / 2
+        for parameter, decay in marks(optimizer, two_branches, "weight_decay").items():
+            assert decay == (pytest.approx(wanted) if begun[parameter] else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("decay_to=0.4", "decay_to is where weight decay ends; say where it begins, too, as in weight_decay=0.04"),
+        ("weight_decay=0.04, decay_to=-1", "decay_to must"),
+        ("weight_decay=0.04, decay_to='0.4'", "decay_to must"),
+    ],
+)
+def test_where_weight_decay_goes_is_a_number_and_comes_from_somewhere(arguments, message):
+    with pytest.raises(RecipeError) as caught:
+        check_training(train_with(arguments))
+    assert str(caught.value).startswith(f"train.optimizer: {message}")
+
+
 def test_scale_holds_before_any_schedule(two_branches):
     optimizer = make_optimizer(train_with("scale={'q': 10}"), two_branches)
     rate = marks(optimizer, two_branches, "lr")

@@ -175,7 +175,11 @@ views: {a: {from: image, make: "pad_crop(16, padding=2) | flip(0.5)"}, b: {like:
 branches:
   online: {backbone: cresnet20, z: "projector(h, 12)", forward: separate}
   teacher: ema(online, momentum=0.8)
-relations: ["info_nce(z(a), toward=teacher.z(b), queue=16)", "swav(z(a), z(b), prototypes=6)"]
+relations:
+- info_nce(z(a), toward=teacher.z(b), queue=16)
+- swav(z(a), z(b), prototypes=6)
+- dino(z(a), z(b), toward=teacher)
+- lejepa(z(a), z(b))
 train: {steps: 4, optimizer: "OPTIMIZER"}
 """
     once, twice = (
@@ -197,7 +201,7 @@ train: {steps: 4, optimizer: "OPTIMIZER"}
     assert_close(dict(twice.named_buffers()), dict(once.named_buffers()), rtol=0, atol=0)
     assert int(twice.relations["info_nce"].oldest) == 6
     assert once.updates == twice.updates == 1
-    assert (once.rows_per_image, twice.rows_per_image) == (3, 6)
+    assert (once.rows_per_image, twice.rows_per_image) == (4, 8)
     assert not torch.equal(*(each.main.backbone.conv1.weight for each in (once, twice)))
 
 
@@ -323,6 +327,24 @@ def test_a_loop_that_looks_once_is_told():
     output = {"loss": torch.zeros(()), "terms": {"cross_entropy": torch.zeros(())}}
     with pytest.raises(RecipeError, match="did you mean 'cross_entropy'"):
         Sam(torch.optim.SGD(layer.parameters(), lr=0.1), layer, ascend="cross_entrpy").loss(output)
+
+
+def test_weights_come_back_from_a_second_look_that_fails():
+    layer = nn.Linear(2, 2)
+    optimizer, before, looks = Sam(torch.optim.SGD(layer.parameters(), lr=0.1), layer), layer.weight.clone(), []
+
+    def closure():
+        looks.append(layer.weight.clone())
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        layer(torch.ones(1, 2)).sum().backward()
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    assert not torch.equal(looks[1], before)
+    assert torch.equal(layer.weight, before)
+    with pytest.raises(ManyviewError, match="twice"):
+        optimizer.step()
 
 
 REFUSED = {

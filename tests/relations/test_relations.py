@@ -195,7 +195,9 @@ def test_distill(temperature):
 
 OWN = {  # relation: what it holds, parameters and buffers
     "agmax": ["joint.0.bias", "joint.0.weight", "joint.2.bias", "joint.2.weight"],
+    "dino": ["centre", "updates"],
     "info_nce": ["oldest", "queue"],
+    "lejepa": ["seed", "updates"],
     "swav": ["prototypes", "start", "updates"],
 }
 BUILD = {  # relations that take more than two readouts, or others
@@ -203,6 +205,7 @@ BUILD = {  # relations that take more than two readouts, or others
         port("h(a)", ops={"flip": Flip()}), port("h(b)", ops={"flip": Flip()}), flip=1.0
     ),
     "cosine": lambda relation: relation(port(), toward=port("stop(z(b))", constant=True)),
+    "dino": lambda relation: relation(port(), port("logits(b)"), toward=(port("teacher.z(a)", constant=True),)),
     "distill": lambda relation: relation(port(), toward=port()),
     "info_nce": lambda relation: relation(port(), toward=port("teacher.z(b)"), queue=7),
     "joint_cross_entropy": lambda relation: relation(port()),
@@ -219,7 +222,7 @@ def test_what_a_relation_owns(name):
     else:
         assert sorted(module.state_dict()) == OWN.get(name, [])
     assert bool(list(module.parameters())) == (name in ("agmax", "augself", "swav"))
-    assert isinstance(module, HasState) == (name in ("info_nce", "swav"))
+    assert isinstance(module, HasState) == (name in ("dino", "info_nce", "lejepa", "swav"))
 
 
 # ------------------------------------------------------------------------------------------- learning without labels

@@ -94,6 +94,30 @@ def test_a_queue_that_the_run_cannot_fill_is_told():
     assert line.startswith("relations.info_nce.queue=5000: the run has 3,200 keys to fill it with, and the other")
 
 
+def test_a_dino_that_does_not_fit_its_data_is_told():
+    lines = told(
+        TEACHER.format(0.9),
+        "branches.net.z=dino_head(h, 900, hidden=8, bottleneck=4, freeze=100)",
+        "relations=['dino(z(a), z(b), toward=teacher, teacher_temperature=(0.04, 0.07), warmup=100)']",
+    )
+    assert lines == [
+        "relations.dino: 900 columns for 800 training images; on data this small the teacher soon answers all alike: "
+        "give the head fewer, some 80",
+        "relations.dino.warmup=100: the teacher's temperature still rises when the run's 100 steps end; "
+        "relations.dino.warmup=33",
+        "branches.net.z.freeze=100: its last layer stays as it was drawn through all of the run's 100 steps; "
+        "branches.net.z.freeze=1",
+    ]
+
+
+def test_an_optimiser_that_clips_a_probe_with_all_else_is_told():
+    probe = ["branches.net.probe=linear(stop(h))", "relations=['similarity(h(a), h(b))', 'cross_entropy(probe(a))']"]
+    (line,) = told(*probe, "train.optimizer=lamb(lr=0.1, per=32)")
+    assert line.startswith("train.optimizer: it clips by one norm of all gradients (1), those of heads that look on")
+    assert told(*probe, "train.optimizer=lamb(lr=0.1, per=32, max_grad_norm=1e9)") == []
+    assert told(*probe) == []
+
+
 def test_an_epoch_that_has_one_rate_is_told():
     (line,) = told("train.schedule=cosine(per='epoch')", clock=Clock(25, 25))
     assert line.startswith("train.schedule: per='epoch' keeps one lr through the run's 25 steps (1 epochs); ")
@@ -130,7 +154,7 @@ def test_packaged_recipes_fit_their_own_runs(name):
     clock = clock_of(recipe.train, images)
 
     # networks of these sizes take a minute to build
-    step = SimpleNamespace(recipe=recipe, relations={plan.name: None for plan in recipe.relation_plan})
+    step = SimpleNamespace(recipe=recipe, branches=(), relations={plan.name: None for plan in recipe.relation_plan})
     assert doubts(recipe, step, clock, images) == []
 
 

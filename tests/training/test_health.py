@@ -20,6 +20,7 @@ from manyview.training.health import (
     collapse_message,
     effective_rank,
     health,
+    lidar,
     steps_low,
     uniformity,
 )
@@ -59,7 +60,23 @@ def by_hand(z, other=None):
         found["alignment"] = (
             sum(sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) for x, y in zip(units, second, strict=True)) / rows
         )
+        found["lidar"] = lidar_by_hand(np.array([units[:128], second[:128]]))
     return found
+
+
+def lidar_by_hand(views):
+    """LDA's scatters, image by image; the eigenvalues of their ratio by a general solver. views: [2, B, d]."""
+    count, dim = views.shape[1:]
+    means = views.mean(axis=0)
+    among, within = np.zeros((dim, dim)), 1e-4 * np.eye(dim)
+    for image in range(count):
+        off = means[image] - means.mean(axis=0)
+        among += np.outer(off, off) / count
+        for view in views[:, image]:
+            within += np.outer(view - means[image], view - means[image]) / (2 * count)
+    values = np.linalg.eigvals(np.linalg.solve(within, among)).real
+    shares = [value / values.sum() for value in values if value > 1e-12]
+    return math.exp(-sum(share * math.log(share) for share in shares))
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(24, 7), (7, 24), (9, 9), (2, 3)])
@@ -166,7 +183,63 @@ def test_the_message_is_one_line():
         assert part in text
 
 
+# ------------------------------------------------------------------------------------------------- LiDAR and teachers
+
+
+def test_lidar_counts_directions_in_which_images_differ_more_than_views():
+    images, noise = drawn(128, 32), 0.05 * torch.from_numpy(np.random.default_rng(5).normal(size=(2, 128, 32))).float()
+    images[:, 5:] *= 0.01  # five directions tell images apart, and views move in all
+    assert 3 < lidar(*(images + noise)) < 7
+    assert lidar(*(noise + 1)) > 20  # images that differ no more than their views, in all directions alike
+    assert lidar(torch.ones(9, 4), torch.ones(9, 4)) == 0
+
+
+@pytest.mark.parametrize(
+    ("entropy", "said"),
+    [
+        (0.999, ["all columns are alike", "relations.dino.teacher_temperature=0.04"]),
+        (0.001, ["one column has won", "relations.dino.momentum=0.8"]),
+        (0.3, ["a few columns have won", "relations.dino.momentum=0.8"]),
+    ],
+)
+def test_a_teacher_that_answers_all_images_alike(entropy, said):
+    measures = {"z_std_sqrt_d": 0.05, "dino.entropy": entropy, "dino.told": 0.001, "dino.kl": 0.01}
+    assert steps_low(3, measures, grown=False) == 0  # at first all answers are alike
+    assert steps_low(3, measures) == 4
+    assert steps_low(3, {**measures, "dino.told": 0.3}) == 0
+    text = collapse_message(measures, 250)
+    assert text.startswith("dino: the teacher answers all images alike, ")
+    for part in [*said, "at step 250", "fewer columns", "freeze=", "train.clip"]:
+        assert part in text
+    assert "\n" not in text
+
+
 # ------------------------------------------------------------------------------------------------- in a run
+
+DINO = """
+title: a teacher that can only answer alike, since all images are one
+seed: 3
+data: {source: digits, limit: 120}
+views:
+  a: {from: image, make: posterize(0)}
+  b: {like: a}
+branches:
+  net: {backbone: cresnet20, normalize: half, z: "dino_head(h, 12, hidden=8, bottleneck=8)"}
+  teacher: ema(net, momentum=0.9)
+relations: ["dino(z(a), z(b), toward=teacher)"]
+train: {steps: 30, batch_size: 24, optimizer: "adamw(lr=0.001)", schedule: constant(), log_every: 1}
+"""
+
+
+@pytest.mark.slow(reason="trains a small net")
+def test_dinos_collapse_is_told_and_its_measures_logged(tmp_path):
+    with pytest.warns(ManyviewWarning, match="dino: the teacher answers all images alike") as told:
+        train(parse_recipe(DINO), tmp_path / "run", quiet=True)
+    assert len([each for each in told if "the teacher answers" in str(each.message)]) == 1
+    for line in logged(tmp_path / "run"):
+        assert {"dino.entropy", "dino.told", "dino.kl"} <= line.keys()
+        assert line["dino.told"] == pytest.approx(0, abs=1e-4)
+
 
 COLLAPSING = """
 title: all images are one, black, and so are their embeddings, wherever training goes

@@ -53,6 +53,16 @@ train:
   keep: best
 evaluate: [knn(k=5)]
 """
+DINO = (
+    MOCO.replace(
+        '"projector(h, 16, hidden=32, norm_last=False)"', '"dino_head(h, 24, hidden=16, bottleneck=8, freeze=20)"'
+    )
+    .replace(
+        "info_nce(z(a), toward=teacher.z(b), queue=40, temperature=0.2)", "dino(z(a), z(b), toward=teacher, RISES)"
+    )
+    .replace("RISES", "teacher_temperature=(0.04, 0.07), warmup=30")
+    .replace("sgd(lr=0.05, momentum=0.9)", "adamw(lr=0.001, weight_decay=0.04, decay_to=0.4)")
+)
 # 12 steps an epoch, 48 in all, a checkpoint at 7, 14, …: at step 17 the run is within its second epoch. MoCo's 16 keys
 # a step do not divide its queue of 40: at a checkpoint it is filled to some place within
 CASES = {
@@ -65,6 +75,7 @@ CASES = {
     "moco": [],
     "moco in parts": ["train.accumulate=2"],
     "moco with sam": ["train.optimizer=sam(sgd(lr=0.05, momentum=0.9), adaptive=True)", "data.render=device"],
+    "dino in parts": ["train.accumulate=2", "train.clip=3.0"],
 }
 
 
@@ -78,9 +89,10 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recipe_of(recipe):
     """The recipe of a case."""
-    moco = recipe.with_name("moco.yaml")
-    moco.write_text(MOCO)
-    return lambda case: moco if case.startswith("moco") else recipe
+    others = {name: recipe.with_name(f"{name}.yaml") for name in ("moco", "dino")}
+    others["moco"].write_text(MOCO)
+    others["dino"].write_text(DINO)
+    return lambda case: others.get(case.split()[0], recipe)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manyview.branches.origin import without_origin
@@ -73,7 +75,64 @@ def predictor(hidden: int, out: int | None = None, layers: int = 2, *, inputs: i
     return nn.Sequential(*_layers([inputs, *[hidden] * (check_layers(layers) - 1), out], norm=True)), out
 
 
+class DinoHead(nn.Module):
+    """Linear layers with GELU between, to a unit vector, and its cosines with `out` directions; see `dino_head`."""
+
+    def __init__(self, inputs: int, out: int, hidden: int, bottleneck: int, layers: int, freeze: int) -> None:
+        super().__init__()
+        modules: list[nn.Module] = []
+        for before, after in itertools.pairwise([inputs, *[hidden] * (layers - 1), bottleneck]):
+            modules += [nn.Linear(before, after), nn.GELU()]
+            nn.init.trunc_normal_(modules[-2].weight, std=0.02)  # type: ignore[arg-type]
+            nn.init.zeros_(modules[-2].bias)  # type: ignore[arg-type]
+        self.layers = nn.Sequential(*modules[:-1])
+        self.last = nn.Parameter(F.normalize(torch.randn(out, bottleneck), dim=1))
+        self.freeze = freeze
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.updates: Tensor
+
+    def no_weight_decay(self) -> set[str]:
+        """The last layer: its length says nothing, and while it is frozen nothing may move it."""
+        return {"last"}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs] -> [B, out], each in [-1, 1]."""
+        # while frozen it has a gradient of zero, which neither momentum nor clip sees
+        last = torch.where(self.updates < self.freeze, self.last.detach(), self.last)
+        return F.linear(F.normalize(self.layers(x), dim=1), F.normalize(last, dim=1))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Counts towards the thaw."""
+        self.updates += 1
+
+
+def dino_head(
+    out: int,
+    hidden: int = 2048,
+    bottleneck: int = 256,
+    layers: int = 3,
+    freeze: int = 0,
+    *,
+    inputs: int,
+    classes: int,
+) -> Built:
+    """DINO's head (Caron et al., ICCV 2021, appendix C): GELU between layers, a unit vector of `bottleneck`, K columns.
+
+    The last layer is normalised by weight with its gain fixed at 1, so a column is a cosine. freeze: updates during
+    which it stays as it was drawn, in the paper those of the first epoch. out: 65,536 there; take fewer for small data.
+    Other than in the official code, that layer has no weight decay, which would only shorten what is normalised anyway,
+    and while it is frozen its gradient is zero, where there it has none: Adam's moments begin at once, and not at the
+    thaw, after which its first steps are some times as long.
+    """
+    for name, value in (("out", out), ("hidden", hidden), ("bottleneck", bottleneck)):
+        check_whole(name, value, most=WIDTH)
+    check_whole("freeze", freeze, least=0)
+    return DinoHead(inputs, out, hidden, bottleneck, check_layers(layers), freeze), out
+
+
 HEADS: dict[str, Callable[..., Built]] = {
+    "dino_head": dino_head,
     "linear": linear,
     "mlp": mlp,
     "predictor": predictor,

@@ -178,7 +178,8 @@ class Rules:
     parts of the networks whose lr stays as it is through warm-up and schedule, one name or several, such as SimSiam's
     predictor (Chen & He, CVPR 2021, section 4.2). scale: part -> factor of its lr; a part with 0 is fixed, its
     BatchNorm and dropout too. For the names of parts see `parts_of`. layer_decay: a factor by which the lr of each
-    layer of a backbone is less than that of the next, from the heads down, see `layers`.
+    layer of a backbone is less than that of the next, from the heads down, see `layers`. decay_to: what weight decay
+    comes to along half a cosine over the run, from the optimiser's weight_decay (DINO: 0.04 to 0.4).
     """
 
     per: int | None = None
@@ -186,6 +187,7 @@ class Rules:
     constant: str | Sequence[str] = ()
     scale: Mapping[str, float] = field(default_factory=dict)
     layer_decay: float | None = None
+    decay_to: float | None = None
 
     def __post_init__(self) -> None:
         if self.per is not None and (type(self.per) is not int or self.per < 1):
@@ -201,6 +203,8 @@ class Rules:
         decay = self.layer_decay
         if decay is not None and (type(decay) not in (int, float) or not 0 < decay <= 1):
             raise ValueError(f"layer_decay is a factor above 0 and at most 1, got {decay!r}")
+        if self.decay_to is not None:
+            check_not_negative("decay_to", self.decay_to)
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -336,7 +340,7 @@ def make_schedule(train: Train, optimizer: torch.optim.Optimizer, clock: Clock) 
     """A function that sets the lr for a step and returns it. It depends on the step alone, so a run can resume.
 
     Groups of `make_optimizer` with `constant` keep the optimiser's lr, and all are multiplied by their `scale`; what is
-    returned is the lr of the others.
+    returned is the lr of the others. With `decay_to` it sets weight decay, too, of the groups that have one.
     """
     call = parse_call(train.schedule, "train.schedule")
     peak, factor = float(optimizer.defaults["lr"]), lr_factor(train)
@@ -344,12 +348,18 @@ def make_schedule(train: Train, optimizer: torch.optim.Optimizer, clock: Clock) 
     plain = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak / factor)
     scheduler = bind(SCHEDULES[call.name], call, "train.schedule", optimizer=plain, clock=clock)
     every = clock.steps_per_epoch if call.kwargs.get("per") == "epoch" else 1
+    given = optimizer_call(train.optimizer).kwargs
+    first = given.get("weight_decay", 0.0)
+    last = given.get("decay_to", first)
 
     def set_lr(step: int) -> float:
         scheduler.step_update(step // every * every)
         lr = float(plain.param_groups[0]["lr"]) * factor
         for group in optimizer.param_groups:
             group["lr"] = (peak if group.get("constant") else lr) * group.get("scale", 1.0)
+            if last != first and group.get("weight_decay"):
+                share = (1 + math.cos(math.pi * min(1.0, step / clock.steps))) / 2
+                group["weight_decay"] = first * share + last * (1 - share)
         return lr
 
     return set_lr
@@ -410,6 +420,8 @@ def check_training(
         for key in ("lr", "weight_decay"):
             check_not_negative(key, options.get(key, 0.0))
         rules = Rules(**ours)
+        if rules.decay_to is not None and not options.get("weight_decay"):
+            raise ValueError("decay_to is where weight decay ends; say where it begins, too, as in weight_decay=0.04")
         for part in (*rules.held, *rules.scale):
             if known is not None and part not in known:
                 raise ValueError(unknown("part", part, known))

@@ -12,9 +12,9 @@ decay is the inner optimiser's. A zero gradient has e = 0. Heads that look on be
 and their relations a part in each look, so that all else is as without them.
 
 Both looks are at the same views, with the same dropout; what follows an update follows it once, and statistics of
-BatchNorm are those of the first look, see `again`. On several processes e is of the gradient
-of all. Each look may be of named relations (Tied-SAM: Kurtulus et al., ICML 2023, has all, cross-entropy, or the tie
-alone): of the others, what is trained then has a gradient of 0, the same on one process and on many.
+BatchNorm are those of the first look, see `again`. On several processes e is of the gradient of all. Each look may be
+of named relations (Tied-SAM: Kurtulus et al., ICML 2023, has all, cross-entropy, or the tie alone): of the others, what
+is trained then has a gradient of 0, the same on one process and on many.
 """
 
 from __future__ import annotations
@@ -169,12 +169,15 @@ class Sam(torch.optim.Optimizer):
                 "sam looks at each batch twice: give optimizer.step(closure), or call optimizer.ascend() behind the "
                 "first gradients"
             )
-        with torch.no_grad():
-            for weight, before in self._stood:
-                weight.copy_(before)
-        self._stood = []
+        self._come_back()
         self.inner.step()
         return result
+
+    @torch.no_grad()
+    def _come_back(self) -> None:
+        for weight, before in self._stood:
+            weight.copy_(before)
+        self._stood = []
 
     def _look_twice(self, closure: Callable[[], Any]) -> Any:
         devices = {weight.get_device() for group in self.param_groups for weight in group["params"] if weight.is_cuda}
@@ -182,8 +185,12 @@ class Sam(torch.optim.Optimizer):
             result = closure()
         self.ascend()
         self.zero_grad()
-        with torch.enable_grad(), looking_again(self.module):
-            closure()
+        try:
+            with torch.enable_grad(), looking_again(self.module):
+                closure()
+        except BaseException:
+            self._come_back()  # whoever goes on, or saves, has the weights of before
+            raise
         return result
 
 

@@ -232,7 +232,7 @@ def _check_frozen(reads: Sequence[Read], branches: Mapping[str, BranchSpec], lab
 def _check_kinds(factory: type[nn.Module], name: str, options: Mapping[str, Any], where: str) -> None:
     """Raises RecipeError where a readout is given for a plain value, or the other way round."""
     for key, hint in hints_of(factory).items():
-        if key in options and not are_ports(hint) and is_port(hint) != isinstance(options[key], Call):
+        if key in options and is_port(hint) != isinstance(options[key], Call):
             wanted = "a readout such as h(a)" if is_port(hint) else "a plain value"
             raise RecipeError(f"{where}: {name}: {key} is {wanted}, got {options[key]}")
 

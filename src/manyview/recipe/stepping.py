@@ -16,7 +16,7 @@ from manyview.errors import RecipeError
 from manyview.recipe.readouts import Arguments, Mix, Read, RelationPlan, rows_an_image
 from manyview.recipe.recipe import Recipe
 from manyview.relations.joint import aggregate
-from manyview.relations.reading import Reading
+from manyview.relations.reading import HasState, Reading
 from manyview.relations.weight import Weight
 from manyview.views.engine.render import Source, together
 from manyview.views.ops.mix import mix_rows, mix_target, on_rows
@@ -135,6 +135,13 @@ def called_with(
     return call.each(lambda read: reading_of(read, values, views, classes))
 
 
+def with_state(relations: Mapping[str, nn.Module], branches: Iterable[Branch]) -> dict[str, HasState]:
+    """What has a state of its own that moves on after an update, by name: relations, and heads of trained branches."""
+    own = [branch for branch in branches if branch.spec.learns]
+    heads = {f"{branch.spec.name}.{name}": head for branch in own for name, head in branch.heads.items()}
+    return {name: each for name, each in {**relations, **heads}.items() if isinstance(each, HasState)}
+
+
 def first_classified(relations: Iterable[RelationPlan], branch: Branch) -> Read | None:
     """The first readout of a branch that holds class scores: the classifier's, or a joint head's."""
     reads = [read for plan in relations for read in plan.reads if read.branch == branch.spec.name]
@@ -209,4 +216,5 @@ __all__ = [
     "rows_per_image",
     "scores_of",
     "to_watch",
+    "with_state",
 ]

@@ -9,7 +9,7 @@ Files have the names of what is asked; a paper's own loss is in
     SLA             joint; its aggregation and self-distillation, too
     AugMix          jensen_shannon
     FixMatch        pseudo_label
-    AgMax, AugSelf, SwAV   files of their names
+    AgMax, AugSelf, DINO, LeJEPA, SwAV   files of their names
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from manyview.relations.augself import AugSelf
 from manyview.relations.contrastive import InfoNce, NtXent, SupervisedContrastive
 from manyview.relations.cosine import Cosine
 from manyview.relations.cross_entropy import CrossEntropy
+from manyview.relations.dino import Dino
 from manyview.relations.jensen_shannon import JensenShannon
 from manyview.relations.joint import Distill, JointCrossEntropy, OrbitCrossEntropy
+from manyview.relations.lejepa import LeJepa
 from manyview.relations.reading import TRAITS, FitError, HasState, Port, Reading
 from manyview.relations.redundancy import BarlowTwins, VicReg
 from manyview.relations.similarity import Similarity
@@ -35,10 +37,12 @@ RELATIONS: dict[str, type[nn.Module]] = {
     "barlow_twins": BarlowTwins,
     "cosine": Cosine,
     "cross_entropy": CrossEntropy,
+    "dino": Dino,
     "distill": Distill,
     "info_nce": InfoNce,
     "jensen_shannon": JensenShannon,
     "joint_cross_entropy": JointCrossEntropy,
+    "lejepa": LeJepa,
     "nt_xent": NtXent,
     "orbit_cross_entropy": OrbitCrossEntropy,
     "similarity": Similarity,

@@ -47,6 +47,11 @@ class Reading:
     members: int = 1
 
 
+def members_of(reading: Reading) -> list[Tensor]:
+    """The rows of each member of a family, [B, dim]; of a single view its own."""
+    return [reading.value[t :: reading.members] for t in range(reading.members)]
+
+
 class FitError(RecipeError):
     """Readouts that do not fit their relation, by their rows or columns."""
 
@@ -76,7 +81,7 @@ def hints_of(kind: type) -> dict[str, Any]:
 
 def is_port(hint: Any) -> bool:
     """Whether an argument of this type hint is a readout: `Port`, or `Port | None`."""
-    return Port in (hint, *get_args(hint))
+    return not are_ports(hint) and Port in (hint, *get_args(hint))
 
 
 def are_ports(hint: Any) -> bool:

@@ -25,7 +25,7 @@ from manyview.errors import ManyviewWarning
 from manyview.foundation.distributed import gather
 from manyview.foundation.words import counted
 from manyview.relations.precision import check_temperature, in_float32
-from manyview.relations.reading import FitError, Port, Reading, check_alike, check_single, same_shape
+from manyview.relations.reading import FitError, Port, Reading, check_alike, check_single, members_of, same_shape
 from manyview.views.ops.op import ROWS, check_whole
 
 
@@ -131,7 +131,7 @@ class SwAV(nn.Module):
                 ManyviewWarning,
                 stacklevel=2,
             )
-        small = [] if others is None else [others.value[t :: others.members] for t in range(others.members)]
+        small = [] if others is None else members_of(others)
         scores = [self._scores(value) for value in small]
         return swav(scores1, scores2, self.temperature, self.epsilon, self.iterations, *scores)
 

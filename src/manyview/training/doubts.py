@@ -20,6 +20,7 @@ from manyview.recipe.settings import Train
 from manyview.step import Step
 
 LEFT = 0.1  # of the untrained weights in an average: more than that is told
+NO_CLIP = 1e9  # a norm that no gradient has
 ENOUGH = 0.01  # what the momentum that is proposed leaves of them
 
 
@@ -27,12 +28,18 @@ def doubts(recipe: Recipe, step: Step, clock: Clock, images: int) -> list[str]:
     """A line on each setting that does not fit the run's length or its number of training images."""
     if clock.steps < TRIAL:
         return []
-    found = [*_of_schedule(recipe.train, clock), *_of_averages(recipe, clock), *_of_relations(step, clock, images)]
+    found = [
+        *_of_schedule(recipe.train, clock),
+        *_of_averages(recipe, clock),
+        *_of_relations(step, clock, images),
+        *_of_heads(step, clock),
+    ]
     watched = any(plan.looks_on for plan in recipe.relation_plan)
-    if watched and (norm := make_optimizer(recipe.train, step).defaults.get("max_grad_norm")):
+    norm = make_optimizer(recipe.train, step).defaults.get("max_grad_norm") if watched else None
+    if norm is not None and norm < NO_CLIP:
         found.append(
             f"train.optimizer: it clips by one norm of all gradients ({norm:g}), those of heads that look on behind a "
-            "stop too; say max_grad_norm=None, and train.clip, which keeps them apart"
+            f"stop too; train.optimizer.max_grad_norm={NO_CLIP:g} and train.clip={norm:g} keep them apart"
         )
     if recipe.batch_before is not None:
         found.append(doubt_of(recipe.batch_before, recipe.train.batch_size, recipe.train.optimizer))
@@ -92,6 +99,18 @@ def _momentum(steps: int) -> float:
     return 1 - float(f"{1 - ENOUGH ** (1 / steps):.1g}")
 
 
+def _of_heads(step: Step, clock: Clock) -> Iterator[str]:
+    for name in step.branches:
+        for head, module in step.branch(name).heads.items():
+            freeze: Any = getattr(module, "freeze", 0)
+            if step.branch(name).spec.learns and freeze >= clock.steps:
+                place = f"branches.{name}.{head}.freeze"
+                yield (
+                    f"{place}={freeze}: its last layer stays as it was drawn through all of the run's {clock.steps:,} "
+                    f"steps; {place}={clock.steps // 100}"
+                )
+
+
 def _of_relations(step: Step, clock: Clock, images: int) -> Iterator[str]:
     for plan in step.recipe.relation_plan:
         relation: Any = step.relations[plan.name]
@@ -106,6 +125,17 @@ def _of_relations(step: Step, clock: Clock, images: int) -> Iterator[str]:
             yield (
                 f"relations.{plan.name}.queue={rows}: the run has {keys:,} keys to fill it with, and the other "
                 f"negatives stay random; relations.{plan.name}.queue={max(1, keys // 4)}"
+            )
+        columns = len(relation.centre) if hasattr(relation, "centre") else 0
+        if columns >= images:
+            yield (
+                f"relations.{plan.name}: {columns:,} columns for {images:,} training images; on data this small the "
+                f"teacher soon answers all alike: give the head fewer, some {max(2, images // 10):,}"
+            )
+        if getattr(relation, "warmup", 0) >= clock.steps:
+            yield (
+                f"relations.{plan.name}.warmup={relation.warmup}: the teacher's temperature still rises when the run's "
+                f"{clock.steps:,} steps end; relations.{plan.name}.warmup={clock.steps // 3}"
             )
         if getattr(relation, "freeze", 0) >= clock.steps:
             yield (

@@ -8,6 +8,10 @@ All of it looks at unit rows u = z / |z| of a batch, [B, d]:
     effective_rank  exp of the entropy of the singular values over their sum (Roy & Vetterli, EUSIPCO 2007), between 1
                     and min(B, d). Rows are not centred: at collapse all have one direction, which reads 1, where
                     centring would leave the rank of the noise about it
+    lidar           where there are two views of an image: the same of the ratio of scatter among images to that among
+                    the views of one (Thilak et al., "LiDAR", ICLR 2024, eq. 1-3), between 1 and the number of images
+                    less one: in how many directions images differ by more than their views do. 1e-4 is added to the
+                    scatter among views, so at collapse the noise among images counts
     alignment       mean of |u1 - u2|^2 over the two views of an image: 0 where they are one
     uniformity      log of the mean of exp(-2 |u_i - u_j|^2) over pairs of images i < j of the first view: 0 at
                     collapse, about -4 where rows lie evenly on a sphere of many dimensions
@@ -17,6 +21,9 @@ Of a classifier, whose features can be narrow and right, its answers P = softmax
 
     told_apart      entropy of the mean of P minus the mean of its entropies, over ln C: what an answer tells about the
                     image it was given to; 0 where all get the same, whatever it is, 1 where all is told
+
+Of a teacher and its student, DINO's, the teacher's answers are looked at alike, see `relations.dino`: its measure
+`told` is told_apart over the columns of its head.
 
 Low dimensional rows that lie evenly and high dimensional ones that do not may have the same spread: hence the rank.
 """
@@ -31,15 +38,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ROWS = 256  # of a batch that pairs and ranks look at, the first ones: they cost some 10 ms
+RIDGE = 1e-4  # of LiDAR's scatter among views
 COLLAPSED = 0.1  # of z_std * sqrt(d)
 PATIENCE = 5  # logged steps in a row
 ALIKE = 0.02  # of told_apart; cross-entropy alone on CIFAR-10 has 0.12 after ten updates
+TOLD = ".told"  # the measure of a relation with a teacher, over all that its answers could tell
 YOUNG = 20  # updates, and an epoch or a tenth of the run: so long a classifier may be silent
 
 
 @torch.no_grad()
 def health(z: Sequence[Tensor]) -> dict[str, float]:
-    """z_std, z_std_sqrt_d, effective_rank, uniformity, and alignment where there are two views of the same images.
+    """z_std, z_std_sqrt_d, effective_rank, uniformity; of two views of the same images alignment and lidar, too.
 
     z: one or two embeddings [B, d], of any precision; computed in float32, and the rank and pairs, which subtract
     nearly equal numbers, in float64 on the first 256 rows. A row of zeros stays one. What cannot be told is nan:
@@ -57,6 +66,7 @@ def health(z: Sequence[Tensor]) -> dict[str, float]:
         }
         if len(units) > 1:
             measures["alignment"] = float((first - units[1]).square().sum(dim=1).mean())
+            measures["lidar"] = lidar(first[: ROWS // 2], units[1][: ROWS // 2])
     return measures
 
 
@@ -66,10 +76,28 @@ def effective_rank(rows: Tensor) -> float:
         return math.nan  # on which the decomposition would fail
     rows = rows.double()
     gram = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows  # the smaller of two with the same values
-    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    if not values.any():
-        return 0.0
-    return float(torch.special.entr(values / values.sum()).sum().exp())
+    return _perplexity(torch.linalg.eigvalsh(gram).clamp_min(0).sqrt())
+
+
+def _perplexity(values: Tensor) -> float:
+    """exp of the entropy of values over their sum; 0 for zeros."""
+    return float(torch.special.entr(values / values.sum()).sum().exp()) if bool(values.any()) else 0.0
+
+
+def lidar(first: Tensor, second: Tensor) -> float:
+    """LiDAR of two views of the same images, each [B, d]; 0 where images do not differ, nan for what is not finite."""
+    if not (first.isfinite().all() and second.isfinite().all()):
+        return math.nan
+    first, second = first.double(), second.double()
+    if len(first) * 2 < first.shape[1]:  # outside the rows' span there is nothing
+        basis = torch.linalg.qr(torch.cat([first, second]).T)[0]
+        first, second = first @ basis, second @ basis
+    middle, half = (first + second) / 2, (first - second) / 2
+    among = middle - middle.mean(dim=0)
+    within = half.T @ half / len(half) + RIDGE * torch.eye(first.shape[1], dtype=first.dtype, device=first.device)
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(within), among.T, upper=False)
+    gram = whitened @ whitened.T if whitened.shape[0] <= whitened.shape[1] else whitened.T @ whitened
+    return _perplexity(torch.linalg.eigvalsh(gram).clamp_min(0))
 
 
 def uniformity(rows: Tensor) -> float:
@@ -94,10 +122,11 @@ def told_apart(scores: Tensor) -> float:
 def steps_low(before: int, measures: Mapping[str, float], grown: bool = True) -> int:
     """For how many logged steps in a row the measures have been those of a collapse, this one included.
 
-    With `told_apart`, of a classifier, the answers count, once it has `grown`; else the embeddings' spread.
+    With `told_apart`, of a classifier, or a relation's `told`, of a teacher, the answers count, once they have `grown`;
+    else the embeddings' spread.
     """
-    answers = "told_apart" in measures
-    low = grown and measures["told_apart"] < ALIKE if answers else measures["z_std_sqrt_d"] < COLLAPSED
+    answers = [value for name, value in measures.items() if name == "told_apart" or name.endswith(TOLD)]
+    low = grown and min(answers) < ALIKE if answers else measures["z_std_sqrt_d"] < COLLAPSED
     return before + 1 if low else 0
 
 
@@ -115,12 +144,35 @@ def collapse_message(
     """
     if "told_apart" in measures:
         return _alike_message(measures, step, terms or {}, labelled)
+    if dull := [name.removesuffix(TOLD) for name, value in measures.items() if name.endswith(TOLD) and value < ALIKE]:
+        return _teacher_message(measures, step, dull[0])
     return (
         f"the embeddings have collapsed: z_std*sqrt(d) is {measures['z_std_sqrt_d']:.3f} at step {step}, and was under "
         f"{COLLAPSED} at {PATIENCE} logged steps in a row (1 where embeddings are spread evenly, 0 where all images "
         f"have the same); effective rank {measures['effective_rank']:.1f}. What helps: no gradient through the target, "
         f"by stop(...) or an ema branch; a lower lr; a constant lr for the predictor; BatchNorm in the projector; "
         f"lighter views, or heavy views that only move towards light ones"
+    )
+
+
+def _teacher_message(measures: Mapping[str, float], step: int, name: str) -> str:
+    """DINO's collapse, of two kinds: one answer that is sure, and one that is not."""
+    entropy, where = measures[f"{name}.entropy"], f"relations.{name}"
+    if entropy > 1 - ALIKE:
+        kind = "all columns are alike"
+        cures = (
+            f"a sharper teacher, {where}.teacher_temperature=0.04 and {where}.warmup=0; a slower centre, momentum=0.95"
+        )
+    else:
+        kind = "a few columns have won" if entropy > ALIKE else "one column has won"
+        cures = f"a faster centre, {where}.momentum=0.8; a softer teacher, {where}.teacher_temperature=0.06"
+    told, kl = measures[f"{name}{TOLD}"], measures[f"{name}.kl"]
+    return (
+        f"{name}: the teacher answers all images alike, {kind}: told is {told:.3f} at step {step}, and was under "
+        f"{ALIKE} at {PATIENCE} logged steps in a row (0 where all images have one answer); its entropy is "
+        f"{entropy:.3f} of what it can be, kl from the student {kl:.3f}. What helps: {cures}; on small data fewer "
+        f"columns of the head (4,096 or less); a lower lr or a longer warm-up; freeze= of the head for an epoch; "
+        f"train.clip; a teacher that follows more slowly, momentum=0.999; larger batches"
     )
 
 

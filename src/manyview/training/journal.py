@@ -8,7 +8,7 @@ from typing import final
 
 from manyview.errors import ManyviewWarning
 from manyview.foundation.distributed import mean_of
-from manyview.step import Output
+from manyview.step import Output, Step
 from manyview.training.doubts import doubts
 from manyview.training.health import health
 from manyview.training.log import Metrics
@@ -17,11 +17,17 @@ from manyview.training.setup import Setup
 from manyview.views.trial import reference_note
 
 
+def measures_of(step: Step) -> dict[str, float]:
+    """What relations measured of the last batch beside their loss, by `relation.measure`."""
+    found = {name: getattr(relation, "measures", {}) for name, relation in step.relations.items()}
+    return {f"{name}.{key}": float(value) for name, each in found.items() for key, value in each.items()}
+
+
 @final
 class Journal:
     """Of the main process, which alone writes and shows; of others it only measures with them.
 
-    spread: how far embeddings are from a collapse, at the last logged update, see `health`.
+    spread: how far embeddings are from a collapse, at the last logged update, see `health`, and what relations measure.
     """
 
     def __init__(self, setup: Setup, run: Run, start: int) -> None:
@@ -45,7 +51,8 @@ class Journal:
     def update(self, done: int, lr: float, terms: Mapping[str, float], output: Output, seconds: float) -> None:
         """An update that is logged. terms: their means; seconds: since the one logged before."""
         speed = (done - self._shown) * self._setup.images_per_step / seconds
-        self._shown, self.spread = done, mean_of(health(output["z"]), self._setup.accelerator)
+        told = health(output["z"]) | measures_of(self._setup.step)
+        self._shown, self.spread = done, mean_of(told, self._setup.accelerator)
         loss = sum(terms.values())
         measured = {"images_per_second": round(speed, 1), **self.spread}
         self._write(done, loss=loss, terms=dict(terms), lr=lr, **measured)
