@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 WHAT = {
     "foundation": "errors, files, grammar, words",
     "views": "ops, draws, rendering",
-    "branches": "backbones, heads, EMA teachers",
+    "branches": "backbones, heads, teachers",
     "relations": "loss terms, one idea a file",
     "data": "sources, decoding, splits, batches",
     "optimize": "optimisers, schedules, clock",

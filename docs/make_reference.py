@@ -61,7 +61,11 @@ def reference() -> str:
         + " Without it they are timm's and torch's. "
         "`teacher: ema(online, momentum=0.996, schedule='constant')` is a branch whose weights follow those of "
         "`online` after every update, without gradients; its readouts are named with it, as in `teacher.z(b)`. With "
-        "`schedule='cosine'` the momentum rises to 1 by the end of the run.\n",
+        "`schedule='cosine'` the momentum rises to 1 by the end of the run. "
+        "`teacher: frozen(resnet50(pretrained=True), precision=None, normalize=None)` is a network that was trained "
+        "before and stands still: timm's, or `frozen('PLACE')` of a run, an export or a run's checkpoint, or "
+        "`frozen()` of a module from Python; its readouts are `h` and, where it has a classifier, `logits`. "
+        "`width_of=teacher` in place of a head's `out` makes it as wide as the teacher's `h`.\n",
         "### Heads\n",
         *entries(HEADS, first="h"),
         "## Relations\n",

@@ -144,7 +144,7 @@ def _check(recipe: Recipe) -> None:
     rehearse(recipe.branch_plan, recipe.relation_plan, views, recipe.words, recipe.data.channels or 3)
     bind_source(recipe.data.call, recipe.words)
     check_streams(recipe)
-    heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.ema is None}
+    heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.learns}
     relations = [plan.name for plan in recipe.relation_plan]
     teaching = [plan.name for plan in recipe.relation_plan if not plan.looks_on]
     check_training(recipe.train, parts(heads, relations), teaching)

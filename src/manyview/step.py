@@ -22,10 +22,11 @@ from torch.utils.hooks import RemovableHandle
 
 from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
-from manyview.branches.given import Given, Network, given_networks, look_at, one_device, tried_size
+from manyview.branches.given import Given, given_networks, one_device
 from manyview.branches.initial import drawn_apart
-from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
+from manyview.branches.spec import FEATURES, LOGITS
 from manyview.branches.start import Start
+from manyview.branches.teacher import open_teachers
 from manyview.data.batch import Batch, as_batch
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
@@ -40,6 +41,8 @@ from manyview.recipe.stepping import (
     check_arguments,
     check_length,
     first_classified,
+    in_order,
+    look_at_all,
     measures_of,
     pixels_to_test,
     rows_of_streams,
@@ -74,9 +77,9 @@ class Step(nn.Module):
     Arguments: recipe; num_classes of the labels; total_steps, the length of the run in updates (by default what the
     recipe's `train.steps` says), which weights and momenta that follow the run's progress need to be trained. Weights
     are initialised from the recipe's seed, whatever was drawn before, or come from what `init=` and `pretrained=` name,
-    see `starts`; pretrained=False skips that, where a checkpoint follows. backbone: a network in place of the recipe's,
-    or one a branch, `{branch: module}`; see `branches.given`. Raises RecipeError where a relation and its readouts do
-    not fit.
+    see `starts`; pretrained=False skips that, where a checkpoint follows, but for frozen teachers, which none holds.
+    backbone: a network in place of the recipe's, or one a branch, `{branch: module}`; see `branches.given`. Raises
+    RecipeError where a relation and its readouts do not fit.
     """
 
     def __init__(
@@ -104,24 +107,26 @@ class Step(nn.Module):
         self.test_plan = {name: view for name, view in recipe.view_plan.items() if name == TEST}
         relations = recipe.relation_plan
         reads = [read for relation in relations for read in relation.all_reads]
-        given = given_networks(backbone, recipe.branch_plan, {read.branch for read in reads})
+        channels, read = recipe.data.channels or 3, {read.branch for read in reads}
+        given = given_networks(backbone, recipe.branch_plan, read)
+        teachers = open_teachers(recipe.branch_plan, given, read, channels)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(recipe.seed)  # torch.manual_seed would seed the GPUs' generators, too
             self.branches = nn.ModuleDict()
-            # an EMA comes after what it follows, which it begins as
-            for name, spec in sorted(recipe.branch_plan.items(), key=lambda item: item[1].ema is not None):
+            looked = look_at_all({**given, **teachers}, recipe.branch_plan, reads, self.plan, num_classes, channels)
+            widths = {name: looked[name].width for name in teachers}
+            for name, spec in in_order(recipe.branch_plan, widths):
                 used = {read.name for read in reads if read.branch == name}
                 if used:
-                    own = pretrained and spec.ema is None
-                    channels = recipe.data.channels or 3
-                    network = self._network(spec, given, reads, channels)
+                    network = looked.get(name) if spec.ema is None else self._followed(spec.ema).network_copied()
+                    own = pretrained and spec.learns
                     self.branches[name] = Branch(spec, num_classes, self.plan, used, own, channels, network)
                     if spec.ema is not None:
                         self.branch(name).begin_as(self._followed(spec.ema))
             self.relations = nn.ModuleDict({plan.name: self._build(plan) for plan in relations})
         self._hold_what_is_only_stopped()
         if given:
-            self._go_where_networks_lie()
+            self._go_where_networks_lie(given)
         self.average = ModelEmaV3(self.main, decay=recipe.train.ema) if recipe.train.ema else None
         if self.average is not None:
             self.average.requires_grad_(False)  # timm leaves it on, and DDP would wait for gradients that never come
@@ -135,7 +140,7 @@ class Step(nn.Module):
 
     @property
     def main(self) -> Branch:
-        """The branch that is evaluated and exported: the first that is no EMA."""
+        """The branch that is evaluated and exported: the first that learns."""
         return self.branch(next(iter(self.branches)))
 
     @property
@@ -168,24 +173,10 @@ class Step(nn.Module):
             raise RecipeError(f"branches: an EMA follows '{ema.of}', but no relation reads that branch")
         return self.branch(ema.of.text)
 
-    def _network(
-        self, spec: BranchSpec, given: Mapping[str, nn.Module], reads: Sequence[Read], channels: int
-    ) -> Network | None:
-        """The given network of a branch, looked at; of an EMA a copy of the one it follows."""
-        if spec.ema is not None:
-            return self._followed(spec.ema).network_copied()
-        if spec.name not in given:
-            return None
-        own = [read for read in reads if read.branch == spec.name]
-        trained = any("stop" not in read.functions for read in own)
-        used, module = {read.name for read in own}, given[spec.name]
-        fixed = dict.fromkeys(fixed_size(self.plan, read.view) for read in own)
-        sizes = [size for size in fixed if size is not None] or [tried_size(module, self.plan)]
-        return look_at(module, spec, sizes, used, trained, self.num_classes, channels)
-
-    def _go_where_networks_lie(self) -> None:
+    def _go_where_networks_lie(self, given: Mapping[str, nn.Module]) -> None:
         """All else follows the given networks to their device."""
-        self.to(one_device(self.branch(name).mean for name in self.branches if self.branch(name).given))
+        if weights := [each for module in given.values() for each in module.parameters()]:
+            self.to(one_device(weights))
         # DDP would wait for gradients of a classifier that no relation reads
         if idle := sorted(self.idle):
             self._ddp_params_and_buffers_to_ignore = idle
@@ -225,8 +216,8 @@ class Step(nn.Module):
         self._held: list[nn.Module] = []
         for name in self.branches:
             branch = self.branch(name)
-            moved = {r.name for r in self._reads() if r.branch == name and "stop" not in r.functions}
-            for module in branch.unmoved(moved):
+            reads = [] if branch.spec.frozen else [read for read in self._reads() if read.branch == name]
+            for module in branch.unmoved({read.name for read in reads if "stop" not in read.functions}):
                 module.requires_grad_(False)
                 if branch.spec.ema is None:
                     self._held.append(module.eval())
@@ -312,7 +303,7 @@ class Step(nn.Module):
         values: dict[tuple[str, str, str], Tensor] = {}
         for name in self.branches:
             branch = self.branch(name)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and branch.spec.ema is None):
+            with branch.looking():
                 read = branch(views, self._wanted[name])
             values.update({(name, *pair): value for pair, value in read.items()})
 
@@ -506,7 +497,7 @@ class Step(nn.Module):
     @property
     def backbones(self) -> dict[str, nn.Module]:
         """The backbones that are trained, by what the names of their parameters begin with."""
-        own = [name for name in self.branches if self.branch(name).spec.ema is None]
+        own = [name for name in self.branches if self.branch(name).spec.learns]
         return {f"branches.{name}.backbone": self.branch(name).backbone for name in own}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:

@@ -388,8 +388,8 @@ def test_overrides_of_a_line(override, line):
         ),
         (
             "mean(online)",
-            "branches.teacher: expected a mapping with a backbone, such as {backbone: resnet18}, or ema(online); "
-            "got 'mean(online)'",
+            "branches.teacher: expected a mapping with a backbone, such as {backbone: resnet18}, or ema(online) or "
+            "frozen('runs/x'); got 'mean(online)'",
         ),
         (
             "ema('online')",

@@ -368,8 +368,8 @@ def test_unknown_keys_at_every_level(old, new, message):
         ("branches={}", "branches: at least one branch is needed, such as net: {backbone: resnet18}"),
         (
             "branches.net=cresnet20",
-            "branches.net: expected a mapping with a backbone, such as {backbone: resnet18}, or ema(online); "
-            "got 'cresnet20'",
+            "branches.net: expected a mapping with a backbone, such as {backbone: resnet18}, or ema(online) or "
+            "frozen('runs/x'); got 'cresnet20'",
         ),
         ("branches.net.forward=split", "branches.net.forward: unknown way 'split'; ways: joint, separate"),
         (

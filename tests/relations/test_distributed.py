@@ -43,6 +43,7 @@ CASES = {
         "distill(logits(r.0), toward=stop(aggregate(joint(r))))",
     ),
     "cosine": ("cosine(p(a), toward=stop(z(b)), weight=0.5, swapped=True)",),
+    "frozen": ("distill(logits(a), toward=still.logits(a), temperature=4)", "similarity(h(b), still.h(b))"),
     "cosine-ema": ("cosine(p(a), toward=teacher.z(b), weight=2, swapped=True)",),
     "nt_xent": ("nt_xent(z(a), z(b), temperature=0.2)",),
     "nt_xent-chunk": ("nt_xent(z(a), z(b), temperature=0.2, chunk=3)",),
@@ -91,10 +92,18 @@ def make(case, train="epochs: 1"):
         z: mlp(h, 16, 6)
         p: mlp(z, 16, 6)
       teacher: ema(net, momentum=0.7, schedule='cosine')
+      still: frozen()
     relations: [{lines}]
     train: {{{train}}}
     """
-    return Step(parse_recipe(text), C, total_steps=4)
+    return Step(parse_recipe(text), C, total_steps=4, backbone={"still": still()} if "still." in text else None)
+
+
+def still():
+    """A teacher of its own, whose BatchNorm would differ by process if it looked in training mode."""
+    torch.manual_seed(1)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 4, 4), torch.nn.BatchNorm2d(32), torch.nn.AdaptiveAvgPool2d(1))
+    return torch.nn.Sequential(network, torch.nn.Flatten(), torch.nn.Linear(32, C))
 
 
 def batch(rows=slice(None), seed=0):

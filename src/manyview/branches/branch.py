@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from manyview.branches.given import GivenError, Network, Reader, looking_on, nor
 from manyview.branches.heads import TAPS, build_head
 from manyview.branches.initial import drawn_apart
 from manyview.branches.origin import origin_of
+from manyview.branches.rows import by_shape, family_read, images_of, in_order, joined, of_member, parted
 from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec, source_of
 from manyview.branches.start import Start, doubt_of_normalization, start_backbone, start_head
 from manyview.branches.timm_arguments import timm_options
@@ -62,7 +63,9 @@ class Branch(nn.Module):
         else:
             self.backbone, width = given.module, given.width
         self.reader = Reader() if given is None else given.reader
-        mean, std = spec.normalize or (normalization_of(self.backbone) if channels == 3 else ((0.5,), (0.5,)))
+        known = given.start.normalization if given is not None and given.start is not None else None
+        usual = normalization_of(self.backbone) if channels == 3 else ((0.5,), (0.5,))
+        mean, std = spec.normalize or known or usual
         device = None if given is None else given.device
         for name, values in (("mean", mean), ("std", std)):
             each = torch.tensor(values, device=device).expand(channels).reshape(1, -1, 1, 1)
@@ -88,14 +91,14 @@ class Branch(nn.Module):
         made = [name for name, call in calls.items() if name in needed and call.name not in TAPS]
         for name in (name for name in calls if name not in spec.probes):
             if name == LOGITS and given is not None and given.trains:
-                self.dims[name], self.inputs[name] = classes, FEATURES
+                self.dims[name], self.inputs[name] = given.classes, FEATURES
             elif name in made:
                 self._add_head(name, calls[name], classes, views)
         if spec.init is not None:
             spec.init(self if given is None else self.heads)
         for name in (name for name in calls if name in spec.probes):  # last, so that all else is as without them
             if name == LOGITS and given is not None and given.trains:
-                self.dims[name], self.inputs[name] = classes, FEATURES
+                self.dims[name], self.inputs[name] = given.classes, FEATURES
                 self.stopped.add(name)
             elif name in made:
                 with drawn_apart(spec.name, name):
@@ -103,6 +106,29 @@ class Branch(nn.Module):
                     if spec.init is not None:
                         spec.init(self.heads[name])
         self.starts: dict[str, Start] = self._started() if pretrained else {}
+        if spec.frozen is not None:
+            self.starts = {"backbone": given.start} if given is not None and given.start is not None else {}
+            # past the way in which torch takes in modules
+            self.__dict__["backbone"] = self._modules.pop("backbone").eval().requires_grad_(False)  # type: ignore[union-attr]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Branch:
+        """As for any module; what stands aside moves, too."""
+        if self.spec.frozen is not None:
+            self.backbone._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Inside, readouts have gradients only of a branch that learns, and a frozen one's precision is its own."""
+        frozen = self.spec.frozen
+        if frozen is not None and self.backbone.training:  # put there by what else holds the module
+            self.backbone.eval()
+        precision: Any = contextlib.nullcontext()
+        if frozen is not None and frozen.precision is not None:
+            precision = torch.autocast(self.mean.device.type, torch.bfloat16, enabled=frozen.precision == "bf16")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.spec.learns), precision:
+            yield
 
     def _started(self) -> dict[str, Start]:
         """Where the backbone's weights come from, and those of heads, once they are there; what has none is drawn."""
@@ -131,6 +157,8 @@ class Branch(nn.Module):
     @property
     def idle(self) -> list[str]:
         """Parameters of the backbone that no loss reaches: those of a classifier that no relation reads."""
+        if self.spec.frozen is not None:
+            return []
         if LOGITS in self.inputs and LOGITS not in self.heads:
             return []
         return [name for name, _ in self.backbone.named_parameters() if self.is_classifier(name)]
@@ -141,7 +169,8 @@ class Branch(nn.Module):
             return None
         trains = LOGITS in self.inputs and LOGITS not in self.heads
         name = self.spec.backbone.name
-        return Network(self.backbone, name, self.reader, self.dims[FEATURES], trains).copied()
+        classes = self.dims[LOGITS] if trains else 0
+        return Network(self.backbone, name, self.reader, self.dims[FEATURES], trains, classes).copied()
 
     def _add_head(self, name: str, call: Call, classes: int, views: Mapping[str, PlannedView]) -> None:
         reads, stopped = source_of(call)
@@ -237,16 +266,16 @@ class Branch(nn.Module):
         """
         needed = self.with_inputs(wanted)
         read = {view for _, view in needed}
-        roots = {view: _family_read(view, read) for view in read}
-        order = [view for view in dict.fromkeys(_order(views)) if view in set(roots.values())]
-        images = {view: _images_of(views, view) for view in order}
+        roots = {view: family_read(view, read) for view in read}
+        order = [view for view in dict.fromkeys(in_order(views)) if view in set(roots.values())]
+        images = {view: images_of(views, view) for view in order}
 
         values: dict[tuple[str, str], Tensor] = {}
         alone = [[view] for view in order]
-        for group in _by_shape(images) if self.spec.joint else alone:
-            features = self._features(_joined([images[view] for view in group]))
+        for group in by_shape(images) if self.spec.joint else alone:
+            features = self._features(joined([images[view] for view in group]))
             for name, value in features.items():
-                parts = _parted(value, [len(images[view]) for view in group])
+                parts = parted(value, [len(images[view]) for view in group])
                 values.update({(name, view): part for view, part in zip(group, parts, strict=True)})
         for group in [order] if self.spec.joint else alone:
             for head, source in self.inputs.items():
@@ -255,9 +284,9 @@ class Branch(nn.Module):
                 asked = [view for view in asked if roots[view] == view or roots[view] not in asked]
                 if asked:
                     inputs = [self._value(values, source, view, roots, views) for view in asked]
-                    rows = _joined(inputs)
+                    rows = joined(inputs)
                     rows = rows.detach() if stops and head in self.stopped else rows
-                    parts = _parted(self.head(head)(rows), [len(value) for value in inputs])
+                    parts = parted(self.head(head)(rows), [len(value) for value in inputs])
                     values.update({(head, view): part for view, part in zip(asked, parts, strict=True)})
         return {(name, view): self._value(values, name, view, roots, views) for name, view in wanted}
 
@@ -271,7 +300,7 @@ class Branch(nn.Module):
     ) -> Tensor:
         """A readout as it was computed, or as a slice of its family's."""
         found = values.get((name, view))
-        return _member(values[name, roots[view]], view, views) if found is None else found
+        return of_member(values[name, roots[view]], view, views) if found is None else found
 
     def with_inputs(self, wanted: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
         """Pairs (readout, view) that are asked for, and those that are computed on the way."""
@@ -353,42 +382,3 @@ def _needed(calls: Mapping[str, Call], used: Collection[str]) -> set[str]:
         if name in needed and source is not None:
             needed.add(source)
     return needed
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """All rows in one tensor; one tensor is not copied, and grey levels of all stay grey levels."""
-    if len(tensors) == 1:
-        return tensors[0]
-    alike = len({tensor.dtype for tensor in tensors}) == 1
-    return torch.cat(list(tensors) if alike else [as_float(tensor) for tensor in tensors])
-
-
-def _parted(rows: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
-    return rows.split(counts) if len(counts) > 1 else [rows]
-
-
-def _order(views: Mapping[str, View]) -> list[str]:
-    return [name for view, made in views.items() for name in (view, *(f"{view}.{t}" for t in range(made.members)))]
-
-
-def _family_read(view: str, read: Collection[str]) -> str:
-    """The view whose forward pass holds this one: its family's, where that is read as a whole."""
-    family = view.partition(".")[0]
-    return family if family in read else view
-
-
-def _images_of(views: Mapping[str, View], name: str) -> Tensor:
-    base, _, member = name.partition(".")
-    return _member(views[base].images, name, views) if member else views[base].images
-
-
-def _member(rows: Tensor, name: str, views: Mapping[str, View]) -> Tensor:
-    base, _, member = name.partition(".")
-    return rows[int(member) :: views[base].members]
-
-
-def _by_shape(images: Mapping[str, Tensor]) -> Sequence[list[str]]:
-    groups: dict[torch.Size, list[str]] = {}
-    for name, value in images.items():
-        groups.setdefault(value.shape[1:], []).append(name)
-    return list(groups.values())

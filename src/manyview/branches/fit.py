@@ -28,6 +28,7 @@ class Fit:
     beyond: those that belong to it as it was where they come from, such as further layers. left_out: those of no part
     of it. stem: of `reshaped`, those of a first convolution of another size. changed: what was done to make them fit.
     cut: whether all that is there fits, and all that lacks stands behind it in the network.
+    adapted: whether that was to a first convolution for other channels.
     """
 
     state: dict[str, Tensor]
@@ -38,6 +39,7 @@ class Fit:
     stem: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     cut: bool = False
+    adapted: bool = False
 
     def misfit(self, stem: bool = False) -> str:
         """What does not fit, in words; "" where all does. stem: whether one of another size may stay as drawn."""
@@ -89,8 +91,9 @@ def fit(given: Mapping[str, Tensor], network: nn.Module, exact: bool = False) ->
         ]
         changed += [f"{len(resampled)} resampled ({few(resampled)})"] if resampled else []
         found = converted
-    found = {**found, **_with_channels(found, network, changed)}
-    made = Fit({}, [name for name in own if name not in found], changed=changed)
+    adapted = _with_channels(found, network, changed)
+    found = {**found, **adapted}
+    made = Fit({}, [name for name in own if name not in found], changed=changed, adapted=bool(adapted))
     first = [f"{name}.weight" for name in _named(network, "first_conv")]
     for name, value in own.items():
         if name in found and found[name].shape == value.shape:

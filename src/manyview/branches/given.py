@@ -30,6 +30,7 @@ from manyview.branches.classifier import (
     without,
 )
 from manyview.branches.spec import LOGITS, NORMALIZATIONS, BranchSpec
+from manyview.branches.start import Start
 from manyview.errors import reason, unknown, warn
 from manyview.foundation.modes import evaluating
 from manyview.foundation.words import a, counted
@@ -64,13 +65,16 @@ def _reader(classifier: str | None, channels_last: bool) -> Reader:
 
 @dataclass(frozen=True)
 class Network:
-    """A given network, looked at. name: what to call it. width: of h. trains: whether its classifier is `logits`."""
+    """A given network, looked at. name: what to call it. width: of h. trains: whether its classifier is `logits`, which
+    has so many classes, 0 without one. start: where a frozen one's weights came from."""
 
     module: nn.Module
     name: str
     reader: Reader
     width: int
     trains: bool
+    classes: int = 0
+    start: Start | None = None
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +97,7 @@ def given_networks(given: Given | None, specs: Mapping[str, BranchSpec], read: C
     if given is None:
         return {}
     given = dict(given.items()) if type(given) is nn.ModuleDict else given  # timm has networks that are one
-    own = [name for name, spec in specs.items() if spec.ema is None]
+    own = [name for name, spec in specs.items() if spec.learns]
     networks = dict(given) if isinstance(given, Mapping) else {"": given}
     if not isinstance(given, Mapping):
         _check_module(given, "backbone")
@@ -149,7 +153,7 @@ def look_at(
     But that its weights come to lie channels last, as those of named backbones do, where it takes such images.
 
     sizes: height and width of the views that it will see. used: readouts that are needed. trained: whether gradients
-    reach the branch. Raises GivenError.
+    reach the branch. A frozen one may have any classes. Raises GivenError.
     """
     name = name_of(module)
     where = f"branches.{spec.name}: the given {name}"
@@ -173,7 +177,8 @@ def look_at(
                 )
     if trained:
         _check_frozen(module, layer is not None, where)
-    if layer is not None:
+    columns = 0 if layer is None else int(module.get_submodule(layer).out_features)  # type: ignore[arg-type]
+    if layer is not None and spec.frozen is None:
         check_classifier(module.get_submodule(layer), layer, spec, LOGITS in used, classes, where)
     if spec.normalize is None and channels == 3 and _told_normalization(module) is None:
         warn(
@@ -183,7 +188,7 @@ def look_at(
     if spec.init is not None:
         warn(f"{where} keeps its weights; init: {spec.init} is for heads and relations alone then")
     module.to(memory_format=memory_format)
-    return Network(module, name, reader, feature.shape[1], layer is not None and LOGITS in used)
+    return Network(module, name, reader, feature.shape[1], layer is not None and LOGITS in used, columns)
 
 
 def name_of(module: nn.Module) -> str:

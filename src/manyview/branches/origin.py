@@ -38,22 +38,32 @@ def without_origin(call: Call) -> Call:
 def anywhere(branches: Mapping[str, Any]) -> dict[str, Any]:
     """Branches as a recipe writes them, with the places of weights made absolute."""
     return {
-        name: {key: _absolute(value) for key, value in branch.items()} if isinstance(branch, Mapping) else branch
+        name: {key: _anywhere(value) for key, value in branch.items()}
+        if isinstance(branch, Mapping)
+        else _anywhere(branch)
         for name, branch in branches.items()
     }
 
 
-def _absolute(text: Any) -> Any:
-    if not isinstance(text, str) or not any(f"{word}=" in text.replace(" ", "") for word in PLACES):
+def _anywhere(text: Any) -> Any:
+    plain = text.replace(" ", "") if isinstance(text, str) else ""
+    if not plain.startswith("frozen(") and not any(f"{word}=" in plain for word in PLACES):
         return text
     call = parse_call(text, "branches")
-    path = origin_of(call, "branches")
-    if path is None or os.path.isabs(path):
-        return text
-    return str(
-        Call(
-            call.name,
-            call.args,
-            {key: os.path.abspath(at_home(path)) if key in PLACES else value for key, value in call.kwargs.items()},
-        )
-    )
+    origin_of(call, "branches")
+    moved = _absolute(call)
+    return text if moved == call else str(moved)
+
+
+def _absolute(call: Call) -> Call:
+    """A call with the places that it names made absolute: `init=…` here or in a call inside, and what is frozen."""
+
+    def moved(key: str, value: Any) -> Any:
+        if isinstance(value, Call):
+            return _absolute(value)
+        places = ("network",) if call.name == "frozen" else PLACES
+        named = key in places and isinstance(value, str) and value and not os.path.isabs(value)
+        return os.path.abspath(at_home(value)) if named else value
+
+    args = [moved("network" if number == 0 else "", value) for number, value in enumerate(call.args)]
+    return Call(call.name, tuple(args), {key: moved(key, value) for key, value in call.kwargs.items()})

@@ -1,4 +1,4 @@
-"""Branches as a recipe writes them: backbone, heads, normalisation, start, and which branch an EMA follows.
+"""Branches as a recipe writes them: backbone, heads, normalisation, start; which branch an EMA follows; what is frozen.
 
 `h` is the pooled feature of the backbone; the heads a recipe declares are readouts too, and `logits` is `linear(h)`
 unless the recipe says otherwise.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from manyview.branches.ema import Ema
+from manyview.branches.frozen import Frozen
 from manyview.branches.heads import HEADS, TAPS
 from manyview.branches.initial import Init, Normal, parse_init
 from manyview.branches.origin import origin_of
@@ -28,6 +29,9 @@ LOGITS = "logits"
 STOP = "stop"
 CLASSIFIER = Call("linear", (Name(FEATURES),))  # what `logits` is unless the recipe says otherwise
 SETTINGS = ("backbone", "forward", "init", "normalize")  # keys of a branch that are no heads
+TEACHERS = ("ema", "frozen")  # words that a branch is written with which does not learn
+EXAMPLES = ("ema(online)", "frozen('runs/x')")
+WIDTH_OF = "width_of"  # of a head: the frozen branch whose h is as wide as it
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # means and standard deviations, one a channel or of all
 NORMALIZATIONS: dict[str, Normalization] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -54,12 +58,36 @@ class BranchSpec:
     normalize: Normalization | None = None
     init: Init | None = None
     ema: Ema | None = None
+    frozen: Frozen | None = None
     words: Words = field(default=NONE, repr=False)
 
     @property
     def readouts(self) -> list[str]:
         """Names a relation may read."""
         return list(dict.fromkeys([FEATURES, LOGITS, *self.heads]))
+
+    @property
+    def learns(self) -> bool:
+        """Whether gradients move it: it is no EMA and not frozen. Others are teachers, which a recipe always names."""
+        return self.ema is None and self.frozen is None
+
+    def with_widths(self, widths: Mapping[str, int]) -> BranchSpec:
+        """With numbers of columns for what heads call `width_of=teacher`. widths: of h, by frozen branch that is read.
+
+        Raises RecipeError for a width of another.
+        """
+        heads = dict(self.heads)
+        for head, call in self.heads.items():
+            if (teacher := call.kwargs.get(WIDTH_OF)) is None:
+                continue
+            if teacher.text not in widths:
+                raise RecipeError(
+                    f"branches.{self.name}.{head}: no relation reads {teacher}, whose width this is; relate the two, "
+                    "or give the number of columns"
+                )
+            others = {key: value for key, value in call.kwargs.items() if key != WIDTH_OF}
+            heads[head] = Call(call.name, call.args, {**others, "out": widths[teacher.text]})
+        return replace(self, heads=heads)
 
     @property
     def probes(self) -> set[str]:
@@ -82,29 +110,68 @@ def source_of(call: Call) -> tuple[str | None, bool]:
 
 def parse_branches(raw: Mapping[str, Any], channels: int = 3, words: Words = NONE) -> dict[str, BranchSpec]:
     """All branches by name, in the order of the recipe. channels: of the images. Raises RecipeError."""
-    own = {name: parse_branch(name, each, channels, words) for name, each in raw.items() if not _is_ema(each)}
+    own = {name: parse_branch(name, each, channels, words) for name, each in raw.items() if _word(each) is None}
     if not own:
         raise RecipeError("branches: at least one branch is needed, such as net: {backbone: resnet18}")
-    return {name: own[name] if name in own else _parse_ema(name, each, own, raw) for name, each in raw.items()}
+    still = {name: _parse_frozen(name, each, raw, channels) for name, each in raw.items() if _word(each) == "frozen"}
+    for spec in own.values():
+        _check_widths(spec, still)
+    made = {**own, **still}
+    return {name: made[name] if name in made else _parse_ema(name, each, own, raw) for name, each in raw.items()}
 
 
-def _is_ema(raw: Any) -> bool:
-    return isinstance(raw, str) and raw.strip().startswith("ema")
+def _word(raw: Any) -> str | None:
+    """The word that a teacher is written with; None for a branch of its own."""
+    text = raw.strip() if isinstance(raw, str) else ""
+    return next((word for word in TEACHERS if text.startswith(word)), None)
+
+
+def _call_of(name: str, text: str, word: str) -> Call:
+    where = f"branches.{name}"
+    check_name(name, where)
+    call = parse_call(text, where)
+    if call.name != word:
+        raise RecipeError(f"{where}: expected a mapping with a backbone, or {' or '.join(EXAMPLES)}, got {text!r}")
+    return call
 
 
 def _parse_ema(name: str, text: str, own: Mapping[str, BranchSpec], raw: Mapping[str, Any]) -> BranchSpec:
     where = f"branches.{name}"
-    check_name(name, where)
-    call = parse_call(text, where)
-    if call.name != "ema":
-        raise RecipeError(f"{where}: expected a mapping with a backbone, or ema(online), got {text!r}")
-    ema = bind(Ema, call, where)
+    ema = bind(Ema, _call_of(name, text, "ema"), where)
     followed = ema.of.text
     if followed in raw and followed not in own:
-        raise RecipeError(f"{where}: '{followed}' is itself an EMA; follow the branch that is trained")
+        kind = "itself an EMA" if _word(raw[followed]) == "ema" else "frozen, and stands still"
+        raise RecipeError(f"{where}: '{followed}' is {kind}; follow the branch that is trained")
     if followed not in own:
         raise RecipeError(f"{where}: {unknown('branch', followed, own, 'branches')}")
     return replace(own[followed], name=name, ema=ema)
+
+
+def _parse_frozen(name: str, text: str, raw: Mapping[str, Any], channels: int) -> BranchSpec:
+    where = f"branches.{name}"
+    frozen = bind(Frozen, _call_of(name, text, "frozen"), where)
+    network = frozen.network
+    if isinstance(network, Call):
+        if network.name in raw:
+            raise RecipeError(
+                f"{where}: '{network.name}' is a branch of this recipe; frozen is for a network that was trained "
+                f"before, and stop({network.name}.h(…)) reads a branch without training it"
+            )
+        timm_options(network, where, channels)
+    normalize = _parse_normalize(frozen.normalize, f"{where}.normalize", channels)
+    backbone = network if isinstance(network, Call) else Call("frozen")
+    return BranchSpec(name, backbone, {}, normalize=normalize, frozen=frozen)
+
+
+def _check_widths(spec: BranchSpec, still: Mapping[str, BranchSpec]) -> None:
+    for head, call in spec.heads.items():
+        if WIDTH_OF in call.kwargs:
+            where, given = f"branches.{spec.name}.{head}", call.kwargs[WIDTH_OF]
+            if not isinstance(given, Name) or given.text not in still:
+                known = f"frozen branches: {', '.join(still) or 'none'}"
+                raise RecipeError(f"{where}: {WIDTH_OF} names a frozen branch, got {given}; {known}")
+            if "out" in call.kwargs:
+                raise RecipeError(f"{where}: {WIDTH_OF} is the number of columns; drop the other one, got {call}")
 
 
 def parse_branch(name: str, raw: Any, channels: int = 3, words: Words = NONE) -> BranchSpec:
@@ -117,8 +184,8 @@ def parse_branch(name: str, raw: Any, channels: int = 3, words: Words = NONE) ->
     if not isinstance(raw, Mapping) or "backbone" not in raw:
         near = difflib.get_close_matches("backbone", map(str, raw), n=1) if isinstance(raw, Mapping) else []
         got = f"did you mean backbone by '{near[0]}'?" if near else f"got {raw!r}"
-        wanted = "a mapping with a backbone, such as {backbone: resnet18}"
-        raise RecipeError(f"{where}: expected {wanted}{', or ema(online)' if isinstance(raw, str) else ''}; {got}")
+        wanted, others = "a mapping with a backbone, such as {backbone: resnet18}", f", or {' or '.join(EXAMPLES)}"
+        raise RecipeError(f"{where}: expected {wanted}{others if isinstance(raw, str) else ''}; {got}")
     fields = dict(raw)
     backbone = _parse_backbone(fields.pop("backbone"), f"{where}.backbone")
     timm_options(backbone, f"{where}.backbone", channels)

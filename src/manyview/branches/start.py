@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,23 @@ from manyview.foundation.grammar import Call
 class Start:
     """Where weights came from. source: the place, in words; told: what matched, in a line; digest: of the weights.
 
-    normalization: what images were normalised by there, where that is known.
+    normalization: what images were normalised by there, where that is known. columns: of what a frozen branch gives.
     """
 
     source: str
     told: str
     digest: str
     normalization: Normalization | None = None
+    columns: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.source}: {self.told}"
 
     @property
-    def noted(self) -> dict[str, str]:
+    def noted(self) -> dict[str, Any]:
         """What a run keeps of it."""
-        return {"source": self.source, "told": self.told, "digest": self.digest}
+        noted = {"source": self.source, "told": self.told, "digest": self.digest}
+        return {**noted, "columns": dict(self.columns)} if self.columns else noted
 
 
 def start_backbone(network: nn.Module, call: Call, where: str) -> Start | None:
@@ -48,7 +51,7 @@ def start_backbone(network: nn.Module, call: Call, where: str) -> Start | None:
     """
     weights = _named(call, where)
     if weights is None:
-        return _published(network, call, where) if call.kwargs.get("pretrained") else None
+        return published(network, call, where) if call.kwargs.get("pretrained") else None
     found = fit(weights.state, network)
     if wrong := found.misfit(stem=True):
         known = f"; those are of {weights.backbone}" if weights.backbone else ""
@@ -59,7 +62,7 @@ def start_backbone(network: nn.Module, call: Call, where: str) -> Start | None:
     return Start(weights.source, ", ".join(found.told), digest_of(network.state_dict()), weights.normalization)
 
 
-def _published(network: Any, call: Call, where: str) -> Start:
+def published(network: Any, call: Call, where: str) -> Start:
     """Where a network stands that timm has given its published weights, all of them but a small stem's."""
     cfg = network.pretrained_cfg
     source = cfg.get("file") or cfg.get("hf_hub_id") or cfg.get("url") or call.name
@@ -96,8 +99,11 @@ def start_head(module: nn.Module, call: Call, head: str, network: nn.Module, whe
 def _named(call: Call, where: str) -> Weights | None:
     """The weights at the place that a call names. Raises RecipeError."""
     path = origin_of(call, where)
-    if path is None:
-        return None
+    return None if path is None else weights_at(path, where)
+
+
+def weights_at(path: str, where: str) -> Weights:
+    """The weights at a place that a recipe names. Raises RecipeError, naming `where` in the recipe."""
     if not at_home(path).exists():
         raise RecipeError(f"{where}: there is no run, export or file '{path}', seen from {Path.cwd()}")
     try:

@@ -19,11 +19,11 @@ from safetensors.torch import load
 from torch import Tensor
 
 from manyview.branches.origin import without_origin
-from manyview.branches.spec import Normalization, parse_branch
+from manyview.branches.spec import CLASSIFIER, LOGITS, Normalization, parse_branch
 from manyview.branches.timm_models import COUNTER, timm_library
 from manyview.errors import ManyviewError, RunError
 from manyview.foundation.files import at_home, read_state
-from manyview.foundation.grammar import Call
+from manyview.foundation.grammar import Call, parse_call
 
 WRAPPERS = (
     *("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "student"),
@@ -40,7 +40,7 @@ class Weights:
 
     source: where they were found, in words; others: what lies beside them that could have been taken. heads: those of
     a run's heads, by the head's name. backbone: the call that a recipe has for the network, where it is known;
-    normalization: what its images were normalised by.
+    normalization: what its images were normalised by. plain: whether a head `logits` would be a linear layer on h.
     """
 
     state: Mapping[str, Tensor]
@@ -49,6 +49,7 @@ class Weights:
     heads: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     backbone: str | None = None
     normalization: Normalization | None = None
+    plain: bool = True
 
 
 def open_weights(path: str | Path) -> Weights:
@@ -139,22 +140,31 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | None]:
-    """(backbone, normalisation) of a run's branch, as far as its folder tells them: not of a network that was given."""
+def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | None, bool]:
+    """(backbone, normalisation, whether `logits` is linear on h) of a run's branch, as far as its folder tells them.
+
+    Not the backbone of a network that was given.
+    """
     try:
         raw = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         channels = raw["data"].get("channels") or 3
-        told = {key: raw["branches"][branch].get(key) for key in ("backbone", "normalize")}
+        written = raw["branches"][branch]
+        told = {key: written.get(key) for key in ("backbone", "normalize")}
+        head = parse_call(written.get(LOGITS, str(CLASSIFIER)), branch)
+        plain = head.name == CLASSIFIER.name and head.args[:1] == CLASSIFIER.args
         spec = parse_branch(branch, told, channels)
-    except (OSError, yaml.YAMLError, ManyviewError, KeyError, TypeError, AttributeError):
-        return None, None  # a checkpoint that was taken out of its run, or a network that only its own words make
-    if (recipe.parent / "networks.json").is_file():
-        return None, spec.normalize
+        given = recipe.parent / "networks.json"
+        unknown = given.is_file() and branch in json.loads(given.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, ManyviewError, KeyError, TypeError, AttributeError):
+        return None, None, True  # a checkpoint that was taken out of its run, or a network that only its own words make
+    if unknown:
+        return None, spec.normalize, plain
     call = without_origin(spec.backbone)
     kept = Call(call.name, (), {key: value for key, value in call.kwargs.items() if key != "pretrained"})
     known = timm_library().get_pretrained_cfg(call.name) if channels == 3 else None  # of one's own there may be none
     usual = {} if known is None else known.to_dict()
-    return str(kept), spec.normalize or (tuple(usual.get("mean", (0.5,))), tuple(usual.get("std", (0.5,))))
+    usually = tuple(usual.get("mean", (0.5,))), tuple(usual.get("std", (0.5,)))
+    return str(kept), spec.normalize or usually, plain
 
 
 def _of_export(folder: Path) -> Weights:

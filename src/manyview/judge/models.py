@@ -11,11 +11,12 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from manyview.branches.fit import classifier_of, fit
+from manyview.branches.fit import Fit
 from manyview.branches.origin import PLACES
 from manyview.branches.spec import FEATURES, LOGITS
 from manyview.branches.timm_models import like_backbones, timm_library, timm_model
 from manyview.branches.weights import Weights, digest_of, open_weights
+from manyview.branches.whole import put, with_classifier
 from manyview.errors import ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.model import Trunk, trunk_of
 from manyview.foundation.grammar import Call
@@ -106,7 +107,8 @@ def exported(folder: Path, device: str = "cpu", size: int | None = None) -> Timm
     except (OSError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
     network = _network(spec, small, int(config["num_classes"]), folder)
-    _load(network, open_weights(folder), str(spec))
+    weights = open_weights(folder)
+    _tell(put(network, dict(weights.state), weights.source, str(spec)), weights)
     return _timm_model(network.to(device), preparation, str(folder), size, labels)
 
 
@@ -132,10 +134,8 @@ def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None 
         )
     weights = open_weights(checkpoint)
     spec = Call(call.name, (), options)
-    bare = _network(spec, small, 0, checkpoint)
-    classes = len(classifier_of(weights.state, bare).get("weight", ()))
-    network = _network(spec, small, classes, checkpoint) if classes else bare
-    _load(network, weights, str(call))
+    network, found = with_classifier(lambda classes: _network(spec, small, classes, checkpoint), weights, str(call))
+    _tell(found, weights)
     config = timm.data.resolve_model_data_config(network)
     if weights.normalization is not None:  # a run's or an export's own
         config = {**config, **dict(zip(("mean", "std"), weights.normalization, strict=True))}
@@ -169,11 +169,7 @@ def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
         raise RunError(f"{where}: {spec}: {error}") from None
 
 
-def _load(network: nn.Module, weights: Weights, spec: str) -> None:
-    """Raises RunError unless all of the network's weights are there; what is no part of it is told."""
-    found = fit(weights.state, network)
-    if wrong := found.misfit():
-        raise RunError(found.refused(weights.source, spec, wrong))
+def _tell(found: Fit, weights: Weights) -> None:
+    """Warns of what of a file is no part of the network, and of what was done to make the rest fit."""
     if found.left_out or found.changed or weights.others:
         warnings.warn(f"{weights.source}: {', '.join(found.told)}", ManyviewWarning, stacklevel=3)
-    network.load_state_dict(found.state, strict=False)  # an older checkpoint may lack BatchNorm's counters

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def looks_on(reads: Sequence[Read], branches: Mapping[str, BranchSpec], where: str) -> bool:
     """Whether a line trains heads behind a stop alone. Raises RecipeError where others would learn from those."""
     behind = [read for read in reads if read.name in branches[read.branch].probes]
-    trained = [read for read in reads if "stop" not in read.functions and branches[read.branch].ema is None]
+    trained = [read for read in reads if "stop" not in read.functions and branches[read.branch].learns]
     others = [read for read in trained if read not in behind]
     if behind and others:
         told = f"{others[0]} would learn from {behind[0]}, which looks on behind a stop and teaches nothing"

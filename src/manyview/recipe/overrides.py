@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from manyview.branches.ema import Ema
+from manyview.branches.frozen import Frozen
 from manyview.branches.heads import HEADS
 from manyview.branches.initial import INITS
 from manyview.branches.origin import PLACES
@@ -36,7 +37,7 @@ def factories(section: str, words: Words, protocols: Mapping[str, Factory]) -> M
         return {name: partial(source, None) for name, source in words.beside("SOURCES", SOURCES).items()}
     known: Mapping[str, Mapping[str, Factory]] = {
         "views": words.beside("OPS", OPS),
-        "branches": {"ema": Ema, **INITS},
+        "branches": {"ema": Ema, "frozen": Frozen, **INITS},
         "relations": words.beside("RELATIONS", RELATIONS),
         "train": {**SCHEDULES, **WRAPPERS},
         "evaluate": words.beside("PROTOCOLS", protocols),

@@ -146,6 +146,7 @@ def plan_relations(
         }
         parse = partial(_parse_read, where=where, branches=branches, views=views)
         calls = [_arguments(call.args, options, parse)]
+        _check_frozen(calls[0].reads, branches, has("learns_from_labels", factory), where)
         literal = {key: value for key, value in options.items() if not _is_read(value)}
         for key, value in literal.items():
             if isinstance(value, Name):
@@ -229,6 +230,16 @@ def _exchanged(value: Any, views: Mapping[str, str]) -> Any:
     return value
 
 
+def _check_frozen(reads: Sequence[Read], branches: Mapping[str, BranchSpec], labels: bool, where: str) -> None:
+    """Raises RecipeError where a line asks a frozen branch to learn: from labels, or what no other readout does."""
+    still = [read for read in reads if branches[read.branch].frozen is not None]
+    if still and (labels or len(still) == len(reads)):
+        raise RecipeError(
+            f"{where}: {still[0]} is frozen, and this line would train it; what learns comes first, as in "
+            f"distill(logits({still[0].view}), toward={still[0]})"
+        )
+
+
 def _check_kinds(factory: type[nn.Module], name: str, options: Mapping[str, Any], where: str) -> None:
     """Raises RecipeError where a readout is given for a plain value, or the other way round."""
     for key, hint in hints_of(factory).items():
@@ -270,7 +281,7 @@ def _parse_read(value: Any, where: str, branches: Mapping[str, BranchSpec], view
             raise RecipeError(f"{where}: {unknown('branch', branch, branches, 'branches')}")
         owners = [spec for spec in owners if spec.name == branch]
     else:
-        owners = [spec for spec in owners if spec.ema is None]  # a teacher is always named
+        owners = [spec for spec in owners if spec.learns]  # a teacher is always named
     if not owners:
         known = [readout for spec in branches.values() for readout in spec.readouts]
         raise RecipeError(f"{where}: {unknown('readout', value.name, {*known, *FUNCTIONS})}")
@@ -338,7 +349,7 @@ def make_port(
                     f"{read.name}({read.view}) has {counted(dim, 'column')} for {counted(members, 'member')}"
                 )
             dim, members = dim // members, 1
-    constant = "stop" in read.functions or spec.ema is not None
+    constant = "stop" in read.functions or not spec.learns
     ops = {planned.name: planned.op for planned in views[base].ops}
     return Port(str(read), dim, members, classes, ops, constant)
 

@@ -43,7 +43,8 @@ def rehearse(
     own, random = words.own("RELATIONS").values(), list[str]()
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ManyviewWarning)  # the step gives them
-        shapes = {name: _shapes(spec, views) for name, spec in branches.items()}
+        widths = dict.fromkeys(branches, WIDTH)
+        shapes = {name: _shapes(spec.with_widths(widths), views) for name, spec in branches.items()}
         for number, plan in enumerate(relations):
             where = f"relations.{number}: {plan.text}"
             with contextlib.suppress(FitError):

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
-from manyview.branches.spec import FEATURES, LOGITS
+from manyview.branches.given import Network, look_at, tried_size
+from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
+from manyview.branches.teacher import Teacher, look_at_teacher
 from manyview.errors import RecipeError
 from manyview.recipe.readouts import Arguments, Mix, Read, RelationPlan, rows_an_image
 from manyview.recipe.recipe import check_recipe
@@ -19,7 +21,7 @@ from manyview.relations.weight import Weight
 from manyview.views.engine.render import Source, together
 from manyview.views.ops.mix import mix_rows, mix_target, on_rows
 from manyview.views.ops.op import as_float
-from manyview.views.plan import TEST, PlannedView, stream_of, usual_test_view
+from manyview.views.plan import TEST, PlannedView, fixed_size, stream_of, usual_test_view
 from manyview.views.streams import STREAMS
 from manyview.views.view import View, draw_views, member_view
 
@@ -41,6 +43,41 @@ def check_arguments(recipe: Any, num_classes: Any, total_steps: Any, pretrained:
         raise ValueError(f"total_steps is the run's number of updates, at least 1, got {total_steps!r}")
     if not isinstance(pretrained, bool):
         raise RecipeError(f"Step: pretrained is True or False, got {type(pretrained).__name__}")
+
+
+def in_order(specs: Mapping[str, BranchSpec], widths: Mapping[str, int]) -> Iterable[tuple[str, BranchSpec]]:
+    """Branches by name: those that learn, then what is frozen, then EMAs, which begin as what they follow.
+
+    widths: of the h of frozen branches, which heads may be as wide as.
+    """
+    ordered = sorted(specs.items(), key=lambda item: (item[1].ema is not None, item[1].frozen is not None))
+    return [(name, spec.with_widths(widths)) for name, spec in ordered]
+
+
+def look_at_all(
+    networks: Mapping[str, nn.Module | Teacher],
+    specs: Mapping[str, BranchSpec],
+    reads: Iterable[Read],
+    views: Mapping[str, PlannedView],
+    classes: int,
+    channels: int,
+) -> dict[str, Network]:
+    """The networks that were given, and frozen teachers, by branch, each looked at on views of the sizes it will see.
+
+    classes: of the data. channels: of the images. Raises ManyviewError for what cannot be meant.
+    """
+    looked: dict[str, Network] = {}
+    for name, given in networks.items():
+        own = [read for read in reads if read.branch == name]
+        used, module = {read.name for read in own}, given.module if isinstance(given, Teacher) else given
+        fixed = dict.fromkeys(fixed_size(views, read.view) for read in own)
+        sizes = [size for size in fixed if size is not None] or [tried_size(module, views)]
+        if isinstance(given, Teacher):
+            looked[name] = look_at_teacher(given, specs[name], sizes, used, classes, channels)
+        else:
+            trained = any("stop" not in read.functions for read in own)
+            looked[name] = look_at(module, specs[name], sizes, used, trained, classes, channels)
+    return looked
 
 
 def check_length(schedules: Mapping[str, Weight | Ema]) -> None:
@@ -111,7 +148,7 @@ def called_with(
 
 def with_state(relations: nn.Module, branches: Iterable[Branch]) -> dict[str, HasState]:
     """What has a state that moves on after an update, by name: in relations, and heads of trained branches."""
-    own = [branch for branch in branches if branch.spec.ema is None]
+    own = [branch for branch in branches if branch.spec.learns]
     heads = {f"{branch.spec.name}.{name}": head for branch in own for name, head in branch.heads.items()}
     named = {**dict(relations.named_modules()), **heads}
     return {name: each for name, each in named.items() if isinstance(each, HasState)}
@@ -183,6 +220,8 @@ __all__ = [
     "check_arguments",
     "check_length",
     "first_classified",
+    "in_order",
+    "look_at_all",
     "measures_of",
     "pixels_to_test",
     "reading_of",

@@ -51,7 +51,7 @@ class Plan:
             branch = self.step.branch(name)
             spec = branch.spec
             way = "joint" if spec.joint else "separate"
-            made = f"{spec.backbone}, {way}" if spec.ema is None else str(spec.ema)
+            made = f"{spec.backbone}, {way}" if spec.learns else str(spec.ema or spec.frozen)
             branches.add_row(name, "h", made, str(branch.dims["h"]), _count(branch.backbone))
             for head, module in ((name, branch.head(name)) for name in branch.inputs):
                 made = str(spec.heads.get(head, "linear(h)"))
@@ -273,7 +273,7 @@ def _graph(plan: Plan) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]
                 shown = readout if many else f"{read.name}({read.view})"
                 nodes.append(Node(readout, shown, "", readout_rank, "readout"))
                 edges.append((read.view.partition(".")[0], readout, False))
-            teaches = plan.recipe.branch_plan[read.branch].ema is not None
+            teaches = not plan.recipe.branch_plan[read.branch].learns
             edges.append((readout, key, teaches or "stop" in read.functions))
             edges += [(like.partition(".")[0], key, True) for like in read.views[1:]]  # mixed as that view is
         weight = str(relation.weight)

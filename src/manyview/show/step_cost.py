@@ -103,12 +103,14 @@ def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
     views = update(1)
     seconds = time.perf_counter() - began
     trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
+    still = [step.branch(name).backbone for name in step.branches if step.branch(name).spec.frozen is not None]
+    weights = [*step.parameters(), *(parameter for module in still for parameter in module.parameters())]
     state = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
     return StepCost(
         seconds=seconds,
         views=views,
         flops=counter.get_total_flops(),
-        held=_bytes(step.parameters()) + _bytes(trained) + _bytes(state),
+        held=_bytes(weights) + _bytes(trained) + _bytes(state),
         kept=kept,
         peak=torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
         device=str(device),

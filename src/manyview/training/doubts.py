@@ -105,7 +105,7 @@ def _of_heads(step: Step, clock: Clock) -> Iterator[str]:
     for name in step.branches:
         for head, module in step.branch(name).heads.items():
             freeze: Any = getattr(module, "freeze", 0)
-            if step.branch(name).spec.ema is None and freeze >= clock.steps:
+            if step.branch(name).spec.learns and freeze >= clock.steps:
                 place = f"branches.{name}.{head}.freeze"
                 yield (
                     f"{place}={freeze}: its last layer stays as it was drawn through all of the run's {clock.steps:,} "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from manyview.branches.spec import FEATURES, LOGITS
 from manyview.branches.weights import digest_of
 from manyview.errors import RunError
 from manyview.foundation.words import counted
@@ -19,7 +20,8 @@ def note_of(step: Step) -> dict[str, dict[str, Any]]:
     notes: dict[str, dict[str, Any]] = {}
     for name in step.branches:
         branch = step.branch(name)
-        if branch.given and branch.spec.ema is None:
+        # a frozen teacher that the recipe names is noted among what the run starts from
+        if branch.given and branch.spec.ema is None and not branch.starts:
             kind = type(branch.backbone)
             notes[name] = {
                 "network": branch.spec.backbone.name,
@@ -27,11 +29,20 @@ def note_of(step: Step) -> dict[str, dict[str, Any]]:
                 "parameters": sum(each.numel() for each in branch.backbone.parameters()),
                 "weights": digest_of(branch.backbone.state_dict()),
             }
+            if branch.spec.frozen is not None:
+                notes[name]["columns"] = {key: branch.dims[key] for key in (FEATURES, LOGITS) if key in branch.dims}
     return notes
+
+
+def trained(notes: Note) -> Note:
+    """The notes of networks that the run trains, without its frozen teachers, which alone note their columns."""
+    return {name: note for name, note in notes.items() if "columns" not in note}
 
 
 def check_networks(folder: Path, stored: Note, now: Note, begins: bool) -> None:
     """Raises RunError where a run goes on with other networks. begins: with no update done yet, so that weights count.
+
+    Those of a frozen teacher always do.
 
     stored: the folder's note; now: that of the networks it is to go on with.
     """
@@ -42,10 +53,9 @@ def check_networks(folder: Path, stored: Note, now: Note, begins: bool) -> None:
     for branch, note in stored.items():
         if branch not in now or any(note[key] != now[branch][key] for key in ("network", "parameters")):
             raise RunError(f"{folder} was begun with {_told({branch: note})}, not with {_told(now)}")
-        if begins and note["weights"] != now[branch]["weights"]:
-            raise RunError(
-                f"{folder} was to begin with other weights of {note['network']}; begin anew in another folder"
-            )
+        if (begins or "columns" in note) and note["weights"] != now[branch]["weights"]:
+            did = "was to begin with" if begins else "learns from"
+            raise RunError(f"{folder} {did} other weights of {note['network']}; begin anew in another folder")
 
 
 def needed(folder: Path, stored: Note) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from manyview.branches.given import Given
+from manyview.branches.given import Given, given_networks
 from manyview.branches.origin import anywhere
 from manyview.branches.start import Start
+from manyview.branches.teacher import Absent
 from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import is_same, marks_of
@@ -31,7 +32,7 @@ from manyview.recipe.settings import Data, Train
 from manyview.recipe.streams import read_of
 from manyview.step import Step
 from manyview.training.kept_words import FOLDER, check_words, keep_words
-from manyview.training.networks import Note, check_networks, needed, note_of
+from manyview.training.networks import Note, check_networks, needed, note_of, trained
 from manyview.words.load import Use, words_of
 
 # Settings that change where and how fast a run goes, or where it gives up, not what it computed so far.
@@ -173,8 +174,8 @@ class Run:
         main = next(iter(recipe.branches))
         return f"; a new run goes on from its weights with branches.{main}.backbone.init={self.folder}"
 
-    def starts(self) -> dict[str, dict[str, str]]:
-        """What the run began with, where it was not drawn: part -> {source, told, digest}."""
+    def starts(self) -> dict[str, dict[str, Any]]:
+        """What the run began with that was not drawn: part -> {source, told, digest}, and columns of a teacher."""
         return dict(self._read("splits.json").get("starts", {}))
 
     def _check_starts(self, starts: Mapping[str, Start]) -> None:
@@ -216,7 +217,7 @@ class Run:
 
     def check_given(self, backbone: Given | None) -> None:
         """Raises RunError where the run needs a network from Python, and there is none."""
-        if backbone is None and (stored := self.networks()):
+        if backbone is None and (stored := trained(self.networks())):
             raise RunError(needed(self.folder, stored))
 
     def processes(self, step: int = 0) -> int:
@@ -247,13 +248,16 @@ class Run:
     def step(self, recipe: Recipe, device: str = "cpu", *, backbone: Given | None = None) -> Step:
         """The trained step, in evaluation mode: the checkpoint that was kept, see `Train.keep`.
 
-        backbone: as it was given to `train`; its weights become the trained ones. Raises RunError without it.
+        backbone: as it was given to `train`; its weights become the trained ones. Raises RunError without it. Frozen
+        teachers are neither needed nor opened; to train, make a step with `Step`.
         """
         path = kept_checkpoint(self.folder)
         self.check_given(backbone)
         self._check_networks_of(recipe)
-        step = Step(recipe, len(self.classes()), backbone=backbone, pretrained=False)
-        check_networks(self.folder, self.networks(), note_of(step), begins=False)
+        read = {read.branch for plan in recipe.relation_plan for read in plan.all_reads}
+        given = {**given_networks(backbone, recipe.branch_plan, read), **self._absent(recipe)}
+        step = Step(recipe, len(self.classes()), backbone=given, pretrained=False)
+        check_networks(self.folder, trained(self.networks()), trained(note_of(step)), begins=False)
         try:
             step.load_state_dict(read_state(path)["step"])
         except RuntimeError as error:
@@ -271,6 +275,12 @@ class Run:
         if changed := difference(own, _anywhere(recipe), dict.fromkeys(ELSEWHERE)):
             told = in_a_line(changed)
             raise RunError(f"the recipe given is another than that of {self.folder}, Run(folder).recipe(): {told}")
+
+    def _absent(self, recipe: Recipe) -> dict[str, Absent]:
+        """What stands in for frozen teachers, by branch."""
+        notes = {part.removesuffix(".backbone"): start for part, start in self.starts().items()} | dict(self.networks())
+        still = [name for name, spec in recipe.branch_plan.items() if spec.frozen is not None and name in notes]
+        return {name: Absent(notes[name]["columns"]) for name in still}
 
     def finished(self) -> dict[str, Any] | None:
         """What result.json holds, or None while the run is not finished."""

@@ -242,7 +242,7 @@ class ViewsTask(TrainingTask):
 
 def _named(recipe: Recipe, num_classes: int | None) -> nn.Module:
     """The recipe's backbone as timm's model, with its classifier."""
-    spec = next(spec for spec in recipe.branch_plan.values() if spec.ema is None)
+    spec = next(spec for spec in recipe.branch_plan.values() if spec.learns)
     where = f"branches.{spec.name}.backbone"
     if num_classes is None:
         raise ManyviewError("ViewsTask: num_classes says how many classes the labels have, where no model is given")
@@ -252,10 +252,9 @@ def _named(recipe: Recipe, num_classes: int | None) -> nn.Module:
 
 
 def _normalize(step: Step, mean: Sequence[float] | None, std: Sequence[float] | None) -> bool:
-    """Every branch normalises so, where it is said; whether that is another way than before."""
+    """Every branch normalises so, but for frozen ones, where it is said; whether that is another way than before."""
     changed = False
-    for name in step.branches:
-        branch = step.branch(name)
+    for branch in (step.branch(name) for name in step.branches if step.branch(name).spec.frozen is None):
         for given, kept in ((mean, branch.mean), (std, branch.std)):
             if given is not None:
                 wanted = torch.tensor(_of_channels(given, kept.shape[1])).reshape(kept.shape).to(kept)
