@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from manyview.errors import RecipeError
-from manyview.views.draws import Draws
 from manyview.views.engine.program import lowers
 from manyview.views.engine.render import Reduced, Source, is_levels, render, sizes_of, together
 from manyview.views.ops.crop import Crop, Resize
@@ -93,12 +92,10 @@ def _sample(
         drawn[view.name] = {}
         for planned in view.ops:
             if view.count is None:
-                params = planned.op.sample(Draws(seed, epoch, rows, *planned.owner), size)
+                params = planned.op.sample(planned.draws(seed, epoch, rows), size)
             else:
-                owner, name = planned.owner
                 each = [
-                    planned.op.sample(Draws(seed, epoch, rows, f"{owner}.{member}", name), size)
-                    for member in range(view.count)
+                    planned.op.sample(planned.draws(seed, epoch, rows, member), size) for member in range(view.count)
                 ]
                 params = {key: interleave([one[key] for one in each]) for key in each[0]}
             drawn[view.name][planned.name] = params

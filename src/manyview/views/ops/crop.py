@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Crop:
     whole pixels, all as in torchvision.
     """
 
+    anti: ClassVar = ("top", "left")
     size: int | tuple[int, int]
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -56,8 +57,8 @@ class Crop:
         central_h = torch.where(whole < low, (width / low).round().clamp_min(1), height)
         fallback = ~fits.any(dim=1, keepdim=True)
         box_w, box_h = torch.where(fallback, central_w, box_w), torch.where(fallback, central_h, box_h)
-        top = (draws.uniform("top") * (height - box_h + 1)).floor()
-        left = (draws.uniform("left") * (width - box_w + 1)).floor()
+        top = draws.integers("top", height - box_h + 1)
+        left = draws.integers("left", width - box_w + 1)
         top = torch.where(fallback, ((height - box_h) / 2).floor(), top)
         left = torch.where(fallback, ((width - box_w) / 2).floor(), left)
         return {"box": fractions(torch.cat([top, left, box_h, box_w], dim=1), sizes)}
@@ -85,6 +86,7 @@ class PadCrop:
     its fractions may be negative. Raises DataError for an image that is too small.
     """
 
+    anti: ClassVar = ("top", "left")
     size: int | tuple[int, int] | None = None
     padding: int = 4
     mode: str = "zeros"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from manyview.views.ops.op import Params, ViewParams, check_probability, where_a
 class Flip:
     """Mirrors left and right with probability p. Parameter: `applied` bool [B]."""
 
+    anti: ClassVar = ("applied",)
     p: float = 0.5
 
     def __post_init__(self) -> None:
@@ -44,6 +46,7 @@ class Flip:
 class VFlip:
     """Mirrors top and bottom with probability p. Parameter: `applied` bool [B]."""
 
+    anti: ClassVar = ("applied",)
     p: float = 0.5
 
     def __post_init__(self) -> None:

@@ -28,6 +28,9 @@ class Op(Protocol):
 
     The coin ("was it applied?") is a parameter like the others. Ops keep nothing between calls and never write into
     the images that they are given.
+
+    An op whose draws have an opposite names them in a class attribute, `anti: ClassVar = ("top", "left")`: those of its
+    numbers that a view with `anti:` turns, u -> 1 - u, while all others are those of the view it is opposite to.
     """
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
@@ -45,6 +48,11 @@ class Op(Protocol):
     def output_size(self, sizes: Tensor) -> Tensor:
         """Heights and widths after the op, int64 [B, 2], from those before."""
         ...
+
+
+def turnable(op: object) -> tuple[str, ...]:
+    """The names of an op's draws, or those of its class, that `anti` turns; none where it does not say."""
+    return tuple(getattr(op, "anti", ()))
 
 
 def as_float(images: Tensor) -> Tensor:
