@@ -17,6 +17,7 @@ from manyview.relations.redundancy import barlow_twins, vicreg
 from manyview.relations.similarity import similarity
 from manyview.relations.swav import sinkhorn, swav
 from manyview.views.ops.orbit import orbit
+from manyview.views.ops.soften import soften
 
 __all__ = [
     "aggregate",
@@ -42,6 +43,7 @@ __all__ = [
     "similarity",
     "sinkhorn",
     "soft_weights",
+    "soften",
     "spread",
     "supervised_contrastive",
     "swav",

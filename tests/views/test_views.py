@@ -296,7 +296,7 @@ REFUSED = [
     ({"a": {"make": "flip"}}, r"^views\.a: give 'from' \(image, or a view above\) or 'like'"),
     ({"a": {**MAKE, "make": "crp(8)"}},
      r"^views\.a\.make: unknown op 'crp'; did you mean 'crop'\? ops: crop, pad_crop, color, … "
-     r"\(docs/reference.md has all 38\)$"),
+     r"\(docs/reference.md has all 39\)$"),
     ({"a": {**MAKE, "make": "crop(8, sclae=1)"}},
      r"^views\.a\.make: crop: unknown argument 'sclae'; did you mean 'scale'\?"),
     ({"a": {**MAKE, "make": "crop()"}}, r"^views\.a\.make: crop\(\): missing .*'size'"),

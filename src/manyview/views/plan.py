@@ -22,7 +22,7 @@ from manyview.views.draws import Draws
 from manyview.views.ops import OPS
 from manyview.views.ops.crop import CenterCrop, Resize
 from manyview.views.ops.mix import MIXING
-from manyview.views.ops.op import TURNS, Op, turnable
+from manyview.views.ops.op import TURNS, LooksBack, Op, turnable
 from manyview.views.ops.orbit import ORBITS, orbit_size
 
 IMAGE = "image"
@@ -127,6 +127,7 @@ def _plan_view(
         _check_source(spec.source, where, specs, above)
         view = PlannedView(name, spec.source, _plan_ops(name, spec.make, words), spec.orbit, spec.count)
     view = _share_draws(view, spec, above, words)
+    _check_ways(view, above)
     drawn = [op.name for op in view.ops if not isinstance(op.op, (Resize, CenterCrop))]
     if name == TEST and (view.source != IMAGE or view.is_family or drawn):
         raise RecipeError(f"{where}: the test view draws nothing; make it from image with resize and center_crop")
@@ -178,6 +179,25 @@ def _not_above(name: str, own: str, specs: Mapping[str, ViewSpec], above: Mappin
     if name in specs and name not in above:
         return f"'{name}' is declared below; a view derives from one above it"
     return unknown("view", name, [IMAGE, *(view for view in above if view != TEST)])
+
+
+def _check_ways(view: PlannedView, above: Mapping[str, PlannedView]) -> None:
+    """Raises RecipeError where an op looks back at ops that it cannot stand behind."""
+    for at, planned in enumerate(view.ops):
+        if not isinstance(planned.op, LooksBack):
+            continue
+        where = f"views.{view.name}.make: {planned.name}"
+        chain = _chain({**above, view.name: view}, view.name)
+        if turned := next((each.name for each in chain[:-1] if each.orbit), None):
+            raise RecipeError(
+                f"{where} looks back at all that was drawn, which '{turned}' turns; put it into '{turned}'"
+            )
+        try:
+            planned.op.check_way(
+                [each.op for source in chain[:-1] for each in source.ops] + [each.op for each in view.ops[:at]]
+            )
+        except ValueError as error:
+            raise RecipeError(f"{where}: {error}") from None
 
 
 def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedView], words: Words) -> PlannedView:

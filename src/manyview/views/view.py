@@ -21,11 +21,12 @@ from manyview.errors import RecipeError
 from manyview.views.engine.program import lowers
 from manyview.views.engine.render import Reduced, Source, is_levels, render, sizes_of, together
 from manyview.views.ops.crop import Crop, Resize
-from manyview.views.ops.mix import MIXING, mix_target, on_rows
-from manyview.views.ops.op import Op, Params, as_float
+from manyview.views.ops.mix import MIXING, on_rows
+from manyview.views.ops.op import LooksBack, Op, Params, Retargets, as_float
 from manyview.views.ops.orbit import orbit
 from manyview.views.ops.part import ResizedPart, check_growth, in_parts
 from manyview.views.plan import IMAGE, PlannedOp, PlannedView
+from manyview.views.way import way_to
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class View:
     """What a way to make an image made of a batch.
 
     images: uint8, or float in [0, 1], [B*members, C, h, w]. params: op name -> {name: [B*members, …]}.
-    target: labels [B*members], soft targets [B*members, classes], or None without labels. mixed: whether images of the
-    batch were mixed with one another, by an op of this view or of one above it.
+    target: labels [B*members], soft targets [B*members, classes], or None without labels. mixed: whether the target is
+    not its image's label: images of the batch were mixed with one another, or it was softened, here or in a view above.
     """
 
     images: Tensor
@@ -51,12 +52,12 @@ class View:
     def labelled(self, labels: Tensor | None) -> View:
         """The view with the labels [B] of its images, unless it has a target of its own.
 
-        Raises ValueError where images were mixed: then the labels had to be mixed with them.
+        Raises ValueError where images were mixed, or targets softened: then the labels had to be there.
         """
         if labels is None or self.target is not None:
             return self
         if self.mixed:
-            raise ValueError("these views were mixed without labels; pass labels where the views are drawn")
+            raise ValueError("these views were softened or mixed without labels; pass labels where the views are drawn")
         return replace(self, target=labels.repeat_interleave(self.members, dim=0))
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> View:
@@ -91,7 +92,9 @@ def _sample(
         size = size_of[view.source.partition(".")[0]]
         drawn[view.name] = {}
         for planned in view.ops:
-            if view.count is None:
+            if isinstance(planned.op, LooksBack):
+                params = planned.op.look(way_to(plan, view, drawn, sizes)[0])
+            elif view.count is None:
                 params = planned.op.sample(planned.draws(seed, epoch, rows), size)
             else:
                 each = [
@@ -134,7 +137,8 @@ def render_views(
         for planned in view.ops:
             if isinstance(planned.op, MIXING):
                 drawn = {**drawn, planned.name: on_rows(drawn[planned.name], view.count or 1)}
-                labels, mixed = mix_target(labels, drawn[planned.name], classes), True
+            if isinstance(planned.op, Retargets):
+                labels, mixed = planned.op.retarget(labels, drawn[planned.name], classes), True
         source = _render(view.ops, source, drawn, view.count or 1, compiled)
         source = source if isinstance(source, Tensor) else together(source)
         if not isinstance(source, Tensor):

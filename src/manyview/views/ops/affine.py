@@ -26,6 +26,7 @@ from manyview.views.ops.op import (
     where_applied,
 )
 from manyview.views.ops.sampling import Places, affine_places, sample
+from manyview.views.ops.sight import Sight
 
 Ends = tuple[float, float]
 
@@ -125,6 +126,10 @@ class Translate:
         0 stands for "not applied".
         """
         return pair_difference(a, b, "shift", self.ranges())
+
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        shift = torch.where(params["applied"][:, None], params["shift"], 0.0)
+        return sight.cut(torch.cat([-shift, torch.ones_like(shift)], dim=1))
 
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes

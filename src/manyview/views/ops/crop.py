@@ -18,6 +18,7 @@ from manyview.errors import DataError
 from manyview.views.draws import Draws
 from manyview.views.engine.program import Code, Column
 from manyview.views.ops.op import PIXELS, Params, ViewParams, as_float, as_range, beside, check_whole
+from manyview.views.ops.sight import Sight
 
 ROWS_FIRST = 8  # times the height that rows may become before columns are mixed
 ATTEMPTS = 10  # torchvision's and the Inception crop's number of tries before it falls back to the centre
@@ -73,6 +74,9 @@ class Crop:
         """Centre y, centre x, height, width as fractions of the source [B, 4], in view a's frame, after a's flip."""
         return box_difference(a, b, frame)
 
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        return sight.cut(params["box"])
+
     def output_size(self, sizes: Tensor) -> Tensor:
         return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
 
@@ -125,6 +129,9 @@ class PadCrop:
         """As `crop`: centre y, centre x, height, width [B, 4], in view a's frame, after a's flip."""
         return box_difference(a, b, frame)
 
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        return sight.cut(params["box"])
+
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes if self.size is None else torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
 
@@ -155,6 +162,9 @@ class CenterCrop:
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """As `crop` [B, 4]."""
         return box_difference(a, b, frame)
+
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        return sight.cut(params["box"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
         return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)

@@ -24,6 +24,7 @@ from manyview.views.ops.op import (
     check_whole,
     where_applied,
 )
+from manyview.views.ops.sight import Sight
 
 NOISE = "noise"
 
@@ -64,6 +65,12 @@ class Cutout:
         """Centre y and x of a minus those of b [B, 2], each in its own view's frame; 0 stands for "not applied"."""
         at_a, at_b = (p["centre"] * p["applied"][:, None] for p in (a, b))
         return at_a - at_b
+
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        corner = (params["centre"] * sizes).round() - self.size // 2
+        return sight.hide(
+            torch.cat([corner, torch.full_like(corner, self.size)], dim=1) / sizes.repeat(1, 2), params["applied"]
+        )
 
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes
@@ -153,6 +160,9 @@ class Erase:
             for p in (a, b)
         )
         return at_a - at_b
+
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        return sight.hide(params["box"], params["applied"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes
