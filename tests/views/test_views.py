@@ -373,8 +373,8 @@ def test_keys_and_types_are_checked(spec):
 @pytest.mark.slow(reason="the ops of many views are traced")
 def test_rendering_is_one_graph():
     """As `train.compile` asks for on devices: nothing in a plan breaks the graph, or asks a device for a number."""
-    heavy = {"from": "a", "make": "randaugment(2, 9) | cutout(8) | mixup(0.2)"}
-    family = {"from": "image", "make": "crop(16) | augmix", "count": 3}
+    heavy = {"from": "a", "make": "randaugment(2, 9) | cutout(8) | soften | mixup(0.2)"}
+    family = {"from": "image", "make": "crop(16) | augmix | soften(4)", "count": 3}
     planned = plan(**DSSL, mixed=heavy, r={"from": "b", "orbit": "rot_color_perm6"}, c=family)
     images = photos()
     params = sample_views(planned, sizes_of(images), range(6), 3, 7)

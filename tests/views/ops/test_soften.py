@@ -13,7 +13,7 @@ from manyview.relations.reading import FitError, Port, Reading
 from manyview.step import Step
 from manyview.views.ops import OPS
 from manyview.views.plan import ViewSpec, plan_views
-from manyview.views.view import draw_views, member_view, render_views
+from manyview.views.view import draw_views, member_view, render_views, sample_views, to_device
 
 COUNT, CLASSES = 24, 4
 LABELS = torch.arange(COUNT) % CLASSES
@@ -171,6 +171,15 @@ def test_rendered_again_the_target_is_the_same_and_labels_cannot_come_later():
     assert bare.target is None
     with pytest.raises(ValueError, match=r"softened or mixed without labels; pass labels where the views are drawn"):
         bare.labelled(LABELS)
+
+
+def test_targets_on_a_device_are_softened_without_asking_it_for_a_number():
+    planned = plan(a={"make": "pad_crop(padding=9) | soften"}, c={"from": "a", "make": "cutout(4) | mixup", "count": 2})
+    device = torch.device("meta")  # which has no numbers to give
+    params = to_device(sample_views(planned, torch.tensor([[24, 24]]).expand(COUNT, 2), range(COUNT), 1, 5), device)
+    images = torch.zeros(COUNT, 3, 24, 24, dtype=torch.uint8, device=device)
+    made = render_views(planned, images, params, LABELS.to(device), CLASSES)
+    assert made["c"].target.shape == (2 * COUNT, CLASSES)
 
 
 def test_the_difference_is_that_of_the_shares():
