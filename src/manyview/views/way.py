@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from manyview.views.ops.op import Made, Params
-from manyview.views.plan import IMAGE, PlannedView
+from manyview.views.plan import PlannedView
 
 
 def way_to(
@@ -24,7 +24,7 @@ def way_to(
     """
     base, _, member = view.source.partition(".")
     way: list[Made] = []
-    if base != IMAGE:
+    if base in plan:  # else it is where images come from
         above = plan[base]
         way, sizes = way_to(plan, above, drawn, sizes)
         if above.count is not None:
