@@ -25,6 +25,7 @@ from manyview.recipe.overrides import apply_override
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.rehearse import rehearse
 from manyview.recipe.settings import Data, Frozen, Train
+from manyview.recipe.streams import check_streams
 from manyview.recipe.strict_yaml import read_yaml
 from manyview.recipe.texts import keep_texts
 from manyview.recipe.titles import leaves, true_title
@@ -135,6 +136,7 @@ def _check(recipe: Recipe) -> None:
     views = recipe.view_plan  # first, since it needs torch alone, and branches timm, which takes another two seconds
     rehearse(recipe.branch_plan, recipe.relation_plan, views, recipe.words, recipe.data.channels or 3)
     bind_source(recipe.data.call, recipe.words)
+    check_streams(recipe)
     heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.ema is None}
     check_training(recipe.train, parts(heads, [plan.name for plan in recipe.relation_plan]))
     parse_protocols(recipe.evaluate, words=recipe.words)

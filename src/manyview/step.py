@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
+from types import MappingProxyType
 from typing import Any, TypedDict
 
 import torch
@@ -23,6 +24,7 @@ from manyview.branches.ema import Ema
 from manyview.branches.given import Given, Network, given_networks, look_at, tried_size
 from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
 from manyview.branches.start import Start
+from manyview.data.batch import Batch
 from manyview.errors import ManyviewError, RecipeError
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.habits import Habits, check_held, refuse_compiler
@@ -36,18 +38,19 @@ from manyview.recipe.stepping import (
     first_classified,
     pixels_to_test,
     reading_of,
+    rows_of_streams,
     rows_per_image,
     scores_of,
     to_watch,
 )
+from manyview.recipe.viewing import Viewer
 from manyview.relations import HasState, Port
 from manyview.relations.joint import aggregate
 from manyview.relations.weight import Moment, Weight
-from manyview.views.engine.render import Source
-from manyview.views.inputs import Inputs, device_of, on_one_device
 from manyview.views.ops.orbit import orbit
-from manyview.views.plan import TEST, fixed_size, with_sources
-from manyview.views.view import View, draw_views, render_views
+from manyview.views.plan import TEST, fixed_size
+from manyview.views.streams import IMAGE
+from manyview.views.view import View, render_views
 
 
 class Output(TypedDict):
@@ -89,7 +92,7 @@ class Step(nn.Module):
         self.updates = 0
         self._follower = AfterUpdate()
         self._habits = Habits(recipe.train.accumulate)
-        self._inputs = Inputs(recipe.data.channels or 3, num_classes, bool(recipe.learns_from_labels))
+        self._viewer = Viewer(recipe, num_classes)
         self.plan = recipe.train_views
         self.test_plan = {name: view for name, view in recipe.view_plan.items() if name == TEST}
         relations = recipe.relation_plan
@@ -115,8 +118,7 @@ class Step(nn.Module):
         self.average = ModelEmaV3(self.main, decay=recipe.train.ema) if recipe.train.ema else None
         if self.average is not None:
             self.average.requires_grad_(False)  # timm leaves it on, and DDP would wait for gradients that never come
-        self.rendered_views = list(recipe.seen_views)
-        self._renderer = render_views
+        self.rendered_views = self._viewer.rendered
         self._classified = first_classified(relations, self.main)
         self._watched = to_watch(reads, self.main, self.plan)
         asked = [(read.branch, (read.name, read.view)) for read in self._reads()]
@@ -135,9 +137,14 @@ class Step(nn.Module):
         return fixed_size(self.plan, self._reads()[0].view)
 
     @property
-    def rows_per_image(self) -> int:
-        """Images that pass the networks for each image of a batch."""
-        return rows_per_image(self._reads(), self.branches, self.plan)
+    def rows(self) -> dict[str, int]:
+        """Images that pass the networks for each image of a stream."""
+        return rows_of_streams(self._reads(), self.branches, self.plan)
+
+    @property
+    def rows_per_image(self) -> float:
+        """Images that pass the networks for each image of a batch, of all its streams."""
+        return rows_per_image(self.rows, {stream: self.recipe.train.batch_of(stream) for stream in self.rows})
 
     @property
     def starts(self) -> dict[str, Start]:
@@ -244,23 +251,15 @@ class Step(nn.Module):
         index: Tensor | Sequence[int],
         epoch: int,
         only: Collection[str] | None = None,
+        stream: str = IMAGE,
     ) -> dict[str, View]:
-        """All views of a batch: the same arguments give the same views, bit for bit, on any CPU thread or process.
+        """All views of a stream's batch: the same arguments give the same, bit for bit, on any CPU thread or process.
 
         images: uint8 or float in [0, 1] [B, 3, H, W], or B images [3, H, W] of unlike sizes; tensors or NumPy's arrays.
         labels: [B]. index: the images' places in the data set [B]. epoch: which passage over it, from 0 on. only: names
         of the views wanted; by default all. Raises BatchError for what these cannot be.
         """
-        return self._draw(self._inputs.images(images), labels, index, epoch, only)
-
-    def _draw(
-        self, source: Source, labels: Any, index: Any, epoch: Any, only: Collection[str] | None
-    ) -> dict[str, View]:
-        plan = self.plan if only is None else {name: self.plan[name] for name in with_sources(self.plan, only)}
-        rows, passage = self._inputs.index(index, len(source)), self._inputs.epoch(epoch)
-        target = self._inputs.labels(labels, len(source), device_of(source))
-        seed, classes = self.recipe.seed, self.num_classes
-        return draw_views(plan, source, target, rows, passage, seed, classes, renderer=self._renderer)
+        return self._viewer.draw(Batch(images, labels, index, epoch), only, stream)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Raises ManyviewError: the step is compiled by its parts, see `compile_parts`."""
@@ -276,33 +275,36 @@ class Step(nn.Module):
         """Compiles backbones, and the rendering of views on devices (on the CPU it is compiled in any case)."""
         for name in self.branches:
             self.branch(name).backbone.compile()
-        self._renderer = torch.compile(render_views, fullgraph=True)
+        self._viewer.renderer = torch.compile(render_views, fullgraph=True)
 
     def test_pixels(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """What evaluation looks at, float [B, 3, h, w] in [0, 1]: the view `test`; without one, the image itself.
 
         An image of another size than the network was trained on is then resized to it, and cut to its shape.
         """
-        return pixels_to_test(self._inputs.images(images), self.test_plan, self.trained_size, self.recipe.seed)
+        return pixels_to_test(self._viewer.images(images), self.test_plan, self.trained_size, self.recipe.seed)
 
     # ------------------------------------------------------------------------------------------------------- train
 
     def forward(
         self,
-        images: Tensor | Sequence[Tensor] | Mapping[str, View],
+        images: Tensor | Sequence[Tensor] | Mapping[str, View] | Batch,
         labels: Tensor | None = None,
         *,
         index: Tensor | Sequence[int] | None = None,
         epoch: int | None = None,
+        streams: Mapping[str, Batch] = MappingProxyType({}),
     ) -> Output:
         """The loss of a batch, its terms, and class scores for the progress line.
 
-        images: as for `views`, or views that were rendered before (then index and epoch are not needed).
-        labels: integers [B], needed by relations that classify.
+        images: as for `views`, or views that were rendered before (then index and epoch are not needed), or a `Batch`,
+        which has all the rest. labels: integers [B], needed by relations that classify. streams: batches of the other
+        streams that the recipe reads, as {"unlabeled": Batch(images, None, index, epoch)}.
         """
         if torch.compiler.is_compiling():
             refuse_compiler()
-        views = self._views_of(images, labels, index, epoch)
+        given = images if isinstance(images, Batch) else Batch(images, labels, index, epoch, streams=streams)
+        views = self._viewer.given(given, self.main.mean.device, self.training and torch.is_grad_enabled())
         self._check_length(moves=self.training)
         self._look_at_the_loop()
         values: dict[tuple[str, str, str], Tensor] = {}
@@ -331,23 +333,6 @@ class Step(nn.Module):
             loss = reduce(torch.add, terms.values())  # in the order of the terms, which a sum of a tensor has not
         z = [values[(self.main.spec.name, *pair)].detach().float() for pair in self._watched]
         return {"loss": loss, "terms": terms, "output": self._scores(values), "z": z}
-
-    def _views_of(self, images: Any, labels: Any, index: Any, epoch: Any) -> dict[str, View]:
-        """The views that relations look at, drawn here or made before, where the networks lie."""
-        device = self.main.mean.device
-        if isinstance(images, Mapping):
-            looked_at = {view.partition(".")[0] for read in self._reads() for view in read.views}
-            views = self._inputs.views(images, [name for name in self.rendered_views if name in looked_at])
-            first = next(iter(views.values()))
-            on_one_device(first.images, device)
-            target = self._inputs.labels(labels, len(first.images) // first.members, device)
-            return {name: view.labelled(target) for name, view in views.items()}
-        source = self._inputs.images(images)
-        on_one_device(source, device)
-        if self.training and torch.is_grad_enabled() and self.recipe.data.on_bad_image == "raise":
-            # in the place of a bad image, another comes twice; what is only looked at, by `views`, is no passage
-            self._inputs.notice(source, self._inputs.index(index, len(source)), self._inputs.epoch(epoch))
-        return self._draw(source, labels, index, epoch, self.rendered_views)
 
     def _look_at_the_loop(self) -> None:
         """Tells what this step's loop seems to have forgotten; see `habits`."""

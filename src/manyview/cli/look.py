@@ -70,6 +70,7 @@ def replay(
     index: Annotated[int, typer.Option(help="The image's index, as in its split of the source.")],
     epoch: Annotated[int, typer.Option(help="The epoch, counted from 0.", min=0)],
     out: Annotated[Path, typer.Option(help="The picture: .png, .jpg or .webp.")],
+    stream: Annotated[str, typer.Option(help="Whose image: image, or unlabeled.")] = "image",
     quiet: Quiet = False,
     use: Use = None,
 ) -> None:
@@ -80,6 +81,6 @@ def replay(
 
     from manyview.judge.replay import replay as draw_again
 
-    drawn = draw_again(run, index, epoch, overrides=overrides or (), use=use or ())
+    drawn = draw_again(run, index, epoch, overrides=overrides or (), use=use or (), stream=stream)
     save_picture(drawn.picture, out)
     speaking(quiet).print(f"drew {drawn.name}, seed {drawn.seed}: {out}", soft_wrap=True)

@@ -61,7 +61,7 @@ def plan(
 
     splits, note = visible_data(loaded)
     made = make_plan(loaded, classes or (len(splits.classes) if splits is not None else 0) or 10)
-    clock = None if splits is None else clock_of(loaded.train, len(splits.train))
+    clock = None if splits is None else clock_of(loaded.train, splits.counts)
     console.print(made.render(note, clock))
     if measure:
         seen = None if classes else splits  # the data's labels belong to the data's classes

@@ -16,13 +16,16 @@ from typing import Any
 import torch
 
 from manyview.data import Splits
-from manyview.data.loader import Batch, Batches, stream
+from manyview.data.batch import Batch
+from manyview.data.loader import stream
 from manyview.data.render import choose_rendering
 from manyview.errors import RunError
 from manyview.foundation.environment import best_device
 from manyview.foundation.files import write_json
-from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
+from manyview.optimize.optimize import clock_of, images_of, make_optimizer, make_schedule
+from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
+from manyview.recipe.stepping import rows_per_image
 from manyview.step import Step
 
 BUDGETS = {
@@ -36,12 +39,12 @@ ROUNDS, WARM_UP, TIMED = 5, 4, 8  # in each round, every recipe's steps before t
 
 @dataclass(frozen=True)
 class Length:
-    """What a recipe is given. images_per_step: of a batch. rows_per_image: that pass networks, see `Step`."""
+    """What a recipe is given. images_per_step: of all streams. rows_per_image: that pass networks, see `Step`."""
 
     steps: int
     steps_per_epoch: int
     images_per_step: int
-    rows_per_image: int
+    rows_per_image: float
 
     @property
     def images(self) -> int:
@@ -51,7 +54,7 @@ class Length:
     @property
     def forwards(self) -> int:
         """Images that pass networks in training: each view and each branch that looks at it is one."""
-        return self.images * self.rows_per_image
+        return round(self.images * self.rows_per_image)
 
     @property
     def epochs(self) -> float:
@@ -59,10 +62,10 @@ class Length:
         return self.steps / self.steps_per_epoch
 
 
-def own_length(recipe: Recipe, images: int, rows_per_image: int) -> Length:
-    """The length that a recipe asks for on so many training images."""
-    clock = clock_of(recipe.train, images)
-    return Length(clock.steps, clock.steps_per_epoch, min(recipe.train.batch_size, images), rows_per_image)
+def own_length(recipe: Recipe, counts: Mapping[str, int], rows: Mapping[str, int]) -> Length:
+    """The length that a recipe asks for on so many images of each stream. rows: that pass networks for one of each."""
+    clock, images = clock_of(recipe.train, counts), images_of(recipe.train, counts)
+    return Length(clock.steps, clock.steps_per_epoch, sum(images.values()), rows_per_image(rows, images))
 
 
 def equal_steps(own: Length, reference: Length, budget: str, speed: tuple[float, float] | None = None) -> int:
@@ -149,19 +152,9 @@ class _Trial:
     def of(cls, recipe: Recipe, step: Step, splits: Splits) -> _Trial:
         """With views made where training makes them."""
         train, device = recipe.train, torch.device(best_device())
-        clock = clock_of(train, len(splits.train))
-        place = choose_rendering(recipe.data.render, splits.train, device.type).place
-        batches = Batches(
-            images=splits.train,
-            batch_size=train.batch_size,
-            steps_per_epoch=clock.steps_per_epoch,
-            seed=recipe.seed,
-            accumulate=train.accumulate,
-            views=None if place == "device" else recipe.seen_views,
-            classes=step.num_classes,
-            skip=recipe.data.on_bad_image == "skip",
-            reduced=recipe.data.reduced,
-        )
+        clock = clock_of(train, splits.counts)
+        place = choose_rendering(recipe.data.render, splits.streams.values(), device.type).place
+        batches = batches_of(recipe, splits, place, step.num_classes)
 
         def steps(first: int, stop: int) -> Generator[Batch, None, None]:
             return stream(batches, first, stop, place, recipe.data.workers, pin=device.type == "cuda")
@@ -185,7 +178,7 @@ class _Trial:
                 for _ in range(train.accumulate):
                     batch = next(stream).to(self.device)
                     with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-                        output = self.step(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
+                        output = self.step(batch)
                     (output["loss"] / train.accumulate).backward()
                 if train.clip:
                     torch.nn.utils.clip_grad_norm_(self.step.parameters(), train.clip)

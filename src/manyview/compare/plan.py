@@ -223,7 +223,7 @@ def _build(name: str, recipe: Recipe, splits: Splits, begun: bool) -> Step:
     try:
         check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
         check_protocols(parse_protocols(recipe.evaluate, words=recipe.words), splits)
-        steps = clock_of(recipe.train, len(splits.train)).steps
+        steps = clock_of(recipe.train, splits.counts).steps
         step = Step(recipe, len(splits.classes), steps, pretrained=not begun)
         if step.classifier:
             check_labels(splits, (), ["classify"])
@@ -268,8 +268,7 @@ def _measures(step: Step, recipe: Recipe) -> list[str]:
 
 
 def _lengths(drafts: Sequence[_Draft], splits: Splits, budget: str, folder: Path) -> list[Length]:
-    images = len(splits.train)
-    own = [own_length(draft.recipe, images, draft.step.rows_per_image) for draft in drafts]
+    own = [own_length(draft.recipe, splits.counts, draft.step.rows) for draft in drafts]
     speeds: dict[str, float] = {}
     if budget == "seconds":
         data = drafts[0].recipe.data
@@ -290,7 +289,7 @@ def _at_length(drafts: Sequence[_Draft], lengths: Sequence[Length], splits: Spli
     entries = []
     for draft, length in zip(drafts, lengths, strict=True):
         recipe, step = draft.recipe, draft.step
-        if clock_of(recipe.train, len(splits.train)).steps != length.steps:
+        if clock_of(recipe.train, splits.counts).steps != length.steps:
             # a warm-up of some steps is meant as it is; milestones belong to a length
             if re.search(r"at=[^=]*\d ?(epoch|step)", recipe.train.schedule.partition("warmup")[0]):
                 warnings.warn(
@@ -302,7 +301,7 @@ def _at_length(drafts: Sequence[_Draft], lengths: Sequence[Length], splits: Spli
             train = recipe.train.model_copy(update={"epochs": None, "steps": length.steps})
             recipe = recipe.model_copy(update={"train": train})
         try:
-            make_schedule(recipe.train, make_optimizer(recipe.train, step), clock_of(recipe.train, len(splits.train)))
+            make_schedule(recipe.train, make_optimizer(recipe.train, step), clock_of(recipe.train, splits.counts))
         except ManyviewError as error:
             raise type(error)(f"recipe {draft.name}: {error}") from None
         parameters = sum(p.numel() for p in step.parameters() if p.requires_grad)

@@ -159,16 +159,21 @@ class FolderImages:
 @final
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """The images at `positions` (int64 `[n]`), in that order, with the labels and identities they had."""
+    """The images at `positions` (int64 `[n]`), in that order, with the labels and identities they had.
+
+    hidden: they have no labels here, -1.
+    """
 
     images: Images
     positions: Ints
+    hidden: bool = False
     labels: Ints = field(init=False)
     index: Ints = field(init=False)
 
     def __post_init__(self) -> None:
         """Pick labels and identities once, since they are read often."""
-        object.__setattr__(self, "labels", self.images.labels[self.positions])
+        labels = self.images.labels[self.positions]
+        object.__setattr__(self, "labels", np.full_like(labels, -1) if self.hidden else labels)
         object.__setattr__(self, "index", self.images.index[self.positions])
 
     @property

@@ -16,9 +16,9 @@ import signal
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Protocol, TypeVar
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from manyview.data.batch import Batch
 from manyview.data.decode import BadImage, scale_for
 from manyview.data.images import ArrayImages, Images
 from manyview.errors import DataError, ManyviewError, RunError, WordsError
@@ -36,7 +37,7 @@ from manyview.foundation.vocabulary import modules_before, own_fault
 from manyview.views.draws import order_of
 from manyview.views.engine.render import Reduced, Source, together
 from manyview.views.plan import PlannedView
-from manyview.views.view import View, draw_boxes, draw_views
+from manyview.views.view import draw_boxes, draw_views
 
 AHEAD = 2  # batches that are made while one is in use
 GRACE = 30  # seconds that a worker lives on after SIGTERM
@@ -52,52 +53,13 @@ class Plan(Protocol[T_co]):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One process's part of a step.
-
-    images: uint8 [B, 3, H, W]; or B images of unlike sizes; or rendered views by name. labels, index: int64 [B]; a
-    label is -1 where the image has none. skipped: what could not be read, one line each. labelled: whether every image
-    has a label; it is kept because looking at labels on a GPU means waiting for it.
-    """
-
-    images: Tensor | list[Tensor] | dict[str, View]
-    labels: Tensor
-    index: Tensor
-    epoch: int
-    skipped: list[str]
-    labelled: bool = True
-
-    @property
-    def targets(self) -> Tensor | None:
-        """The labels, as a step takes them: None unless every image has one."""
-        return self.labels if self.labelled else None
-
-    def to(self, device: torch.device) -> Batch:
-        """Images and labels on a device. The index stays: draws are made on the CPU."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:
-        """Images and labels in page-locked memory, from which they travel to a GPU while it works."""
-        return self._with(torch.Tensor.pin_memory)
-
-    def _with(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        images: Any = self.images
-        if isinstance(images, Tensor):
-            images = move(images)
-        elif isinstance(images, dict):
-            images = {name: view.moved(move) for name, view in images.items()}
-        else:
-            images = [move(image) for image in images]
-        return replace(self, images=images, labels=move(self.labels))
-
-
-@dataclass(frozen=True)
 class Batches:
     """Batch number n of a run, for one process. Number n is part n % accumulate of update n // accumulate.
 
     views: the plan to render here; None leaves rendering to the step. classes: how many, for views that mix labels.
     skip: put others in the place of images that cannot be read (and say so) instead of raising. reduced: decode JPEGs
-    no larger than their crops need, where all views of the image begin with a crop or a resize.
+    no larger than their crops need, where all views of the image begin with a crop or a resize. streams: those of the
+    other streams, whose batch of a number goes with this one's; each has an order and epochs of its own.
     """
 
     images: Images
@@ -111,6 +73,7 @@ class Batches:
     classes: int | None = None
     skip: bool = False
     reduced: bool = False
+    streams: Mapping[str, Batches] = field(default_factory=dict)
 
     def positions(self, number: int) -> tuple[int, NDArray[np.int64]]:
         """(epoch, positions of the images) of batch `number`."""
@@ -157,6 +120,11 @@ class Batches:
         return together if len(together) == share else None
 
     def __getitem__(self, number: int) -> Batch:
+        made = self._own(number)
+        others = {name: batches[number] for name, batches in self.streams.items()}
+        return replace(made, streams=others) if others else made
+
+    def _own(self, number: int) -> Batch:
         epoch, positions = self.positions(number)
         images, kept, skipped = self.read(positions, epoch)
         labels = torch.from_numpy(self.images.labels[kept])
@@ -264,7 +232,7 @@ class _Values:
         return made, [(str(each.message), each.category, each.filename, each.lineno) for each in seen]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)  # two epochs of two streams
 def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return order_of(seed, epoch, count)
 

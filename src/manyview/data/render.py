@@ -7,6 +7,7 @@ device   the step renders on its device, from grey levels that were sent there o
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,12 +30,13 @@ class Rendering:
         return f"{maker[self.place]} ({self.why})"
 
 
-def choose_rendering(asked: str, images: Images, device: str) -> Rendering:
-    """What `data.render` comes to. images: of the training split, decoded if they fit; device: cpu, cuda, ….
+def choose_rendering(asked: str, images: Images | Collection[Images], device: str) -> Rendering:
+    """What `data.render` comes to. images: of the training split, or of each stream, decoded if they fit.
 
-    Raises RunError where memory or the device is asked for and the images do not lie in memory.
+    device: cpu, cuda, …. Raises RunError where memory or the device is asked for and the images do not lie in memory.
     """
-    in_memory = isinstance(images, ArrayImages)
+    streams: list[Images] = [*images] if isinstance(images, Collection) else [images]
+    in_memory = all(isinstance(each, ArrayImages) for each in streams)
     if not in_memory and asked in ("memory", "device"):
         raise RunError(
             f"data.render={asked} needs decoded images in memory, but these have unlike sizes, are unreadable in part "
@@ -44,7 +46,8 @@ def choose_rendering(asked: str, images: Images, device: str) -> Rendering:
         return Rendering(asked, "as the recipe asks")  # type: ignore[arg-type]
     if not in_memory:
         return Rendering("workers", "the images have unlike sizes or exceed data.memory")
-    held = f"{counted(len(images), 'decoded image')} {'lies' if len(images) == 1 else 'lie'} in memory"
+    count = sum(map(len, streams))
+    held = f"{counted(count, 'decoded image')} {'lies' if count == 1 else 'lie'} in memory"
     if device == "cpu":
         return Rendering("memory", held)
     return Rendering("device", f"{held}, and {device} renders faster than it could be fed")

@@ -18,13 +18,16 @@ from manyview.data.given import given_splits
 from manyview.data.huggingface import TableImages, hf, parquet_splits
 from manyview.data.images import FolderImages, Images
 from manyview.data.item_images import GivenImages, Reading
-from manyview.data.splits import RawSplits, Selection, Splits, make_splits
+from manyview.data.splits import Choice, RawSplits, Splits, make_splits
+from manyview.data.unlabeled import OF_TRAIN
 from manyview.data.vision import vision
 from manyview.errors import DataError, brief, misfit, shown, unknown
 from manyview.foundation.files import at_home
+from manyview.foundation.grammar import parse_call
 from manyview.foundation.vocabulary import NONE, Words
 from manyview.foundation.words import counted
 
+SOURCE, UNLABELED_SOURCE = "data.source", "data.unlabeled"  # where a recipe names one
 FROM_PYTHON = "python"  # the source of images that were given
 GIVE_AGAIN = (
     "must be given there again, as data=…, to manyview.train(…, resume=True), manyview.replay or "
@@ -51,7 +54,7 @@ class Call(Protocol):
         """Arguments by name."""
 
 
-class DataSpec(Selection, Reading, Protocol):
+class DataSpec(Choice, Reading, Protocol):
     """What a recipe says about data."""
 
     @property
@@ -65,6 +68,10 @@ class DataSpec(Selection, Reading, Protocol):
     @property
     def root(self) -> str | None:
         """Where its files are; relative to the working directory."""
+
+    @property
+    def unlabeled_root(self) -> str | None:
+        """Where the files of the unlabelled stream are, if not in `root`."""
 
     @property
     def download(self) -> bool:
@@ -88,7 +95,19 @@ def open_splits(spec: DataSpec, seed: int, data: Mapping[str, Any] | None = None
         raw = source(root, **given, download=spec.download, stored=stored)
     if not isinstance(raw, RawSplits):
         raise DataError(f"data.source: {spec.call.name} gives RawSplits, of train, val and test, got {brief(raw)}")
+    if spec.unlabeled is not None and spec.unlabeled not in OF_TRAIN:
+        raw = replace(raw, unlabeled=_open_unlabeled(spec.unlabeled, spec, stored))
     return make_splits(raw if stored is None else _alike(raw, stored), spec, seed)
+
+
+def _open_unlabeled(text: str, spec: DataSpec, stored: Stored | None) -> Images:
+    """What a source of its own has to train on, for the unlabelled stream."""
+    source, given = bind_source(parse_call(text, UNLABELED_SOURCE), spec.words, UNLABELED_SOURCE)
+    root = spec.root if spec.unlabeled_root is None else spec.unlabeled_root
+    found = source(None if root is None else _looked_at(at_home(root)), **given, download=spec.download, stored=stored)
+    if not isinstance(found, RawSplits):
+        raise DataError(f"{UNLABELED_SOURCE}: {text} gives RawSplits, of train, val and test, got {brief(found)}")
+    return found.train
 
 
 def _looked_at(root: Path) -> Path:
@@ -103,18 +122,20 @@ def _looked_at(root: Path) -> Path:
     return root
 
 
-def bind_source(call: Call, words: Words = NONE) -> tuple[Callable[..., RawSplits], dict[str, Any]]:
-    """The source that a call names, and its options; nothing is opened. Raises `DataError`."""
+def bind_source(call: Call, words: Words = NONE, key: str = SOURCE) -> tuple[Callable[..., RawSplits], dict[str, Any]]:
+    """The source that a call names, and its options; nothing is opened. key: where it stands. Raises `DataError`."""
     known = words.beside("SOURCES", SOURCES)
     if call.name not in known:
-        own = f"; for that folder, write data.source=folder data.root={call.name}" if Path(call.name).is_dir() else ""
-        raise DataError(f"data.source: {unknown('source', call.name, known, own=words.own('SOURCES'))}{own}")
+        root = "data.root" if key == SOURCE else "data.unlabeled_root"
+        own = f"; for that folder, write {key}=folder {root}={call.name}" if Path(call.name).is_dir() else ""
+        others = () if key == SOURCE else OF_TRAIN
+        raise DataError(f"{key}: {unknown('source', call.name, [*others, *known], own=words.own('SOURCES'))}{own}")
     source = known[call.name]
     options = [p for p in inspect.signature(source).parameters.values() if p.name not in GIVEN]
     signature = inspect.Signature([p.replace(annotation=p.empty) for p in options])
     fault = misfit(signature, call.args, call.kwargs)
     if fault:
-        raise DataError(f"data.source: {fault} in '{call.name}'; write {call.name}{signature}")
+        raise DataError(f"{key}: {fault} in '{call.name}'; write {call.name}{signature}")
     given = signature.bind(*call.args, **call.kwargs).arguments
     kinds = get_type_hints(source)
     for option, value in given.items():
@@ -123,14 +144,14 @@ def bind_source(call: Call, words: Words = NONE) -> tuple[Callable[..., RawSplit
         except ValidationError:
             text, several = str(kinds[option]), ", or several in ( )" if "tuple" in str(kinds[option]) else ""
             kind = next((what for name, what in KINDS.items() if name in text), "of the kind that it says")
-            raise DataError(f"data.source: {option}={value!r} in '{call.name}' must be {kind}{several}") from None
+            raise DataError(f"{key}: {option}={value!r} in '{call.name}' must be {kind}{several}") from None
     return source, given
 
 
 def _alike(raw: RawSplits, stored: Stored) -> RawSplits:
     """The splits, all images of which must be as deep as the first that train can read."""
     known = replace(stored, dtype=_depth(raw.train))
-    splits: dict[str, Any] = {"train": raw.train, "val": raw.val, "test": raw.test}
+    splits: dict[str, Any] = {"train": raw.train, "val": raw.val, "test": raw.test, "unlabeled": raw.unlabeled}
     for split, images in splits.items():
         if isinstance(images, FolderImages | TableImages | GivenImages):
             splits[split] = replace(images, stored=known)

@@ -16,8 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from manyview.data.images import Images, Ints, Subset, labelled
+from manyview.data.unlabeled import Opening, hidden
+from manyview.data.unlabeled import note as note_of_unlabeled
 from manyview.errors import DataError
 from manyview.foundation.words import counted
+from manyview.views.streams import IMAGE, UNLABELED
 
 
 class Selection(Protocol):
@@ -40,13 +43,17 @@ class Selection(Protocol):
         """Keep this many training images in all, with and without labels."""
 
 
+class Choice(Selection, Opening, Protocol):
+    """What is trained on: the labelled images, and the stream beside them."""
+
+
 @dataclass(frozen=True)
 class RawSplits:
     """What a source has.
 
     classes: none where no image has a label. carve_test: it has one set of images, from which a test split must be
     taken. remark: what a user should know of how the source was read, for the note. given: whether they were given in
-    Python, and so have no place where they can be found again.
+    Python, and so have no place where they can be found again. unlabeled: images of another source, for that stream.
     """
 
     train: Images
@@ -56,13 +63,15 @@ class RawSplits:
     carve_test: bool = False
     remark: str = ""
     given: bool = False
+    unlabeled: Images | None = None
 
 
 @dataclass(frozen=True)
 class Splits:
     """What a run uses; `note` says in one line how the splits were made, `given` whether they were given in Python.
 
-    Of val and test all images have a label, or none has; of train some may.
+    Of val and test all images have a label, or none has; of train some may. unlabeled: the stream of that name, beside
+    which all images of train have a label.
     """
 
     train: Images
@@ -71,9 +80,20 @@ class Splits:
     classes: tuple[str, ...]
     note: str
     given: bool = False
+    unlabeled: Images | None = None
+
+    @property
+    def streams(self) -> dict[str, Images]:
+        """What is trained on, by stream."""
+        return {IMAGE: self.train} | ({} if self.unlabeled is None else {UNLABELED: self.unlabeled})
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images each stream has."""
+        return {stream: len(images) for stream, images in self.streams.items()}
 
 
-def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
+def make_splits(raw: RawSplits, choice: Choice, seed: int) -> Splits:
     """Split and thin out a source; the images that stay keep their order and identity.
 
     1. If the source is one set without a test split, `val_fraction` of all images becomes test.
@@ -81,7 +101,8 @@ def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
        Both are stratified, and take no class's last image. Only labelled images count, and only those are held out;
        where there are none, nothing is. Of a val or test that the source has, only labelled images are kept if it has
        some.
-    3. Of what remains in train: `labels_per_class`, then `imbalance`, then `limit` (see `thin_out`).
+    3. Of what remains in train: `labels_per_class`, then `imbalance`, then `limit` (see `thin_out`). Where `unlabeled`
+       opens a stream, images without a label are in that alone, and what step 3 leaves out may be (see `hidden`).
 
     Raises `DataError` for labels outside the classes, a single class, empty splits, and choices that the data cannot
     satisfy.
@@ -115,14 +136,20 @@ def make_splits(raw: RawSplits, choice: Selection, seed: int) -> Splits:
             made[split], notes[split] = Subset(raw.train, kept[held]), " " + how
             kept = kept[rest]
 
-    kept, thinning = thin_out(labels, np.union1d(kept, bare), raw.classes, choice, seed)
+    pool = np.union1d(kept, bare)
+    if choice.unlabeled is not None and not len(kept):
+        raise DataError(f"data.unlabeled={choice.unlabeled}: no image of train has a label, for the stream beside it")
+    kept, thinning = thin_out(labels, pool if choice.unlabeled is None else kept, raw.classes, choice, seed)
+    rank = _rank(np.zeros(len(labels if raw.unlabeled is None else raw.unlabeled), np.int64), seed, UNLABELED)
+    unlabeled = hidden(raw.train, pool, kept, raw.unlabeled, choice, rank)
     train = raw.train if len(kept) == len(labels) else Subset(raw.train, kept)
     parts = [_counted(train, "train") + thinning]
+    parts += [] if unlabeled is None else [note_of_unlabeled(unlabeled, choice)]
     for split in ("val", "test"):
         part = made[split]
         parts.append(f"no {split}" if part is None else _counted(part, split) + notes[split])
     note = "; ".join(filter(None, [", ".join(parts), raw.remark]))
-    return Splits(train, made["val"], made["test"], raw.classes, note, raw.given)
+    return Splits(train, made["val"], made["test"], raw.classes, note, raw.given, unlabeled)
 
 
 def check_labels(

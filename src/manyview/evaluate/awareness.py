@@ -50,7 +50,8 @@ from manyview.views.ops.flip import Flip, Rotate90, VFlip
 from manyview.views.ops.histogram import Sharpness
 from manyview.views.ops.op import Op, ViewParams, check_whole, coin_difference
 from manyview.views.ops.threshold import Invert, Solarize
-from manyview.views.plan import IMAGE, PlannedOp, PlannedView
+from manyview.views.plan import PlannedOp, PlannedView
+from manyview.views.streams import IMAGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -187,6 +187,7 @@ class Finetune:
                     set_lr(number)
                     torch.manual_seed(key_of(seed, number, "finetune")[0])  # what is random inside, such as dropout
                     assert isinstance(batch.images, dict)
+                    assert batch.labels is not None
                     pixels = batch.images[VIEW].pixels.to(model.device)
                     loss = F.cross_entropy(network(pixels), batch.labels.to(model.device))
                     optimizer.zero_grad()

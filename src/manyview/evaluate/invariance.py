@@ -35,7 +35,8 @@ from manyview.evaluate.tried_ops import draw, plan_ops, some_of
 from manyview.foundation.grammar import parse_pipeline
 from manyview.foundation.vocabulary import NONE, Words
 from manyview.views.ops.op import check_whole
-from manyview.views.plan import IMAGE, PlannedView
+from manyview.views.plan import PlannedView
+from manyview.views.streams import IMAGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -32,6 +32,7 @@ from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
 from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
 from manyview.recipe.recipe import Recipe
+from manyview.recipe.streams import refuse_streams
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
@@ -78,6 +79,7 @@ class ViewsData(lightning.LightningDataModule):
 
     def __init__(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        refuse_streams(recipe, "Lightning's ViewsData")
         self.recipe = recipe if data is None else recipe.on_given_data()
         self.splits: Splits = open_splits(self.recipe.data, recipe.seed, data)
         self.protocols = parse_protocols(recipe.evaluate, words=recipe.words)
@@ -245,7 +247,7 @@ class ViewsModule(lightning.LightningModule):
             raise ManyviewError(f"ViewsModule is fed by ViewsData, got a {type(batch).__name__} of another loader")
         output = self.step(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
         terms = {f"terms/{name}": value.detach() for name, value in output["terms"].items()}
-        self.log_dict({"loss": output["loss"].detach(), **terms}, batch_size=len(batch.labels))
+        self.log_dict({"loss": output["loss"].detach(), **terms}, batch_size=len(batch.index))
         for line in batch.skipped:
             self._tell(f"skipped: {line}")
         return output["loss"]

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from manyview.data.loader import Batches
-from manyview.errors import DataError, RunError, shown
+from manyview.errors import DataError, RunError, shown, unknown
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import clock_of
+from manyview.recipe.batches import batches_of
 from manyview.show.sheet import contact_sheet, short_path
 from manyview.training.run import Run
-from manyview.views.plan import mixes
+from manyview.views.plan import mixes, of_stream
+from manyview.views.streams import IMAGE
 from manyview.words.load import Use
 
 
@@ -37,30 +38,25 @@ def replay(
     data: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     use: Use | Sequence[Use] = (),
+    stream: str = IMAGE,
 ) -> Replayed:
-    """Draws exactly what a run's network saw of an image in an epoch.
+    """Draws exactly what a run's network saw of an image of a stream in an epoch of that stream.
 
-    index: the image's, as in its split of the source. data: the data sets, if the run was given any. overrides: where
-    data are, `data.root=DIR`. use: words of its own that the run was made with, which must be the very same. Raises
-    ManyviewError for an image or an epoch that the run has not seen.
+    index: the image's, as in its split of the source. stream: `image`, or `unlabeled` where the run has it. data: the
+    data sets, if the run was given any. overrides: where data are, `data.root=DIR`. use: words of its own that the run
+    was made with, which must be the very same. Raises ManyviewError for an image or an epoch that the run has not seen.
     """
     folder = Run(Path(run), use)
     recipe = folder.recipe(*overrides, exact=True)
-    train = folder.splits(recipe, data).train
-    clock = clock_of(recipe.train, len(train))
-    if epoch * clock.steps_per_epoch >= clock.steps:
-        last = (clock.steps - 1) // clock.steps_per_epoch
+    splits = folder.splits(recipe, data)
+    clock, known = clock_of(recipe.train, splits.counts), batches_of(recipe, splits, "workers", None)
+    streams = {IMAGE: replace(known, streams={}), **known.streams}
+    if stream not in streams:
+        raise RunError(f"--stream: {unknown('stream', stream, streams)}")
+    batches, train = streams[stream], splits.streams[stream]
+    if epoch * batches.steps_per_epoch >= clock.steps:
+        last = (clock.steps - 1) // batches.steps_per_epoch
         raise RunError(f"--epoch {epoch}: this run has {f'epochs 0 to {last}' if last else 'epoch 0 alone'}")
-    batches = Batches(
-        images=train,
-        batch_size=recipe.train.batch_size,
-        steps_per_epoch=clock.steps_per_epoch,
-        seed=recipe.seed,
-        accumulate=recipe.train.accumulate,
-        views=recipe.seen_views,
-        skip=recipe.data.on_bad_image == "skip",
-        reduced=recipe.data.reduced,
-    )
     found = (train.index == index).nonzero()[0]
     step = batches.step_of(int(found[0]), epoch) if len(found) else None
     if step is None or step >= clock.steps:
@@ -76,7 +72,7 @@ def replay(
             f"image {index} was not reached in epoch {epoch}: the run ended before, after {clock.steps} steps{near}"
         )
     position, together = int(found[0]), found
-    if mixes(recipe.view_plan):
+    if mixes(of_stream(recipe.view_plan, stream)):
         beside = replace(batches, world=folder.processes(step)).beside(position, epoch)
         assert beside is not None
         together = beside
@@ -85,5 +81,6 @@ def replay(
         raise DataError(f"image {index} cannot be read: it was skipped in training")
     caption = f"{short_path(shown(train.name(position)))}\nindex {index}, epoch {epoch}"
     row, names = kept.tolist().index(position), [caption] * len(kept)
-    picture = contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row])
-    return Replayed(picture, f"{shown(train.name(position))}, index {index}, epoch {epoch}", recipe.seed)
+    picture = contact_sheet(recipe, images, names, train.index[kept].tolist(), epoch, [row], stream=stream)
+    of = "" if stream == IMAGE else f" of the stream {stream}"
+    return Replayed(picture, f"{shown(train.name(position))}, index {index}{of}, epoch {epoch}", recipe.seed)

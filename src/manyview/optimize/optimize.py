@@ -18,6 +18,7 @@ from manyview.foundation.grammar import Call, bind, check_arguments, parse_call
 from manyview.foundation.words import counted
 from manyview.optimize.layers import scales
 from manyview.views.ops.op import check_not_negative
+from manyview.views.streams import IMAGE
 
 if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
@@ -35,10 +36,24 @@ class Clock:
     steps_per_epoch: int
 
 
-def clock_of(train: Train, images: int) -> Clock:
-    """How many steps an epoch over `images` has, and the run. An epoch's rest that fills no batch is left out of it."""
-    per_epoch = max(1, images // train.batch_size)
+def clock_of(train: Train, images: int | Mapping[str, int]) -> Clock:
+    """How many steps an epoch over `images` has, and the run. An epoch's rest that fills no batch is left out of it.
+
+    images: how many there are, or how many of each stream; epochs are those of the stream that has most.
+    """
+    counts = {IMAGE: images} if isinstance(images, int) else images
+    per_epoch = steps_an_epoch(train, max(counts, key=lambda stream: counts[stream]), max(counts.values()))
     return Clock(train.steps or (train.epochs or 1) * per_epoch, per_epoch)
+
+
+def images_of(train: Train, counts: Mapping[str, int]) -> dict[str, int]:
+    """How many images of each stream an update sees, over all processes. counts: how many each stream has."""
+    return {stream: min(train.batch_of(stream), count) for stream, count in counts.items()}
+
+
+def steps_an_epoch(train: Train, stream: str, images: int) -> int:
+    """How many steps an epoch over so many images of a stream has."""
+    return max(1, images // train.batch_of(stream))
 
 
 def steps_of(duration: str | float, clock: Clock, name: str = "duration") -> int:

@@ -12,7 +12,9 @@ from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import Call, parse_call
 from manyview.foundation.vocabulary import NONE, Words
 from manyview.views.ops.op import COUNTABLE
+from manyview.views.streams import UNLABELED
 
+PER_LABELED = 7  # as in FixMatch
 TRACKERS = ("tensorboard", "trackio", "mlflow", "wandb")
 
 
@@ -43,13 +45,16 @@ class Data(Frozen, strict=True):
     folder(labels=None) or stl10(split='train+unlabeled'). root: its folder. val_fraction: the share of training images,
     of the labelled where there are any, held out to choose by, where the source has no validation set.
     labels_per_class, imbalance (largest class / smallest, exponential; both leave images without labels alone), limit:
-    which training images remain. on_bad_image: raise, or skip and list; in training another image takes its place.
-    channels: images are taken as they are stored, 8-bit or deeper, and must have this many channels; null makes them
-    8-bit RGB. Either way they stand upright, and colour profiles are not applied. reduced: JPEGs are decoded at each
-    reading, no larger than their crops need, faster but not to the same grey levels (see `data.decode`). memory: GiB
-    that the decoded images of a split may take; where they fit, they stay in memory. workers: processes that read ahead
-    what does not lie in memory, to train on and to be judged on alike. render: where views are made (see
-    `data.render`): by the loader's "workers"; by threads from images in "memory", ahead of the step; or on the
+    which training images remain. unlabeled: opens the stream of that name beside `image`, for views `from: unlabeled`:
+    all training images without their labels; the rest, whose label is not kept or that have none; or another source's,
+    as in stl10(split='unlabeled'), in unlabeled_root (by default root). unlabeled_limit: so many of them. on_bad_image:
+    raise, or skip and list; in training another image takes its place. channels: images are taken as they are stored,
+    8-bit or deeper, and must have this many channels; null makes them 8-bit RGB. Either way they stand upright, and
+    colour profiles are not applied. reduced: JPEGs are decoded at each reading, no larger than their crops need, faster
+    but not to the same grey levels (see `data.decode`). memory: GiB that the decoded images of a split may take; where
+    they fit, they stay in memory. workers: processes that read ahead what does not lie in memory, to train on and to be
+    judged on alike. render: where views are made (see `data.render`): by the loader's "workers"; by threads from images
+    in "memory", ahead of the step; or on the
     "device"; "auto" chooses, and the run says why.
     """
 
@@ -60,6 +65,9 @@ class Data(Frozen, strict=True):
     labels_per_class: int | None = Field(None, ge=1, le=COUNTABLE)
     imbalance: float | None = Field(None, ge=1)
     limit: int | None = Field(None, ge=1, le=COUNTABLE)
+    unlabeled: str | None = None
+    unlabeled_root: str | None = None
+    unlabeled_limit: int | None = Field(None, ge=1, le=COUNTABLE)
     on_bad_image: Literal["raise", "skip"] = "raise"
     channels: int | None = Field(None, ge=1, le=MOST_CHANNELS)
     reduced: bool = False
@@ -72,6 +80,13 @@ class Data(Frozen, strict=True):
         """The source, parsed."""
         return parse_call(self.source, "data.source")
 
+    @field_validator("unlabeled")
+    @classmethod
+    def _opens(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_call(text, "data.unlabeled")
+        return text
+
     @property
     def stored(self) -> Stored | None:
         """How images are taken, see `data.decode`."""
@@ -80,7 +95,8 @@ class Data(Frozen, strict=True):
 
 class Train(Frozen, strict=True):
     """How long, how fast, with what. epochs or steps, not both. batch_size: images an update, over all processes;
-    an epoch is as many whole batches as the images fill.
+    an epoch is as many whole batches as the images fill. unlabeled_per_labeled: images of the stream `unlabeled` that
+    go with one of `batch_size`; an epoch is then one of the stream with more images.
 
     accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
     weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together, on
@@ -95,6 +111,7 @@ class Train(Frozen, strict=True):
     epochs: int | None = Field(None, ge=1, le=COUNTABLE)
     steps: int | None = Field(None, ge=1, le=COUNTABLE)
     batch_size: int = Field(128, ge=1, le=COUNTABLE)
+    unlabeled_per_labeled: int = Field(PER_LABELED, ge=1, le=COUNTABLE)
     optimizer: str = "sgd(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)"
     schedule: str = "cosine()"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -109,6 +126,10 @@ class Train(Frozen, strict=True):
     checkpoint_every: str = "1 epoch"
     log_every: int = Field(10, ge=1, le=COUNTABLE)
     track: tuple[str, ...] = Field(("tensorboard",), strict=False)
+
+    def batch_of(self, stream: str) -> int:
+        """Images an update of a stream, over all processes."""
+        return self.batch_size * (self.unlabeled_per_labeled if stream == UNLABELED else 1)
 
     @field_validator("optimizer", "schedule")
     @classmethod

@@ -19,7 +19,8 @@ from manyview.relations.weight import Weight
 from manyview.views.engine.render import Source, together
 from manyview.views.ops.mix import mix_rows, mix_target, on_rows
 from manyview.views.ops.op import as_float
-from manyview.views.plan import TEST, PlannedView, usual_test_view
+from manyview.views.plan import TEST, PlannedView, stream_of, usual_test_view
+from manyview.views.streams import STREAMS
 from manyview.views.view import View, draw_views, member_view
 
 
@@ -47,15 +48,22 @@ def check_length(schedules: Mapping[str, Weight | Ema]) -> None:
             )
 
 
-def rows_per_image(reads: Iterable[Read], branches: Iterable[str], views: Mapping[str, PlannedView]) -> int:
-    """Images that pass the branches for each image of a batch."""
-    rows = 0
+def rows_of_streams(reads: Iterable[Read], branches: Iterable[str], views: Mapping[str, PlannedView]) -> dict[str, int]:
+    """Images that pass the branches for each image of a stream."""
+    rows = dict.fromkeys(STREAMS, 0)
     for branch in branches:
         read = {each.view for each in reads if each.branch == branch}
-        whole = {view for view in read if "." not in view}
-        members = {view for view in read if "." in view and view.partition(".")[0] not in whole}
-        rows += sum(views[view].members for view in whole) + len(members)
-    return rows
+        for view in read:
+            base, _, member = view.partition(".")
+            if not (member and base in read):  # a slice of its family's rows
+                rows[stream_of(views, view)] += 1 if member else views[view].members
+    return {stream: count for stream, count in rows.items() if count}
+
+
+def rows_per_image(rows: Mapping[str, int], images: Mapping[str, int]) -> float:
+    """Images that pass the branches, for each image of an update: a mean over its streams. rows, images: by stream."""
+    passed, seen = sum(rows[stream] * count for stream, count in images.items()), sum(images.values())
+    return passed / seen if passed % seen else passed // seen
 
 
 def reading_of(
@@ -103,7 +111,7 @@ def scores_of(
 
 
 def to_watch(reads: Iterable[Read], branch: Branch, views: Mapping[str, PlannedView]) -> list[tuple[str, str]]:
-    """(readout, view) of a branch whose spread tells a collapse; of two views where there are two."""
+    """(readout, view) of a branch whose spread tells a collapse; of two views of the same images, if there are."""
     name = "z" if "z" in branch.dims else FEATURES
     wanted = [(read.name, read.view) for read in reads if read.branch == branch.spec.name]
     seen = {view for found, view in branch.with_inputs(wanted) if found == name or name == FEATURES}
@@ -111,7 +119,9 @@ def to_watch(reads: Iterable[Read], branch: Branch, views: Mapping[str, PlannedV
     order = [view for made in views for view in (made, *(f"{made}.{t}" for t in range(rows[made])))]
     found = sorted(seen, key=order.index)
     single = [view for view in found if rows_an_image(view, views) == 1]  # a family's rows are not those of a view
-    return [(name, view) for view in single[:2] or found[:1]]
+    of = {view: stream_of(views, view) for view in single}
+    pairs = [[view for view in single if of[view] == stream][:2] for stream in dict.fromkeys(of.values())]
+    return [(name, view) for view in max(pairs, key=len, default=found[:1])]
 
 
 def pixels_to_test(
@@ -146,6 +156,7 @@ __all__ = [
     "first_classified",
     "pixels_to_test",
     "reading_of",
+    "rows_of_streams",
     "rows_per_image",
     "scores_of",
     "to_watch",

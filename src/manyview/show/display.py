@@ -23,6 +23,7 @@ from manyview.foundation.streams import Escaping
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import Clock
 from manyview.recipe.recipe import Recipe
+from manyview.recipe.streams import a_step
 from manyview.show.console import TIE, Row, tied, wrapped
 from manyview.step import Step
 
@@ -85,11 +86,12 @@ class Display:
         """What is about to be trained."""
         parameters = sum(p.numel() for p in step.parameters() if p.requires_grad)
         epochs = counted(clock.steps / clock.steps_per_epoch, "epoch")
+        each = f", {a_step(recipe)} each" if recipe.data.unlabeled else ""
         lines = {
             "data": note,
             "views": f"{', '.join(step.rendered_views)}, made by {rendering}",
             "model": f"{without_origin(step.main.spec.backbone)}, {counted(parameters, 'parameter')}",
-            "run": f"{counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}, seed {recipe.seed}",
+            "run": f"{counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}{each}, seed {recipe.seed}",
         }
         if step.starts:
             lines["starts"] = "; ".join(f"{part} from {start}" for part, start in step.starts.items())

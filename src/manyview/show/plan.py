@@ -19,9 +19,10 @@ from manyview.foundation.words import counted
 from manyview.optimize.optimize import Clock, make_optimizer
 from manyview.recipe.readouts import RelationPlan
 from manyview.recipe.recipe import Recipe
+from manyview.recipe.streams import a_step, streams_seen
 from manyview.step import Step
 from manyview.views.ops import OPS
-from manyview.views.plan import IMAGE, TEST, PlannedView, mixes
+from manyview.views.plan import TEST, PlannedView, mixes
 from manyview.views.trial import reference_note
 
 
@@ -76,9 +77,9 @@ class Plan:
 
     def summary(self) -> str:
         """One line on cost."""
-        train, rows = self.recipe.train, self.step.rows_per_image
+        train, rows = self.recipe.train, self.step.rows
         length = counted(train.epochs, "epoch") if train.epochs else counted(train.steps or 0, "step")
-        data = self.recipe.data
+        data, each_row = self.recipe.data, " and ".join(map(str, rows.values()))
         render = {
             "auto": f"made from memory or on the device where a split of one size takes at most {data.memory:g} GiB, "
             "else by the loader's workers",
@@ -88,8 +89,8 @@ class Plan:
         }[data.render]
         return (
             f"{_count(self.step)} parameters for {counted(self.step.num_classes, 'class')}; {length}; a step: "
-            f"{counted(train.batch_size, 'image')}, {train.batch_size * rows:,} through the networks "
-            f"({rows} an image), views {render}"
+            f"{a_step(self.recipe)}, {sum(train.batch_of(each) * rows[each] for each in rows):,} through the networks "
+            f"({each_row} an image), views {render}"
         )
 
 
@@ -242,8 +243,9 @@ def cut(text: str, length: int) -> str:
 
 def _graph(plan: Plan) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]:
     views = plan.recipe.seen_views
-    rank = {IMAGE: 0}
-    nodes = [Node(IMAGE, "image", "", 0, "image")]
+    streams = streams_seen(plan.recipe)
+    rank = dict.fromkeys(streams, 0)
+    nodes = [Node(stream, stream, "", 0, "image") for stream in streams]
     edges: list[tuple[str, str, bool]] = []
     for name, view in views.items():
         source = view.source.partition(".")[0]

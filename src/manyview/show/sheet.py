@@ -13,6 +13,8 @@ from manyview.recipe.recipe import Recipe
 from manyview.views.engine.render import Reduced, Source
 from manyview.views.ops.op import Params
 from manyview.views.ops.policy import POLICY_OPS
+from manyview.views.plan import of_stream
+from manyview.views.streams import STREAMS, seed_of
 from manyview.views.view import View, draw_views
 
 GAP, LINE, NAME = 10, 12, 16
@@ -56,19 +58,23 @@ def contact_sheet(
     rows: Sequence[int] | None = None,
     columns: int | None = None,
     titles: Mapping[str, str] | None = None,
+    stream: str | None = None,
 ) -> Image.Image:
     """Every view of every image as the network would see it in that epoch.
 
     images: uint8 [B, 3, H, W], or a list of unlike sizes. names, index: [B]; a name may be several lines. rows: which
     of them to show, by default all; the others are drawn nevertheless, for views that mix the images of a batch.
     Families show a column a member. columns: views that stand side by side, by default all; the others follow below,
-    beside the images again. titles: what stands above a view instead of its name.
+    beside the images again. titles: what stands above a view instead of its name. stream: whose views to show, of
+    images of that stream; by default those of all.
     """
     shown = range(len(index)) if rows is None else rows
     # what no relation reads may need the whole image
     plan = recipe.seen_views if isinstance(images, Reduced) else recipe.train_views
     pictures = images.images if isinstance(images, Reduced) else images
-    views = draw_views(plan, images, None, index, epoch, recipe.seed)
+    views: dict[str, View] = {}
+    for each in STREAMS if stream is None else (stream,):
+        views |= draw_views(of_stream(plan, each), images, None, index, epoch, seed_of(recipe.seed, each))
     drawn: list[Column] = []
     for name, view in views.items():
         for member in range(view.members):

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from manyview.data import Splits
-from manyview.data.images import ArrayImages
-from manyview.data.loader import Batches
+from manyview.data.images import ArrayImages, Subset
 from manyview.foundation.environment import best_device
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import clock_of, make_optimizer
+from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
+from manyview.recipe.streams import streams_seen
 from manyview.step import Step
 
 UNSEEN = 64  # the side of random images where no view says what it needs
@@ -62,19 +63,9 @@ def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
     from torch.utils.flop_counter import FlopCounterMode
 
     train, device = recipe.train, torch.device(best_device())
-    images = _random_images(recipe, step) if splits is None else splits.train
-    batches = Batches(
-        images=images,
-        batch_size=train.batch_size,
-        steps_per_epoch=max(1, len(images) // train.batch_size),
-        seed=recipe.seed,
-        accumulate=train.accumulate,
-        views=recipe.seen_views,
-        classes=step.num_classes,
-        skip=recipe.data.on_bad_image == "skip",
-        reduced=recipe.data.reduced,
-    )
-    step.total_steps = step.total_steps or clock_of(train, len(images)).steps
+    seen = _random_splits(recipe, step) if splits is None else splits
+    batches = batches_of(recipe, seen, "workers", step.num_classes)
+    step.total_steps = step.total_steps or clock_of(train, seen.counts).steps
     step.train().to(device)
     optimizer = make_optimizer(train, step)
     step.attach(optimizer)
@@ -91,7 +82,7 @@ def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
         took = time.perf_counter() - asked
         storages.clear()  # those of an earlier part are free again
         with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            output = step(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
+            output = step(batch)
         (output["loss"] / train.accumulate).backward()
         return took
 
@@ -121,7 +112,7 @@ def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
         kept=kept,
         peak=torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
         device=str(device),
-        on="its data" if splits is not None else f"random images of {images.size[0]} px",  # type: ignore[index]
+        on="its data" if splits is not None else f"random images of {seen.train.size[0]} px",  # type: ignore[index]
     )
 
 
@@ -143,10 +134,22 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _random_images(recipe: Recipe, step: Step) -> ArrayImages:
-    """A batch of random images, a little larger than the first view, with labels in turn."""
+def _random_splits(recipe: Recipe, step: Step) -> Splits:
+    """A batch of random images of each stream that the recipe reads."""
+    train, *others = (_random_images(recipe, step, recipe.train.batch_of(stream)) for stream in streams_seen(recipe))
+    return Splits(
+        train,
+        None,
+        None,
+        (),
+        "random",
+        unlabeled=Subset(others[0], np.arange(len(others[0])), hidden=True) if others else None,
+    )
+
+
+def _random_images(recipe: Recipe, step: Step, count: int) -> ArrayImages:
+    """So many random images, a little larger than the first view, with labels in turn."""
     side = UNSEEN if step.trained_size is None else math.ceil(max(step.trained_size) * 8 / 7)
-    count = recipe.train.batch_size
     drawn = torch.Generator().manual_seed(recipe.seed)
     shape = (count, recipe.data.channels or 3, side, side)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=drawn)

@@ -10,6 +10,7 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -21,6 +22,7 @@ from manyview.foundation.files import write_json, write_state
 from manyview.step import Step
 from manyview.training.run import Run
 from manyview.training.setup import Setup
+from manyview.views.streams import IMAGE
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -58,33 +60,41 @@ def largest_weight(step: Step) -> Tensor:
 
 
 def seen(step: Step, batches: Batches, number: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """What each forward pass of step `number`, counted from 1, looked at: one dict a part and process, in this order.
+    """What each forward pass of step `number`, counted from 1, looked at: a dict a part, process and stream.
 
-    Each holds process, part, epoch, index [B], labels [B], names (B of them), and views: name -> {pixels: float
+    Each holds process, part, stream, epoch, index [B], labels [B], names (B of them), and views: name -> {pixels: float
     [B*members, C, h, w], params: op -> {name: tensor}}. Partners of mixed images are rows of the same pass.
     """
-    where = {int(index): position for position, index in enumerate(batches.images.index)}
-    for part in range(batches.accumulate):
-        for rank in range(batches.world):
-            batch = replace(batches, rank=rank)[(number - 1) * batches.accumulate + part].to(device)
-            views: Any = batch.images
-            if not isinstance(views, Mapping):
-                views = step.views(views, batch.targets, index=batch.index, epoch=batch.epoch, only=step.rendered_views)
-            yield {
-                "process": rank,
-                "part": part,
-                "epoch": batch.epoch,
-                "index": batch.index.cpu(),
-                "labels": batch.labels.cpu(),
-                "names": [batches.images.name(where[index]) for index in batch.index.tolist()],
-                "views": {
-                    name: {
-                        "pixels": view.pixels.cpu(),
-                        "params": {op: {k: v.cpu() for k, v in params.items()} for op, params in view.params.items()},
-                    }
-                    for name, view in views.items()
-                },
-            }
+    streams = {IMAGE: replace(batches, streams={}), **batches.streams}
+    where = {name: {int(index): at for at, index in enumerate(of.images.index)} for name, of in streams.items()}
+    for part, rank, (stream, of) in product(range(batches.accumulate), range(batches.world), streams.items()):
+        batch = replace(of, rank=rank)[(number - 1) * batches.accumulate + part].to(device)
+        views: Any = batch.images
+        if not isinstance(views, Mapping):
+            views = step.views(
+                views,
+                batch.targets,
+                index=batch.index,
+                epoch=batch.epoch,
+                only=step.rendered_views,
+                stream=stream,
+            )
+        yield {
+            "process": rank,
+            "part": part,
+            "stream": stream,
+            "epoch": batch.epoch,
+            "index": batch.index.cpu(),
+            "labels": torch.as_tensor(batch.labels).cpu(),
+            "names": [of.images.name(where[stream][index]) for index in batch.index.tolist()],
+            "views": {
+                name: {
+                    "pixels": view.pixels.cpu(),
+                    "params": {op: {k: v.cpu() for k, v in params.items()} for op, params in view.params.items()},
+                }
+                for name, view in views.items()
+            },
+        }
 
 
 def report_failure(run: Run, setup: Setup, failed: int, noticed: int, terms: Mapping[str, float]) -> str:
@@ -105,7 +115,8 @@ def report_failure(run: Run, setup: Setup, failed: int, noticed: int, terms: Map
     folder, epoch = run.folder / "failure", batches.positions((failed - 1) * batches.accumulate)[0]
     try:
         parts = list(seen(step, batches, failed, setup.accelerator.device))
-        index = [number for part in parts for number in part["index"].tolist()]
+        of_first = [part for part in parts if part["stream"] == IMAGE]  # batch.pt has those of all streams
+        index = [number for part in of_first for number in part["index"].tolist()]
         replay = f"manyview replay {shlex.quote(str(run.folder))} --index {index[0]} --epoch {epoch} --out seen.png"
         write_state(folder / "batch.pt", {"step": failed, "epoch": epoch, "parts": parts})
         written = {
@@ -116,7 +127,7 @@ def report_failure(run: Run, setup: Setup, failed: int, noticed: int, terms: Map
             "noticed_at": noticed,
             "terms": {name: value if math.isfinite(value) else str(value) for name, value in terms.items()},
             "index": index,
-            "names": [name for part in parts for name in part["names"]],
+            "names": [name for part in of_first for name in part["names"]],
             "replay": replay,
         }
         write_json(folder / "failure.json", written)

@@ -20,11 +20,13 @@ from manyview.recipe.settings import Data, Train
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.views.plan import TEST
+from manyview.views.streams import IMAGE
 
 
-def images_together(train: Train, images: int, world: int) -> int:
+def images_together(train: Train, images: int | Mapping[str, int], world: int) -> int:
     """How many images a process draws at once, of so many for training. Raises RecipeError if there is none.
 
+    images: how many there are, or how many of each stream; then it is those of the first stream that are told.
     Warns where a batch is larger than the data: it is all of them then, whatever lr was meant for it.
     """
     parts = world * train.accumulate
@@ -32,24 +34,32 @@ def images_together(train: Train, images: int, world: int) -> int:
         raise RecipeError(
             f"train.batch_size: {train.batch_size} is not divisible by {world} processes x {train.accumulate} parts"
         )
-    if images < parts:
-        raise RecipeError(
-            f"train.accumulate: {images:,} training images are too few for {world} processes x {train.accumulate} "
-            f"parts of a batch"
-        )
-    whole = images - images % parts
-    if images < train.batch_size:
-        warnings.warn(
-            f"train.batch_size is {train.batch_size:,}, but there are {images:,} training images: each update sees "
-            f"{whole:,} and is an epoch; train.batch_size={max(parts, whole // 4 // parts * parts)} would make several",
-            ManyviewWarning,
-            stacklevel=2,
-        )
-    return min(train.batch_size, whole) // parts
+    counts = {IMAGE: images} if isinstance(images, int) else images
+    for stream, count in counts.items():
+        which, asked = "training images" if stream == IMAGE else f"{stream} images", train.batch_of(stream)
+        if count < parts:
+            raise RecipeError(
+                f"train.accumulate: {count:,} {which} are too few for {world} processes x {train.accumulate} "
+                f"parts of a batch"
+            )
+        if count < asked:
+            _warn_of_few(count, count - count % parts, parts, asked, which, alone=len(counts) == 1)
+    first = next(iter(counts))
+    return min(train.batch_of(first), counts[first] - counts[first] % parts) // parts
+
+
+def _warn_of_few(count: int, whole: int, parts: int, asked: int, which: str, alone: bool) -> None:
+    """There are fewer images than a batch of their stream has; so each update sees all that its parts can share."""
+    if alone:
+        told = f"train.batch_size is {asked:,}, but there are {count:,} {which}: each update sees {whole:,} and is an "
+        told += f"epoch; train.batch_size={max(parts, whole // 4 // parts * parts)} would make several"
+    else:
+        told = f"a batch has room for {asked:,} {which}, and there are {count:,}: each update sees {whole:,} of them"
+    warnings.warn(told, ManyviewWarning, stacklevel=3)
 
 
 def rehearse(step: Step, splits: Splits, together: int = 2) -> None:
-    """Draws the views of two training images and looks at one to evaluate, before anything is written.
+    """Draws the views of two training images of each stream and looks at one to evaluate, before anything is written.
 
     The networks look at one image of each size, so that those that cannot read it say so now.
 
@@ -58,9 +68,13 @@ def rehearse(step: Step, splits: Splits, together: int = 2) -> None:
     Raises ManyviewError for ops that do not fit the images. Images that cannot be read are the loader's affair.
     """
     with contextlib.suppress(BadImage):
-        images, kept, _ = read_images(splits.train, np.arange(min(2, together, len(splits.train))))
-        views = step.views(images, index=splits.train.index[kept].tolist(), epoch=0, only=step.rendered_views)
-        check_sizes(step, {name: view.images[:1] for name, view in views.items()})
+        seen: dict[str, Tensor] = {}
+        for stream, of in splits.streams.items():
+            images, kept, _ = read_images(of, np.arange(min(2, together, len(of))))
+            index = of.index[kept].tolist()
+            views = step.views(images, index=index, epoch=0, only=step.rendered_views, stream=stream)
+            seen |= {name: view.images[:1] for name, view in views.items()}
+        check_sizes(step, seen)
     held = splits.val or splits.test
     with contextlib.suppress(BadImage):
         if held is not None:
@@ -96,7 +110,7 @@ def check_sizes(step: Step, images: Mapping[str, Tensor]) -> None:
 def in_memory(splits: Splits, data: Data, display: Display) -> Splits:
     """Small data sets of one size are decoded once, into memory; not where each reading may be at another scale."""
     loaded: dict[str, Any] = {}
-    for name in ("train", "val", "test"):
+    for name in ("train", "val", "test", "unlabeled"):
         images = getattr(splits, name)
         if images is not None and not data.reduced:
             with display.evaluating(f"decode {name}", len(images)) as tick:

@@ -31,7 +31,7 @@ from manyview.words.load import Use, words_of
 
 # Settings that change where and how fast a run goes, not what it computes.
 INCIDENTAL = (
-    *("title", "data.root", "data.download", "data.workers"),
+    *("title", "data.root", "data.unlabeled_root", "data.download", "data.workers"),
     *("train.log_every", "train.checkpoint_every", "train.on_collapse", "train.track"),
 )
 SHOWN = 4  # differences between recipes that a message lists
@@ -225,12 +225,11 @@ def _anywhere(recipe: Recipe) -> Recipe:
     """The recipe with the paths of data and weights made absolute, so that the run can be read from any folder."""
     if (branches := anywhere(recipe.branches)) != recipe.branches:
         recipe = recipe.model_copy(update={"branches": branches})
-    root = recipe.data.root
-    if root is None or not at_home(root).exists():
-        return recipe
-    data = recipe.data.model_copy(update={"root": str(at_home(root).resolve())})
-    return recipe.model_copy(update={"data": data})
+    roots = {key: getattr(recipe.data, key) for key in ("root", "unlabeled_root")}
+    here = {key: str(at_home(root).resolve()) for key, root in roots.items() if root and at_home(root).exists()}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=here)}) if here else recipe
 
 
 def _marks(splits: Splits) -> dict[str, Any]:
-    return {name: mark_of(getattr(splits, name), splits.given) for name in ("train", "val", "test")}
+    kept = {name: mark_of(getattr(splits, name), splits.given) for name in ("train", "val", "test")}
+    return kept if splits.unlabeled is None else {**kept, "unlabeled": mark_of(splits.unlabeled, splits.given)}

@@ -26,11 +26,13 @@ from manyview.optimize.optimize import (
     Clock,
     clock_of,
     fixed_parts,
+    images_of,
     make_optimizer,
     make_schedule,
     steps_of,
     sync_batchnorm,
 )
+from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Train
 from manyview.show.display import Display
@@ -44,8 +46,8 @@ class Setup:
     """The parts of a run. They stay as they are, but for what the step and the optimiser learn.
 
     wrapped: the step as it is trained, on its device and in its process, see `on_devices`; before, the step itself.
-    together: images that a process draws at once. set_lr: sets the lr of an update, and returns it. checkpoint_every:
-    updates. protocols: what the end measures, accuracy first where something classifies.
+    together: images of the first stream that a process draws at once. set_lr: sets the lr of an update, and returns it.
+    checkpoint_every: updates. protocols: what the end measures, accuracy first where something classifies.
     """
 
     recipe: Recipe
@@ -69,25 +71,14 @@ class Setup:
 
     @property
     def images_per_step(self) -> int:
-        """Images of an update, over all processes."""
-        return min(self.recipe.train.batch_size, len(self.splits.train))
+        """Images of an update, over all processes and streams."""
+        return sum(images_of(self.recipe.train, self.splits.counts).values())
 
     @property
     def batches(self) -> Batches:
         """The batches of this process."""
-        return Batches(
-            images=self.splits.train,
-            batch_size=self.recipe.train.batch_size,
-            steps_per_epoch=self.clock.steps_per_epoch,
-            seed=self.recipe.seed,
-            accumulate=self.recipe.train.accumulate,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            views=None if self.rendering.place == "device" else self.recipe.seen_views,
-            classes=self.step.num_classes,
-            skip=self.recipe.data.on_bad_image == "skip",
-            reduced=self.recipe.data.reduced,
-        )
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        return batches_of(self.recipe, self.splits, self.rendering.place, self.step.num_classes, rank, world)
 
     def on_devices(self) -> Setup:
         """With step and optimiser as accelerate wraps them, and compiled where the recipe says so."""
@@ -142,8 +133,8 @@ def set_up(
     protocols = parse_protocols(recipe.evaluate, words=recipe.words)
     check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
     check_protocols(protocols, splits)
-    together = images_together(config, len(splits.train), world)
-    clock = clock_of(config, len(splits.train))
+    together = images_together(config, splits.counts, world)
+    clock = clock_of(config, splits.counts)
 
     step = Step(recipe, len(splits.classes), clock.steps, backbone=backbone, pretrained=pretrained)
     if step.classifier:
@@ -173,5 +164,5 @@ def set_up(
         set_lr=set_lr,
         together=together,
         checkpoint_every=checkpoint_every,
-        rendering=choose_rendering(recipe.data.render, splits.train, accelerator.device.type),
+        rendering=choose_rendering(recipe.data.render, splits.streams.values(), accelerator.device.type),
     )

@@ -29,7 +29,7 @@ def update(
         with watch.waiting():
             batch = next(stream).to(accelerator.device)
         with accelerator.accumulate(wrapped):
-            output: Output = wrapped(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
+            output: Output = wrapped(batch)
             accelerator.backward(output["loss"])
             if train.clip and accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(wrapped.parameters(), train.clip)
@@ -37,5 +37,5 @@ def update(
             setup.optimizer.zero_grad()
         first_bad.note(output["loss"], number + 1)
         terms.append(torch.stack([value.detach() for value in output["terms"].values()]))
-        state.skip(batch.skipped)
+        state.skip(batch.unread)
     return output, reduce(torch.add, terms) / len(terms)

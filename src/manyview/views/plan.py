@@ -1,6 +1,6 @@
 """The plan of views: what a recipe says of them, checked, with their ops built and whose draws each op uses.
 
-A view is made from the source image or from a view declared above it.
+A view is made from an image of a stream (`image` is the labelled one) or from a view declared above it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from manyview.views.ops.crop import CenterCrop, Resize
 from manyview.views.ops.mix import MIXING
 from manyview.views.ops.op import TURNS, LooksBack, Op, turnable
 from manyview.views.ops.orbit import ORBITS, orbit_size
+from manyview.views.streams import IMAGE, STREAMS
 
-IMAGE = "image"
 TEST = "test"  # the view that evaluation looks at; nothing in it is drawn
 AGAIN = "_again"  # in the name of an op that stands in a view for the second time
 
@@ -66,7 +66,7 @@ class PlannedOp:
 
 @dataclass(frozen=True)
 class PlannedView:
-    """A view ready to be drawn. source: `image`, a view, or a member. members: m of a family; None for one image."""
+    """A view ready to be drawn. source: a stream, a view, or a member. members: m of a family; None for one image."""
 
     name: str
     source: str
@@ -105,8 +105,10 @@ def _plan_view(
     name: str, spec: ViewSpec, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView], words: Words
 ) -> PlannedView:
     where = f"views.{name}"
-    if not name.isidentifier() or keyword.iskeyword(name) or name == IMAGE:
-        raise RecipeError(f"{where}: a view's name is a word other than '{IMAGE}', got '{name}'")
+    if not name.isidentifier() or keyword.iskeyword(name) or name in STREAMS:
+        raise RecipeError(
+            f"{where}: a view's name is a word other than {' and '.join(map(repr, STREAMS))}, got '{name}'"
+        )
     if spec.like is not None:
         if spec.make is not None or spec.orbit is not None or spec.count is not None:
             raise RecipeError(f"{where}: 'like' takes its ops from {spec.like}; drop make, orbit and count")
@@ -119,7 +121,7 @@ def _plan_view(
         view = PlannedView(name, spec.source or model.source, ops, model.orbit, model.count)
     else:
         if spec.source is None:
-            raise RecipeError(f"{where}: give 'from' (image, or a view above) or 'like'")
+            raise RecipeError(f"{where}: give 'from' (image, unlabeled, or a view above) or 'like'")
         if spec.orbit is not None and spec.count is not None:
             raise RecipeError(f"{where}: an orbit fixes the number of its members; drop count")
         if spec.orbit is not None and spec.orbit not in ORBITS:
@@ -149,10 +151,10 @@ def _plan_ops(view: str, make: str | None, words: Words) -> tuple[PlannedOp, ...
 
 def _check_source(source: str, where: str, specs: Mapping[str, ViewSpec], above: Mapping[str, PlannedView]) -> None:
     base, dot, member = source.partition(".")
-    if source == IMAGE:
+    if source in STREAMS:
         return
-    if base == IMAGE:
-        raise RecipeError(f"{where}.from: the source image has no members; write from: {IMAGE}")
+    if base in STREAMS:
+        raise RecipeError(f"{where}.from: the source image has no members; write from: {base}")
     if base not in above or base == TEST:
         raise RecipeError(f"{where}.from: {_not_above(base, where.partition('.')[2], specs, above)}")
     if above[base].is_family and not member:
@@ -178,7 +180,7 @@ def _not_above(name: str, own: str, specs: Mapping[str, ViewSpec], above: Mappin
         return f"'{TEST}' is what evaluation looks at; no view derives from it"
     if name in specs and name not in above:
         return f"'{name}' is declared below; a view derives from one above it"
-    return unknown("view", name, [IMAGE, *(view for view in above if view != TEST)])
+    return unknown("view", name, [*STREAMS, *(view for view in above if view != TEST)])
 
 
 def _check_ways(view: PlannedView, above: Mapping[str, PlannedView]) -> None:
@@ -217,6 +219,9 @@ def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedV
                 raise RecipeError(f"{where}: view '{side}' has no op '{name}'; ops: {', '.join(named) or 'none'}")
         if ops[name].op != theirs[name].op:
             raise RecipeError(f"{where}: '{name}' has other arguments in '{view.name}' than in '{other}'")
+        own, its = (stream_of({**above, view.name: view}, each) for each in (view.name, other))
+        if own != its:
+            raise RecipeError(f"{where}: '{view.name}' is of stream '{own}' and '{other}' of '{its}', of unlike images")
         if view.count != above[other].count:
             raise RecipeError(f"{where}: a view with a count draws for each member; share draws with one of that count")
         if name in shared:
@@ -248,7 +253,17 @@ def fixed_size(plan: Mapping[str, PlannedView], name: str) -> tuple[int, int] | 
 def _chain(plan: Mapping[str, PlannedView], name: str) -> list[PlannedView]:
     """The views from the image to this one."""
     view = plan[name.partition(".")[0]]
-    return [view] if view.source == IMAGE else [*_chain(plan, view.source), view]
+    return [view] if view.source in STREAMS else [*_chain(plan, view.source), view]
+
+
+def stream_of(plan: Mapping[str, PlannedView], name: str) -> str:
+    """The stream whose images a view, or a member such as `r.0`, is made of."""
+    return _chain(plan, name)[0].source
+
+
+def of_stream(plan: Mapping[str, PlannedView], stream: str) -> dict[str, PlannedView]:
+    """The views that are made of a stream's images, in order."""
+    return {name: view for name, view in plan.items() if stream_of(plan, name) == stream}
 
 
 def usual_test_view(size: tuple[int, int], share: float = 1.0) -> PlannedView:
@@ -262,6 +277,6 @@ def with_sources(plan: Mapping[str, PlannedView], wanted: Collection[str]) -> li
     """The views to render, in order, so that all wanted ones (or their members) can be made."""
     needed = {name.partition(".")[0] for name in wanted}
     for view in reversed(list(plan.values())):
-        if view.name in needed and view.source != IMAGE:
+        if view.name in needed and view.source not in STREAMS:
             needed.add(view.source.partition(".")[0])
     return [name for name in plan if name in needed]

@@ -22,7 +22,8 @@ from manyview.views.draws import Draws
 from manyview.views.engine.program import lowers
 from manyview.views.engine.render import render
 from manyview.views.ops.op import Op, Params, as_float
-from manyview.views.plan import IMAGE, PlannedView
+from manyview.views.plan import PlannedView
+from manyview.views.streams import IMAGE
 
 COUNT = 3  # images of the trial
 SIDE = 64  # of an image before the first op

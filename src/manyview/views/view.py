@@ -25,7 +25,8 @@ from manyview.views.ops.mix import MIXING, on_rows
 from manyview.views.ops.op import LooksBack, Op, Params, Retargets, as_float
 from manyview.views.ops.orbit import orbit
 from manyview.views.ops.part import ResizedPart, check_growth, in_parts
-from manyview.views.plan import IMAGE, PlannedOp, PlannedView
+from manyview.views.plan import PlannedOp, PlannedView
+from manyview.views.streams import STREAMS
 from manyview.views.way import way_to
 
 
@@ -74,7 +75,7 @@ def sample_views(
     matters, so the same call gives the same parameters on any machine, at any time; and in any batch, but for ops that
     mix the images of a batch. Raises DataError for an image that is too small for an op, or would grow without bounds.
     """
-    size_of: dict[str, Tensor] = {IMAGE: sizes}
+    size_of = dict.fromkeys(STREAMS, sizes)
     for view in plan.values():
         size = size_of[view.source.partition(".")[0]]
         check_growth([planned.op for planned in view.ops], size)
@@ -86,7 +87,7 @@ def _sample(
     plan: Mapping[str, PlannedView], sizes: Tensor, index: Tensor | Sequence[int], epoch: int, seed: int
 ) -> dict[str, dict[str, Params]]:
     rows = np.asarray(index, dtype=np.int64)
-    size_of: dict[str, Tensor] = {IMAGE: sizes}
+    size_of = dict.fromkeys(STREAMS, sizes)
     drawn: dict[str, dict[str, Params]] = {}
     for view in plan.values():
         size = size_of[view.source.partition(".")[0]]
@@ -115,7 +116,7 @@ def render_views(
     classes: int | None = None,
     compiled: bool = True,
 ) -> dict[str, View]:
-    """Makes the pixels of every view of the plan. Inputs are left as they are.
+    """Makes the pixels of every view of the plan, all of one stream. Inputs are left as they are.
 
     images: [B, C, H, W] uint8 or float in [0, 1]; or B images [C, H, W] of unlike sizes, if every view crops or resizes
     them to one. target: labels [B] or soft targets [B, classes]. classes: how many, for views that mix labels.
@@ -125,7 +126,7 @@ def render_views(
     made: dict[str, View] = {}
     for view in plan.values():
         base, _, member = view.source.partition(".")
-        if base == IMAGE:
+        if base in STREAMS:
             source, labels, mixed = images, target, False
         else:
             source, labels, mixed = made[base].images, made[base].target, made[base].mixed
@@ -199,9 +200,9 @@ def draw_boxes(
     sizes: H and W of the images [B, 2]. Returns boxes in pixels [B, K, 4] and the sizes that they become [B, K, 2].
     """
     first = {
-        name: PlannedView(name, IMAGE, view.ops[:1], None, view.count)
+        name: PlannedView(name, view.source, view.ops[:1], None, view.count)
         for name, view in plan.items()
-        if view.source == IMAGE
+        if view.source in STREAMS
     }
     if not all(view.ops and isinstance(view.ops[0].op, (Crop, Resize)) for view in first.values()):
         return None

@@ -19,6 +19,7 @@ from manyview.branches.timm_models import timm_model
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError
 from manyview.integrations.timm.batch import ViewsBatch
 from manyview.recipe.recipe import Recipe
+from manyview.recipe.streams import refuse_streams
 from manyview.step import Step
 
 LOGGER = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class ViewsTask(TrainingTask):
         super().__init__(device=device or where, dtype=dtype, verbose=verbose)
         if dtype not in (None, torch.float32):
             raise ManyviewError(f"dtype: weights are kept in float32, not {dtype}; train in bfloat16 by autocast")
+        refuse_streams(recipe, "timm's train.py")
         if recipe.train.ema:
             raise RecipeError(
                 "train.ema: inside timm's loop the averaged weights are timm's; drop it and use setup_ema(), "
