@@ -306,6 +306,24 @@ def pseudo_label(strong, weak, threshold, temperature=1.0):
     return total / len(strong)
 
 
+def softmax_rows(logits):
+    """Each row's probabilities."""
+    return [[math.exp(value) for value in row] for row in log_softmax(logits)]
+
+
+def fairness(strong, weights, local, labels):
+    """Σ_c a_c log b_c, a = norm(p̃/h̃), b = norm(p̄/h̄), p̄ and h̄ over the rows that count (FreeMatch, eq. 11-13)."""
+    rows = [p for p, weight in zip(softmax_rows(strong), weights, strict=True) if weight]
+    if not rows:
+        return 0.0
+    classes = range(len(local))
+    mean = [sum(p[c] for p in rows) / len(rows) for c in classes]
+    often = [sum(float(np.argmax(p) == c) for p in rows) / len(rows) for c in classes]
+    a = [local[c] / labels[c] if labels[c] else 0.0 for c in classes]
+    b = [mean[c] / often[c] if often[c] else 0.0 for c in classes]
+    return sum(x / sum(a) * math.log(y / sum(b) + 1e-12) for x, y in zip(a, b, strict=True))
+
+
 # --- Evaluation ------------------------------------------------------------------------------------
 
 

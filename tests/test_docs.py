@@ -84,7 +84,7 @@ def test_packaged_recipe_headers_make_a_claim():
 
 
 SYSTEMS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "systems.md").read_text(encoding="utf-8"), re.S)
-ON_PAPER = {"Tied-FixMatch"}
+ON_PAPER: set[str] = set()
 
 
 def test_there_are_twelve_systems():

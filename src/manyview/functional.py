@@ -12,10 +12,11 @@ from manyview.relations.dino import dino
 from manyview.relations.jensen_shannon import jensen_shannon
 from manyview.relations.joint import aggregate, distill, joint_cross_entropy, joint_labels
 from manyview.relations.lejepa import sigreg, spread
-from manyview.relations.pseudo_label import flex_thresholds, free_thresholds, pseudo_label, soft_weights
+from manyview.relations.pseudo_label import pseudo_label
 from manyview.relations.redundancy import barlow_twins, vicreg
 from manyview.relations.similarity import similarity
 from manyview.relations.swav import sinkhorn, swav
+from manyview.relations.thresholds import flex_thresholds, free_thresholds, soft_weights
 from manyview.views.ops.orbit import orbit
 from manyview.views.ops.soften import soften
 

@@ -36,6 +36,7 @@ from manyview.recipe.stepping import (
     check_arguments,
     check_length,
     first_classified,
+    measures_of,
     pixels_to_test,
     reading_of,
     rows_of_streams,
@@ -59,6 +60,7 @@ class Output(TypedDict):
     loss: Tensor
     terms: dict[str, Tensor]
     output: Tensor | None  # class scores of the first classified view [B, classes], without gradient
+    measures: dict[str, Tensor]  # what relations measured beside their losses, scalars, without gradient
     z: list[Tensor]  # projections z (features h, where there are none) of one or two views [B, dim], without gradient
 
 
@@ -124,7 +126,7 @@ class Step(nn.Module):
         asked = [(read.branch, (read.name, read.view)) for read in self._reads()]
         asked += [(self.main.spec.name, pair) for pair in self._watched]
         self._wanted = {name: sorted({pair for branch, pair in asked if branch == name}) for name in self.branches}
-        self._with_state = [name for name, relation in self.relations.items() if isinstance(relation, HasState)]
+        self._with_state = [name for name, part in self.relations.named_modules() if isinstance(part, HasState)]
 
     @property
     def main(self) -> Branch:
@@ -332,7 +334,8 @@ class Step(nn.Module):
                         terms[term] = terms[term] + weight * value if term in terms else weight * value
             loss = reduce(torch.add, terms.values())  # in the order of the terms, which a sum of a tensor has not
         z = [values[(self.main.spec.name, *pair)].detach().float() for pair in self._watched]
-        return {"loss": loss, "terms": terms, "output": self._scores(values), "z": z}
+        measures = measures_of(dict(self.relations.items()))
+        return {"loss": loss, "terms": terms, "output": self._scores(values), "measures": measures, "z": z}
 
     def _look_at_the_loop(self) -> None:
         """Tells what this step's loop seems to have forgotten; see `habits`."""
@@ -413,7 +416,7 @@ class Step(nn.Module):
             if branch.spec.ema is not None:
                 branch.follow(self._followed(branch.spec.ema), progress)
         for name in self._with_state:
-            self.relations[name].after_step()  # type: ignore[operator]
+            self.relations.get_submodule(name).after_step()  # type: ignore[operator]
         self.updates += 1
         self._habits.moved(self.updates, self.total_steps)
         if self.average is not None:

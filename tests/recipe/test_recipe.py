@@ -589,8 +589,8 @@ def with_relation(line: str) -> str:
             f"orbit_cross_entropy, joint_cross_entropy, {ALL_RELATIONS}",
         ),
         (
-            "pseudo_label(logits(a), toward=stop(logits(b)))",
-            f"unknown relation 'pseudo_label'; relations: supervised_contrastive, distill, augself, {ALL_RELATIONS}"
+            "fixmatch(logits(a), toward=stop(logits(b)))",
+            f"unknown relation 'fixmatch'; relations: similarity, agmax, vicreg, {ALL_RELATIONS}"
             "; words of your own come with --use FILE.py",
         ),
         (
@@ -611,14 +611,17 @@ def with_relation(line: str) -> str:
         ("cross_entropy(logits('a'))", "a readout takes one view, as in logits(a), got logits('a')"),
         ("cross_entropy(stop(logits(a), logits(b)))", "stop takes one readout, got stop(logits(a), logits(b))"),
         ("similarity(h(a), h(b), kind=mse)", "similarity: put quotes round kind='mse'"),
-        ("similarity(h(a))", "similarity(h(a)): missing a required argument: 'b'; arguments: a, b, kind"),
+        (
+            "similarity(h(a))",
+            "similarity(h(a)): missing a required argument: 'b'; arguments: a, b, kind, where, threshold",
+        ),
         (
             "similarity(h(a), h(b), h(r.0))",
-            "similarity(h(a), h(b), h(r.0)): too many positional arguments; arguments: a, b, kind",
+            "similarity(h(a), h(b), h(r.0)): too many positional arguments; arguments: a, b, kind, where, threshold",
         ),
         (
             "similarity(h(a), h(b), knd='mse')",
-            "similarity: unknown argument 'knd'; did you mean 'kind'? arguments: a, b, kind",
+            "similarity: unknown argument 'knd'; did you mean 'kind'? arguments: a, b, kind, threshold, where",
         ),
         ("similarity(h(a), h(b), kind=h(a))", "similarity: kind is a plain value, got h(a)"),
         ("distill(logits(a), toward=3)", "distill: toward is a readout such as h(a), got 3"),
@@ -682,7 +685,10 @@ def test_schedules_of_weights_are_checked(weight, message):
         ("joint_cross_entropy(joint(r), reduction='max')", "reduction must be 'mean' or 'sum', got 'max'"),
         ("distill(logits(a), toward=logits(b), temperature=0)", "temperature must be positive, got 0"),
         ("agmax(logits(a), logits(b), hidden=0)", "hidden must be at least 1, got 0"),
-        ("agreement(logits(a), logits(b), kind='js')", "unknown kind of agreement 'js'; kinds: ce, kl, mse"),
+        (
+            "agreement(logits(a), logits(b), kind='js')",
+            "unknown kind of agreement 'js'; kinds: ce, kl, mse, probabilities",
+        ),
         (
             "info_nce(z(a), toward=stop(z(b)), queue=1000000000000)",
             "queue must be at most 1,048,576, got 1000000000000",

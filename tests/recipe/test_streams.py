@@ -14,6 +14,7 @@ from manyview.data.loader import load
 from manyview.errors import BatchError, DataError, ManyviewError, RecipeError
 from manyview.optimize.optimize import clock_of
 from manyview.recipe.batches import batches_of
+from manyview.recipe.streams import read_of, unread
 from manyview.show.plan import layout, plan
 from manyview.views.streams import seed_of
 
@@ -109,6 +110,21 @@ def test_images_without_labels_are_in_the_stream_alone(tmp_path):
     found = open_splits(parsed.data, 3, {"train": (images, labels), "test": (images[:2], labels[:2])})
     assert found.counts == {"image": 16, "unlabeled": 8}
     assert set(found.unlabeled.index) == set(range(2, 24, 3))
+
+
+def test_a_stream_given_in_python():
+    drawn = np.random.default_rng(0)
+    few, many = (drawn.integers(256, size=(count, 8, 8, 3), dtype=np.uint8) for count in (20, 50))
+    data = {"train": (few, np.arange(20) % 2), "unlabeled": many}
+    ours = ("data.labels_per_class=null", "data.unlabeled_limit=null", "data.val_fraction=0")
+    parsed = manyview.parse_recipe(TEXT, "data.unlabeled=python", *ours)
+    found = open_splits(parsed.data, 3, data)
+    assert found.counts == {"image": 20, "unlabeled": 50}
+    assert torch.equal(found.unlabeled.read(7), torch.from_numpy(many[7]).permute(2, 0, 1))
+    with pytest.raises(DataError, match=r"'unlabeled' is given, and data\.unlabeled is all; .* data\.unlabeled=python"):
+        open_splits(manyview.parse_recipe(TEXT, *ours).data, 3, data)
+    with pytest.raises(DataError, match="given in Python"):
+        open_splits(parsed.data, 3, {"train": data["train"]})
 
 
 # ------------------------------------------------------------------------------------------------------------ batches
@@ -241,7 +257,6 @@ BAD = {
     "half": (["train.unlabeled_per_labeled=0.5"], r"train\.unlabeled_per_labeled"),
     "source": (["data.unlabeled=al"], r"data\.unlabeled: unknown source 'al'; did you mean 'all'"),
     "option": (["data.unlabeled=folder(lables=None)"], r"data\.unlabeled: .*lables"),
-    "unread": (["relations=['cross_entropy(logits(x))']"], r"unlabeled opens a stream of which no relation reads"),
     "alone": (
         ["relations=['agreement(logits(strong), stop(logits(weak)))']"],
         r"no relation reads a view from: image, the stream beside it",
@@ -258,6 +273,15 @@ def test_what_does_not_fit_is_refused_at_load(overrides, told):
     with pytest.raises((RecipeError, DataError), match=told) as error:
         manyview.parse_recipe(TEXT, *overrides)
     assert "\n" not in str(error.value)
+
+
+def test_a_stream_that_no_relation_reads_is_told(splits):
+    cut = manyview.parse_recipe(TEXT, "relations=['cross_entropy(logits(x))']")
+    assert read_of(cut, splits).counts == {"image": 40}
+    assert unread(cut) == ["data.unlabeled=all: no relation reads a view of that stream, so nothing is trained on it"]
+    assert "8 images, 8 through the networks (1 an image)" in plan(cut).summary()
+    assert not unread(manyview.parse_recipe(TEXT))
+    assert not unread(manyview.parse_recipe(ALONE))
 
 
 def test_settings_of_a_stream_that_is_not_there_are_refused():
@@ -291,3 +315,6 @@ def test_loops_of_one_stream_refuse(recipe):
     lightning = pytest.importorskip("manyview.integrations.lightning", exc_type=ManyviewError)
     with pytest.raises(RecipeError, match="ViewsData feeds one stream of images, and this recipe reads unlabeled, too"):
         lightning.ViewsData(recipe)
+    timm = pytest.importorskip("manyview.integrations.timm", exc_type=ManyviewError)
+    with pytest.raises(RecipeError, match=r"timm's train\.py feeds one stream"):
+        timm.ViewsTask(recipe, num_classes=10)

@@ -7,6 +7,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from manyview.foundation.distributed import gather
 from manyview.load import parse_recipe
+from manyview.relations.agmax import AGREEMENTS
 from manyview.relations.similarity import KINDS, WHOLE_BATCH
 from manyview.step import Step
 from processes import on_two
@@ -22,7 +23,13 @@ CASES = {
     **{f"similarity-{kind}": (f"similarity(h(a), h(b), kind='{kind}')",) for kind in KINDS},
     "agmax": ("agmax(logits(a), logits(b), hidden=16)",),
     "agmax-sum": ("agmax(logits(a), logits(b), hidden=16, over_classes='sum')",),
-    **{f"agreement-{kind}": (f"agreement(logits(a), logits(b), kind='{kind}')",) for kind in ("mse", "kl", "ce")},
+    **{f"agreement-{kind}": (f"agreement(logits(a), logits(b), kind='{kind}')",) for kind in AGREEMENTS},
+    "similarity-where": ("similarity(h(a), h(b), kind='cosine', where=stop(logits(c)), threshold=0.25)",),
+    "pseudo_label": ("pseudo_label(logits(a), toward=stop(logits(b)), threshold=0.25)",),
+    "pseudo_label-sharpen": ("pseudo_label(logits(a), toward=stop(logits(b)), threshold=0.2, sharpen=0.4)",),
+    "pseudo_label-family": ("pseudo_label(logits(more), toward=stop(logits(more)), threshold=0.25)",),
+    "pseudo_label-fairness": ("pseudo_label(logits(a), toward=stop(logits(b)), threshold=free(), fairness=0.5)",),
+    "pseudo_label-soft": ("pseudo_label(logits(a), toward=stop(logits(b)), threshold=soft(momentum=0.5, align=True))",),
     "jensen_shannon": ("jensen_shannon(logits(a), logits(b), logits(c))",),
     "joint": ("joint_cross_entropy(joint(r))",),
     "joint-sum": ("joint_cross_entropy(joint(r), reduction='sum')",),
@@ -52,6 +59,9 @@ CASES = {
 LEARNING = {
     "moco": ("info_nce(z(a), toward=teacher.z(b), queue=12, temperature=0.2)",),
     "swav": ("swav(z(a), z(b), others=z(more), prototypes=4, freeze=1)",),
+    "flex": ("pseudo_label(logits(a), toward=stop(logits(b)), threshold=flex(0.25))",),
+    "free": ("pseudo_label(logits(a), toward=stop(logits(b)), threshold=free(momentum=0.5), fairness=0.1)",),
+    "soft": ("pseudo_label(logits(a), toward=teacher.logits(b), threshold=soft(momentum=0.5))",),
     "both-swapped": (
         "info_nce(z(a), toward=teacher.z(b), queue=20, temperature=0.2, swapped=True)",
         "swav(z(a), z(b), prototypes=4)",

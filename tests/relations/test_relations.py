@@ -526,7 +526,7 @@ def test_supervised_contrastive_needs_labels():
         ),
         (
             lambda: Agreement(port(), port(), kind="kll"),
-            "unknown kind of agreement 'kll'; did you mean 'kl'? kinds: ce, kl, mse",
+            "unknown kind of agreement 'kll'; did you mean 'kl'? kinds: ce, kl, mse, probabilities",
         ),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 
 from commands import done, manyview, one_line, png
+from manyview.data.batch import Batch
 from manyview.load import load_recipe, packaged_recipes, parse_recipe
 from manyview.show.graph import save_graph
 from manyview.show.plan import describe, layout, plan, svg
@@ -33,7 +34,12 @@ ROWS = {  # images that pass each network for each image of a batch, read off th
     "byol_dssl_cifar10": {"online": 4, "teacher": 2},
     "byol_dssl_imagenet": {"online": 4, "teacher": 2},
     "byol_imagenet": {"online": 2, "teacher": 2},
+    "fixmatch_cifar10": {"net": 3},
+    "fixmatch_digits": {"net": 3},
+    "flexmatch_cifar10": {"net": 3},
+    "freematch_cifar10": {"net": 3},
     "jsd_cifar10": {"net": 3},
+    "mean_teacher_cifar10": {"net": 2, "teacher": 1},
     "moco_augself_cifar10": {"online": 1, "teacher": 1},
     "moco_augself_imagenet": {"online": 1, "teacher": 1},
     "moco_augself_imagenet100": {"online": 1, "teacher": 1},
@@ -62,6 +68,7 @@ ROWS = {  # images that pass each network for each image of a batch, read off th
     "sla_da_cifar10": {"net": 4},
     "sla_mt_cifar10": {"net": 4},
     "sla_sd_cifar10": {"net": 4},
+    "softmatch_cifar10": {"net": 3},
     "supervised_augself_imagenet100": {"net": 2},
     "swav_augself_cifar10": {"online": 2},
     "swav_augself_imagenet": {"online": 8},
@@ -70,8 +77,10 @@ ROWS = {  # images that pass each network for each image of a batch, read off th
     "swav_imagenet": {"online": 8},
     "tied_cifar10": {"net": 2},
     "tied_cifar10_wrn28_10": {"net": 2},
+    "tied_fixmatch_cifar10": {"net": 3},
     "tied_imagenet": {"net": 2},
     "tied_mixup_cifar10": {"net": 2},
+    "uda_cifar10": {"net": 3},
     "vicreg_cifar10": {"online": 2},
 }
 FAMILIES = """
@@ -91,7 +100,7 @@ train: {steps: 3, batch_size: 4}
 
 
 def rows_seen(step, batch=2, side=32) -> dict[str, int]:
-    """Rows that reach each backbone in one real step, for each image of the batch."""
+    """Rows that reach each backbone in one real step, for each image of the batch, and of each stream's."""
     seen = dict.fromkeys(step.branches, 0)
     step.total_steps = step.total_steps or 10  # a plan knows no number of images
 
@@ -105,7 +114,8 @@ def rows_seen(step, batch=2, side=32) -> dict[str, int]:
     images = torch.randint(
         0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    out = step(images, torch.tensor([0, 1]), index=[4, 7], epoch=0)
+    streams = {stream: Batch(images, None, [4, 7], 0) for stream in step.rows if stream != "image"}
+    out = step(images, torch.tensor([0, 1]), index=[4, 7], epoch=0, streams=streams)
     assert torch.isfinite(out["loss"])
     for hook in hooks:
         hook.remove()
@@ -122,10 +132,14 @@ def test_rows_of_packaged_recipes(name):
     recipe = load_recipe(name, *small(name))
     made = plan(recipe)
     rows = sum(ROWS[name].values())
-    assert made.step.rows_per_image == rows
-    batch = recipe.train.batch_size
+    assert sum(made.step.rows.values()) == rows
+    batch, others = recipe.train.batch_size, made.step.rows.get("unlabeled", 0)
     length = f"{recipe.train.epochs} epochs" if recipe.train.epochs else f"{recipe.train.steps:,} steps"
     cost = f"a step: {batch:,} images, {batch * rows:,} through the networks ({rows} an image)"
+    if others:
+        more = batch * recipe.train.unlabeled_per_labeled
+        passed = batch * (rows - others) + more * others
+        cost = f"a step: {batch:,} images and {more:,} unlabeled, {passed:,} through the networks"
     assert f"{length}; {cost}" in made.summary()
     assert rows_seen(made.step) == ROWS[name]
 

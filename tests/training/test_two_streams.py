@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 import manyview
 from manyview.data import open_splits
@@ -12,6 +13,8 @@ from manyview.errors import ManyviewError, RunError
 from manyview.foundation.files import read_state
 from manyview.judge.replay import replay
 from manyview.recipe.batches import batches_of
+from manyview.relations.pseudo_label import Said
+from manyview.training.pseudo_labels import Correctness
 from manyview.training.train import train
 from processes import on_two
 
@@ -25,7 +28,7 @@ views:
 branches: {net: {backbone: "test_vit(img_size=8, patch_size=4)", normalize: half}}
 relations:
   - cross_entropy(logits(x))
-  - agreement(logits(strong), stop(logits(weak)), kind="kl")
+  - pseudo_label(logits(strong), toward=stop(logits(weak)), threshold=flex(0.12))
 train: {steps: 8, batch_size: 8, unlabeled_per_labeled: 2, accumulate: 2, log_every: 1, checkpoint_every: 4 steps,
         schedule: constant(), optimizer: "sgd(lr=0.05, momentum=0.9)", keep: last, evaluate_every: 9}
 """
@@ -59,7 +62,12 @@ def test_what_a_run_tells(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "terms" in line]
     assert len(logged) == 8
-    assert set(logged[0]["terms"]) == {"cross_entropy", "agreement"}
+    assert set(logged[0]["terms"]) == {"cross_entropy", "pseudo_label"}
+    measures = {f"pseudo_label/{name}" for name in ("confident", "correct", *(f"threshold/{c}" for c in range(10)))}
+    assert set(logged[-1]["measures"]) == measures
+    shares = [line["measures"]["pseudo_label/confident"] for line in logged]
+    assert all(0 <= share <= 1 for share in shares)
+    assert max(shares) > 0
     assert set(json.loads((run / "splits.json").read_text())) >= {"train", "unlabeled"}
 
 
@@ -81,6 +89,19 @@ def test_other_images_of_the_stream_are_refused_on_resume(run, tmp_path):
     (folder / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
     with pytest.raises(RunError, match="the unlabeled images are not those the run began with"):
         train(parsed(), folder, quiet=True, resume=True)
+
+
+def test_correct_is_the_share_of_right_labels(run):
+    """As the withheld labels have it, row by row of what was said in the last forward pass."""
+    recipe = parsed()
+    splits = open_splits(recipe.data, recipe.seed)
+    withheld = dict(zip(splits.unlabeled.index.tolist(), splits.withheld.tolist(), strict=True))
+    step, index = manyview.Step(recipe, 10), splits.unlabeled.index[[5, 3, 60, 9]]
+    labels = torch.tensor([withheld[int(image)] for image in index])
+    wrong = (labels + torch.tensor([0, 1, 0, 0])) % 10
+    step.relations["pseudo_label"].said = Said(torch.from_numpy(index), wrong, torch.tensor([1.0, 1, 0.5, 0]))
+    assert Correctness(splits).of(step, Accelerator(cpu=True)) == {"pseudo_label/correct": 1.5 / 2.5}
+    assert (splits.withheld >= 0).all()
 
 
 def test_either_stream_is_replayed(run):

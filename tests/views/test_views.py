@@ -293,7 +293,7 @@ REFUSED = [
     ({"image": MAKE}, r"^views\.image: a view's name is a word other than 'image'"),
     ({"a b": MAKE}, r"^views\.a b: a view's name is a word"),
     ({"a.b": MAKE}, r"^views\.a\.b: a view's name is a word"),
-    ({"a": {"make": "flip"}}, r"^views\.a: give 'from' \(image, or a view above\) or 'like'"),
+    ({"a": {"make": "flip"}}, r"^views\.a: give 'from' \(image, unlabeled, or a view above\) or 'like'"),
     ({"a": {**MAKE, "make": "crp(8)"}},
      r"^views\.a\.make: unknown op 'crp'; did you mean 'crop'\? ops: crop, pad_crop, color, … "
      r"\(docs/reference.md has all 39\)$"),
@@ -306,7 +306,7 @@ REFUSED = [
     ({"a": {"from": "b"}, "b": MAKE}, r"^views\.a\.from: 'b' is declared below; a view derives from one above it"),
     ({"a": {"like": "b"}, "b": MAKE}, r"^views\.a\.like: 'b' is declared below"),
     ({"strong": MAKE, "b": {"from": "stong"}},
-     r"^views\.b\.from: unknown view 'stong'; did you mean 'strong'\? views: image, strong$"),
+     r"^views\.b\.from: unknown view 'stong'; did you mean 'strong'\? views: image, strong, unlabeled$"),
     ({"a": MAKE, "b": {"like": "c"}}, r"^views\.b\.like: unknown view 'c'"),
     *[({"a": MAKE, "b": {"like": "a", key: value}},
        r"^views\.b: 'like' takes its ops from a; drop make, orbit and count")

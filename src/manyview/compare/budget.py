@@ -26,6 +26,7 @@ from manyview.optimize.optimize import clock_of, images_of, make_optimizer, make
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.stepping import rows_per_image
+from manyview.recipe.streams import read_of
 from manyview.step import Step
 
 BUDGETS = {
@@ -151,6 +152,7 @@ class _Trial:
     @classmethod
     def of(cls, recipe: Recipe, step: Step, splits: Splits) -> _Trial:
         """With views made where training makes them."""
+        splits = read_of(recipe, splits)
         train, device = recipe.train, torch.device(best_device())
         clock = clock_of(train, splits.counts)
         place = choose_rendering(recipe.data.render, splits.streams.values(), device.type).place

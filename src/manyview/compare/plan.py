@@ -24,6 +24,7 @@ from manyview.foundation.words import counted
 from manyview.load import load_recipe
 from manyview.optimize.optimize import clock_of, make_optimizer, make_schedule
 from manyview.recipe.recipe import Recipe, difference
+from manyview.recipe.streams import read_of
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import in_memory, rehearse
@@ -220,6 +221,7 @@ def _build(name: str, recipe: Recipe, splits: Splits, begun: bool) -> Step:
 
     begun: whether what weights come from need not be there any more.
     """
+    splits = read_of(recipe, splits)
     try:
         check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
         check_protocols(parse_protocols(recipe.evaluate, words=recipe.words), splits)
@@ -268,7 +270,7 @@ def _measures(step: Step, recipe: Recipe) -> list[str]:
 
 
 def _lengths(drafts: Sequence[_Draft], splits: Splits, budget: str, folder: Path) -> list[Length]:
-    own = [own_length(draft.recipe, splits.counts, draft.step.rows) for draft in drafts]
+    own = [own_length(draft.recipe, read_of(draft.recipe, splits).counts, draft.step.rows) for draft in drafts]
     speeds: dict[str, float] = {}
     if budget == "seconds":
         data = drafts[0].recipe.data
@@ -289,7 +291,8 @@ def _at_length(drafts: Sequence[_Draft], lengths: Sequence[Length], splits: Spli
     entries = []
     for draft, length in zip(drafts, lengths, strict=True):
         recipe, step = draft.recipe, draft.step
-        if clock_of(recipe.train, splits.counts).steps != length.steps:
+        counts = read_of(recipe, splits).counts
+        if clock_of(recipe.train, counts).steps != length.steps:
             # a warm-up of some steps is meant as it is; milestones belong to a length
             if re.search(r"at=[^=]*\d ?(epoch|step)", recipe.train.schedule.partition("warmup")[0]):
                 warnings.warn(
@@ -301,7 +304,7 @@ def _at_length(drafts: Sequence[_Draft], lengths: Sequence[Length], splits: Spli
             train = recipe.train.model_copy(update={"epochs": None, "steps": length.steps})
             recipe = recipe.model_copy(update={"train": train})
         try:
-            make_schedule(recipe.train, make_optimizer(recipe.train, step), clock_of(recipe.train, splits.counts))
+            make_schedule(recipe.train, make_optimizer(recipe.train, step), clock_of(recipe.train, counts))
         except ManyviewError as error:
             raise type(error)(f"recipe {draft.name}: {error}") from None
         parameters = sum(p.numel() for p in step.parameters() if p.requires_grad)

@@ -26,6 +26,7 @@ from manyview.data.layout import ROLES, listed, role_of
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, reason, unknown, warn
 from manyview.foundation.words import counted
+from manyview.views.streams import UNLABELED
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class _Given:
 
 
 def given_splits(data: Mapping[str, Any], spec: Reading) -> RawSplits:
-    """Splits of data sets by name: train, and val and test where there are any.
+    """Splits of data sets by name: train, and val, test and the stream `unlabeled` where there are any.
 
     A data set is map-style, with items (image, label), {"image": …, "label": …}, or images alone; or a Hugging Face
     Dataset; or a tuple of arrays (images, labels). All that can be known to be wrong is refused here, in one line:
@@ -47,13 +48,20 @@ def given_splits(data: Mapping[str, Any], spec: Reading) -> RawSplits:
     """
     named, remarks = _by_role(data)
     found = {role: _open(dataset, role, spec) for role, dataset in named.items()}
+    unlabeled = found.pop(UNLABELED, None)
     _check_apart(found)
     classes = _classes(found)
     told = ", ".join(f"{role} {_title(one.root)}" for role, one in found.items())
     remarks = [f"given in Python ({told})", *filter(None, (one.remark for one in found.values())), *remarks]
     images = {role: one.images for role, one in found.items()}
     return RawSplits(
-        images["train"], images.get("val"), images.get("test"), classes, remark=", ".join(remarks), given=True
+        images["train"],
+        images.get("val"),
+        images.get("test"),
+        classes,
+        remark=", ".join(remarks),
+        given=True,
+        unlabeled=None if unlabeled is None else unlabeled.images,
     )
 
 
@@ -70,9 +78,9 @@ def _by_role(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         remarks = [f"{listed(left)} not read"] if left else []
         given = {role: given[name] for name, role in roles.items() if role is not None}
     for name in given:
-        if name not in ROLES:
+        if name not in (*ROLES, UNLABELED):
             meant = role_of(str(name))
-            told = f"'{name}' is called '{meant}' here" if meant else unknown("split", str(name), ROLES)
+            told = f"'{name}' is called '{meant}' here" if meant else unknown("split", str(name), (*ROLES, UNLABELED))
             raise DataError(f"data: {told}")
     if "train" not in given:
         raise DataError(f"data has no 'train', only {listed(given) if given else 'nothing'}; write {cure}")

@@ -26,6 +26,7 @@ from manyview.foundation.files import at_home
 from manyview.foundation.grammar import parse_call
 from manyview.foundation.vocabulary import NONE, Words
 from manyview.foundation.words import counted
+from manyview.views.streams import UNLABELED
 
 SOURCE, UNLABELED_SOURCE = "data.source", "data.unlabeled"  # where a recipe names one
 FROM_PYTHON = "python"  # the source of images that were given
@@ -95,7 +96,12 @@ def open_splits(spec: DataSpec, seed: int, data: Mapping[str, Any] | None = None
         raw = source(root, **given, download=spec.download, stored=stored)
     if not isinstance(raw, RawSplits):
         raise DataError(f"data.source: {spec.call.name} gives RawSplits, of train, val and test, got {brief(raw)}")
-    if spec.unlabeled is not None and spec.unlabeled not in OF_TRAIN:
+    if raw.unlabeled is not None and spec.unlabeled != FROM_PYTHON:
+        raise DataError(
+            f"data: '{UNLABELED}' is given, and data.unlabeled is {spec.unlabeled or 'null'}; for the stream of these "
+            f"images write data.unlabeled={FROM_PYTHON}"
+        )
+    if spec.unlabeled is not None and spec.unlabeled not in OF_TRAIN and raw.unlabeled is None:
         raw = replace(raw, unlabeled=_open_unlabeled(spec.unlabeled, spec, stored))
     return make_splits(raw if stored is None else _alike(raw, stored), spec, seed)
 

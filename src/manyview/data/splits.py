@@ -71,7 +71,8 @@ class Splits:
     """What a run uses; `note` says in one line how the splits were made, `given` whether they were given in Python.
 
     Of val and test all images have a label, or none has; of train some may. unlabeled: the stream of that name, beside
-    which all images of train have a label.
+    which all images of train have a label. withheld: what its source says of them, -1 where it does not know; nothing
+    is trained by it, but what is said of them can be judged.
     """
 
     train: Images
@@ -81,6 +82,7 @@ class Splits:
     note: str
     given: bool = False
     unlabeled: Images | None = None
+    withheld: Ints | None = None
 
     @property
     def streams(self) -> dict[str, Images]:
@@ -140,8 +142,11 @@ def make_splits(raw: RawSplits, choice: Choice, seed: int) -> Splits:
     if choice.unlabeled is not None and not len(kept):
         raise DataError(f"data.unlabeled={choice.unlabeled}: no image of train has a label, for the stream beside it")
     kept, thinning = thin_out(labels, pool if choice.unlabeled is None else kept, raw.classes, choice, seed)
-    rank = _rank(np.zeros(len(labels if raw.unlabeled is None else raw.unlabeled), np.int64), seed, UNLABELED)
-    unlabeled = hidden(raw.train, pool, kept, raw.unlabeled, choice, rank)
+    unlabeled = None
+    if choice.unlabeled is not None:
+        count = len(labels) if raw.unlabeled is None else len(raw.unlabeled)
+        rank = _rank(np.zeros(count, np.int64), seed, UNLABELED)
+        unlabeled = hidden(raw.train, pool, kept, raw.unlabeled, choice, rank)
     train = raw.train if len(kept) == len(labels) else Subset(raw.train, kept)
     parts = [_counted(train, "train") + thinning]
     parts += [] if unlabeled is None else [note_of_unlabeled(unlabeled, choice)]
@@ -149,7 +154,8 @@ def make_splits(raw: RawSplits, choice: Choice, seed: int) -> Splits:
         part = made[split]
         parts.append(f"no {split}" if part is None else _counted(part, split) + notes[split])
     note = "; ".join(filter(None, [", ".join(parts), raw.remark]))
-    return Splits(train, made["val"], made["test"], raw.classes, note, raw.given, unlabeled)
+    withheld = labels[unlabeled.positions] if unlabeled is not None and raw.unlabeled is None else None
+    return Splits(train, made["val"], made["test"], raw.classes, note, raw.given, unlabeled, withheld)
 
 
 def check_labels(

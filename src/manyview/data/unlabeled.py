@@ -30,15 +30,13 @@ class Opening(Protocol):
         """How many of its images to take."""
 
 
-def hidden(train: Images, pool: Ints, kept: Ints, others: Images | None, spec: Opening, rank: Ints) -> Images | None:
-    """The unlabelled stream, where `spec` opens one; its images have no labels, whatever their source knows.
+def hidden(train: Images, pool: Ints, kept: Ints, others: Images | None, spec: Opening, rank: Ints) -> Subset:
+    """The unlabelled stream that `spec` opens; its images have no labels, whatever their source knows.
 
     pool: positions in `train` of all that may be trained on; kept: of those that stay in the labelled stream. others:
     the images of a source of its own. rank: the place of each image that could be in it, in a random order.
     Raises DataError where there are none, or fewer than asked for.
     """
-    if spec.unlabeled is None:
-        return None
     asked = f"data.unlabeled={spec.unlabeled}"
     if others is None:
         images, at = train, pool if spec.unlabeled == "all" else np.setdiff1d(pool, kept)

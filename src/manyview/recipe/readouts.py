@@ -18,7 +18,7 @@ from manyview.foundation.grammar import Call, Name, bind, check_arguments, parse
 from manyview.foundation.vocabulary import NONE, Words, own_fault
 from manyview.foundation.words import counted
 from manyview.relations import RELATIONS, FitError, Port
-from manyview.relations.reading import has, hints_of, is_port
+from manyview.relations.reading import choices_of, has, hints_of, is_port
 from manyview.relations.weight import SCHEDULES, Weight
 from manyview.views.ops.mix import MIXING
 from manyview.views.plan import TEST, PlannedView, check_member
@@ -123,6 +123,7 @@ def plan_relations(
         weight = parse_weight(options.pop("weight", 1.0), where)
         swapped = options.pop("swapped", False)
         reads = tuple(_parse_read(value, where, branches, views) for value in call.args)
+        options = {key: _chosen(factory, key, value, where) for key, value in options.items()}
         named = {k: _parse_read(v, where, branches, views) for k, v in options.items() if isinstance(v, Call)}
         calls = [Arguments(reads, named)]
         literal = {key: value for key, value in options.items() if key not in named}
@@ -140,6 +141,16 @@ def plan_relations(
     if not plans:
         raise RecipeError("relations: at least one relation is needed, such as cross_entropy(logits(a))")
     return plans
+
+
+def _chosen(factory: type[nn.Module], key: str, value: Any, where: str) -> Any:
+    """An option's value; a call that the relation knows for it, as `threshold=flex(0.95)`, is what the call makes."""
+    known = choices_of(factory).get(key)
+    if known is None or not isinstance(value, Call):
+        return value
+    if value.name not in known:
+        raise RecipeError(f"{where}: {unknown(key, value.name, known)}, or a number")
+    return bind(known[value.name], value, f"{where}.{key}")
 
 
 def _swapped_views(factory: type[nn.Module], arguments: Arguments, swapped: Any, where: str) -> dict[str, str]:

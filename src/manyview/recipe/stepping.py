@@ -86,7 +86,13 @@ def reading_of(
             value = aggregate(value, members)
             target = None if target is None else target[::members]
             members = 1
-    return Reading(value, target, view.params, members)
+    return Reading(value, target, view.params, members, view.index)
+
+
+def measures_of(relations: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """What relations measured in the last forward pass beside their losses, scalars: `relation/measure`."""
+    found = {name: getattr(relation, "measures", {}) for name, relation in relations.items()}
+    return {f"{name}/{key}": value.detach() for name, each in found.items() for key, value in each.items()}
 
 
 def first_classified(relations: Iterable[RelationPlan], branch: Branch) -> Read | None:
@@ -154,6 +160,7 @@ __all__ = [
     "check_arguments",
     "check_length",
     "first_classified",
+    "measures_of",
     "pixels_to_test",
     "reading_of",
     "rows_of_streams",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from manyview.data.sources import UNLABELED_SOURCE, bind_source
+from manyview.data.splits import Splits
 from manyview.data.unlabeled import OF_TRAIN
 from manyview.errors import RecipeError
 from manyview.foundation.grammar import parse_call
@@ -43,11 +46,6 @@ def check_streams(recipe: Recipe) -> None:
         )
     for number, plan in enumerate(recipe.relation_plan):
         _check_relation(recipe, plan, f"relations.{number}: {plan.text}")
-    if UNLABELED not in seen:
-        raise RecipeError(
-            f"data.unlabeled opens a stream of which no relation reads a view; write from: {UNLABELED} in one, or "
-            f"data.unlabeled=null"
-        )
     if IMAGE not in seen:
         raise RecipeError(
             f"data.unlabeled: no relation reads a view from: {IMAGE}, the stream beside it; without labels to learn "
@@ -73,6 +71,20 @@ def streams_seen(recipe: Recipe) -> list[str]:
     return [stream for stream in STREAMS if stream in found]
 
 
+def read_of(recipe: Recipe, splits: Splits) -> Splits:
+    """The splits without a stream of which no relation reads a view, as where a recipe is cut down to its labels."""
+    return splits if UNLABELED in streams_seen(recipe) else replace(splits, unlabeled=None, withheld=None)
+
+
+def unread(recipe: Recipe) -> list[str]:
+    """A line where a stream is opened of which no relation reads a view."""
+    if recipe.data.unlabeled is None or UNLABELED in streams_seen(recipe):
+        return []
+    return [
+        f"data.unlabeled={recipe.data.unlabeled}: no relation reads a view of that stream, so nothing is trained on it"
+    ]
+
+
 def a_step(recipe: Recipe) -> str:
     """The images of an update, by stream, in words."""
     first, *others = ((stream, recipe.train.batch_of(stream)) for stream in streams_seen(recipe))
@@ -88,4 +100,4 @@ def refuse_streams(recipe: Recipe, where: str) -> None:
         )
 
 
-__all__ = ["a_step", "check_streams", "refuse_streams", "streams_seen"]
+__all__ = ["a_step", "check_streams", "read_of", "refuse_streams", "streams_seen", "unread"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -74,13 +75,16 @@ class Viewer:
             first = next(iter(views.values()))
             on_one_device(first.images, device)
             target = inputs.labels(batch.targets, len(first.images) // first.members, device)
-            return {name: view.labelled(target) for name, view in views.items()}
+            index = None if batch.index is None else inputs.index(batch.index, len(first.images) // first.members)
+            return {name: replace(view.labelled(target), index=index) for name, view in views.items()}
         source = inputs.images(batch.images)
         on_one_device(source, device)
         if learns and self._strict:
             # in the place of a bad image, another comes twice; what is only looked at, by `draw`, is no passage
             inputs.notice(source, inputs.index(batch.index, len(source)), inputs.epoch(batch.epoch))
-        return self.draw(Batch(source, batch.targets, batch.index, batch.epoch), self.rendered, stream)
+        drawn = self.draw(Batch(source, batch.targets, batch.index, batch.epoch), self.rendered, stream)
+        index = inputs.index(batch.index, len(source))
+        return {name: replace(view, index=index) for name, view in drawn.items()}
 
     def _of(self, stream: str) -> Inputs:
         if stream not in self._inputs:

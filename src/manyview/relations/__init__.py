@@ -8,7 +8,7 @@ Files have the names of what is asked; a paper's own loss is in
     Barlow Twins    redundancy; VICReg, too
     SLA             joint; its aggregation and self-distillation, too
     AugMix          jensen_shannon
-    FixMatch        pseudo_label
+    FixMatch        pseudo_label; thresholds of its family
     AgMax, AugSelf, SwAV   files of their names
 """
 
@@ -23,6 +23,7 @@ from manyview.relations.cosine import Cosine
 from manyview.relations.cross_entropy import CrossEntropy
 from manyview.relations.jensen_shannon import JensenShannon
 from manyview.relations.joint import Distill, JointCrossEntropy, OrbitCrossEntropy
+from manyview.relations.pseudo_label import PseudoLabel
 from manyview.relations.reading import TRAITS, FitError, HasState, Port, Reading
 from manyview.relations.redundancy import BarlowTwins, VicReg
 from manyview.relations.similarity import Similarity
@@ -41,6 +42,7 @@ RELATIONS: dict[str, type[nn.Module]] = {
     "joint_cross_entropy": JointCrossEntropy,
     "nt_xent": NtXent,
     "orbit_cross_entropy": OrbitCrossEntropy,
+    "pseudo_label": PseudoLabel,
     "similarity": Similarity,
     "supervised_contrastive": SupervisedContrastive,
     "swav": SwAV,

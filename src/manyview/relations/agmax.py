@@ -53,7 +53,8 @@ def _negative_entropy(probabilities: Tensor) -> Tensor:
 def agreement(l1: Tensor, l2: Tensor, kind: str = "mse") -> Tensor:
     """The simpler agreements AgMax is compared with: a scalar to minimise. l1, l2: logits [B, C].
 
-    mse — mean over B*C of the squared difference of logits; kl — KL(P_2 || P_1), mean over rows;
+    mse — mean over B*C of the squared difference of logits; probabilities — the same of softmaxes, as Mean Teacher's
+    (Tarvainen & Valpola, NeurIPS 2017); kl — KL(P_2 || P_1), mean over rows;
     ce — -P_1 log P_2, mean over rows *and classes*, as in the official code.
     Raises ValueError for an unknown kind and unlike shapes.
     """
@@ -62,6 +63,8 @@ def agreement(l1: Tensor, l2: Tensor, kind: str = "mse") -> Tensor:
     same_shape(l1, l2)
     if kind == "mse":
         return F.mse_loss(l1, l2)
+    if kind == "probabilities":
+        return F.mse_loss(l1.softmax(dim=1), l2.softmax(dim=1))
     log_p1, log_p2 = l1.log_softmax(dim=1), l2.log_softmax(dim=1)
     if kind == "kl":
         return F.kl_div(log_p1, log_p2, reduction="batchmean", log_target=True)
@@ -69,7 +72,7 @@ def agreement(l1: Tensor, l2: Tensor, kind: str = "mse") -> Tensor:
 
 
 OVER_CLASSES = ("mean", "sum")
-AGREEMENTS = ("mse", "kl", "ce")
+AGREEMENTS = ("mse", "probabilities", "kl", "ce")
 
 
 def joint_width(classes: int) -> int:
@@ -123,7 +126,7 @@ class AgMax(nn.Module):
 
 
 class Agreement(nn.Module):
-    """`agreement(logits(a), logits(b), kind="mse")`: mse, kl (towards the second view) or ce."""
+    """`agreement(logits(a), logits(b), kind="mse")`: mse, probabilities, kl (towards the second view) or ce."""
 
     def __init__(self, a: Port, b: Port, *, kind: str = "mse") -> None:
         super().__init__()

@@ -1,24 +1,31 @@
-"""FixMatch: a confident prediction on the weak view labels the strong view (Sohn et al., NeurIPS 2020, eq. 4).
+"""The network's own labels: a confident prediction on one view is the target of another, for images without a label.
 
-    loss = 1/B sum over rows with max_c P_c >= threshold of  CE(l_strong, argmax_c P_c),    P = softmax(l_weak / T)
+    loss = 1/B sum over rows of  m CE(l_strong, y),    P = softmax(l_weak)
 
-The mean is over all B rows, confident or not, so that the loss grows as the network becomes sure; its weight is 1. The
-label is hard: T does not change it, only which rows are confident (the paper's form has T = 1; threshold 0.95).
+FixMatch (Sohn et al., NeurIPS 2020): y = argmax P, m = [max P >= 0.95]. UDA (Xie et al., NeurIPS 2020): y is soft,
+softmax(l_weak / 0.4), m = [max P >= 0.8]. What FlexMatch, FreeMatch and SoftMatch make of m stands in `thresholds`.
 
-What later papers put in the place of one threshold t, with c = max P of a row and y its label:
-
-- FlexMatch (Zhang et al., NeurIPS 2021, eq. 6-7, 12): t b_y / (2 - b_y), b_y in [0, 1]: how well class y is learned.
-- FreeMatch (Wang et al., ICLR 2023, eq. 6): overall l_y / max l, from moving means of c and of P.
-- SoftMatch (Chen et al., ICLR 2023, eq. 8): each row counts exp(- min(c - mean, 0)^2 n^2 / (2 variance)), n = 2.
+FreeMatch's fairness (eq. 11-13) pulls the marginal of the confident strong rows to that of the moving mean, both evened
+out by how often each class was said:  sum_c a_c log b_c,  a = norm(local / labels), b = norm(mean P_strong / counts).
+Its sign is the paper's, L_f = - H(a, b), and its weight 0.001 to 0.01.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from manyview.errors import RecipeError
+from manyview.foundation.distributed import gather
 from manyview.relations.precision import check_temperature, in_float32
-from manyview.relations.reading import same_shape
+from manyview.relations.reading import Port, Reading, check_alike, check_classifies, same_shape
+from manyview.relations.thresholds import THRESHOLDS, Fixed, Flex, Free, FreeRule, Rule, Soft
+
+SHOWN = 100  # classes, of which thresholds are logged one by one
 
 
 @in_float32
@@ -37,44 +44,97 @@ def pseudo_label(strong: Tensor, weak: Tensor, threshold: float, temperature: fl
 
 
 @in_float32
-def flex_thresholds(learned: Tensor, threshold: float = 0.95) -> Tensor:
-    """FlexMatch's thresholds by class, [C]: low where a class is not learned yet, `threshold` where it is.
+def fairness(strong: Tensor, weights: Tensor, local: Tensor, labels: Tensor) -> Tensor:
+    """FreeMatch's fairness, a scalar to minimise; 0 where no row counts.
 
-    learned: [C], each in [0, 1]: images whose last confident prediction was the class, over those of the most frequent
-    (or over those never confident, while these are more). Raises ValueError for another shape and a threshold outside
-    (0, 1].
+    strong: logits [B, C]. weights: which rows count, 0 or 1 [B]. local, labels: moving means [C] of the probabilities
+    and of the labels said. On several processes give the gathered rows. Raises ValueError for shapes that disagree.
     """
-    if learned.ndim != 1:
-        raise ValueError(f"expected how well each class is learned [C], got {tuple(learned.shape)}")
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
-    return threshold * learned / (2 - learned)
-
-
-@in_float32
-def free_thresholds(overall: Tensor, local: Tensor) -> Tensor:
-    """FreeMatch's thresholds by class, [C]: the overall one, times how near a class is to the most expected.
-
-    overall: a scalar, the moving mean of the largest probability. local: [C], the moving mean of the probabilities.
-    Raises ValueError for other shapes.
-    """
-    if local.ndim != 1 or overall.numel() != 1:
-        raise ValueError(f"expected a scalar and [C], got {tuple(overall.shape)} and {tuple(local.shape)}")
-    return overall.reshape(()) * local / local.max()
-
-
-@in_float32
-def soft_weights(confidence: Tensor, mean: Tensor, variance: Tensor, sigmas: float = 2.0) -> Tensor:
-    """SoftMatch's weights of rows, [B] in (0, 1]: 1 from the mean confidence on, below it half a Gaussian.
-
-    confidence: [B], the largest probability. mean, variance: scalars, moving, of the confidences. sigmas: the
-    Gaussian's deviation is the confidences', over `sigmas` (n above). Raises ValueError for other shapes, sigmas <= 0.
-    """
-    if confidence.ndim != 1 or mean.numel() != 1 or variance.numel() != 1:
+    if weights.shape != strong.shape[:1] or not local.shape == labels.shape == strong.shape[1:]:
         raise ValueError(
-            f"expected [B] and two scalars, got {tuple(confidence.shape)}, {tuple(mean.shape)}, {tuple(variance.shape)}"
+            f"expected logits [B, C] with weights [B] and two means [C], got {tuple(strong.shape)}, "
+            f"{tuple(weights.shape)}, {tuple(local.shape)} and {tuple(labels.shape)}"
         )
-    if not sigmas > 0:
-        raise ValueError(f"sigmas must be positive, got {sigmas}")
-    below = (confidence - mean.reshape(())).clamp_max(0)
-    return (-below.square() * sigmas**2 / (2 * variance.reshape(()))).exp()
+    probabilities, count = strong.softmax(dim=1), weights.sum().clamp_min(1)
+    said = F.one_hot(probabilities.argmax(dim=1), strong.shape[1]).to(strong.dtype)
+    often, mean = (weights @ said) / count, (weights @ probabilities) / count
+    a, b = _evened(local, labels), _evened(mean, often)
+    return (a.detach() * (b + 1e-12).log()).sum() * (weights.sum() > 0)
+
+
+def _evened(mean: Tensor, often: Tensor) -> Tensor:
+    """Over how often each class was said, classes that were not left out, and 1 in sum."""
+    even = torch.where(often > 0, mean / often.clamp_min(torch.finfo(often.dtype).tiny), 0.0)
+    return even / even.sum().clamp_min(1e-12)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was said of the rows of the last forward pass: index [B] where it is known, labels [B], weights [B]."""
+
+    index: Tensor | None
+    labels: Tensor
+    weights: Tensor
+
+
+class PseudoLabel(nn.Module):
+    """`pseudo_label(logits(strong), toward=stop(logits(weak)), threshold=0.95)`: FixMatch and its family.
+
+    threshold: a probability in (0, 1], or `flex(0.95)`, `free()`, `soft()`, see `relations.thresholds`. sharpen: a
+    temperature such as UDA's 0.4, for soft targets in place of hard ones. fairness: FreeMatch's, its weight beside a
+    loss of 1, with `free()`. No gradient reaches `toward`, which may be an EMA's, `teacher.logits(weak)`. Logs the
+    share of rows that count (`confident`), and thresholds by class where there are such.
+    """
+
+    choices: ClassVar = {"threshold": THRESHOLDS}
+
+    def __init__(
+        self,
+        strong: Port,
+        *,
+        toward: Port,
+        threshold: float | Flex | Free | Soft = 0.95,
+        sharpen: float | None = None,
+        fairness: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_alike(strong, toward)
+        check_classifies(strong)
+        if sharpen is not None:
+            check_temperature(sharpen)
+        if isinstance(fairness, bool) or not isinstance(fairness, int | float) or fairness < 0:
+            raise ValueError(f"fairness must not be negative, got {fairness!r}")
+        if fairness and not isinstance(threshold, Free):
+            raise RecipeError("fairness is measured by what free() has learnt; write threshold=free()")
+        self.rule: Rule
+        self.rule = threshold.rule(strong.classes) if isinstance(threshold, Flex | Free | Soft) else Fixed(threshold)
+        self.sharpen, self.fairness = sharpen, fairness
+        self.measures: dict[str, Tensor] = {}
+        self.said: Said | None = None
+
+    def forward(self, strong: Reading, *, toward: Reading) -> Tensor | dict[str, Tensor]:
+        same_shape(strong.value, toward.value)
+        weak = toward.value.detach()
+        own, index = weak.softmax(dim=1), _index_of_rows(toward)
+        joined = gather(own)
+        weights = self.rule(own, joined, None if index is None else gather(index))
+        target = own.argmax(dim=1) if self.sharpen is None else (weak / self.sharpen).softmax(dim=1)
+        loss = (F.cross_entropy(strong.value, target, reduction="none") * weights).mean()
+        self.said = Said(index, own.argmax(dim=1), weights)
+        self.measures = {"confident": weights.mean()}
+        if (by_class := self.rule.by_class()) is not None and len(by_class) <= SHOWN:
+            self.measures |= {f"threshold/{number}": value for number, value in enumerate(by_class)}
+        if not self.fairness:
+            return loss
+        assert isinstance(self.rule, FreeRule)
+        _, local, labels = self.rule.moved(joined)
+        even = fairness(gather(strong.value), gather(weights), local, labels)
+        return {"labels": loss, "fairness": self.fairness * even}
+
+
+def _index_of_rows(reading: Reading) -> Tensor | None:
+    """The image of each row, [rows]."""
+    return None if reading.index is None else reading.index.repeat_interleave(reading.members).to(reading.value.device)
+
+
+__all__ = ["PseudoLabel", "Said", "fairness", "pseudo_label"]

@@ -39,13 +39,15 @@ class Reading:
     """One readout of one view, for the batch at hand.
 
     value: float32 [B*members, dim]. target: labels [B*members], soft targets [B*members, classes],
-    or None where the view has none. params: op name -> {name: tensor [B, …]}, as drawn.
+    or None where the view has none. params: op name -> {name: tensor [B, …]}, as drawn. index: of the images, int64
+    [B], on the CPU; None where the step was not given it.
     """
 
     value: Tensor
     target: Tensor | None = None
     params: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     members: int = 1
+    index: Tensor | None = None
 
 
 class FitError(RecipeError):
@@ -54,7 +56,7 @@ class FitError(RecipeError):
 
 @runtime_checkable
 class HasState(Protocol):
-    """A relation whose buffers or weights move on after every update of the optimiser."""
+    """A relation, or a module in one, whose buffers or weights move on after every update of the optimiser."""
 
     def after_step(self) -> None:
         """What a queue takes in, or what keeps prototypes of unit length."""
@@ -63,6 +65,14 @@ class HasState(Protocol):
 TRAITS = ("symmetric", "learns_from_labels")
 """What a relation's class says of itself, by an attribute that is True: that it is the same with its views exchanged,
 so that `swapped=True` would double it; that it needs the label of every image."""
+
+
+def choices_of(kind: type) -> Mapping[str, Mapping[str, Any]]:
+    """Options of a relation that may be a call, as `threshold=flex(0.95)`: option -> name -> what the call makes.
+
+    A relation's class says so by its attribute `choices`.
+    """
+    return getattr(kind, "choices", {})
 
 
 def has(trait: str, kind: type) -> bool:

@@ -17,6 +17,7 @@ The authors' default is the mean squared error; its good weight depends on the f
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,8 +26,9 @@ from torch import Tensor, nn
 
 from manyview.errors import unknown
 from manyview.foundation.distributed import gather
-from manyview.relations.reading import Port, Reading, check_alike, same_shape
+from manyview.relations.reading import Port, Reading, check_alike, check_classifies, same_shape
 from manyview.relations.redundancy import vicreg
+from manyview.relations.thresholds import check_threshold
 
 
 def similarity(h1: Tensor, h2: Tensor, kind: str = "mse") -> Tensor:
@@ -95,20 +97,45 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 WHOLE_BATCH = ("l2_norm", "cosine_l2_norm", "cka", "vicreg")
 
 
+ROWS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": lambda h1, h2: F.mse_loss(h1, h2, reduction="none").mean(dim=1),
+    "mae": lambda h1, h2: F.l1_loss(h1, h2, reduction="none").mean(dim=1),
+    "cosine": lambda h1, h2: 1 - F.cosine_similarity(h1, h2, dim=1),
+}  # the kinds that are a mean over rows: of each, [B]
+
+
 class Similarity(nn.Module):
-    """`similarity(h(a), h(b), kind="mse", weight=20)`; several layers are several lines, each with its weight."""
+    """`similarity(h(a), h(b), kind="mse", weight=20)`; several layers are several lines, each with its weight.
+
+    where: logits by which a row counts only if their largest probability is at least `threshold`, as Tied-FixMatch may
+    be confined to, `similarity(h(weak), h(strong), kind="cosine", where=stop(logits(weak)), threshold=0.95)`. The mean
+    stays one over all rows, as that of the pseudo-labels is; kinds mse, mae and cosine.
+    """
 
     symmetric = True
 
-    def __init__(self, a: Port, b: Port, *, kind: str = "mse") -> None:
+    def __init__(
+        self, a: Port, b: Port, *, kind: str = "mse", where: Port | None = None, threshold: float = 0.95
+    ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise ValueError(unknown("kind of similarity", kind, KINDS, "kinds"))
         check_alike(a, b)
-        self.kind = kind
+        check_threshold(threshold)
+        if where is not None:
+            check_classifies(where)
+            check_alike(a, replace(where, dim=a.dim))
+            if kind not in ROWS:
+                raise ValueError(f"where takes rows one by one, and {kind} is of them all; kinds: {', '.join(ROWS)}")
+        elif threshold != 0.95:
+            raise ValueError("threshold is of where=…, the logits that tell which rows count; give them, too")
+        self.kind, self.threshold = kind, threshold
 
-    def forward(self, a: Reading, b: Reading) -> Tensor:
+    def forward(self, a: Reading, b: Reading, *, where: Reading | None = None) -> Tensor:
         h1, h2 = a.value, b.value
+        if where is not None:
+            sure = where.value.detach().softmax(dim=1).max(dim=1).values >= self.threshold
+            return (ROWS[self.kind](h1, h2) * sure).mean()
         if self.kind in WHOLE_BATCH:
             h1, h2 = gather(h1), gather(h2)
         return similarity(h1, h2, self.kind)

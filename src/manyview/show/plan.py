@@ -19,7 +19,7 @@ from manyview.foundation.words import counted
 from manyview.optimize.optimize import Clock, make_optimizer
 from manyview.recipe.readouts import RelationPlan
 from manyview.recipe.recipe import Recipe
-from manyview.recipe.streams import a_step, streams_seen
+from manyview.recipe.streams import a_step, read_of, streams_seen, unread
 from manyview.step import Step
 from manyview.views.ops import OPS
 from manyview.views.plan import TEST, PlannedView, mixes
@@ -71,6 +71,7 @@ class Plan:
         if clock is not None:
             epochs = counted(clock.steps / clock.steps_per_epoch, "epoch")
             told.append(f"run: {counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}")
+        told += [f"streams: {line}" for line in unread(self.recipe)]
         if note := reference_note(self.recipe.train_views, self.recipe.words):
             told.append(f"views: {note}")
         return Group(self.recipe.title, "", views, branches, relations, self.summary(), tuned, *told)
@@ -107,7 +108,7 @@ def visible_data(recipe: Recipe) -> tuple[Splits | None, str]:
         splits = open_splits(recipe.data.model_copy(update={"download": False}), recipe.seed)
     except DataError as error:
         return None, f"not seen ({str(error).partition('; ')[0]}); heads are for 10 classes, or those of --classes"
-    return splits, splits.note
+    return read_of(recipe, splits), splits.note
 
 
 def _table(*columns: str) -> Table:

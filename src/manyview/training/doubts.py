@@ -16,6 +16,7 @@ from manyview.optimize.optimize import SCHEDULES, Clock, steps_of
 from manyview.recipe.lr_of_batch import TRIAL, doubt_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Train
+from manyview.recipe.streams import unread
 from manyview.step import Step
 
 LEFT = 0.1  # of the untrained weights in an average: more than that is told
@@ -25,8 +26,13 @@ ENOUGH = 0.01  # what the momentum that is proposed leaves of them
 def doubts(recipe: Recipe, step: Step, clock: Clock, images: int) -> list[str]:
     """A line on each setting that does not fit the run's length or its number of training images."""
     if clock.steps < TRIAL:
-        return []
-    found = [*_of_schedule(recipe.train, clock), *_of_averages(recipe, clock), *_of_relations(step, clock, images)]
+        return unread(recipe)
+    found = [
+        *unread(recipe),
+        *_of_schedule(recipe.train, clock),
+        *_of_averages(recipe, clock),
+        *_of_relations(step, clock, images),
+    ]
     if recipe.batch_before is not None:
         found.append(doubt_of(recipe.batch_before, recipe.train.batch_size, recipe.train.optimizer))
     every = steps_of(recipe.train.checkpoint_every, clock, "checkpoint_every")

@@ -12,6 +12,7 @@ from manyview.step import Output
 from manyview.training.doubts import doubts
 from manyview.training.health import health
 from manyview.training.log import Metrics
+from manyview.training.pseudo_labels import Correctness
 from manyview.training.run import Run
 from manyview.training.setup import Setup
 from manyview.views.trial import reference_note
@@ -30,6 +31,7 @@ class Journal:
         if setup.main:
             self._metrics = Metrics(run.metrics, start, setup.recipe.train.track, setup.recipe.flat)
         self._shown = start
+        self._correct = Correctness(setup.splits)
         self.spread: dict[str, float] = {}
 
     def begin(self, start: int) -> None:
@@ -47,7 +49,11 @@ class Journal:
         speed = (done - self._shown) * self._setup.images_per_step / seconds
         self._shown, self.spread = done, mean_of(health(output["z"]), self._setup.accelerator)
         loss = sum(terms.values())
-        measured = {"images_per_second": round(speed, 1), **self.spread}
+        measured: dict[str, object] = {"images_per_second": round(speed, 1), **self.spread}
+        if output["measures"]:
+            own = {name: float(value) for name, value in output["measures"].items()}
+            accelerator = self._setup.accelerator
+            measured["measures"] = mean_of(own, accelerator) | self._correct.of(self._setup.step, accelerator)
         self._write(done, loss=loss, terms=dict(terms), lr=lr, **measured)
         self._setup.display.advance(done, speed, loss, terms, self.spread)
 

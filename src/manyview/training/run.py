@@ -24,6 +24,7 @@ from manyview.foundation.files import at_home, read_state, write_json, write_tex
 from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
 from manyview.recipe.recipe import Recipe, difference
+from manyview.recipe.streams import read_of
 from manyview.step import Step
 from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of
@@ -186,7 +187,7 @@ class Run:
     def splits(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> Splits:
         """The run's data, checked to be the same as when it began. data: the data sets, if it was given any."""
         recipe = recipe if data is None else recipe.on_given_data()
-        splits = open_splits(recipe.data, recipe.seed, data)
+        splits = read_of(recipe, open_splits(recipe.data, recipe.seed, data))
         self.check_same(recipe, splits)
         return splits
 

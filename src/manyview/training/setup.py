@@ -35,6 +35,7 @@ from manyview.optimize.optimize import (
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Train
+from manyview.recipe.streams import read_of
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
@@ -129,7 +130,7 @@ def set_up(
     accelerator = make_accelerator(config)
     world = accelerator.num_processes
     display = Display(quiet=quiet or not accelerator.is_main_process)
-    splits = open_splits(recipe.data, recipe.seed, data)
+    splits = read_of(recipe, open_splits(recipe.data, recipe.seed, data))
     protocols = parse_protocols(recipe.evaluate, words=recipe.words)
     check_labels(splits, recipe.learns_from_labels, recipe.evaluate)
     check_protocols(protocols, splits)

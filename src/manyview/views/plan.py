@@ -106,9 +106,8 @@ def _plan_view(
 ) -> PlannedView:
     where = f"views.{name}"
     if not name.isidentifier() or keyword.iskeyword(name) or name in STREAMS:
-        raise RecipeError(
-            f"{where}: a view's name is a word other than {' and '.join(map(repr, STREAMS))}, got '{name}'"
-        )
+        taken = name if name in STREAMS else IMAGE
+        raise RecipeError(f"{where}: a view's name is a word other than '{taken}', got '{name}'")
     if spec.like is not None:
         if spec.make is not None or spec.orbit is not None or spec.count is not None:
             raise RecipeError(f"{where}: 'like' takes its ops from {spec.like}; drop make, orbit and count")

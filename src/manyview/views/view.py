@@ -37,6 +37,7 @@ class View:
     images: uint8, or float in [0, 1], [B*members, C, h, w]. params: op name -> {name: [B*members, …]}.
     target: labels [B*members], soft targets [B*members, classes], or None without labels. mixed: whether the target is
     not its image's label: images of the batch were mixed with one another, or it was softened, here or in a view above.
+    index: of the images, int64 [B], where it is known.
     """
 
     images: Tensor
@@ -44,6 +45,7 @@ class View:
     target: Tensor | None = None
     members: int = 1
     mixed: bool = False
+    index: Tensor | None = None
 
     @property
     def pixels(self) -> Tensor:
@@ -269,7 +271,7 @@ def member_view(view: View, member: int) -> View:
     """One member of a family as a view of its own."""
     images, target = members_of(view, member)
     params = {op: {k: v[member :: view.members] for k, v in drawn.items()} for op, drawn in view.params.items()}
-    return View(images, params, target, mixed=view.mixed)
+    return View(images, params, target, mixed=view.mixed, index=view.index)
 
 
 def interleave(tensors: Sequence[Tensor]) -> Tensor:
