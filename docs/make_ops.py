@@ -56,6 +56,7 @@ OPS_AT: dict[str, tuple[str, ...]] = {
         "erase(p=1, scale=(0.15, 0.15), value=0.5)",
         "erase(p=1, scale=(0.33, 0.33), value='noise')",
     ),
+    "soften": tuple(f"cutout({side}) | soften({k})" for side, k in ((24, 4), (48, 2), (96, 1))),
     "mixup": tuple(f"mixup({alpha}, partner='reversed')" for alpha in (0.2, 1, 32)),
     "cutmix": tuple(f"cutmix({beta}, partner='reversed')" for beta in (0.2, 1, 32)),
     "randaugment": ("randaugment(2, 5)", "randaugment(2, 14)", "randaugment(2, 30)"),

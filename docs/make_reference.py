@@ -21,6 +21,7 @@ from manyview.recipe.readouts import FUNCTIONS
 from manyview.recipe.settings import Data, Train
 from manyview.relations import RELATIONS
 from manyview.views.ops import OPS
+from manyview.views.ops.op import turnable
 from manyview.views.ops.orbit import ORBITS, orbit_size
 
 HEADER = """# Reference
@@ -37,9 +38,18 @@ def reference() -> str:
     parts = [
         HEADER,
         "## Views\n",
-        '`{from: image | view | family.0, make: "op | op"}`, or `{like: view}`: the same ops with draws of their own. '
-        "`orbit: name` or `count: n` make a family of views; `same: [op]` shares draws with the view it is like, or "
-        "`same: [a.op]` with view `a`. The view `test` is what evaluation looks at; nothing in it is drawn.\n",
+        '`{from: image | view | family.0, make: "op | op"}`, or `{like: view}`: the same ops with draws of their own; '
+        "`{like: view, from: other}` puts them on another view. `orbit: name` or `count: n` make a family of views; "
+        "`same: [op]` shares draws with the view it is like, or `same: [a.op]` with view `a`. The view `test` is what "
+        "evaluation looks at; nothing in it is drawn.\n",
+        "`anti: [op]`, or `anti: [a.op]`, takes the opposite of the other view's draws, u -> 1 - u: the opposite flip, "
+        "the crop in its mirrored place. A coin of one half falls on its other side; one of another p is true as often "
+        "as ever, in both views at once max(0, 2p - 1) of the time. Numbers lie about the middle of their range; what "
+        "an op does not turn (the size of a crop, the order of `jitter`, which ops a policy takes) is as in the other "
+        "view. "
+        "Turned are, op by op: "
+        + "; ".join(f"`{name}` {', '.join(turnable(op))}" for name, op in OPS.items() if turnable(op))
+        + ".\n",
         "### Ops\n",
         "[All of them at three strengths](ops.png), drawn by `docs/make_ops.py`.\n",
         *entries(OPS),

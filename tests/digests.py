@@ -60,6 +60,7 @@ STRENGTHS = {
     "rotate90": ["rotate90"],
     "sharpness": ["sharpness(0.9)", "sharpness((0.1, 1.9))", "sharpness(5)"],
     "shear": ["shear((0.1, 0.1))", "shear((-0.2, -0.2), 0.2)", "shear(0.9, 0.9, interpolation='bilinear', fill=0.3)"],
+    "soften": ["cutout(8) | soften"],
     "solarize": ["solarize(0.9)", "solarize(0.5)", "solarize(0.1)"],
     "solarize_add": ["solarize_add(0.05)", "solarize_add", "solarize_add(0.9, threshold=0.8)"],
     "translate": ["translate(0.05, 0.05)", "translate", "translate(0.9, 0.9, fill=0.5)"],

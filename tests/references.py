@@ -407,3 +407,45 @@ def spread(z):
             mean = sum(z[v, i, d] for v in range(views)) / views
             total += sum((z[v, i, d] - mean) ** 2 for v in range(views))
     return total / (views * rows * width)
+
+
+# --- Soft Augmentation -----------------------------------------------------------------------------
+
+
+def visible_pixels(ways):
+    """[B]: the share of an image's pixels that is still seen, counted on the pixels themselves.
+
+    ways: for each image (height, width, steps). A step is ("cut", top, left, height, width), which gives a frame of
+    that size in which what lies beyond is none of the image, ("hide", top, left, height, width), or ("flip",).
+    """
+    shares = []
+    for height, width, steps in ways:
+        frame = [[(y, x) for x in range(width)] for y in range(height)]
+        for what, *box in steps:
+            if what == "flip":
+                frame = [list(reversed(row)) for row in frame]
+                continue
+            top, left, tall, wide = box
+            rows, columns = len(frame), len(frame[0])
+            if what == "cut":
+                frame = [
+                    [frame[y][x] if 0 <= y < rows and 0 <= x < columns else None for x in range(left, left + wide)]
+                    for y in range(top, top + tall)
+                ]
+            else:
+                for y in range(max(0, top), min(rows, top + tall)):
+                    for x in range(max(0, left), min(columns, left + wide)):
+                        frame[y][x] = None
+        shares.append(len({pixel for row in frame for pixel in row if pixel is not None}) / (height * width))
+    return shares
+
+
+def soften(labels, shares, classes, k, floor=None):
+    """p = 1 − (1 − p_min)(1 − v)^k to the label, (1 − p)/(C − 1) to each other class."""
+    least = 1 / classes if floor is None else floor
+    out = np.zeros((len(labels), classes))
+    for i, (label, share) in enumerate(zip(labels, shares, strict=True)):
+        sure = 1 - (1 - least) * (1 - share) ** k
+        for c in range(classes):
+            out[i, c] = sure if c == label else (1 - sure) / (classes - 1)
+    return out

@@ -1,7 +1,10 @@
 """Packaged recipes have the settings of the authors' code, or their header says where they differ."""
 
 import pytest
+import torch
 
+import references as ref
+from manyview import Step
 from manyview.branches.initial import Normal, Torch
 from manyview.foundation.grammar import parse_call
 from manyview.load import load_recipe, packaged_recipes
@@ -115,3 +118,44 @@ def test_a_papers_lr_is_for_its_batch(name):
     recipe = load_recipe(name)
     assert parse_call(recipe.train.optimizer, "").kwargs["per"] == recipe.train.batch_size
     assert "scale lr alike" not in packaged_recipes()[name]
+
+
+def test_rows_on_a_hundred_classes_and_on_deeper_networks_are_those_they_vary():
+    """All but what the names say: the data, the network, the width of Q."""
+    agmax, sla, deep, reduced = (
+        load_recipe(name)
+        for name in ("agmax_cifar100", "sla_cifar100", "agmax_imagenet_resnet101", "tied_cifar10_reduced")
+    )
+    for recipe, other in ((agmax, "agmax_cifar10"), (sla, "sla_cifar10"), (deep, "agmax_imagenet")):
+        first = load_recipe(other)
+        assert (recipe.views, recipe.train, recipe.evaluate) == (first.views, first.train, first.evaluate)
+    assert (agmax.data.source, sla.data.source) == ("cifar100", "cifar100")
+    assert agmax.relation_plan[1].options["hidden"] == 512
+    assert [first_branch(recipe).backbone.name for recipe in (deep, reduced)] == ["resnet101", "wrn28_2"]
+    assert (reduced.data.labels_per_class, reduced.train.epochs) == (400, 500)
+    assert reduced.relations == load_recipe("tied_cifar10").relations
+
+
+def test_r_drop_is_two_forwards_of_one_view_whose_dropout_alone_differs():
+    """L = CE of both + alpha / 2 (KL(P1 || P2) + KL(P2 || P1)), alpha = 0.6."""
+    recipe = load_recipe("rdrop_cifar10")
+    step = Step(recipe, 10, total_steps=4)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels, given = torch.arange(4), {"index": torch.arange(4), "epoch": 0}
+    views = step.views(images, labels, **given)
+    assert torch.equal(views["a"].images, views["b"].images)
+    seen = []
+    step.branch("net").head("logits").register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    terms = step(images, labels, **given)["terms"]
+    first, second = (ref.log_softmax(rows.numpy()) for rows in torch.cat(seen).chunk(2))
+    apart = sum(ref.kl_rows(first, second) + ref.kl_rows(second, first)) / 4
+    assert float(terms["agreement"].detach()) == pytest.approx(0.6 / 2 * apart, rel=1e-4)
+    assert apart > 0
+    assert float(step.eval()(images, labels, **given)["terms"]["agreement"].detach()) == 0
+
+
+def test_supcon_has_the_authors_setting_and_says_what_it_is_not():
+    recipe = load_recipe("supcon_cifar10")
+    assert recipe.relation_plan[1].options == {"temperature": 0.1}
+    assert recipe.branch_plan["net"].heads["z"] == parse_call("mlp(h, 2048, 128)", "")
+    says("supcon_cifar10", "Not a row of the paper", "second stage")

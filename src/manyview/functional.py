@@ -18,6 +18,7 @@ from manyview.relations.similarity import similarity
 from manyview.relations.swav import sinkhorn, swav
 from manyview.relations.thresholds import flex_thresholds, free_thresholds, soft_weights
 from manyview.views.ops.orbit import orbit
+from manyview.views.ops.soften import soften
 
 __all__ = [
     "aggregate",
@@ -43,6 +44,7 @@ __all__ = [
     "similarity",
     "sinkhorn",
     "soft_weights",
+    "soften",
     "spread",
     "supervised_contrastive",
     "swav",

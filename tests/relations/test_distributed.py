@@ -18,6 +18,7 @@ NET = "vit_tiny_patch16_224(img_size=16, patch_size=8, depth=1, embed_dim=32, nu
 CASES = {
     "cross_entropy": ("cross_entropy(logits(a), logits(b))",),
     "smoothing": ("cross_entropy(logits(a), smoothing=0.1)",),
+    "reweigh": ("cross_entropy(logits(seen), logits(seen_often), reweigh=True)",),
     "poly": ("cross_entropy(logits(a), poly=2)",),
     **{f"similarity-{kind}": (f"similarity(h(a), h(b), kind='{kind}')",) for kind in KINDS},
     "agmax": ("agmax(logits(a), logits(b), hidden=16)",),
@@ -84,6 +85,8 @@ def make(case, train="epochs: 1"):
       c: {{like: a}}
       r: {{from: a, orbit: rotation}}
       more: {{from: a, make: "flip(0.5) | grayscale(0.5)", count: 2}}
+      seen: {{from: image, make: "pad_crop(16, padding=8) | soften"}}
+      seen_often: {{from: image, make: "pad_crop(16, padding=8) | cutout(6) | soften(3)", count: 2}}
     branches:
       net:
         backbone: "{NET}"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from manyview.views.draws import Draws, key_of, order_of, philox
+from manyview.views.draws import LARGEST, Draws, key_of, order_of, philox
 
 MANY = 120_000
 PINNED = [
@@ -71,7 +71,7 @@ def test_values_are_pinned():
 @pytest.mark.slow(reason="an interpreter of its own")
 def test_values_do_not_depend_on_the_process():
     program = (
-        "from manyview.views.draws import Draws, order_of;"
+        "from manyview.views.draws import LARGEST, Draws, order_of;"
         "print(Draws(1, 2, [0, 49_999], 'a', 'crop').uniform('scale', 5).tolist(), order_of(1, 2, 8).tolist())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}
@@ -266,3 +266,35 @@ def test_an_empty_batch_draws_nothing():
     assert empty.permutation("x", 4).shape == (0, 4)
     assert empty.integers("x", torch.zeros(0, 1, dtype=torch.long)).shape == (0, 1)
     assert order_of(0, 0, 0).shape == (0,)
+
+
+DRAWS = Draws(3, 1, range(2000), "a", "crop")
+
+
+@pytest.mark.parametrize(
+    "part", [lambda draws: draws, Draws.batch, Draws.shared, lambda draws: draws.inner("0", "flip")]
+)
+def test_opposite_draws_are_the_turned_ones_to_the_bit(part):
+    plain, turned = (part(each) for each in (DRAWS, DRAWS.opposite(["x"])))
+    bounds = torch.arange(1, 1 + len(plain))[:, None]
+    whole = plain.uniform("x", 3) + turned.uniform("x", 3)
+    assert torch.equal(whole, torch.tensor(LARGEST, dtype=torch.float64).expand(len(plain), 3))
+    assert torch.equal(plain.integers("x", 7, 2) + turned.integers("x", 7, 2), torch.full((len(plain), 2), 6))
+    assert torch.equal(plain.integers("x", bounds) + turned.integers("x", bounds), bounds - 1)
+    assert torch.equal(turned.integers("x", bounds.double()), turned.integers("x", bounds))
+    assert torch.equal(plain.coin("x", 0.5), ~turned.coin("x", 0.5))
+    assert torch.equal(plain.permutation("x", 5).flip(1), turned.permutation("x", 5))
+    assert torch.equal(plain.uniform("y"), turned.uniform("y"))
+    assert turned.coin("x", 1.0).all()
+    assert not turned.coin("x", 0.0).any()
+    assert torch.equal(turned.opposite(["x"]).uniform("x"), plain.uniform("x"))
+
+
+def test_turned_draws_reach_neither_end_and_a_coin_keeps_its_chance():
+    """p = 0.8: both coins of a pair 0.6 of the time, each 0.8 of it."""
+    one, other = (draws.coin("x", 0.8) for draws in (Draws(0, 0, range(MANY)), Draws(0, 0, range(MANY)).opposite("x")))
+    for drawn, share in ((other, 0.8), (one & other, 0.6), (one | other, 1.0)):
+        assert stats.binomtest(int(drawn.sum()), MANY, share).pvalue > SURE
+    ends = torch.tensor([0.0, LARGEST], dtype=torch.float64)
+    assert torch.equal(LARGEST - ends, ends.flip(0))
+    assert LARGEST < 1

@@ -293,10 +293,10 @@ REFUSED = [
     ({"image": MAKE}, r"^views\.image: a view's name is a word other than 'image'"),
     ({"a b": MAKE}, r"^views\.a b: a view's name is a word"),
     ({"a.b": MAKE}, r"^views\.a\.b: a view's name is a word"),
-    ({"a": {"make": "flip"}}, r"^views\.a: give 'from' \(image, or a view above\) or 'like'"),
+    ({"a": {"make": "flip"}}, r"^views\.a: give 'from' \(image, unlabeled, or a view above\) or 'like'"),
     ({"a": {**MAKE, "make": "crp(8)"}},
      r"^views\.a\.make: unknown op 'crp'; did you mean 'crop'\? ops: crop, pad_crop, color, … "
-     r"\(docs/reference.md has all 38\)$"),
+     r"\(docs/reference.md has all 39\)$"),
     ({"a": {**MAKE, "make": "crop(8, sclae=1)"}},
      r"^views\.a\.make: crop: unknown argument 'sclae'; did you mean 'scale'\?"),
     ({"a": {**MAKE, "make": "crop()"}}, r"^views\.a\.make: crop\(\): missing .*'size'"),
@@ -306,11 +306,14 @@ REFUSED = [
     ({"a": {"from": "b"}, "b": MAKE}, r"^views\.a\.from: 'b' is declared below; a view derives from one above it"),
     ({"a": {"like": "b"}, "b": MAKE}, r"^views\.a\.like: 'b' is declared below"),
     ({"strong": MAKE, "b": {"from": "stong"}},
-     r"^views\.b\.from: unknown view 'stong'; did you mean 'strong'\? views: image, strong$"),
+     r"^views\.b\.from: unknown view 'stong'; did you mean 'strong'\? views: image, strong, unlabeled$"),
     ({"a": MAKE, "b": {"like": "c"}}, r"^views\.b\.like: unknown view 'c'"),
     *[({"a": MAKE, "b": {"like": "a", key: value}},
-       r"^views\.b: 'like' takes its ops from a; drop from, make, orbit and count")
-      for key, value in (("from", "image"), ("make", "flip"), ("orbit", "rotation"), ("count", 2))],
+       r"^views\.b: 'like' takes its ops from a; drop make, orbit and count")
+      for key, value in (("make", "flip"), ("orbit", "rotation"), ("count", 2))],
+    ({"a": MAKE, "b": {"like": "a", "from": "c"}}, r"^views\.b\.from: unknown view 'c'"),
+    ({"a": MAKE, "b": {"like": "a", "from": "b"}}, r"^views\.b\.from: a view cannot derive from itself"),
+    ({"a": MAKE, "c": FAMILY, "b": {"like": "a", "from": "c"}}, r"^views\.b\.from: 'c' is a family of 3; name"),
     ({"a": {**ROTATED, "count": 2}}, r"^views\.a: an orbit fixes the number of its members; drop count"),
     ({"a": {**MAKE, "orbit": "rotaton"}}, r"^views\.a\.orbit: unknown orbit 'rotaton'; did you mean 'rotation'\?"),
     ({"r": ROTATED, "b": {"from": "r"}}, r"^views\.b\.from: 'r' is a family of 4; name a member, as in r\.0"),
@@ -328,7 +331,19 @@ REFUSED = [
      r"^views\.b\.same: view 'a' has no op 'flip'; ops: none$"),
     ({"a": MAKE, "b": {**MAKE, "make": "flip(0.2)", "same": ("a.flip",)}},
      r"^views\.b\.same: 'flip' has other arguments in 'b' than in 'a'"),
-    ({"c": FAMILY, "d": {"like": "c", "same": ("flip",)}}, r"^views\.d\.same: views with a count draw for each member"),
+    *[({"c": FAMILY, "d": {**FAMILY, "count": count, key: ("c.flip",)}},
+       rf"^views\.d\.{key}: a view with a count draws for each member; share draws with one of that count")
+      for count in (None, 2) for key in ("same", "anti")],
+    *[({"a": MAKE, "u": {**MAKE, "from": "unlabeled", key: ("a.flip",)}},
+       rf"^views\.u\.{key}: 'u' is of stream 'unlabeled' and 'a' of 'image', of unlike images$")
+      for key in ("same", "anti")],
+    ({"a": {**MAKE, "anti": ("flip",)}}, r"^views\.a\.anti: say whose draws 'flip' shares, as in a\.flip"),
+    ({"a": MAKE, "b": {"like": "a", "anti": ("blur",)}}, r"^views\.b\.anti: view 'b' has no op 'blur'; ops: crop"),
+    ({"a": MAKE, "b": {"like": "a", "same": ("flip",), "anti": ("a.flip",)}},
+     r"^views\.b\.anti: 'flip' is told twice whose draws it shares; once is enough$"),
+    *[({"a": {"from": "image", "make": make}, "b": {"like": "a", "anti": (make.partition("(")[0],)}},
+       r"^views\.b\.anti: '\w+' draws nothing that has an opposite; ops that do: affine, autoaugment, .*, vflip$")
+      for make in ("rotate90", "cutmix", "mixup", "resize(8)", "center_crop(8)", "augmix", "one_of('flip', 'vflip')")],
     ({"a": MAKE, "test": MAKE}, r"^views\.test: the test view draws nothing"),
     ({"a": MAKE, "test": {"like": "a"}}, r"^views\.test: the test view draws nothing"),
     ({"a": MAKE, "test": {"from": "a", "make": "resize(8)"}}, r"^views\.test: the test view draws nothing"),
@@ -349,7 +364,10 @@ def test_plans_that_cannot_be_meant_are_refused(views, message):
         plan(**views)
 
 
-@pytest.mark.parametrize("spec", [{**MAKE, "mak": "flip"}, {**MAKE, "count": 0}, {**MAKE, "same": "flip"}, {"from": 3}])
+@pytest.mark.parametrize(
+    "spec",
+    [{**MAKE, "mak": "flip"}, {**MAKE, "count": 0}, {**MAKE, "same": "flip"}, {**MAKE, "anti": "flip"}, {"from": 3}],
+)
 def test_keys_and_types_are_checked(spec):
     with pytest.raises(ValidationError):
         ViewSpec(**spec)
@@ -358,8 +376,8 @@ def test_keys_and_types_are_checked(spec):
 @pytest.mark.slow(reason="the ops of many views are traced")
 def test_rendering_is_one_graph():
     """As `train.compile` asks for on devices: nothing in a plan breaks the graph, or asks a device for a number."""
-    heavy = {"from": "a", "make": "randaugment(2, 9) | cutout(8) | mixup(0.2)"}
-    family = {"from": "image", "make": "crop(16) | augmix", "count": 3}
+    heavy = {"from": "a", "make": "randaugment(2, 9) | cutout(8) | soften | mixup(0.2)"}
+    family = {"from": "image", "make": "crop(16) | augmix | soften(4)", "count": 3}
     planned = plan(**DSSL, mixed=heavy, r={"from": "b", "orbit": "rot_color_perm6"}, c=family)
     images = photos()
     params = sample_views(planned, sizes_of(images), range(6), 3, 7)

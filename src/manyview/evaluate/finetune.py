@@ -37,7 +37,7 @@ from manyview.foundation.words import counted
 from manyview.optimize.optimize import clock_of, make_schedule
 from manyview.recipe.settings import Train
 from manyview.views.draws import key_of
-from manyview.views.ops.op import check_kind, check_not_negative, check_whole
+from manyview.views.ops.op import Retargets, check_kind, check_not_negative, check_whole
 from manyview.views.plan import PlannedView, ViewSpec, mixes, plan_views
 
 if TYPE_CHECKING:
@@ -279,4 +279,6 @@ def _plan(augment: str, words: Words) -> dict[str, PlannedView]:
         raise ValueError(f"augment: {str(error).partition(': ')[2]}") from None
     if mixes(plan):
         raise ValueError("augment: ops that mix images and labels are not for fine-tuning")
+    if any(isinstance(planned.op, Retargets) for view in plan.values() for planned in view.ops):
+        raise ValueError("augment: ops that soften labels are not for fine-tuning")
     return plan

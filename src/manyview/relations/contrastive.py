@@ -29,7 +29,15 @@ from torch.utils.checkpoint import checkpoint
 from manyview.errors import BatchError
 from manyview.foundation.distributed import gather
 from manyview.relations.precision import check_temperature, in_float32
-from manyview.relations.reading import Port, Reading, check_alike, check_labels, check_single, same_shape
+from manyview.relations.reading import (
+    Port,
+    Reading,
+    check_alike,
+    check_labels,
+    check_one_label,
+    check_single,
+    same_shape,
+)
 from manyview.views.ops.op import ROWS, check_whole
 
 
@@ -193,6 +201,7 @@ class SupervisedContrastive(nn.Module):
         if not views:
             raise ValueError("supervised_contrastive reads at least one view, as in supervised_contrastive(z(a), z(b))")
         check_temperature(temperature)
+        check_one_label("supervised_contrastive", *views)
         for view in views[1:]:
             check_alike(replace(views[0], members=view.members), view)
         self.temperature, self.classes = temperature, views[0].classes

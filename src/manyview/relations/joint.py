@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from manyview.relations.cross_entropy import targets_of
 from manyview.relations.precision import check_temperature
-from manyview.relations.reading import Port, Reading, check_alike, check_classifies, check_labels, same_shape
+from manyview.relations.reading import (
+    Port,
+    Reading,
+    check_alike,
+    check_classifies,
+    check_labels,
+    check_one_label,
+    same_shape,
+)
 
 
 def joint_labels(labels: Tensor, m: int) -> Tensor:
@@ -79,6 +87,7 @@ class JointCrossEntropy(nn.Module):
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
         check_classifies(joint, joint.classes * joint.members)
+        check_one_label("joint_cross_entropy", joint)
         self.reduction = reduction
 
     def forward(self, joint: Reading) -> Tensor:

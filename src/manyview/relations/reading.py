@@ -11,6 +11,7 @@ from torch import Tensor
 from manyview.errors import RecipeError
 from manyview.foundation.words import counted
 from manyview.views.ops.op import Op
+from manyview.views.ops.soften import Soften
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,13 @@ def check_labels(labels: Tensor, classes: int) -> None:
     if labels.device.type == "cpu" and labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
         wrong = labels[(labels < 0) | (labels >= classes)][0]
         raise ValueError(f"label {int(wrong)} is outside [0, {classes})")
+
+
+def check_one_label(relation: str, *ports: Port) -> None:
+    """Raises FitError for a view that softens its label, where the relation needs a label and no soft target."""
+    for port in ports:
+        if any(isinstance(op, Soften) for op in port.ops.values()):
+            raise FitError(f"{port.text}: its view softens the label; {relation} needs one a row")
 
 
 def check_single(*ports: Port) -> None:

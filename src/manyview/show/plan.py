@@ -136,7 +136,8 @@ def _ops(view: PlannedView) -> str:
     parts = []
     for planned in view.ops:
         shared = planned.owner[0] if planned.owner[0] != view.name else ""
-        parts.append(describe(planned.op) + (f" as in {shared}" if shared else ""))
+        how = "opposite to" if planned.turned else "as in"
+        parts.append(describe(planned.op) + (f" {how} {shared}" if shared else ""))
     if view.orbit:
         parts.append(f"orbit {view.orbit}")
     if view.count:
@@ -258,7 +259,9 @@ def _graph(plan: Plan) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]
     for name, view in views.items():
         source = view.source.partition(".")[0]
         rank[name] = rank[source] + 1
-        label = name if view.members == 1 else f"{name}  ({view.members} an image)"
+        notes = [f"{view.members} an image"] if view.members > 1 else []
+        notes += [f"opposite to {other}" for other in dict.fromkeys(op.owner[0] for op in view.ops if op.turned)]
+        label = f"{name}  ({', '.join(notes)})" if notes else name
         nodes.append(Node(name, label, _ops(view), rank[name], "view"))
         edges.append((source, name, False))
     readout_rank = max(rank.values()) + 1

@@ -9,7 +9,7 @@ Draws are made on the CPU in float64, whatever the device, so that they are the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 Word = np.uint64
+LARGEST = 1 - 2.0**-32  # of the numbers that are drawn
 
 
 exact = compiled()
@@ -75,6 +76,7 @@ class Draws:
 
     def __init__(self, seed: int, epoch: int, index: Sequence[int] | Tensor | NDArray[np.int64], *owner: str) -> None:
         self._seed, self._owner = seed, owner
+        self._turned: frozenset[str] = frozenset()
         self._epoch = epoch
         self._index = np.asarray(index, dtype=np.int64).astype(np.uint64)
 
@@ -84,7 +86,7 @@ class Draws:
     def batch(self) -> Draws:
         """Draws of one row that belong to the batch as a whole: to the images in it and their order, in this epoch."""
         held = hashlib.blake2b(self._index.astype("<u8").tobytes(), digest_size=16).hexdigest()
-        return Draws(self._seed, self._epoch, [0], *self._owner, "batch", held)
+        return self._of((*self._owner, "batch", held), np.zeros(1, dtype=np.int64))
 
     def inner(self, *names: str) -> Draws:
         """Draws of a part of this one, unrelated to its own."""
@@ -94,17 +96,36 @@ class Draws:
         """Draws that all views have in common: those of the op's name alone, whatever its view."""
         return self._of(("shared", *self._owner[1:]))
 
-    def _of(self, owner: tuple[str, ...]) -> Draws:
-        return Draws(self._seed, self._epoch, self._index.astype(np.int64), *owner)
+    def opposite(self, names: Collection[str]) -> Draws:
+        """The same draws, those of these names turned: u -> 1 - u, an integer k below n -> n - 1 - k.
+
+        Numbers are multiples of 2^-32 below 1, and so is 1 - 2^-32 - u, which is what is meant: turned twice they are
+        the same to the bit, and none reaches the open end. A coin of one half falls on its other side; one of another
+        chance p is true as often as ever, for both at once max(0, 2p - 1) of the time.
+        """
+        turned = self._of(self._owner)
+        turned._turned = self._turned ^ frozenset(names)
+        return turned
+
+    def _of(self, owner: tuple[str, ...], index: NDArray[np.int64] | None = None) -> Draws:
+        other = Draws(self._seed, self._epoch, self._index.astype(np.int64) if index is None else index, *owner)
+        other._turned = self._turned
+        return other
+
+    def _drawn(self, name: str, count: int) -> NDArray[np.float64]:
+        """Uniform numbers in [0, 1) [B, count], as they were before any turn."""
+        return _unit(self._index, self._epoch, count, key_of(self._seed, *self._owner, name))
 
     def uniform(self, name: str, count: int = 1, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform numbers in [low, high), float64 [B, count]."""
-        unit = _unit(self._index, self._epoch, count, key_of(self._seed, *self._owner, name))
-        return torch.from_numpy(low + (high - low) * unit)
+        unit = self._drawn(name, count)
+        return torch.from_numpy(low + (high - low) * (LARGEST - unit if name in self._turned else unit))
 
     def integers(self, name: str, bound: int | Tensor, count: int = 1) -> Tensor:
         """Integers in [0, bound), int64 [B, count]; bound: a number or a tensor that broadcasts to [B, count]."""
-        return (self.uniform(name, count) * bound).long()
+        drawn = (torch.from_numpy(self._drawn(name, count)) * bound).long()
+        # not by turned numbers: where bound is no power of two, these may fall on the neighbour of the mirrored one
+        return (bound - 1 - drawn).long() if name in self._turned else drawn
 
     def coin(self, name: str, p: float) -> Tensor:
         """True with probability p, bool [B]."""

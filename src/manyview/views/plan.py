@@ -9,17 +9,20 @@ import keyword
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import bind, parse_pipeline
 from manyview.foundation.vocabulary import NONE, Words, with_words
+from manyview.views.draws import Draws
 from manyview.views.ops import OPS
 from manyview.views.ops.crop import CenterCrop, Resize
 from manyview.views.ops.mix import MIXING
-from manyview.views.ops.op import TURNS, Op
+from manyview.views.ops.op import TURNS, LooksBack, Op, turnable
 from manyview.views.ops.orbit import ORBITS, orbit_size
 from manyview.views.streams import IMAGE, STREAMS
 
@@ -28,7 +31,7 @@ AGAIN = "_again"  # in the name of an op that stands in a view for the second ti
 
 
 class ViewSpec(BaseModel):
-    """A view as a recipe writes it: {from, make}, or {like}, with `orbit`, `count` and `same`."""
+    """A view as a recipe writes it: {from, make}, or {like}, {like, from}, with `orbit`, `count`, `same` and `anti`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -38,15 +41,27 @@ class ViewSpec(BaseModel):
     orbit: str | None = None
     count: int | None = Field(None, ge=1, le=TURNS, strict=True)
     same: tuple[str, ...] = ()
+    anti: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PlannedOp:
-    """An op in its place. owner: the view and op name whose draws it uses, its own unless `same` says otherwise."""
+    """An op in its place.
+
+    owner: the view and op name whose draws it uses, its own unless `same` or `anti` says otherwise. turned: whether it
+    takes the opposite of them.
+    """
 
     name: str
     op: Op
     owner: tuple[str, str]
+    turned: bool = False
+
+    def draws(self, seed: int, epoch: int, index: NDArray[np.int64], member: int | None = None) -> Draws:
+        """What it draws from for images [B]; for one member of a view with a count."""
+        view, name = self.owner
+        draws = Draws(seed, epoch, index, view if member is None else f"{view}.{member}", name)
+        return draws.opposite(turnable(self.op)) if self.turned else draws
 
 
 @dataclass(frozen=True)
@@ -94,13 +109,15 @@ def _plan_view(
         taken = name if name in STREAMS else IMAGE
         raise RecipeError(f"{where}: a view's name is a word other than '{taken}', got '{name}'")
     if spec.like is not None:
-        if spec.source is not None or spec.make is not None or spec.orbit is not None or spec.count is not None:
-            raise RecipeError(f"{where}: 'like' takes its ops from {spec.like}; drop from, make, orbit and count")
+        if spec.make is not None or spec.orbit is not None or spec.count is not None:
+            raise RecipeError(f"{where}: 'like' takes its ops from {spec.like}; drop make, orbit and count")
         if spec.like not in above:
             raise RecipeError(f"{where}.like: {_not_above(spec.like, name, specs, above)}")
         model = above[spec.like]
         ops = tuple(PlannedOp(op.name, op.op, (name, op.name)) for op in model.ops)
-        view = PlannedView(name, model.source, ops, model.orbit, model.count)
+        if spec.source is not None:
+            _check_source(spec.source, where, specs, above)
+        view = PlannedView(name, spec.source or model.source, ops, model.orbit, model.count)
     else:
         if spec.source is None:
             raise RecipeError(f"{where}: give 'from' (image, unlabeled, or a view above) or 'like'")
@@ -110,7 +127,8 @@ def _plan_view(
             raise RecipeError(f"{where}.orbit: {unknown('orbit', spec.orbit, ORBITS)}")
         _check_source(spec.source, where, specs, above)
         view = PlannedView(name, spec.source, _plan_ops(name, spec.make, words), spec.orbit, spec.count)
-    view = _share_draws(view, spec, above)
+    view = _share_draws(view, spec, above, words)
+    _check_ways(view, above)
     drawn = [op.name for op in view.ops if not isinstance(op.op, (Resize, CenterCrop))]
     if name == TEST and (view.source != IMAGE or view.is_family or drawn):
         raise RecipeError(f"{where}: the test view draws nothing; make it from image with resize and center_crop")
@@ -164,11 +182,30 @@ def _not_above(name: str, own: str, specs: Mapping[str, ViewSpec], above: Mappin
     return unknown("view", name, [*STREAMS, *(view for view in above if view != TEST)])
 
 
-def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedView]) -> PlannedView:
-    """Points the ops in `same` at another view's draws: `a.flip`; `flip` alone means the view it is like."""
-    ops = {op.name: op for op in view.ops}
-    for text in spec.same:
-        where = f"views.{view.name}.same"
+def _check_ways(view: PlannedView, above: Mapping[str, PlannedView]) -> None:
+    """Raises RecipeError where an op looks back at ops that it cannot stand behind."""
+    for at, planned in enumerate(view.ops):
+        if not isinstance(planned.op, LooksBack):
+            continue
+        where = f"views.{view.name}.make: {planned.name}"
+        chain = _chain({**above, view.name: view}, view.name)
+        if turned := next((each.name for each in chain[:-1] if each.orbit), None):
+            raise RecipeError(
+                f"{where} looks back at all that was drawn, which '{turned}' turns; put it into '{turned}'"
+            )
+        try:
+            planned.op.check_way(
+                [each.op for source in chain[:-1] for each in source.ops] + [each.op for each in view.ops[:at]]
+            )
+        except ValueError as error:
+            raise RecipeError(f"{where}: {error}") from None
+
+
+def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedView], words: Words) -> PlannedView:
+    """Points the ops in `same` and `anti` at another view's draws: `a.flip`; `flip` alone means the view it is like."""
+    ops, shared = {op.name: op for op in view.ops}, set[str]()
+    for key, text in [*(("same", text) for text in spec.same), *(("anti", text) for text in spec.anti)]:
+        where = f"views.{view.name}.{key}"
         other, _, name = text.rpartition(".")
         other = other or spec.like or ""
         if not other:
@@ -181,9 +218,18 @@ def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedV
                 raise RecipeError(f"{where}: view '{side}' has no op '{name}'; ops: {', '.join(named) or 'none'}")
         if ops[name].op != theirs[name].op:
             raise RecipeError(f"{where}: '{name}' has other arguments in '{view.name}' than in '{other}'")
-        if view.count is not None or above[other].count is not None:
-            raise RecipeError(f"{where}: views with a count draw for each member and cannot share draws")
-        ops[name] = PlannedOp(name, ops[name].op, theirs[name].owner)
+        own, its = (stream_of({**above, view.name: view}, each) for each in (view.name, other))
+        if own != its:
+            raise RecipeError(f"{where}: '{view.name}' is of stream '{own}' and '{other}' of '{its}', of unlike images")
+        if view.count != above[other].count:
+            raise RecipeError(f"{where}: a view with a count draws for each member; share draws with one of that count")
+        if name in shared:
+            raise RecipeError(f"{where}: '{name}' is told twice whose draws it shares; once is enough")
+        if key == "anti" and not turnable(ops[name].op):
+            can = [each for each, kind in words.beside("OPS", OPS).items() if turnable(kind)]
+            raise RecipeError(f"{where}: '{name}' draws nothing that has an opposite; ops that do: {', '.join(can)}")
+        shared.add(name)
+        ops[name] = PlannedOp(name, ops[name].op, theirs[name].owner, theirs[name].turned ^ (key == "anti"))
     return PlannedView(view.name, view.source, tuple(ops.values()), view.orbit, view.count)
 
 

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from manyview.errors import RecipeError
-from manyview.views.draws import Draws
 from manyview.views.engine.program import lowers
 from manyview.views.engine.render import Reduced, Source, is_levels, render, sizes_of, together
 from manyview.views.ops.crop import Crop, Resize
-from manyview.views.ops.mix import MIXING, mix_target, on_rows
-from manyview.views.ops.op import Op, Params, as_float
+from manyview.views.ops.mix import MIXING, on_rows
+from manyview.views.ops.op import LooksBack, Op, Params, Retargets, as_float
 from manyview.views.ops.orbit import orbit
 from manyview.views.ops.part import ResizedPart, check_growth, in_parts
 from manyview.views.plan import PlannedOp, PlannedView
 from manyview.views.streams import STREAMS
+from manyview.views.way import way_to
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class View:
     """What a way to make an image made of a batch.
 
     images: uint8, or float in [0, 1], [B*members, C, h, w]. params: op name -> {name: [B*members, …]}.
-    target: labels [B*members], soft targets [B*members, classes], or None without labels. mixed: whether images of the
-    batch were mixed with one another, by an op of this view or of one above it. index: of the images, int64 [B], where
-    it is known.
+    target: labels [B*members], soft targets [B*members, classes], or None without labels. mixed: whether the target is
+    not its image's label: images of the batch were mixed with one another, or it was softened, here or in a view above.
+    index: of the images, int64 [B], where it is known.
     """
 
     images: Tensor
@@ -55,12 +55,12 @@ class View:
     def labelled(self, labels: Tensor | None) -> View:
         """The view with the labels [B] of its images, unless it has a target of its own.
 
-        Raises ValueError where images were mixed: then the labels had to be mixed with them.
+        Raises ValueError where images were mixed, or targets softened: then the labels had to be there.
         """
         if labels is None or self.target is not None:
             return self
         if self.mixed:
-            raise ValueError("these views were mixed without labels; pass labels where the views are drawn")
+            raise ValueError("these views were softened or mixed without labels; pass labels where the views are drawn")
         return replace(self, target=labels.repeat_interleave(self.members, dim=0))
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> View:
@@ -95,13 +95,13 @@ def _sample(
         size = size_of[view.source.partition(".")[0]]
         drawn[view.name] = {}
         for planned in view.ops:
-            if view.count is None:
-                params = planned.op.sample(Draws(seed, epoch, rows, *planned.owner), size)
+            if isinstance(planned.op, LooksBack):
+                params = planned.op.look(way_to(plan, view, drawn, sizes)[0])
+            elif view.count is None:
+                params = planned.op.sample(planned.draws(seed, epoch, rows), size)
             else:
-                owner, name = planned.owner
                 each = [
-                    planned.op.sample(Draws(seed, epoch, rows, f"{owner}.{member}", name), size)
-                    for member in range(view.count)
+                    planned.op.sample(planned.draws(seed, epoch, rows, member), size) for member in range(view.count)
                 ]
                 params = {key: interleave([one[key] for one in each]) for key in each[0]}
             drawn[view.name][planned.name] = params
@@ -140,7 +140,8 @@ def render_views(
         for planned in view.ops:
             if isinstance(planned.op, MIXING):
                 drawn = {**drawn, planned.name: on_rows(drawn[planned.name], view.count or 1)}
-                labels, mixed = mix_target(labels, drawn[planned.name], classes), True
+            if isinstance(planned.op, Retargets):
+                labels, mixed = planned.op.retarget(labels, drawn[planned.name], classes), True
         source = _render(view.ops, source, drawn, view.count or 1, compiled)
         source = source if isinstance(source, Tensor) else together(source)
         if not isinstance(source, Tensor):

@@ -95,15 +95,25 @@ def _a(table: str) -> str:
 
 
 def _op(made: Any) -> str | None:
-    return _frozen(made) or _methods(
-        made,
-        {
-            "sample": ("draws", "sizes"),
-            "render": ("images", "params"),
-            "difference": ("a", "b", "frame"),
-            "output_size": ("sizes",),
-        },
+    return (
+        _frozen(made)
+        or _anti(getattr(made, "anti", ()))
+        or _methods(
+            made,
+            {
+                "sample": ("draws", "sizes"),
+                "render": ("images", "params"),
+                "difference": ("a", "b", "frame"),
+                "output_size": ("sizes",),
+            },
+        )
     )
+
+
+def _anti(names: Any) -> str | None:
+    if isinstance(names, tuple) and all(isinstance(name, str) for name in names):
+        return None
+    return f"anti names draws that have an opposite, as in anti: ClassVar = ('applied',), got {brief(names)}"
 
 
 def _protocol(made: Any) -> str | None:
@@ -171,6 +181,7 @@ def _frozen(made: Any) -> str | None:
         for name, value in vars(made).items()
         if name.islower()
         and not name.startswith("_")
+        and name != "anti"  # of an op, see `views.ops.op`
         and not (callable(value) or isinstance(value, (property, classmethod, staticmethod)))
         and name not in made.__dataclass_fields__
         and name not in plain

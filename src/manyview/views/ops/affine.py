@@ -7,6 +7,7 @@ Sizes stay, and what comes from outside is filled. Magnitudes are an image's own
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from manyview.views.ops.op import (
     where_applied,
 )
 from manyview.views.ops.sampling import Places, affine_places, sample
+from manyview.views.ops.sight import Sight
 
 Ends = tuple[float, float]
 
@@ -37,6 +39,7 @@ class Shear:
     [0, 1]. Both together are torchvision's `affine` about that corner. Parameters: `tangent` [B, 2] (y, x), `applied`.
     """
 
+    anti: ClassVar = ("y", "x", "applied")
     x: float | Ends = 0.3
     y: float | Ends = 0.0
     p: float = 1.0
@@ -88,6 +91,7 @@ class Translate:
     down. fill: in [0, 1]. Parameters: `shift` [B, 2] (y, x as shares of the frame), `applied` [B].
     """
 
+    anti: ClassVar = ("y", "x", "applied")
     x: float | Ends = 0.1
     y: float | Ends = 0.1
     p: float = 1.0
@@ -123,6 +127,10 @@ class Translate:
         """
         return pair_difference(a, b, "shift", self.ranges())
 
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        shift = torch.where(params["applied"][:, None], params["shift"], 0.0)
+        return sight.cut(torch.cat([-shift, torch.ones_like(shift)], dim=1))
+
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes
 
@@ -135,6 +143,7 @@ class Rotate:
     Parameters: `degrees` [B], `applied` [B].
     """
 
+    anti: ClassVar = ("degrees", "applied")
     degrees: float | Ends = 30.0
     p: float = 1.0
     interpolation: str = "nearest"
@@ -177,6 +186,7 @@ class Affine:
     as shares of the frame), `scale` [B], `shear` [B, 2] (y, x in degrees), `applied` [B].
     """
 
+    anti: ClassVar = ("degrees", "y", "x", "scale", "shear_y", "shear_x", "applied")
     degrees: float | Ends = 0.0
     translate: Ends = (0.0, 0.0)
     scale: float | Ends = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -124,6 +125,7 @@ class AutoAugment:
     [B, 2] with its sign, `applied` bool [B, 2].
     """
 
+    anti: ClassVar = ("sign",)
     policy: str = "imagenet"
     fill: float = 0.0
     interpolation: str = "nearest"

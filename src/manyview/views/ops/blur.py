@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ class Blur:
     as in torchvision. Parameters: `sigma` [B], `applied` [B].
     """
 
+    anti: ClassVar = ("sigma", "applied")
     sigma: float | tuple[float, float] = (0.1, 2.0)
     p: float = 0.5
     kernel: int | None = None

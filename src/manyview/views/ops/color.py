@@ -8,6 +8,7 @@ floats. uint8 stays uint8, rounded as torchvision and PIL do: luma and blends ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ class Jitter:
     image's own, where torchvision's and AugSelf's code share the order within a batch.
     """
 
+    anti: ClassVar = ("factors", "applied")
     brightness: float | tuple[float, float] = 0.0
     contrast: float | tuple[float, float] = 0.0
     saturation: float | tuple[float, float] = 0.0
@@ -125,6 +127,7 @@ class Jitter:
 class Grayscale:
     """All three channels become the luma, with probability p. Parameter: `applied` [B]."""
 
+    anti: ClassVar = ("applied",)
     p: float = 0.1
 
     def __post_init__(self) -> None:
@@ -158,6 +161,7 @@ class Brightness:
     Parameters: `factor` [B], `applied` [B].
     """
 
+    anti: ClassVar = ("factor", "applied")
     factor: float | tuple[float, float] = (0.6, 1.4)
     p: float = 1.0
 
@@ -192,6 +196,7 @@ class Contrast:
     Parameters: `factor` [B], `applied` [B].
     """
 
+    anti: ClassVar = ("factor", "applied")
     factor: float | tuple[float, float] = (0.6, 1.4)
     p: float = 1.0
 
@@ -227,6 +232,7 @@ class Color:
     Parameters: `factor` [B], `applied` [B].
     """
 
+    anti: ClassVar = ("factor", "applied")
     factor: float | tuple[float, float] = (0.6, 1.4)
     p: float = 1.0
 
@@ -257,6 +263,7 @@ class Color:
 class ChannelPermutation:
     """Shuffles red, green and blue, all six orders alike, with probability p. Parameters: `order` [B, 3], `applied`."""
 
+    anti: ClassVar = ("applied",)
     p: float = 1.0
 
     def __post_init__(self) -> None:

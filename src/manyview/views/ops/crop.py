@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from manyview.errors import DataError
 from manyview.views.draws import Draws
 from manyview.views.engine.program import Code, Column
 from manyview.views.ops.op import PIXELS, Params, ViewParams, as_float, as_range, beside, check_whole
+from manyview.views.ops.sight import Sight
 
 ROWS_FIRST = 8  # times the height that rows may become before columns are mixed
 ATTEMPTS = 10  # torchvision's and the Inception crop's number of tries before it falls back to the centre
@@ -32,6 +33,7 @@ class Crop:
     whole pixels, all as in torchvision.
     """
 
+    anti: ClassVar = ("top", "left")
     size: int | tuple[int, int]
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -56,8 +58,8 @@ class Crop:
         central_h = torch.where(whole < low, (width / low).round().clamp_min(1), height)
         fallback = ~fits.any(dim=1, keepdim=True)
         box_w, box_h = torch.where(fallback, central_w, box_w), torch.where(fallback, central_h, box_h)
-        top = (draws.uniform("top") * (height - box_h + 1)).floor()
-        left = (draws.uniform("left") * (width - box_w + 1)).floor()
+        top = draws.integers("top", height - box_h + 1)
+        left = draws.integers("left", width - box_w + 1)
         top = torch.where(fallback, ((height - box_h) / 2).floor(), top)
         left = torch.where(fallback, ((width - box_w) / 2).floor(), left)
         return {"box": fractions(torch.cat([top, left, box_h, box_w], dim=1), sizes)}
@@ -72,6 +74,9 @@ class Crop:
         """Centre y, centre x, height, width as fractions of the source [B, 4], in view a's frame, after a's flip."""
         return box_difference(a, b, frame)
 
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        return sight.cut(params["box"])
+
     def output_size(self, sizes: Tensor) -> Tensor:
         return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
 
@@ -85,6 +90,7 @@ class PadCrop:
     its fractions may be negative. Raises DataError for an image that is too small.
     """
 
+    anti: ClassVar = ("top", "left")
     size: int | tuple[int, int] | None = None
     padding: int = 4
     mode: str = "zeros"
@@ -123,6 +129,9 @@ class PadCrop:
         """As `crop`: centre y, centre x, height, width [B, 4], in view a's frame, after a's flip."""
         return box_difference(a, b, frame)
 
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        return sight.cut(params["box"])
+
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes if self.size is None else torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
 
@@ -153,6 +162,9 @@ class CenterCrop:
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """As `crop` [B, 4]."""
         return box_difference(a, b, frame)
+
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        return sight.cut(params["box"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
         return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)

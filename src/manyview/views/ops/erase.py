@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from manyview.views.ops.op import (
     check_whole,
     where_applied,
 )
+from manyview.views.ops.sight import Sight
 
 NOISE = "noise"
 
@@ -36,6 +37,7 @@ class Cutout:
     Parameters: `centre` [B, 2] (y, x as fractions of the frame), `applied` [B].
     """
 
+    anti: ClassVar = ("centre", "applied")
     size: int
     p: float = 1.0
     fill: float = 0.5
@@ -46,7 +48,7 @@ class Cutout:
         check_share("fill", self.fill)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        centre = (draws.uniform("centre", 2) * sizes).floor() / sizes
+        centre = draws.integers("centre", sizes, 2) / sizes
         return {"centre": centre, "applied": draws.coin("applied", self.p)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
@@ -64,6 +66,12 @@ class Cutout:
         at_a, at_b = (p["centre"] * p["applied"][:, None] for p in (a, b))
         return at_a - at_b
 
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        corner = (params["centre"] * sizes).round() - self.size // 2
+        return sight.hide(
+            torch.cat([corner, torch.full_like(corner, self.size)], dim=1) / sizes.repeat(1, 2), params["applied"]
+        )
+
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes
 
@@ -80,6 +88,7 @@ class Erase:
     `seed` int64 [B], of which the noise is a pure function.
     """
 
+    anti: ClassVar = ("top", "left", "applied")
     p: float = 0.5
     scale: tuple[float, float] = (0.02, 0.33)
     ratio: tuple[float, float] = (0.3, 3.3)
@@ -103,8 +112,8 @@ class Erase:
         fits = (boxes_h > 0) & (boxes_h < height) & (boxes_w > 0) & (boxes_w < width)
         first = fits.int().argmax(dim=1, keepdim=True)
         box_h, box_w = boxes_h.gather(1, first), boxes_w.gather(1, first)
-        top = (draws.uniform("top") * (height - box_h + 1)).floor()
-        left = (draws.uniform("left") * (width - box_w + 1)).floor()
+        top = draws.integers("top", height - box_h + 1)
+        left = draws.integers("left", width - box_w + 1)
         found = fits.any(dim=1)
         box = fractions(torch.cat([top, left, box_h, box_w], dim=1), sizes)
         params = {
@@ -151,6 +160,9 @@ class Erase:
             for p in (a, b)
         )
         return at_a - at_b
+
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        return sight.hide(params["box"], params["applied"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes

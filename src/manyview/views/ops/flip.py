@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,12 +12,15 @@ from manyview.errors import DataError
 from manyview.views.draws import Draws
 from manyview.views.engine.program import Code, Column
 from manyview.views.ops.op import Params, ViewParams, check_probability, where_applied
+from manyview.views.ops.sight import Sight
 
 
 @dataclass(frozen=True)
 class Flip:
     """Mirrors left and right with probability p. Parameter: `applied` bool [B]."""
 
+    anti: ClassVar = ("applied",)
+    shows_all: ClassVar = True
     p: float = 0.5
 
     def __post_init__(self) -> None:
@@ -36,6 +40,9 @@ class Flip:
         """1 where both or neither was flipped, else 0 [B, 1]; the same in every frame."""
         return (a["applied"] == b["applied"]).double()[:, None]
 
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        return sight.mirrored(1, params["applied"])
+
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes
 
@@ -44,6 +51,8 @@ class Flip:
 class VFlip:
     """Mirrors top and bottom with probability p. Parameter: `applied` bool [B]."""
 
+    anti: ClassVar = ("applied",)
+    shows_all: ClassVar = True
     p: float = 0.5
 
     def __post_init__(self) -> None:
@@ -63,6 +72,9 @@ class VFlip:
         """1 where both or neither was flipped, else 0 [B, 1]; the same in every frame."""
         return (a["applied"] == b["applied"]).double()[:, None]
 
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        return sight.mirrored(0, params["applied"])
+
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes
 
@@ -70,6 +82,8 @@ class VFlip:
 @dataclass(frozen=True)
 class Rotate90:
     """Turns by k quarter turns anticlockwise, k uniform over 0…3. Parameter: `k` int64 [B]. Square images only."""
+
+    shows_all: ClassVar = True
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
         if (sizes[:, 0] != sizes[:, 1]).any():
@@ -86,6 +100,9 @@ class Rotate90:
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Quarter turns from b to a, (k_a - k_b) mod 4, int64 [B, 1]."""
         return ((a["k"] - b["k"]) % 4)[:, None]
+
+    def shows(self, sight: Sight, params: Params, sizes: Tensor) -> Sight:
+        return sight.turned(params["k"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
         return sizes

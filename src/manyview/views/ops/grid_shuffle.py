@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class GridShuffle:
     that was at order[i]), `applied` [B]. Raises DataError for an image of fewer than n pixels a side.
     """
 
+    anti: ClassVar = ("applied",)
     n: int = 4
     p: float = 1.0
 

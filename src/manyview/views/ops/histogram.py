@@ -7,6 +7,7 @@ equalize, rounds floats to them; the others leave floats as fine as they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Posterize:
     `applied` [B].
     """
 
+    anti: ClassVar = ("bits", "applied")
     bits: int | tuple[int, int] = 4
     p: float = 1.0
 
@@ -79,6 +81,7 @@ class Sharpness:
     pixels stay. Parameters: `factor` [B], `applied` [B].
     """
 
+    anti: ClassVar = ("factor", "applied")
     factor: float | tuple[float, float] = (0.1, 1.9)
     p: float = 1.0
 
@@ -108,6 +111,7 @@ class Sharpness:
 class Autocontrast:
     """Stretches each channel to the whole range, with probability p (torchvision: 0.5). Parameter: `applied` [B]."""
 
+    anti: ClassVar = ("applied",)
     p: float = 0.5
 
     def __post_init__(self) -> None:
@@ -134,6 +138,7 @@ class Autocontrast:
 class Equalize:
     """Spreads each channel's grey levels evenly, with probability p (torchvision: 0.5). Parameter: `applied` [B]."""
 
+    anti: ClassVar = ("applied",)
     p: float = 0.5
 
     def __post_init__(self) -> None:

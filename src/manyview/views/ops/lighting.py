@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ class Lighting:
     image. Parameters: `alphas` [B, 3], `applied` [B].
     """
 
+    anti: ClassVar = ("alphas", "applied")
     std: float = 0.1
     p: float = 1.0
 

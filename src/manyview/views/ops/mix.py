@@ -70,6 +70,10 @@ class MixUp:
         mixed = lam * images + (1 - lam) * images[params["partner"].to(images.device)]
         return where_applied(params["applied"], mixed, images)
 
+    def retarget(self, target: Tensor | None, params: Params, classes: int | None) -> Tensor | None:
+        """See `mix_target`."""
+        return mix_target(target, params, classes)
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Share kept of the own image in a minus that in b [B, 1]; the same in every frame."""
         return (share(a) - share(b))[:, None]
@@ -126,6 +130,10 @@ class CutMix:
             pasted = pasted & (inside[:, None, :, None] if axis == 0 else inside[:, None, None, :])
         return torch.where(pasted, images[params["partner"].to(images.device)], images)
 
+    def retarget(self, target: Tensor | None, params: Params, classes: int | None) -> Tensor | None:
+        """See `mix_target`."""
+        return mix_target(target, params, classes)
+
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Share kept of the own image in a minus that in b [B, 1]; the same in every frame."""
         return (share(a) - share(b))[:, None]
@@ -171,15 +179,20 @@ def mix_target(target: Tensor | None, params: Params, classes: int | None) -> Te
     """
     if target is None:
         return None
-    if target.ndim == 1:
-        if classes is None:
-            raise ValueError("mixing labels needs the number of classes: pass classes")
-        if target.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would hold up the device
-            wrong = target[(target < 0) | (target >= classes)]
-            if len(wrong):
-                raise DataError(f"label {int(wrong[0])} is outside [0, {classes})")
-        target = (target[:, None] == torch.arange(classes, device=target.device)).float()
-    return mix_rows(target, params)
+    if target.ndim == 1 and classes is None:
+        raise ValueError("mixing labels needs the number of classes: pass classes")
+    return mix_rows(target if classes is None else one_hot(target, classes), params)
+
+
+def one_hot(target: Tensor, classes: int) -> Tensor:
+    """Labels [B] as float [B, classes]; targets that are soft already stay. Raises DataError for other labels."""
+    if target.ndim > 1:
+        return target
+    if target.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere it would hold up the device
+        wrong = target[(target < 0) | (target >= classes)]
+        if len(wrong):
+            raise DataError(f"label {int(wrong[0])} is outside [0, {classes})")
+    return (target[:, None] == torch.arange(classes, device=target.device)).float()
 
 
 def _partners(draws: Draws, partner: str) -> Tensor:

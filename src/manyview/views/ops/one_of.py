@@ -16,7 +16,7 @@ from manyview.foundation.vocabulary import NONE, Words
 from manyview.views.draws import Draws
 from manyview.views.engine.program import Column
 from manyview.views.ops.mix import MIXING
-from manyview.views.ops.op import Op, Params, ViewParams, as_float, check_share, where_applied
+from manyview.views.ops.op import Op, Params, Retargets, ViewParams, as_float, check_share, where_applied
 from manyview.views.ops.table import TABLE
 
 Way = tuple[tuple[str, Op], ...]  # ops one after the other, by name
@@ -108,8 +108,9 @@ def _parse(text: str, known: Mapping[str, type]) -> Way:
         if call.name in dict(ops):
             raise ValueError(f"{where}: {call.name} stands twice; once is enough")
         op = bind(known[call.name], call, where)
-        if isinstance(op, MIXING):
-            raise ValueError(f"{where}: {call.name} mixes images with one another, which cannot be one way of several")
+        if isinstance(op, Retargets):
+            what = "mixes images with one another" if isinstance(op, MIXING) else "changes the target"
+            raise ValueError(f"{where}: {call.name} {what}, which cannot be one way of several")
         if not torch.equal(op.output_size(PROBES), PROBES):
             raise ValueError(f"{where}: {call.name} changes the image's size; put it before or after one_of")
         ops.append((call.name, op))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ class Op(Protocol):
 
     The coin ("was it applied?") is a parameter like the others. Ops keep nothing between calls and never write into
     the images that they are given.
+
+    An op whose draws have an opposite names them in a class attribute, `anti: ClassVar = ("top", "left")`: those of its
+    numbers that a view with `anti:` turns, u -> 1 - u, while all others are those of the view it is opposite to.
     """
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
@@ -45,6 +49,46 @@ class Op(Protocol):
     def output_size(self, sizes: Tensor) -> Tensor:
         """Heights and widths after the op, int64 [B, 2], from those before."""
         ...
+
+
+@dataclass(frozen=True)
+class Made:
+    """An op on the way to a view, with what it drew for each row, and the heights and widths it saw, int64 [B, 2]."""
+
+    op: Op
+    params: Params
+    sizes: Tensor
+
+    def taken(self, rows: Tensor) -> Made:
+        """The same of these rows."""
+        return Made(self.op, {name: value[rows] for name, value in self.params.items()}, self.sizes[rows])
+
+
+@runtime_checkable
+class LooksBack(Protocol):
+    """An op that draws nothing: its parameters follow from what the ops before it drew, from the image on."""
+
+    def look(self, way: Sequence[Made]) -> Params:
+        """Its parameters [B, …], a pure function of the way."""
+        ...
+
+    def check_way(self, before: Sequence[Op]) -> None:
+        """Raises ValueError where it cannot stand behind these ops."""
+        ...
+
+
+@runtime_checkable
+class Retargets(Protocol):
+    """An op that changes the target of its view."""
+
+    def retarget(self, target: Tensor | None, params: Params, classes: int | None) -> Tensor | None:
+        """Soft targets [B, classes] from labels [B] or soft targets; None stays None."""
+        ...
+
+
+def turnable(op: object) -> tuple[str, ...]:
+    """The names of an op's draws, or those of its class, that `anti` turns; none where it does not say."""
+    return tuple(getattr(op, "anti", ()))
 
 
 def as_float(images: Tensor) -> Tensor:

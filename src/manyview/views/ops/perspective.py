@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class Perspective:
     inwards along y and x, as fractions of the frame), `applied` [B].
     """
 
+    anti: ClassVar = ("corners", "applied")
     distortion_scale: float = 0.5
     p: float = 0.5
     interpolation: str = "bilinear"

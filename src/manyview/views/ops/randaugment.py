@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -89,6 +90,7 @@ class RandAugment:
     [B, n, 2] (y, x as fractions of the frame, for cutout).
     """
 
+    anti: ClassVar = ("sign",)
     n: int = 2
     m: int = 9
     ops: str = "torchvision"

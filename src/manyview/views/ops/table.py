@@ -16,6 +16,7 @@ from manyview.views.ops.lighting import Lighting
 from manyview.views.ops.mix import CutMix, MixUp
 from manyview.views.ops.perspective import Perspective
 from manyview.views.ops.randaugment import RandAugment
+from manyview.views.ops.soften import Soften
 from manyview.views.ops.threshold import Invert, Solarize, SolarizeAdd
 from manyview.views.ops.trivialaugment import TrivialAugment
 from manyview.views.ops.uniformaugment import UniformAugment
@@ -52,6 +53,7 @@ TABLE: dict[str, type] = {
     "rotate90": Rotate90,
     "sharpness": Sharpness,
     "shear": Shear,
+    "soften": Soften,
     "solarize": Solarize,
     "solarize_add": SolarizeAdd,
     "translate": Translate,

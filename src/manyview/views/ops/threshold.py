@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from manyview.views.ops.op import (
 class Invert:
     """The negative, with probability p (0.5, as torchvision's `RandomInvert`). Parameter: `applied` [B]."""
 
+    anti: ClassVar = ("applied",)
     p: float = 0.5
 
     def __post_init__(self) -> None:
@@ -57,6 +59,7 @@ class SolarizeAdd:
     threshold: in [0, 1]. Parameters: `amount` [B], `applied` [B].
     """
 
+    anti: ClassVar = ("amount", "applied")
     amount: float | tuple[float, float] = (0.0, 110 / 255)
     threshold: float = 0.5
     p: float = 1.0
@@ -93,6 +96,7 @@ class Solarize:
     threshold: in [0, 1], or a pair to draw from. Parameters: `threshold` [B], `applied` [B].
     """
 
+    anti: ClassVar = ("threshold", "applied")
     threshold: float | tuple[float, float] = 0.5
     p: float = 1.0
 

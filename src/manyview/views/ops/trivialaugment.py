@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -47,6 +48,7 @@ class TrivialAugment:
     Parameters: `op` int64 [B, 1] (code of `policy.POLICY_OPS`), `magnitude` float64 [B, 1] with its sign.
     """
 
+    anti: ClassVar = ("sign",)
     space: str = "wide"
     fill: float = 0.0
     interpolation: str = "nearest"

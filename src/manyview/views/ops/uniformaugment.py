@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +58,7 @@ class UniformAugment:
     bool [B, n], `centre` [B, n, 2] (y, x as fractions of the frame, for cutout).
     """
 
+    anti: ClassVar = ("strength", "sign")
     n: int = 2
     fill: float = 0.0
     interpolation: str = "nearest"
