@@ -20,6 +20,7 @@ from manyview.judge.export import export_timm, timm_state
 from manyview.judge.models import of_timm
 from manyview.training.run import Run
 from manyview.training.train import train
+from published import publish
 from subjects import TIED, pictures, run_of, trained
 
 NETWORK = "test_resnet"
@@ -278,9 +279,10 @@ def test_grey_images_and_position_embeddings_as_timm_has_them(tmp_path):
     assert "1 resampled (pos_embed from [1, 101, 64] to [1, 5, 64])" in step.starts["net.backbone"].told
 
 
-def test_published_weights_tell_where_they_are_from_and_of_their_stem(tmp_path):
+def test_published_weights_tell_where_they_are_from_and_of_their_stem(tmp_path, monkeypatch):
     path = file_of(tmp_path / "w.pt", "resnet18", channels=(4, 8, 8, 16))
-    given = f"channels=(4, 8, 8, 16), pretrained=True, pretrained_cfg_overlay={{'file': {path!r}}}"
+    publish(monkeypatch, "resnet18", path)
+    given = "channels=(4, 8, 8, 16), pretrained=True"
     step, said = begun(f"resnet18({given})", normalize="imagenet")
     assert (said, str(step.starts["net.backbone"])) == ([], f"{path}: published weights")
     _, said = begun(f"resnet18(small=True, {given})")

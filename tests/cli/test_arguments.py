@@ -8,6 +8,8 @@ TAKEN = {
     "train.epochs=3": True,
     "relations.0=cosine(z(a), z(b))": True,
     "data.root = photos": True,
+    "tied_cifar10:train.epochs=3": True,
+    "folder/one.yaml:evaluate=['knn(k=3)']": True,
     "knn(k=20)": False,
     "linear": False,
     "photos/a=b.png": False,

@@ -166,7 +166,7 @@ def test_evaluate_is_accuracy_of_all_scores():
 
 def test_fewer_than_five_classes():
     measures = evaluate(features_of(trained(TIED, classes=3), pictures(20, classes=3)), "test", [Classify()])
-    assert measures["top5"] == 100
+    assert "top5" not in measures  # which would be 100 of any model
     assert measures["top1"] < 100
 
 

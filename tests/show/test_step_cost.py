@@ -53,7 +53,7 @@ def test_what_the_backward_pass_needs_grows_with_the_batch():
 
 
 def test_the_command_says_it_in_lines():
-    printed = done("plan", "quickstart", *SMALL, "--measure")
+    printed = done("plan", "quickstart", *SMALL, "train.optimizer.lr=0.1", "--measure")
     assert "measured on cpu, on its data:\n" in printed or "measured on cuda, on its data:\n" in printed
     assert re.search(r"\n  time     .* a step, .* of it for images and views; 150 steps take about ", printed)
     assert re.search(r"\n  memory   3\.09 MiB of parameters, gradients and optimiser, .*iB kept to go back", printed)

@@ -239,7 +239,10 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, recipe, uninterrupted):
     ("overrides", "message"),
     [
         (["train.optimizer.lr=0.1"], r"was made by another recipe: train.optimizer: .*lr=0.05.* -> .*lr=0.1"),
-        (["train.epochs=5"], r"was made by another recipe: train.epochs: 4 -> 5$"),
+        (
+            ["train.epochs=5"],
+            r"another recipe: train.epochs: 4 -> 5; a new run .* with branches.net.backbone.init=",
+        ),
         (["seed=2"], r"was made by another recipe: seed: 1 -> 2$"),
         (["views.a.make=flip(0.5)"], r"was made by another recipe: views.a.make: 'pad_crop.* -> 'flip\(0.5\)'$"),
     ],

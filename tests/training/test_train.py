@@ -628,7 +628,7 @@ def test_bad_images_of_evaluation_are_listed_too(tmp_path, image_folder):
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, every):
     overrides = ("train.optimizer.lr=1e9", "train.log_every=100", f"train.checkpoint_every={every}")
     with pytest.raises(
-        RunError, match=r"^the loss is not finite at step \d+ \(cross_entropy .*; begin anew .*lr"
+        RunError, match=r"^the loss is not finite at step \d+ \(cross_entropy\b.*; begin anew .*lr"
     ) as caught:
         run(tmp_path / "run", *overrides)
     assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,10 +37,12 @@ Use = Annotated[
 ]
 
 
-def _hush(quiet: bool) -> bool:
-    """Of what takes long, too, nothing is told."""
+def _hush(context: typer.Context, quiet: bool) -> bool:
+    """Of what takes long, too, nothing is told until the command ends."""
+    logger = logging.getLogger(RENDERER)
     if quiet:
-        logging.getLogger(RENDERER).setLevel(logging.ERROR)
+        context.call_on_close(partial(logger.setLevel, logger.level))
+        logger.setLevel(logging.ERROR)
     return quiet
 
 
@@ -47,9 +50,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but mistakes
 
 
 def is_override(text: str) -> bool:
-    """Whether a word is `key=value`, not a name, a file that may be called so, or a call, as `knn(k=20)`."""
+    """Whether a word is `key=value` or `NAME:key=value`, no name, no file that is called so, no call `knn(k=20)`."""
     key, equals, _ = text.partition("=")
-    return bool(equals) and key.strip().replace(".", "_").isidentifier() and not os.path.exists(text)
+    own = key.rpartition(":")[2].strip()
+    return bool(equals) and own.replace(".", "_").isidentifier() and not os.path.exists(text)
 
 
 def load(recipe: str, overrides: Sequence[str] | None, use: Sequence[Path] | None) -> Recipe:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from manyview.branches.branch import Branch
 from manyview.branches.ema import Ema
 from manyview.branches.given import Network, look_at, tried_size
-from manyview.branches.spec import FEATURES, LOGITS, BranchSpec
+from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec
 from manyview.branches.teacher import Teacher, look_at_teacher
 from manyview.errors import RecipeError
 from manyview.recipe.readouts import Arguments, Mix, Read, RelationPlan, rows_an_image
@@ -32,7 +32,12 @@ def check_arguments(recipe: Any, num_classes: Any, total_steps: Any, pretrained:
     if type(num_classes) is not int or num_classes < 0:
         raise RecipeError(f"Step: num_classes is a whole number, 0 without labels, got {num_classes!r}")
     if not num_classes:
-        scored = [plan.text for plan in recipe.relation_plan if any(read.name == LOGITS for read in plan.all_reads)]
+        heads = {name: spec.heads.get(LOGITS, CLASSIFIER) for name, spec in recipe.branch_plan.items()}
+        scored = [
+            plan.text
+            for plan in recipe.relation_plan
+            if any(read.name == LOGITS and heads[read.branch] == CLASSIFIER for read in plan.all_reads)
+        ]
         if scored:
             raise RecipeError(
                 f"Step: num_classes=0, and {scored[0]} reads class scores; say how many classes there are"

@@ -127,7 +127,7 @@ class Run:
     @property
     def is_new(self) -> bool:
         """Whether nothing lies in its folder yet."""
-        return not self.folder.exists() or not any(self.folder.iterdir())
+        return not self.folder.is_dir() or not any(self.folder.iterdir())
 
     def withdraw(self) -> None:
         """Takes back what `begin` and what came after it wrote, unless there is a checkpoint to go on from."""

@@ -13,6 +13,7 @@ from commands import contents, manyview, one_line
 from manyview.branches.branch import make_backbone
 from manyview.branches.spec import parse_branch
 from manyview.errors import RecipeError
+from published import publish
 
 
 def refused(text: str) -> str:
@@ -110,9 +111,11 @@ def logged(request):
     child.disabled = disabled
 
 
-def test_published_weights_leave_nothing_at_random(tmp_path, logged):
+def test_published_weights_leave_nothing_at_random(tmp_path, logged, monkeypatch):
     """timm itself logs it where no one looks, and trains on."""
-    given = f"pretrained=True, pretrained_cfg_overlay={{'file': {str(tmp_path / 'w.pt')!r}}}"
+    given = "pretrained=True"
+    for name in ("resnet10t", "vit_tiny_patch16_224"):
+        publish(monkeypatch, name, tmp_path / "w.pt")
     state = timm.create_model("resnet10t").state_dict()
     torch.save(state, tmp_path / "w.pt")
     model = make_backbone(parse_branch("net", {"backbone": f"resnet10t({given})"}).backbone, "")
