@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from manyview.cli.complete import recipe_names, run_folders
-from manyview.foundation.streams import RENDERER
+from manyview.foundation.streams import hushed
 from manyview.words.files import check_files
 
 if TYPE_CHECKING:
@@ -39,10 +37,8 @@ Use = Annotated[
 
 def _hush(context: typer.Context, quiet: bool) -> bool:
     """Of what takes long, too, nothing is told until the command ends."""
-    logger = logging.getLogger(RENDERER)
     if quiet:
-        context.call_on_close(partial(logger.setLevel, logger.level))
-        logger.setLevel(logging.ERROR)
+        context.with_resource(hushed())
     return quiet
 
 

@@ -32,7 +32,10 @@ def mark_of(images: Images | None, pixels: bool = False) -> dict[str, Any] | Non
     # the very bytes of a file's name, which need not be text
     pieces = [Path(images.name(n)).name.encode(errors="surrogateescape") for n in range(len(images))]
     for position in spread(len(images)) if pixels else ():
-        pieces.append(_pixels(images, position))
+        try:
+            pieces.append(pixels_of(images, position))
+        except BadImage:  # whose line says where it lies
+            pieces.append(b"none")
     for piece in pieces:
         digest.update(piece)
         alone.update(piece)
@@ -47,11 +50,9 @@ def is_same(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> 
     return all(value == now.get(key) for key, value in before.items())
 
 
-def _pixels(images: Images, position: int) -> bytes:
-    try:
-        image = images.read(position)
-    except BadImage:  # whose line says where it lies
-        return b"none"
+def pixels_of(images: Images, position: int) -> bytes:
+    """An image as it is read: its kind, shape and values, which equal images have alike. Raises BadImage."""
+    image = images.read(position)
     return f"{image.dtype} {[*image.shape]}".encode() + image.numpy().tobytes()
 
 

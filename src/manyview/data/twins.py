@@ -21,6 +21,7 @@ from manyview.data.huggingface import TableImages
 from manyview.data.images import FolderImages, Images, Ints, Subset
 from manyview.data.item_images import GivenImages, spread
 from manyview.data.items import Pairs
+from manyview.data.mark import pixels_of
 from manyview.data.splits import Splits
 from manyview.errors import shown, warn
 from manyview.foundation.words import counted
@@ -110,8 +111,7 @@ def _digest(images: Images, position: int) -> bytes | None:
             cell = images.data(position)
             data = cell.read_bytes() if isinstance(cell, Path) else cell
         else:
-            pixels = images.read(position)
-            data = f"{tuple(pixels.shape)}".encode() + pixels.numpy().tobytes()
+            data = pixels_of(images, position)
     except (OSError, BadImage):
         return None
     return None if data is None else hashlib.blake2b(data, digest_size=16).digest()
