@@ -14,6 +14,7 @@ from manyview.recipe.readouts import RelationPlan
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import PER_LABELED
 from manyview.relations.reading import has
+from manyview.views.ops.soften import Soften
 from manyview.views.plan import stream_of
 from manyview.views.streams import IMAGE, STREAMS, UNLABELED
 
@@ -26,6 +27,12 @@ def check_streams(recipe: Recipe) -> None:
             raise RecipeError(
                 f"views.{name}.from: {UNLABELED} is no stream of this recipe; open it with data.unlabeled=all (all "
                 f"training images, without their labels), rest (those whose label is not kept) or a source"
+            )
+        softening = [op.name for op in view.ops if isinstance(op.op, Soften)]
+        if softening and stream_of(recipe.view_plan, name) == UNLABELED:
+            raise RecipeError(
+                f"views.{name}.make: {softening[0]} softens the labels of a view, and the stream {UNLABELED} has none; "
+                f"drop it"
             )
     if data.unlabeled is None:
         given = {

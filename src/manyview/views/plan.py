@@ -238,6 +238,18 @@ def mixes(plan: Mapping[str, PlannedView]) -> bool:
     return any(isinstance(planned.op, MIXING) for view in plan.values() for planned in view.ops)
 
 
+def mixings_of(plan: Mapping[str, PlannedView], name: str) -> tuple[tuple[str, ...], ...]:
+    """What mixed the images of a view, or of a member such as `r.0`, from the image on: whose draws each op uses.
+
+    Views with the same ones show the same images, mixed alike.
+    """
+    base, _, member = name.partition(".")
+    view = plan[base]
+    above = () if view.source in STREAMS else mixings_of(plan, view.source)
+    own = [op.owner for op in view.ops if isinstance(op.op, MIXING)]
+    return (*above, *((*owner, member) if view.count else owner for owner in own))
+
+
 def fixed_size(plan: Mapping[str, PlannedView], name: str) -> tuple[int, int] | None:
     """Height and width of a view if its ops fix them whatever the image's, else None."""
     sizes = []
