@@ -14,6 +14,7 @@ from manyview.recipe.readouts import RelationPlan
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import PER_LABELED
 from manyview.relations.reading import has
+from manyview.relations.thresholds import Flex
 from manyview.views.ops.soften import Soften
 from manyview.views.plan import stream_of
 from manyview.views.streams import IMAGE, STREAMS, UNLABELED
@@ -83,6 +84,17 @@ def read_of(recipe: Recipe, splits: Splits) -> Splits:
     return splits if UNLABELED in streams_seen(recipe) else replace(splits, unlabeled=None, withheld=None)
 
 
+def check_images(recipe: Recipe, splits: Splits) -> None:
+    """Raises RecipeError where a rule of pseudo-labels counts other images than its stream has."""
+    for number, plan in enumerate(recipe.relation_plan):
+        for rule in (value for value in plan.options.values() if isinstance(value, Flex)):
+            images = splits.streams[stream_of(recipe.view_plan, plan.all_reads[0].view)]
+            try:
+                rule.check_images(len(images))
+            except ValueError as error:
+                raise RecipeError(f"relations.{number}: {plan.text}: {error}") from None
+
+
 def unread(recipe: Recipe) -> list[str]:
     """A line where a stream is opened of which no relation reads a view."""
     if recipe.data.unlabeled is None or UNLABELED in streams_seen(recipe):
@@ -107,4 +119,4 @@ def refuse_streams(recipe: Recipe, where: str) -> None:
         )
 
 
-__all__ = ["a_step", "check_streams", "read_of", "refuse_streams", "streams_seen", "unread"]
+__all__ = ["a_step", "check_images", "check_streams", "read_of", "refuse_streams", "streams_seen", "unread"]

@@ -16,7 +16,6 @@ nothing, whatever it is mixed with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,6 +29,7 @@ from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import Port, Reading, check_alike, check_classifies, same_shape
 from manyview.relations.thresholds import THRESHOLDS, Fixed, Flex, Free, FreeRule, Rule, Soft
 from manyview.views.ops.mix import MIXING, mix_rows, on_rows, one_hot
+from manyview.views.ops.op import Params
 
 SHOWN = 100  # classes, of which thresholds are logged one by one
 
@@ -154,7 +154,7 @@ class PseudoLabel(nn.Module):
 
 
 def _mixings(strong: Port, toward: Port) -> tuple[str, ...]:
-    """The strong view's own ops that mixed what the weak view shows. Raises RecipeError where it shows other mixtures."""
+    """The strong view's own ops that mixed what the weak view shows. Raises RecipeError for other mixtures."""
     own = [name for name, op in strong.ops.items() if isinstance(op, MIXING)]
     known, more = strong.mixed[: len(toward.mixed)], len(strong.mixed) - len(toward.mixed)
     if known != toward.mixed or not 0 <= more <= len(own):
@@ -165,10 +165,10 @@ def _mixings(strong: Port, toward: Port) -> tuple[str, ...]:
     return tuple(own[len(own) - more :])
 
 
-def _drawn(reading: Reading, op: str) -> Mapping[str, Tensor]:
+def _drawn(reading: Reading, op: str) -> Params:
     if op not in reading.params:
         raise BatchError(f"pseudo_label: the strong view was mixed by {op}; give what that drew, as View(params=…)")
-    return reading.params[op]
+    return dict(reading.params[op])
 
 
 def _index_of_rows(reading: Reading) -> Tensor | None:
