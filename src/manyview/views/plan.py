@@ -129,7 +129,7 @@ def _plan_view(
         view = PlannedView(name, spec.source, _plan_ops(name, spec.make, words), spec.orbit, spec.count)
     view = _share_draws(view, spec, above, words)
     _check_ways(view, above)
-    drawn = [op.name for op in view.ops if not isinstance(op.op, (Resize, CenterCrop))]
+    drawn = drawn_by(view)
     if name == TEST and (view.source != IMAGE or view.is_family or drawn):
         raise RecipeError(f"{where}: the test view draws nothing; make it from image with resize and center_crop")
     return view
@@ -231,6 +231,16 @@ def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedV
         shared.add(name)
         ops[name] = PlannedOp(name, ops[name].op, theirs[name].owner, theirs[name].turned ^ (key == "anti"))
     return PlannedView(view.name, view.source, tuple(ops.values()), view.orbit, view.count)
+
+
+def drawn_by(view: PlannedView) -> list[str]:
+    """Its ops that may draw: all but those which are known to draw nothing."""
+    return [op.name for op in view.ops if not isinstance(op.op, (Resize, CenterCrop))]
+
+
+def drawn_on_the_way(plan: Mapping[str, PlannedView], name: str) -> list[str]:
+    """Those of a view, or of a member such as `r.0`, and of the views it derives from."""
+    return [op for view in _chain(plan, name) for op in drawn_by(view)]
 
 
 def mixes(plan: Mapping[str, PlannedView]) -> bool:
