@@ -114,8 +114,8 @@ def refuse_streams(recipe: Recipe, where: str) -> None:
     """Raises RecipeError for a recipe of several streams, for a loop that feeds but one."""
     if recipe.data.unlabeled is not None:
         raise RecipeError(
-            f"{where} feeds one stream of images, and this recipe reads {UNLABELED}, too; manyview train, or a loop of "
-            f"your own, feeds both"
+            f"{where} feeds one stream of images, and this recipe reads {UNLABELED}, too; manyview train, Lightning's "
+            f"Trainer, or a loop of your own, feeds both"
         )
 
 
