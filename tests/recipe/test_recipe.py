@@ -1173,7 +1173,8 @@ def test_recipes_by_name_and_by_path(tmp_path):
 def test_recipes_that_are_not_there(tmp_path):
     with pytest.raises(RecipeError) as error:
         load_recipe("tied_cifar")
-    near, many = "tied_cifar10, tied_cifar10_reduced, tied_cifar10_wrn28_10", f"manyview recipes has all {len(PACKAGED)}"
+    near = "tied_cifar10, tied_cifar10_reduced, tied_cifar10_wrn28_10"
+    many = f"manyview recipes has all {len(PACKAGED)}"
     assert line_of(error) == f"unknown recipe 'tied_cifar'; did you mean 'tied_cifar10'? recipes: {near}, … ({many})"
     with pytest.raises(RecipeError) as error:
         load_recipe("zzz")
