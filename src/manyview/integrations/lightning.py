@@ -38,8 +38,9 @@ from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
 from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.batches import batches_of
+from manyview.recipe.flat import changes
 from manyview.recipe.method import PARTS, check_method, in_a_line, method_of
-from manyview.recipe.recipe import Recipe, changes
+from manyview.recipe.recipe import Recipe
 from manyview.recipe.streams import check_images, read_of
 from manyview.show.display import Display
 from manyview.step import Step
