@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
 from torch import nn
 
 from manyview.branches.given import Given
@@ -110,8 +109,6 @@ def make_accelerator(train: Train) -> Accelerator:
         mixed_precision="bf16" if train.precision == "bf16" else "no",
         gradient_accumulation_steps=train.accumulate,
         step_scheduler_with_optimizer=False,
-        # the others wait while the main process evaluates, which may take longer than NCCL's usual 10 minutes
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
         cpu=torch.backends.mps.is_available(),  # which lacks the float64 that draws and boxes are made in
     )
     if accelerator.distributed_type == DistributedType.FSDP:

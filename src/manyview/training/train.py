@@ -70,7 +70,7 @@ def train(
         raise
 
     # -------------------------------------------------------------------------------------------- result
-    result = write_result(run, validation) if setup.main else {}
+    result = validation.led(lambda post: write_result(run, validation, post)) or {}
     setup.accelerator.wait_for_everyone()
     return result
 
@@ -117,7 +117,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             # -------------------------------------------------------------------------------- evaluate
             if last or (within == 0 and epoch % config.evaluate_every == 0):
                 with watch.paused():
-                    val = validation.val(lambda: save(run.last)) if setup.main else {}
+                    val = validation.val(lambda: save(run.last))
                     if validation.is_best(val):
                         save(run.best)
                     journal.epoch(done, val, terms)
