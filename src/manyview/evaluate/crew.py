@@ -25,6 +25,7 @@ from manyview.errors import RunError
 T = TypeVar("T")
 PAUSE = 0.05
 """Seconds between two looks for a task."""
+GIVEN_UP = "the first process could not go on, and tells why"
 
 Task = dict[str, Any]
 Post = Callable[[Task], None]
@@ -114,12 +115,18 @@ class _Board:
     def tasks(self) -> Iterable[Task]:
         """All that come, until the end."""
         for number in self._numbers:
-            key = f"{self._name}/{number}"
+            task = self._await(f"{self._name}/{number}")
+            if "end" not in task:
+                yield task
+                continue
+            if task["end"]:
+                raise RunError(GIVEN_UP)
+            return
+
+    def _await(self, key: str) -> Task:
+        try:
             while not self._store.check([key]):
                 time.sleep(PAUSE)
-            task = json.loads(self._store.get(key))
-            if "end" in task:
-                if task["end"]:
-                    raise RunError("the first process could not go on, which it tells")
-                return
-            yield task
+            return json.loads(self._store.get(key))
+        except dist.DistError:  # the store was the first process's, and went with it
+            raise RunError(GIVEN_UP) from None
