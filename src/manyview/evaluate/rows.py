@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, final
 
@@ -118,6 +118,11 @@ def rows_of(given: Lying | Rows) -> Rows:
     return given if isinstance(given, Rows) else Rows(given)
 
 
+def blocks_of(given: Tensor | Rows) -> Iterable[Tensor]:
+    """All rows in order by the block; a tensor's as they are."""
+    return given.blocks() if isinstance(given, Rows) else given.split(ROWS_AT_ONCE)
+
+
 def spans(count: int, size: int = ROWS_AT_ONCE) -> list[slice]:
     """Where the blocks of so many rows lie."""
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]
@@ -180,7 +185,7 @@ class Store:
         assert self._file is not None
         try:
             self._file.seek(at)
-            self._file.write(memoryview(block.contiguous().numpy()).cast("B"))
+            self._file.write(memoryview(block.cpu().contiguous().numpy()).cast("B"))
             self._file.flush()
         except OSError as error:
             raise _no_room(error) from None
