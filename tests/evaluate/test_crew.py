@@ -20,7 +20,7 @@ def test_every_part_is_some_process_s_and_all_look_equally_often(count, world):
     assert len({len(plan) for plan in plans}) == 1
     parts = -(-count // 2)
     read = [plan[number].kept.tolist() for number in range(len(plans[0])) for plan in plans]
-    assert sum(read[:parts], []) == list(range(count))
+    assert [position for part in read[:parts] for position in part] == list(range(count))
     assert all(each == read[parts - 1] for each in read[parts:])
 
 

@@ -57,7 +57,12 @@ class Neighbours:
 
 
 def knn_predict(
-    features: Tensor | Rows, bank: Tensor | Rows, bank_labels: Tensor, classes: int, k: int = 200, temperature: float = 0.1
+    features: Tensor | Rows,
+    bank: Tensor | Rows,
+    bank_labels: Tensor,
+    classes: int,
+    k: int = 200,
+    temperature: float = 0.1,
 ) -> Tensor:
     """The class with the largest weighted vote among each row's k nearest in the bank, int64 [B]; -1 for none.
 
@@ -161,7 +166,8 @@ class _Search:
             else:
                 for first, block, dead in pieces():
                     cosines = _cosines(rows, block, dead)[at]  # all rows at once, as before: the same bits
-                    tie.add(cosines, (first + torch.arange(len(block), device=self.device)).expand_as(cosines), self.labels)
+                    places = first + torch.arange(len(block), device=self.device)
+                    tie.add(cosines, places.expand_as(cosines), self.labels)
             found[at], nearest[at], cut[at] = tie.found, tie.places, tie.unlike
         return found, nearest, cut
 

@@ -12,8 +12,8 @@ products with the Hessian, which affect the number of steps but not where they l
 optimum to a tolerance, and how far it can be from it is told: the objective is 2w-strongly convex, so it exceeds its
 minimum by at most |gradient|^2 / 4w.
 
-Rows are read by the block, from memory or from a file (see `rows`), and so are their probabilities; blocks have one size
-wherever they lie, so what is found is the same to the bit.
+Rows are read by the block, from memory or from a file (see `rows`), and so are their probabilities; blocks have one
+size wherever they lie, so what is found is the same to the bit.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ def linear_probe(
 
     features: [N, D]; held_features: [M, D]. labels, held_labels: integers [N] and [M] below `classes`. metric: `top1`,
     or `class_mean`, the mean of the classes' accuracies. Of penalties that do equally well the strongest is taken
-    (AugSelf's code takes the weakest). progress: told how many penalties are done, of how many. memory: bytes that rows, and
-    that their probabilities, may take; more are read anew by the block, and lie in a file. Raises ValueError as
-    `fit_linear` does, and for an unknown metric or no rows held out.
+    (AugSelf's code takes the weakest). progress: told how many penalties are done, of how many. memory: bytes that a
+    copy of the rows, and their probabilities, may take; more are read anew by the block, or lie in a file. Raises
+    ValueError as `fit_linear` does, and for an unknown metric or no rows held out.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
@@ -186,8 +186,8 @@ def fit_linear(
 
     features: [N, D], computed with as float32. labels: integers [N] below `classes`. start: a fit to begin from.
     tolerance: Newton's steps end with the first that promises to lower the objective by less than this fraction.
-    memory: see `linear_probe`. Raises ValueError for features and labels of unlike length, values that are not finite, labels of fewer than two
-    classes, and a weight that is not positive.
+    memory: see `linear_probe`. Raises ValueError for features and labels of unlike length, values that are not finite,
+    labels of fewer than two classes, and a weight that is not positive.
     """
     problem = _Problem(features, labels, classes, memory)
     theta = torch.zeros(classes, features.shape[1] + 1, dtype=torch.float64, device=features.device)

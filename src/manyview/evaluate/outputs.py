@@ -18,7 +18,7 @@ from manyview.data.once import Once, Part, read_once
 from manyview.errors import DataError, ManyviewError, Unreadable
 from manyview.evaluate.crew import Crew
 from manyview.evaluate.model import Model
-from manyview.evaluate.rows import MEMORY, Lying, Rows, Store, exact_as_half, rows_of
+from manyview.evaluate.rows import MEMORY, Lying, Store, exact_as_half, rows_of
 from manyview.foundation.words import counted
 
 Progress = Callable[[int, int], None]
@@ -65,7 +65,8 @@ class Outputs:
 
     def tensors(self) -> dict[str, Lying]:
         """What there is by name, as it lies: what `Outputs(**tensors)` takes."""
-        named = {"features": self._features, "labels": self.labels, "logits": self._logits, AGGREGATED: self._aggregated}
+        scores = {"logits": self._logits, AGGREGATED: self._aggregated}
+        named = {"features": self._features, "labels": self.labels, **scores}
         return {name: each for name, each in named.items() if each is not None}
 
 

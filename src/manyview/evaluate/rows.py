@@ -6,6 +6,7 @@ itself, copied, and let go: 1.3 million rows of 2,048 take what a block takes. W
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,11 @@ class Mapped:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it has."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def __getitem__(self, at: slice | Tensor) -> Tensor:
         """A copy of these rows."""
         kind: Any = torch.empty(0, dtype=self.dtype).numpy().dtype
@@ -48,7 +54,7 @@ class Mapped:
         shape = (max(0, last - first), *self.shape[1:])
         if 0 in shape:
             return torch.empty(shape, dtype=self.dtype)
-        begin = self.offset + first * kind.itemsize * int(np.prod(shape[1:]))
+        begin = self.offset + first * kind.itemsize * math.prod(shape[1:])
         return torch.from_numpy(np.array(np.memmap(self.file, kind, "r", begin, shape)))
 
 
@@ -178,14 +184,14 @@ class Store:
             block = whole[span].half()
             self._write(block, span.start * block[0:1].nbytes)
         half = Mapped(self._file, torch.float16, shape)
-        self._file.truncate(int(np.prod(shape)) * torch.float16.itemsize)
+        self._file.truncate(half.nbytes)
         return half
 
     def _write(self, block: Tensor, at: int) -> None:
         assert self._file is not None
         try:
             self._file.seek(at)
-            self._file.write(memoryview(block.cpu().contiguous().numpy()).cast("B"))
+            self._file.write(block.cpu().contiguous().numpy().data.cast("B"))
             self._file.flush()
         except OSError as error:
             raise _no_room(error) from None
