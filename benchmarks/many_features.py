@@ -6,7 +6,7 @@
 Features are drawn around a direction a class and kept as float16 in a file without a name in TMPDIR (2 bytes a number;
 819 MB by default), as an evaluation keeps them. Each measure then runs by itself, and the most that the process had
 resident until then (getrusage) is told, less what it had when all was imported. budget: what rows and probabilities may
-take in memory, else they are read by the block. whole: all of it once more with the features in memory as float32, and
+take in memory, else they are read by the block. penalties: from 10,000 downwards by tens. whole: all of it once more with the features in memory as float32, and
 whether the answers are the same.
 """
 
@@ -48,10 +48,10 @@ def main() -> None:
     for name, usual in {
         "rows": 200_000,
         "dim": 2048,
-        "classes": 100,
+        "classes": 10,
         "queries": 1000,
         "budget": 512,
-        "penalties": 2,
+        "penalties": 1,
         "rates": 2,
         "epochs": 1,
     }.items():
@@ -76,7 +76,7 @@ def main() -> None:
     means = torch.randn(classes, options.dim, generator=torch.Generator().manual_seed(0))
     bank, labels = timed("features", lambda: drawn(options.rows, options.dim, means, 1, 0))
     queries, truth = drawn(options.queries, options.dim, means, 2, memory)
-    weights = [10.0**-power for power in range(options.penalties)]
+    weights = [10.0 ** (4 - power) for power in range(options.penalties)]
     rates = [0.001 * 3.0**power for power in range(options.rates)]
 
     def all_of(bank: Rows | torch.Tensor, memory: int) -> tuple[torch.Tensor, ...]:
@@ -89,9 +89,8 @@ def main() -> None:
         print(f"right: {100 * float((answers == truth).double().mean()):.1f}, {right[0]:.1f}, {right[1]:.1f} %")
         return (answers, probe.coefficients, *(fit.coefficients for fit in fits))
 
-    print(
-        f"{options.rows:,} x {options.dim:,} of {classes:,} classes, {options.rows * options.dim * 2e-6:.0f} MB in a file"
-    )
+    size = options.rows * options.dim * 2e-6
+    print(f"{options.rows:,} x {options.dim:,} of {classes:,} classes, {size:.0f} MB in a file")
     found = all_of(bank, memory)
     if options.whole:
         same = map(torch.equal, found, all_of(bank[:], 2**62))
