@@ -6,8 +6,8 @@
 Features are drawn around a direction a class and kept as float16 in a file without a name in TMPDIR (2 bytes a number;
 819 MB by default), as an evaluation keeps them. Each measure then runs by itself, and the most that the process had
 resident until then (getrusage) is told, less what it had when all was imported. budget: what rows and probabilities may
-take in memory, else they are read by the block. penalties: from 10,000 downwards by tens. whole: all of it once more with the features in memory as float32, and
-whether the answers are the same.
+take in memory, else they are read by the block. penalties: from 10,000 downwards by tens. whole: all of it once more
+with the features in memory as float32, and whether the answers are the same.
 """
 
 from __future__ import annotations
