@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import nn
 
 from manyview.branches.given import Given
@@ -24,6 +24,7 @@ from manyview.evaluate.evaluate import check_model, check_protocols, with_accura
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
+from manyview.foundation.group import join, on_cpus
 from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import (
     Clock,
@@ -105,14 +106,17 @@ class Setup:
 
 
 def make_accelerator(train: Train) -> Accelerator:
-    """Devices, precision and processes. Raises RunError for an engine that does not fit."""
+    """Devices, precision and processes, see `foundation.group`. Raises RunError for an engine that does not fit."""
+    for engine in ("DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true":
+            raise RunError(f"manyview does not train with {engine}; launch without it")
+    join()
     accelerator = Accelerator(
         mixed_precision="bf16" if train.precision == "bf16" else "no",
-        gradient_accumulation_steps=train.accumulate,
+        # what `accelerate launch` has to say of it is another run's: the recipe says it
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=train.accumulate, sync_with_dataloader=False),
         step_scheduler_with_optimizer=False,
-        # the others wait while the main process evaluates, which may take longer than NCCL's usual 10 minutes
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
-        cpu=torch.backends.mps.is_available(),  # which lacks the float64 that draws and boxes are made in
+        cpu=on_cpus(),
     )
     if accelerator.distributed_type == DistributedType.FSDP:
         raise RunError("manyview does not shard parameters yet; run without FSDP")
