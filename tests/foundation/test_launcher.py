@@ -20,19 +20,20 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 
 @pytest.mark.parametrize(
     ("environment", "found"),
-    {
-        "alone": ({}, None),
-        "of one": ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, None),
-        "torchrun": ({**TORCHRUN, "MASTER_PORT": "29501"}, Place(1, 4, 1, 2, "a", 29501)),
-        "torch's port": (TORCHRUN, Place(1, 4, 1, 2, "a", 29500)),
-        "srun": (SLURM, Place(3, 5, 1, 2, "gpu07", 29500 + 4003)),
-        "srun, own address": ({**SLURM, "MASTER_ADDR": "b", "MASTER_PORT": "7"}, Place(3, 5, 1, 2, "b", 7)),
-        "torchrun under srun": ({**SLURM, **TORCHRUN}, Place(1, 4, 1, 2, "a", 29500)),
+    [
+        pytest.param({}, None, id="alone"),
+        pytest.param({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, None, id="of one"),
+        pytest.param({**TORCHRUN, "MASTER_PORT": "29501"}, Place(1, 4, 1, 2, "a", 29501), id="torchrun"),
+        pytest.param(TORCHRUN, Place(1, 4, 1, 2, "a", 29500), id="torch's port"),
+        pytest.param(SLURM, Place(3, 5, 1, 2, "gpu07", 29500 + 4003), id="srun"),
+        pytest.param(
+            {**SLURM, "MASTER_ADDR": "b", "MASTER_PORT": "7"}, Place(3, 5, 1, 2, "b", 7), id="srun, own address"
+        ),
+        pytest.param({**SLURM, **TORCHRUN}, Place(1, 4, 1, 2, "a", 29500), id="torchrun under srun"),
         # as a job's own script sees it
-        "sbatch": ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None),
-        "srun of one": ({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
-    }.values(),
-    ids=lambda value: "" if not isinstance(value, dict) else "-".join(sorted(value)[:2]),
+        pytest.param({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None, id="sbatch"),
+        pytest.param({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None, id="srun of one"),
+    ],
 )
 def test_a_process_knows_its_place(environment, found):
     assert place(environment) == found

@@ -1,4 +1,4 @@
-"""`--processes N`: this command becomes N of its own, by torch's elastic launcher, on one machine or on several alike."""
+"""`--processes N`: this command becomes N of its own, by torch's elastic launcher, on one machine or on several."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def starts(processes: int | None, nodes: int, meet: str | None) -> bool:
     if (here := place()) is not None:
         if here.local_size != processes or here.size != processes * nodes:
             raise RunError(
-                f"--processes {processes}, but a launcher started {here.size}, {here.local_size} on this machine; leave "
-                "--processes out under torchrun, srun or accelerate launch"
+                f"--processes {processes}, but a launcher started {here.size}, {here.local_size} on this machine; "
+                "leave --processes out under torchrun, srun or accelerate launch"
             )
         return False
     if nodes > 1 and meet is None:

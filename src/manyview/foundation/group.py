@@ -28,9 +28,7 @@ JOIN = "MANYVIEW_JOIN_SECONDS"
 JOINS = 600  # seconds that processes wait for one another before there is a group
 # the others wait while the main process evaluates, which may take longer than NCCL's usual 10 minutes
 PATIENCE = timedelta(days=7)
-LINGERS = timedelta(
-    seconds=10
-)  # that the host of the meeting place stays, for the others to read why there is no group
+LINGERS = timedelta(seconds=10)  # that the host stays, for the others to read why there is no group
 LOST = re.compile(r"closed by peer|reset by peer|Broken pipe|gloo|NCCL|Timed out|Connection (refused|closed)")
 
 
@@ -139,9 +137,7 @@ def losing_none() -> Iterator[None]:
 def _meet(here: Place) -> dist.Store:
     """Where all processes of the launch have met, and found that they are alike. Raises RunError."""
     seconds = _seconds()
-    agents = (
-        os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    )  # torch's launcher hosts it, not the first process
+    agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torch's launcher is the host
     try:
         tcp = dist.TCPStore(
             here.host,
@@ -154,9 +150,7 @@ def _meet(here: Place) -> dist.Store:
         )
     except (RuntimeError, ValueError) as error:
         if "EADDRINUSE" in str(error) or "already in use" in str(error):
-            told = (
-                f"the processes were to meet at {here.meeting}, which is taken; give each of them another MASTER_PORT"
-            )
+            told = f"{here.meeting}, where the processes were to meet, is taken; give all of them another MASTER_PORT"
             raise RunError(told) from None
         raise RunError(
             f"process {here.rank} of {here.size} could not reach the first one at {here.meeting} within {seconds:g} s; "

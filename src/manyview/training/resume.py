@@ -11,18 +11,16 @@ from manyview.training.state import State, read_checkpoint
 
 
 def begin(run: Run, setup: Setup, resume: bool) -> None:
-    """Makes the folder, or checks that it can go on. Raises RunError, on all processes, where it cannot be this run's."""
-    out, counts = str(run.folder.resolve()), setup.splits.counts
-    check_alike({"recipe": setup.recipe.to_yaml(), "data set": f"{counts} {setup.splits.classes}", "run's folder": out})
+    """Makes the folder, or checks that it can go on. Raises RunError where it cannot, on all processes."""
+    data = f"{setup.splits.counts} {setup.splits.classes}"
+    check_alike({"recipe": setup.recipe.to_yaml(), "data set": data, "--out": str(run.folder.resolve())})
     with as_one():
         if setup.main:
             networks, starts = note_of(setup.step), setup.step.starts
             run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes, networks, starts)
     with as_one():  # once the first has written it
         if not (run.folder / "recipe.yaml").is_file():
-            raise RunError(
-                f"{run.folder} is not the first process's; all machines write to one folder, on a shared disk"
-            )
+            raise RunError(f"{run.folder} is another than the first process sees; put it on a disk that all share")
 
 
 def take_up(run: Run, setup: Setup, resume: bool) -> State:
