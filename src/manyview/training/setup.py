@@ -40,6 +40,7 @@ from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Train
 from manyview.recipe.streams import read_of
+from manyview.relations.thresholds import FlexRule
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
@@ -159,6 +160,7 @@ def set_up(
         sync_batchnorm(step, world, accelerator.device)
     optimizer = make_optimizer(config, step)
     step.hold(fixed_parts(config))
+    _make_room(step, splits)
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view"):
         rehearse(step, splits, together)
@@ -181,3 +183,10 @@ def set_up(
         checkpoint_every=checkpoint_every,
         rendering=choose_rendering(recipe.data.render, splits.streams.values(), accelerator.device.type),
     )
+
+
+def _make_room(step: Step, splits: Splits) -> None:
+    """Tells what remembers images how many there are, since it could else ask a device alone."""
+    room = 1 + max(int(images.index.max()) for images in splits.streams.values())
+    for rule in (module for module in step.modules() if isinstance(module, FlexRule)):
+        rule.room = room
