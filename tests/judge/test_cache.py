@@ -16,10 +16,11 @@ from manyview.data.folder import folder as open_folder
 from manyview.errors import ManyviewWarning
 from manyview.evaluate.accuracy import Classify
 from manyview.evaluate.evaluate import evaluate
-from manyview.evaluate.features import collect, halved
+from manyview.evaluate.features import collect
 from manyview.evaluate.knn import Knn
 from manyview.evaluate.linear import Linear
 from manyview.evaluate.model import StepModel
+from manyview.evaluate.outputs import halved
 from manyview.judge import cache
 from subjects import SLA, TIED, UNLABELED, Broken, counted, features_of, pictures, sunny, trained
 

@@ -85,12 +85,13 @@ class StepModel:
 
     @property
     def key(self) -> str:
-        """A digest of weights and preparation."""
+        """A digest of weights, preparation and precision."""
         step = self.step
         looks = [str(view) for view in step.test_plan.values()] or [str(step.trained_size)]
         branch = step.evaluated
         normalized = branch.mean.tolist(), branch.std.tolist()
         own = str(branch.spec.words.used_in(str(branch.spec)))  # whose files say what a head or a backbone does
+        looks.append(step.recipe.train.precision)
         return digest_of(branch.state_dict(), str(branch.spec), own, step.classifier, self.orbit, normalized, *looks)
 
     @property
@@ -108,8 +109,9 @@ class StepModel:
         return self.step.test_pixels(images).to(self.device)
 
     def read(self, pixels: Tensor, *, aggregated: bool = False) -> dict[str, Tensor]:
-        """Features and scores, in evaluation mode; the step's own mode stays."""
-        with evaluating(self.step):
+        """Features and scores, in evaluation mode and the precision that it was trained in; the step's mode stays."""
+        half = self.step.recipe.train.precision == "bf16"
+        with evaluating(self.step), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             return self.step.read(pixels, aggregated=aggregated)
 
     def trainable(self) -> Trunk:

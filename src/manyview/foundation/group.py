@@ -26,8 +26,6 @@ from manyview.foundation.launcher import PORT, Place, place
 
 JOIN = "MANYVIEW_JOIN_SECONDS"
 JOINS = 600  # seconds that processes wait for one another before there is a group
-# the others wait while the main process evaluates, which may take longer than NCCL's usual 10 minutes
-PATIENCE = timedelta(days=7)
 LINGERS = timedelta(seconds=10)  # that the host stays, for the others to read why there is no group
 LOST = re.compile(r"closed by peer|reset by peer|Broken pipe|gloo|NCCL|Timed out|Connection (refused|closed)")
 
@@ -59,7 +57,7 @@ def join() -> None:
         told = f"the {here.size} processes met at {here.meeting}, but could not join"
         try:
             backend = "gloo" if on_cpus() else "cpu:gloo,cuda:nccl"
-            dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size, timeout=PATIENCE)
+            dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size)
         except (RuntimeError, ValueError) as error:
             raise RunError(f"{told}: {_first_line(error)}") from None
     if dist.is_initialized() and dist.get_world_size() != here.size:

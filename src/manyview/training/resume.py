@@ -33,7 +33,7 @@ def take_up(run: Run, setup: Setup, resume: bool) -> State:
     if not resume:
         return state
     if run.last.is_file():
-        state = read_checkpoint(run.last, setup.step, setup.optimizer)
+        state = read_checkpoint(run.last, setup.step, setup.optimizer, setup.mesh)
         if setup.main and not setup.recipe.keeps_best:
             run.best.unlink(missing_ok=True)  # as versions kept it that chose by labels what learnt from none
         setup.display.say(f"resumed at step {state.number} of {setup.clock.steps}")

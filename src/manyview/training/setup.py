@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -44,6 +45,8 @@ from manyview.relations.thresholds import FlexRule
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
+from manyview.training.recompute import recompute
+from manyview.training.sharding import Twin, shard, shared_over
 from manyview.training.trackers import check_trackers
 
 
@@ -53,7 +56,7 @@ class Setup:
 
     wrapped: the step as it is trained, on its device and in its process, see `on_devices`; before, the step itself.
     together: images of the first stream that a process draws at once. set_lr: sets the lr of an update, and returns it.
-    checkpoint_every: updates. protocols: what the end measures, accuracy first where something classifies.
+    checkpoint_every: updates. mesh, twin: of a step that is shared out, see `sharding`. protocols: what the end measures, accuracy first where something classifies.
     """
 
     recipe: Recipe
@@ -69,6 +72,8 @@ class Setup:
     together: int
     checkpoint_every: int
     rendering: Rendering
+    mesh: Any = None
+    twin: Twin | None = None
 
     @property
     def main(self) -> bool:
@@ -92,11 +97,30 @@ class Setup:
         return batches_of(self.recipe, self.splits, self.rendering.place, self.step.num_classes, rank, world)
 
     def on_devices(self) -> Setup:
-        """With step and optimiser as accelerate wraps them, and compiled where the recipe says so."""
-        wrapped, optimizer = self.accelerator.prepare(self.step, self.optimizer)
-        if self.recipe.train.compile:
+        """With step and optimiser as accelerate wraps them or shared out, compiled where the recipe says so."""
+        train, accelerator, twin = self.recipe.train, self.accelerator, None
+        if train.checkpointing:
+            recompute(self.step)
+        if self.mesh is None:
+            wrapped, optimizer = accelerator.prepare(self.step, self.optimizer)
+        else:
+            twin = Twin(self.step)
+            shard(self.step.to(accelerator.device), self.optimizer, self.mesh, train.precision == "bf16")
+            # not to be wrapped once more, only to look in the run's precision
+            wrapped = accelerator.prepare_model(self.step, evaluation_mode=True)
+            optimizer = accelerator.prepare_optimizer(self.optimizer)
+        if train.compile:
             self.step.compile_parts()
-        return replace(self, wrapped=wrapped, optimizer=optimizer)
+        return replace(self, wrapped=wrapped, optimizer=optimizer, twin=twin)
+
+    @property
+    def judged(self) -> Step:
+        """What is measured: the step, or its twin of whole weights, inside of `looking`."""
+        return self.step if self.twin is None else self.twin.step
+
+    def looking(self) -> AbstractContextManager[None]:
+        """Inside, the step that is `judged` has the weights of now. All processes must enter it."""
+        return nullcontext() if self.twin is None else self.twin.like(self.step, self.accelerator.device)
 
     def stream(self, first: int) -> Generator[Batch, None, None]:
         """The parts of all batches from an update on, in order. Closing it ends what makes them."""
@@ -120,7 +144,7 @@ def make_accelerator(train: Train) -> Accelerator:
         cpu=on_cpus(),
     )
     if accelerator.distributed_type == DistributedType.FSDP:
-        raise RunError("manyview does not shard parameters yet; run without FSDP")
+        raise RunError("a recipe says whether weights are shared out, train.shard=true; launch without FSDP")
     return accelerator
 
 
@@ -159,6 +183,7 @@ def set_up(
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
     optimizer = make_optimizer(config, step)
+    mesh = shared_over(accelerator, config, given=backbone is not None)
     step.hold(fixed_parts(config))
     _make_room(step, splits)
     set_lr = make_schedule(config, optimizer, clock)
@@ -181,6 +206,7 @@ def set_up(
         set_lr=set_lr,
         together=together,
         checkpoint_every=checkpoint_every,
+        mesh=mesh,
         rendering=choose_rendering(recipe.data.render, splits.streams.values(), accelerator.device.type),
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 from manyview.branches.given import Given
 from manyview.errors import DataError, Interrupted, Lost, ManyviewError, RunError
 from manyview.foundation.distributed import anywhere, union
+from manyview.foundation.files import write_state
 from manyview.foundation.group import as_one, join, losing_none
 from manyview.recipe.recipe import Recipe, check_recipe
 from manyview.training.collapse import look_for_collapse
@@ -24,7 +25,8 @@ from manyview.training.result import write_result
 from manyview.training.resume import begin, take_up
 from manyview.training.run import Run, run_of
 from manyview.training.setup import Setup, set_up
-from manyview.training.state import State, write_checkpoint
+from manyview.training.sharding import beside_shards
+from manyview.training.state import State, checkpoint_of
 from manyview.training.stopwatch import Stopwatch
 from manyview.training.surroundings import left_as_found
 from manyview.training.update import update
@@ -68,7 +70,7 @@ def train(
     setup.step.attach(setup.optimizer)  # EMAs, queues, prototypes and averages follow its updates
     validation = Validation(setup, state)
     try:
-        with losing_none():
+        with losing_none(), beside_shards(setup.mesh):
             _loop(run, setup, state, validation)
     except (DataError, Lost):  # an image that cannot be read, here or there: what is to be done, by the same command
         if new and setup.main:
@@ -76,7 +78,7 @@ def train(
         raise
 
     # -------------------------------------------------------------------------------------------- result
-    result = write_result(run, validation) if setup.main else {}
+    result = validation.led(lambda post: write_result(run, validation, post)) or {}
     setup.accelerator.wait_for_everyone()
     return result
 
@@ -94,8 +96,9 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
 
         def save(path: Path) -> None:
             state.seconds, state.waited = watch.seconds, watch.waited
+            kept = checkpoint_of(path, step, setup.optimizer, state)
             if setup.main:
-                write_checkpoint(path, step, setup.optimizer, state)
+                write_state(path, kept)
 
         for number in range(state.number, clock.steps):
             # ---------------------------------------------------------------------- batch, step, update
@@ -123,8 +126,8 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             # -------------------------------------------------------------------------------- evaluate
             if last or (within == 0 and epoch % config.evaluate_every == 0):
                 with watch.paused():
-                    val = validation.val(lambda: save(run.last)) if setup.main else {}
-                    if validation.is_best(val):
+                    val = validation.val(lambda: save(run.last))
+                    if anywhere(validation.is_best(val), accelerator):
                         save(run.best)
                     journal.epoch(done, val, terms)
                     accelerator.wait_for_everyone()
