@@ -108,6 +108,7 @@ class Validation:
         if self.state.number or setup.step.classifier is not None or not self.chooses:
             return
 
+
         def judge(post: Post | None) -> None:
             features, held = self.features(post), {"val": splits.val, "test": splits.test}
             found = {name: self._while_training(features, name) for name in held if held[name] is not None}
