@@ -25,7 +25,6 @@ from manyview.errors import RunError
 T = TypeVar("T")
 PAUSE = 0.05
 """Seconds between two looks for a task."""
-GIVEN_UP = "the first process could not go on, and tells why"
 
 Task = dict[str, Any]
 Post = Callable[[Task], None]
@@ -120,7 +119,7 @@ class _Board:
                 yield task
                 continue
             if task["end"]:
-                raise RunError(GIVEN_UP)
+                raise _given_up()
             return
 
     def _await(self, key: str) -> Task:
@@ -129,4 +128,10 @@ class _Board:
                 time.sleep(PAUSE)
             return json.loads(self._store.get(key))
         except dist.DistError:  # the store was the first process's, and went with it
-            raise RunError(GIVEN_UP) from None
+            raise _given_up() from None
+
+
+def _given_up() -> RunError:
+    error = RunError("the first process could not go on, and tells why")
+    error.tells = False
+    return error

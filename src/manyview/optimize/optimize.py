@@ -284,7 +284,7 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2
 
     call, sharp = optimizer_call(train.optimizer), sharpness_of(train.optimizer)
-    options, ours = _split(call)
+    options, ours = split_options(call)
     options = {**_left_out(call.name), **options}
     try:
         if "lr" in options:
@@ -329,7 +329,7 @@ def parts(branches: Mapping[str, Sequence[str]], relations: Iterable[str]) -> se
     return {"backbone", *(f"{branch}.backbone" for branch in branches), *own, *relations}
 
 
-def _split(call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_options(call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
     """A call's arguments: the optimiser's, and ours."""
     names = [rule.name for rule in fields(Rules)]
     ours = {key: value for key, value in call.kwargs.items() if key in names}
@@ -412,7 +412,7 @@ def check_training(
         raise RecipeError(f"train.optimizer: {unknown('optimizer', call.name, [*list_optimizers(), *WRAPPERS])}")
     if call.args:
         raise RecipeError(f"train.optimizer: write arguments by name, as in {call.name}(lr=0.1), got {call}")
-    options, ours = _split(call)
+    options, ours = split_options(call)
     try:
         if sharp is not None and relations is not None:
             sharp.check_relations(relations)

@@ -24,6 +24,7 @@ from manyview.foundation.distributed import gather
 from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import Port, Reading, check_alike, check_classifies, same_shape
 from manyview.relations.thresholds import THRESHOLDS, Fixed, Flex, Free, FreeRule, Rule, Soft
+from manyview.views.ops.op import beside
 
 SHOWN = 100  # classes, of which thresholds are logged one by one
 
@@ -134,7 +135,7 @@ class PseudoLabel(nn.Module):
 
 def _index_of_rows(reading: Reading) -> Tensor | None:
     """The image of each row, [rows]."""
-    return None if reading.index is None else reading.index.repeat_interleave(reading.members).to(reading.value.device)
+    return None if reading.index is None else beside(reading.index, reading.value).repeat_interleave(reading.members)
 
 
 __all__ = ["PseudoLabel", "Said", "fairness", "pseudo_label"]

@@ -175,12 +175,14 @@ class Fixed(nn.Module):
 class FlexRule(nn.Module):
     """FlexMatch's memory: which class each image was last sure to be.
 
-    `said` [N] grows with the largest index that was met. The rows of an update enter it behind the update.
+    `said` [N] grows with the largest index that was met, or to `room` at once, which a run knows: to ask for the
+    largest is to wait for the device. The rows of an update enter it behind the update.
     """
 
     def __init__(self, told: Flex, classes: int) -> None:
         super().__init__()
         self.told, self.classes = told, classes
+        self.room: int | None = None  # indices are below it
         self.said: Tensor
         self.register_buffer("said", torch.full((told.images or 0,), NEVER, dtype=torch.int32))
         self._met: list[tuple[Tensor, Tensor]] = []
@@ -197,7 +199,9 @@ class FlexRule(nn.Module):
 
     def by_class(self) -> Tensor:
         """Thresholds [C]."""
-        sure = torch.bincount(self.said[self.said >= 0].long(), minlength=self.classes)
+        counts = torch.zeros(self.classes - NEVER, dtype=torch.long, device=self.said.device)
+        counts = counts.index_add(0, self.said.long() - NEVER, torch.ones_like(self.said, dtype=torch.long))
+        sure = counts[-NEVER:]  # by class, behind those of which nothing is said
         met = (self.said != NEVER).sum() if self.told.images is None else self.told.images
         learned = sure / torch.maximum(sure.max(), met - sure.sum()).clamp_min(1)
         return flex_thresholds(learned, self.told.threshold)
@@ -206,7 +210,7 @@ class FlexRule(nn.Module):
     def after_step(self) -> None:
         """Takes in the rows of the update; an image of which nothing is sure now keeps what was said of it."""
         for index, labels in self._met:
-            if (size := int(index.max()) + 1) > len(self.said):
+            if (size := self.room or int(index.max()) + 1) > len(self.said):
                 more = self.said.new_full((size - len(self.said),), NEVER)
                 self.said = torch.cat([self.said, more])
             kept = self.said[index].clamp_min(UNSURE)

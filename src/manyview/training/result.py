@@ -23,7 +23,7 @@ def write_result(run: Run, validation: Validation, post: Post | None = None) -> 
     recipe, clock, splits = setup.recipe, setup.clock, setup.splits
     best = run.best.is_file()
     if best:
-        setup.step.load_state_dict(read_state(run.best)["step"])
+        setup.judged.load_state_dict(read_state(run.best)["step"])
     result: dict[str, Any] = {
         "recipe": recipe.title,
         "seed": recipe.seed,

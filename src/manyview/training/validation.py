@@ -63,7 +63,8 @@ class Validation:
             self._weights_of_the_first()
             self.features().help(task)
 
-        return led(self._crew, share, help)
+        with self.setup.looking():
+            return led(self._crew, share, help)
 
     def _call(self, post: Post, task: Task) -> None:
         post(task)
@@ -72,13 +73,13 @@ class Validation:
     def _weights_of_the_first(self) -> None:
         """Moments of BatchNorm are each process's own until the next step, and kept weights are read by the first."""
         if self._crew is not None:
-            self._crew.alike(self.setup.step.evaluated.state_dict().values())
+            self._crew.alike(self.setup.judged.evaluated.state_dict().values())
 
     def features(self, post: Post | None = None) -> Features:
         """What the weights of now make of the data. post: how others are called, see `led`; they have the same ones."""
         skipped: list[str] | None = [] if self.setup.recipe.data.on_bad_image == "skip" else None
         return Features(
-            StepModel(self.setup.step, self.setup.splits.classes),
+            StepModel(self.setup.judged, self.setup.splits.classes),
             self.setup.splits,
             seed=self.setup.recipe.seed,
             skipped=skipped,
@@ -133,7 +134,7 @@ class Validation:
         """The usual measures; none, and a line, of a split whose images are all left out."""
         try:
             measured = self.measure(features, split, self.chooses)
-            return measured | probe_accuracies(self.setup.step, features, split)
+            return measured | probe_accuracies(self.setup.judged, features, split)
         except Unreadable as error:
             self.state.skip(features.skipped or [])
             warnings.warn(f"not measured: {error}", ManyviewWarning, stacklevel=3)
