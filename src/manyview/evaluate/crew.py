@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from manyview.errors import RunError
+from manyview.foundation.group import alone
 
 T = TypeVar("T")
 PAUSE = 0.05
@@ -67,9 +68,9 @@ class Crew:
                 tensor.detach().copy_(whole)
 
 
-def crew_of(world: int, rank: int, device: torch.device) -> Crew | None:
-    """The processes, if there are several."""
-    return Crew(rank, world, device) if world > 1 else None
+def crew_of(device: torch.device) -> Crew | None:
+    """The processes of the group, if there are several."""
+    return None if alone() else Crew(dist.get_rank(), dist.get_world_size(), device)
 
 
 def led(crew: Crew | None, work: Callable[[Post | None], T], help: Callable[[Task], None]) -> T | None:

@@ -50,8 +50,7 @@ class Validation:
 
     @cached_property
     def _crew(self) -> Crew | None:
-        accelerator = self.setup.accelerator
-        return crew_of(accelerator.num_processes, accelerator.process_index, accelerator.device)
+        return crew_of(self.setup.accelerator.device)
 
     def led(self, work: Callable[[Post | None], T]) -> T | None:
         """What `work` gives on the main process, whose features all others make with it; see `crew.led`."""
