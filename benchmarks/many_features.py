@@ -1,7 +1,7 @@
 """Memory and time of kNN and both linear probes on features that do not fit: by default 200,000 rows of 2,048 numbers.
 
     OMP_NUM_THREADS=1 python benchmarks/many_features.py [--rows N] [--dim D] [--classes C] [--queries Q] [--budget MB]
-        [--penalties P] [--rates R] [--epochs E] [--whole]
+        [--penalties P] [--rates R] [--epochs E] [--only kNN SGD Newton] [--whole]
 
 Features are drawn around a direction a class and kept as float16 in a file without a name in TMPDIR (2 bytes a number;
 819 MB by default), as an evaluation keeps them. Each measure then runs by itself, and the most that the process had
@@ -24,7 +24,9 @@ import torch
 from manyview.evaluate.knn import knn_predict
 from manyview.evaluate.linear import fit_path
 from manyview.evaluate.linear_sgd import sgd_probe
-from manyview.evaluate.rows import Rows, Store, spans
+from manyview.evaluate.rows import ROWS_AT_ONCE, Rows, Store, spans
+
+MEASURES = ("kNN", "SGD", "Newton")
 
 
 def peak() -> float:
@@ -34,11 +36,11 @@ def peak() -> float:
 
 def drawn(count: int, dim: int, means: torch.Tensor, seed: int, memory: int) -> tuple[Rows, torch.Tensor]:
     """Rows around the means of their classes, float16, and labels."""
-    generator, labels = torch.Generator().manual_seed(seed), torch.arange(count) % len(means)
-    store = Store(count, memory)
-    for span in spans(count):
-        noise = torch.randn(span.stop - span.start, dim, generator=generator)
-        store.add((means[labels[span]] + 4 * noise).relu().half())
+    labels, store = torch.arange(count) % len(means), Store(count, memory)
+    noise = 4 * torch.randn(ROWS_AT_ONCE, dim, generator=torch.Generator().manual_seed(seed))
+    for number, span in enumerate(spans(count)):  # each block's noise is the first's, turned by some columns
+        own = noise[: span.stop - span.start].roll(number, dims=1)
+        store.add((means[labels[span]] + own).relu().half())
     return Rows(store.lying()), labels
 
 
@@ -56,6 +58,7 @@ def main() -> None:
         "epochs": 1,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=usual)
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=MEASURES)
     parser.add_argument("--whole", action="store_true")
     options = parser.parse_args()
     classes, memory = options.classes, options.budget * 10**6
@@ -79,15 +82,24 @@ def main() -> None:
     weights = [10.0 ** (4 - power) for power in range(options.penalties)]
     rates = [0.001 * 3.0**power for power in range(options.rates)]
 
-    def all_of(bank: Rows | torch.Tensor, memory: int) -> tuple[torch.Tensor, ...]:
-        answers = timed("kNN", lambda: knn_predict(queries, bank, labels, classes, k=200))
-        told = {"lrs": rates, "epochs": options.epochs, "milestones": ()}
-        probe = timed("SGD", lambda: sgd_probe(bank, labels, queries, truth, classes, **told))
-        fits = timed("Newton", lambda: [*fit_path(bank, labels, classes, weights, memory=memory)])
-        right = [100 * float((scores.argmax(dim=1) == truth).double().mean()) for scores in
-                 (probe.scores(queries), fits[-1].scores(queries))]  # fmt: skip
-        print(f"right: {100 * float((answers == truth).double().mean()):.1f}, {right[0]:.1f}, {right[1]:.1f} %")
-        return (answers, probe.coefficients, *(fit.coefficients for fit in fits))
+    def right(answers: torch.Tensor) -> str:
+        return f"{100 * float((answers == truth).double().mean()):.1f} % right"
+
+    def all_of(bank: Rows | torch.Tensor, memory: int) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+        if "kNN" in options.only:
+            found.append(timed("kNN", lambda: knn_predict(queries, bank, labels, classes, k=200)))
+            print(f"  {right(found[-1])}")
+        if "SGD" in options.only:
+            told = {"lrs": rates, "epochs": options.epochs, "milestones": ()}
+            probe = timed("SGD", lambda: sgd_probe(bank, labels, queries, truth, classes, **told))
+            print(f"  {right(probe.scores(queries).argmax(dim=1))}")
+            found.append(probe.coefficients)
+        if "Newton" in options.only:
+            fits = timed("Newton", lambda: [*fit_path(bank, labels, classes, weights, memory=memory)])
+            print(f"  {right(fits[-1].scores(queries).argmax(dim=1))}")
+            found += [fit.coefficients for fit in fits]
+        return found
 
     size = options.rows * options.dim * 2e-6
     print(f"{options.rows:,} x {options.dim:,} of {classes:,} classes, {size:.0f} MB in a file")

@@ -107,6 +107,8 @@ class Train(Frozen, strict=True):
     images one answer: warn, stop or ignore.
     keep: which weights are measured and taken out in the end, the best on validation images or the last. By default the
     best; of a recipe that learns nothing from labels the last, for to choose by them is to learn from them.
+    untrained: whether what nothing classifies is judged before the first update, too, which is what training has to
+    beat; it passes the training images through the network once more.
     evaluate_every: epochs. checkpoint_every: "1 epoch" or "500 steps". log_every: steps. track: where measures go
     beside metrics.jsonl: tensorboard, trackio, mlflow, wandb (see `training.trackers`).
     """
@@ -127,6 +129,7 @@ class Train(Frozen, strict=True):
     checkpointing: bool = False
     on_collapse: Literal["warn", "stop", "ignore"] = "warn"
     keep: Literal["best", "last"] | None = None
+    untrained: bool = True
     evaluate_every: int = Field(1, ge=1, le=COUNTABLE)
     checkpoint_every: str = "1 epoch"
     log_every: int = Field(10, ge=1, le=COUNTABLE)

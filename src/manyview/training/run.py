@@ -44,6 +44,7 @@ INCIDENTAL = (
         "train.shard",
         "train.checkpointing",
         "train.on_collapse",
+        "train.untrained",
         "train.track",
     ),
 )

@@ -104,7 +104,8 @@ class Validation:
     def untrained(self, journal: Journal) -> None:
         """What training has to beat where nothing classifies: each split's measures, before the first update alone."""
         setup, splits = self.setup, self.setup.splits
-        if self.state.number or setup.step.classifier is not None or not self.chooses:
+        asked = setup.recipe.train.untrained and self.chooses
+        if self.state.number or setup.step.classifier is not None or not asked:
             return
 
         def judge(post: Post | None) -> None:
