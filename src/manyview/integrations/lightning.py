@@ -35,7 +35,8 @@ from manyview.evaluate.online import probe_accuracies
 from manyview.evaluate.protocols import parse_protocols
 from manyview.foundation.words import a
 from manyview.optimize.clip import clipped_together
-from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
+from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule
+from manyview.optimize.sync_batchnorm import sync_batchnorm
 from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.method import PARTS, check_method, in_a_line, method_of
 from manyview.recipe.recipe import Recipe, changes

@@ -35,8 +35,8 @@ from manyview.optimize.optimize import (
     make_optimizer,
     make_schedule,
     steps_of,
-    sync_batchnorm,
 )
+from manyview.optimize.sync_batchnorm import sync_batchnorm
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Train
