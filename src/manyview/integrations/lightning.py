@@ -43,6 +43,7 @@ from manyview.recipe.recipe import Recipe, changes
 from manyview.recipe.streams import refuse_streams
 from manyview.show.display import Display
 from manyview.step import Step
+from manyview.training.parts import check_parts
 from manyview.training.prepare import images_together, in_memory, rehearse
 from manyview.training.run import INCIDENTAL
 from manyview.views.draws import key_of
@@ -237,6 +238,7 @@ class ViewsModule(lightning.LightningModule):
         rehearse(self.step, data.splits, together)
         if config.sync_batchnorm:
             sync_batchnorm(self.step, trainer.world_size, trainer.strategy.root_device)
+        check_parts(self.step, trainer.world_size, together)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's, with what follows its updates attached; the schedule sets lr before each."""

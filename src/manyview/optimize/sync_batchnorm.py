@@ -37,6 +37,11 @@ def sync_batchnorm(step: nn.Module, processes: int, device: torch.device) -> Non
         norm.forward = MethodType(_forward, norm)  # type: ignore[method-assign]
 
 
+def is_synchronised(norm: nn.Module) -> bool:
+    """Whether `sync_batchnorm` was here."""
+    return isinstance(norm, nn.SyncBatchNorm) or "forward" in vars(norm)
+
+
 def alone_again(step: nn.Module) -> None:
     """Takes back, in place, what `sync_batchnorm` did, for a copy that one process alone looks with."""
     from timm.layers import BatchNormAct2d
@@ -89,4 +94,4 @@ def _follow(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
     norm.running_var += share * (variance - norm.running_var)
 
 
-__all__ = ["alone_again", "normalised", "sync_batchnorm"]
+__all__ = ["alone_again", "is_synchronised", "normalised", "sync_batchnorm"]
