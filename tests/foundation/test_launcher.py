@@ -29,6 +29,7 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
         pytest.param(
             {**SLURM, "MASTER_ADDR": "b", "MASTER_PORT": "7"}, Place(3, 5, 1, 2, "b", 7), id="srun, own address"
         ),
+        pytest.param({**SLURM, "SLURM_GPUS_PER_TASK": "a100:1"}, Place(3, 5, 0, 2, "gpu07", 33503), id="srun, own GPU"),
         pytest.param({**SLURM, **TORCHRUN}, Place(1, 4, 1, 2, "a", 29500), id="torchrun under srun"),
         # as a job's own script sees it
         pytest.param({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None, id="sbatch"),

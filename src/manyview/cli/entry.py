@@ -6,6 +6,7 @@ import atexit
 import errno
 import gc
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -86,7 +87,7 @@ def main() -> None:
 
     def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, ManyviewWarning):
-            if str(message) not in told_once:
+            if str(message) not in told_once and os.environ.get("RANK", "0") == "0":  # the first of a group tells
                 tell(f"warning: {message}")
             told_once.add(str(message))
         else:

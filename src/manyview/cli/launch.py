@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from manyview.errors import RunError
+from manyview.errors import Interrupted, RunError
 from manyview.foundation.launcher import place
 
 Processes = Annotated[
@@ -76,7 +76,9 @@ def start(words: Sequence[str], processes: int, nodes: int, meet: str | None) ->
             raise RunError(f"{told}; continue with the same command and --resume") from None
         raise typer.Exit(failure.exitcode) from None
     except SignalException as error:
-        raise typer.Exit(128 + error.sigval) from None
+        stopped = Interrupted("stopped", error.sigval)
+        stopped.tells = False  # they have said so
+        raise stopped from None
     except Exception as error:  # of the meeting, whose errors have no common base
         where = f" at {meet}" if meet else ""
         reason = str(error).strip().partition("\n")[0] or type(error).__name__

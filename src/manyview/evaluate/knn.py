@@ -86,7 +86,7 @@ def neighbours(
 ) -> Neighbours:
     """As `knn_predict`, and which answers are ties or missing. k: fewer where the bank has fewer rows with a direction.
 
-    device: where to compute, by default where the features are, as the answers. progress: told how many cosines of all
+    device: where to compute, by default where the features are, as the answers. progress: told how many queries of all
     are done. Raises ValueError likewise.
     """
     queries, known = rows_of(features), rows_of(bank)

@@ -62,11 +62,12 @@ def _of_slurm(environment: Mapping[str, str]) -> Mapping[str, str]:
     tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "1")  # as 2(x3),1, a number for each node
     each = [count for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks) for _ in range(int(times or 1))]
     node = _number(environment, "SLURM_NODEID", 0)
+    sees_one = re.fullmatch(r"(.*:)?1", environment.get("SLURM_GPUS_PER_TASK", ""))  # GPU, which is its first
     job = _number(environment, "SLURM_JOB_ID", 0) + _number(environment, "SLURM_STEP_ID", 0)
     return {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
+        "LOCAL_RANK": "0" if sees_one else environment.get("SLURM_LOCALID", "0"),
         "LOCAL_WORLD_SIZE": each[min(node, len(each) - 1)] if each else "1",
         "MASTER_ADDR": environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", "")),
         # a port of its own for each job of a machine

@@ -172,6 +172,12 @@ class Fixed(nn.Module):
         """No thresholds by class."""
 
 
+def _counts(labels: Tensor, classes: int) -> Tensor:
+    """How many are of each class; `torch.bincount` waits for the device."""
+    counts = torch.zeros(classes, dtype=torch.long, device=labels.device)
+    return counts.index_add(0, labels, torch.ones_like(labels))
+
+
 class FlexRule(nn.Module):
     """FlexMatch's memory: which class each image was last sure to be.
 
@@ -199,9 +205,7 @@ class FlexRule(nn.Module):
 
     def by_class(self) -> Tensor:
         """Thresholds [C]."""
-        counts = torch.zeros(self.classes - NEVER, dtype=torch.long, device=self.said.device)
-        counts = counts.index_add(0, self.said.long() - NEVER, torch.ones_like(self.said, dtype=torch.long))
-        sure = counts[-NEVER:]  # by class, behind those of which nothing is said
+        sure = _counts(self.said.long() - NEVER, self.classes - NEVER)[-NEVER:]  # behind those of no class
         met = (self.said != NEVER).sum() if self.told.images is None else self.told.images
         learned = sure / torch.maximum(sure.max(), met - sure.sum()).clamp_min(1)
         return flex_thresholds(learned, self.told.threshold)
@@ -248,7 +252,7 @@ class FreeRule(nn.Module):
     def moved(self, joined: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The three means after a batch [B, C]."""
         confidence, labels = joined.max(dim=1)
-        counts = torch.bincount(labels, minlength=len(self.local)).to(joined.dtype) / len(joined)
+        counts = _counts(labels, len(self.local)).to(joined.dtype) / len(joined)
         found, rate = (confidence.mean(), joined.mean(dim=0), counts), self.told.momentum
         held = (self.overall, self.local, self.labels)
         overall, local, said = (rate * old + (1 - rate) * new for old, new in zip(held, found, strict=True))

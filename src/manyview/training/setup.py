@@ -35,8 +35,8 @@ from manyview.optimize.optimize import (
     make_optimizer,
     make_schedule,
     steps_of,
-    sync_batchnorm,
 )
+from manyview.optimize.sync_batchnorm import sync_batchnorm
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Train
@@ -44,6 +44,7 @@ from manyview.recipe.streams import read_of
 from manyview.relations.thresholds import FlexRule
 from manyview.show.display import Display
 from manyview.step import Step
+from manyview.training.parts import check_parts
 from manyview.training.prepare import images_together, in_memory, rehearse
 from manyview.training.recompute import recompute
 from manyview.training.sharding import Twin, shard, shared_over
@@ -182,6 +183,7 @@ def set_up(
         raise RecipeError("train.batch_size: a head with BatchNorm needs at least two images a part and process")
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
+    check_parts(step, world, together)
     optimizer = make_optimizer(config, step)
     mesh = shared_over(accelerator, config, given=backbone is not None)
     step.hold(fixed_parts(config))
