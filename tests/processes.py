@@ -30,12 +30,17 @@ def server() -> ForkServerContext:
 
 def on_two(worker: Callable[..., None], *arguments: Any) -> None:
     """Runs `worker(rank, *arguments)` on two processes of one thread that may join; raises what one of them raised."""
+    on_several(2, worker, *arguments)
+
+
+def on_several(count: int, worker: Callable[..., None], *arguments: Any) -> None:
+    """As `on_two`, on so many."""
     server()
-    mp.start_processes(_joined, (worker, _free_port(), arguments), nprocs=2, start_method="forkserver")
+    mp.start_processes(_joined, (worker, _free_port(), count, arguments), nprocs=count, start_method="forkserver")
 
 
-def _joined(rank: int, worker: Callable[..., None], port: int, arguments: tuple[Any, ...]) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+def _joined(rank: int, worker: Callable[..., None], port: int, count: int, arguments: tuple[Any, ...]) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
     os.environ.update(MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
     torch.set_num_threads(1)
     worker(rank, *arguments)

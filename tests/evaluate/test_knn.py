@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from manyview.evaluate import knn
 from manyview.evaluate.knn import QUERIES_AT_ONCE, knn_predict, neighbours
+from manyview.evaluate.rows import Rows, Store
 
 
 def brute_force(queries, bank, labels, classes, k, temperature):
@@ -146,3 +148,30 @@ def test_memory_does_not_grow_with_the_queries():
     peaks = [int(line) * (1024 if sys.platform != "darwin" else 1) for line in done.stdout.split()]
     # freed memory may be taken anew before it is reused: room for one more batch, not for seven
     assert peaks[1] - peaks[0] < 1.5 * 4 * 20_000 * QUERIES_AT_ONCE
+
+
+@pytest.mark.parametrize("spare", [1, 2, 64])
+@pytest.mark.parametrize("k", [1, 3, 8, 30])
+def test_blocks_of_any_size_give_the_same_answers(k, spare, monkeypatch, tmp_path):
+    """Contested places too, with rows without a direction among them, from memory and from a file."""
+    drawn = np.random.default_rng(4)
+    bank = torch.tensor(drawn.integers(-1, 2, size=(230, 3)), dtype=torch.float32)
+    queries = torch.tensor(drawn.integers(-1, 2, size=(90, 3)), dtype=torch.float32)
+    bank[100:140] = bank[0]  # more as near as any spare place holds
+    labels = torch.tensor(drawn.integers(4, size=230))
+    whole = neighbours(queries, bank, labels, 4, k)
+    store = Store(230, memory=0, halves=True)
+    for part in bank.split(50):
+        store.add(part)
+    kept = Rows(store.lying())
+    assert kept.parts[0].dtype == torch.float16
+    monkeypatch.setattr(knn, "SPARE", spare)
+    for size, group in ((16, 1), (7, 3), (230, 2), (1000, 1)):
+        monkeypatch.setattr(knn, "BANK_AT_ONCE", size)
+        monkeypatch.setattr(knn, "QUERIES_AT_ONCE", 20)
+        monkeypatch.setattr(knn, "GROUP", group)
+        for each in (bank, kept):
+            found = neighbours(queries, each, labels, 4, k)
+            for name in ("classes", "tied", "dead"):
+                assert torch.equal(getattr(found, name), getattr(whole, name)), (size, name)
+            assert found.lost == whole.lost > 0

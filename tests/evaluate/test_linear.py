@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from manyview.evaluate.accuracy import accuracy
 from manyview.evaluate.linear import METRICS, WEIGHTS, Fit, fit_linear, fit_path, linear_probe
+from manyview.evaluate.rows import Mapped, Rows, Store
 
 
 def blobs(rows, dim, classes, apart=1.0, seed=0, present=None):
@@ -205,3 +206,25 @@ def test_classes_far_apart_are_told_apart_at_any_scale(scale, weight):
     features = scale * (noise + 8 * torch.nn.functional.one_hot(labels, 12))
     fit = fit_linear(features, labels, 4, weight)
     assert torch.equal(fit.scores(features).argmax(dim=1), labels)
+
+
+def test_rows_in_a_file_give_the_same_bits(tmp_path):
+    """More blocks than one, nothing held in memory; and within rounding what one block, all at once, gives."""
+    (features, labels), (held, held_labels) = (blobs(rows, 6, 3, apart=0.4, seed=rows) for rows in (9000, 4500))
+    stored = []
+    for rows in (features, held):
+        store = Store(len(rows), memory=0)
+        for part in rows.split(700):
+            store.add(part)
+        stored.append(Rows(store.lying()))
+    assert isinstance(stored[0].parts[0], Mapped)
+    weights = (1e-2, 1.0, 1e2)
+    one = linear_probe(features, labels, held, held_labels, 3, weights=weights)
+    two = linear_probe(stored[0], labels, stored[1], held_labels, 3, weights=weights, memory=0)
+    assert two.accuracies == one.accuracies
+    assert torch.equal(two.fit.coefficients, one.fit.coefficients)
+    assert torch.equal(two.fit.scores(stored[1]), one.fit.scores(held))
+    shuffled = torch.randperm(13_500, generator=torch.Generator().manual_seed(0))
+    both = Rows(*stored).chosen(shuffled)
+    again = fit_linear(both, torch.cat([labels, held_labels])[shuffled], 3, one.weight, memory=0)
+    assert again.loss == pytest.approx(one.fit.loss, rel=1e-9)  # rows in another order: the optimum to its tolerance

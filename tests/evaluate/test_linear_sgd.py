@@ -14,6 +14,7 @@ from manyview.evaluate.features import Features
 from manyview.evaluate.linear import METRICS, fit_linear, held_out
 from manyview.evaluate.linear_sgd import LRS, LinearSgd, sgd_probe
 from manyview.evaluate.model import StepModel
+from manyview.evaluate.rows import Rows, Store
 from manyview.step import Step
 from manyview.views.draws import order_of
 
@@ -264,3 +265,18 @@ def test_data_that_none_can_be_held_out_of():
     )
     assert report.measures == {"": accuracy(probe.scores(test.features), test.labels)["top1"], "lr": 0.1}
     assert report.tables == {}
+
+
+def test_rows_in_a_file_give_the_same_bits():
+    (features, labels), (held, held_labels) = blobs(700, seed=1), blobs(300, seed=2)
+    options = {"lrs": (0.1, 1.0), "epochs": 3, "milestones": (2,), "batch_size": 64}
+    stored = []
+    for rows in (features, held):
+        store = Store(len(rows), memory=0)
+        for part in rows.split(130):
+            store.add(part)
+        stored.append(Rows(store.lying()))
+    one = sgd_probe(features, labels, held, held_labels, 3, **options)
+    two = sgd_probe(stored[0], labels, stored[1], held_labels, 3, **options)
+    assert torch.equal(one.coefficients, two.coefficients)
+    assert (one.bias.tolist(), one.accuracies) == (two.bias.tolist(), two.accuracies)

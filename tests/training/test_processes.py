@@ -9,8 +9,11 @@ from commands import done, manyview, png
 from manyview import parse_recipe
 from manyview.data import open_splits
 from manyview.data.loader import Batches
-from manyview.errors import ManyviewWarning
+from manyview.errors import ManyviewWarning, RunError
 from manyview.foundation.files import read_state
+from manyview.foundation.group import join
+from manyview.judge.judge import judge
+from manyview.judge.subject import open_subject
 from manyview.training.run import Run
 from manyview.training.train import train
 from processes import on_two
@@ -86,6 +89,22 @@ def test_two_processes_skip_as_one_does(two, recipe, tmp_path):
     assert results[0]["skipped_images"] == results[1]["skipped_images"]
     assert {int(line.partition(".png")[0][-2:]) for line in results[0]["skipped_images"]} == BAD
     assert json.loads((two / "result.json").read_text())["skipped_images"] == results[0]["skipped_images"]
+
+
+def evaluated(rank, folder, out):
+    join()
+    reports = judge(open_subject(folder), ["classify", "knn(k=3)"], out=out, cache=False)
+    assert bool(reports) == (rank == 0)
+    with pytest.raises(RunError, match=r"^--split: unknown split") as caught:
+        judge(open_subject(folder), split="held")
+    assert caught.value.tells == (rank == 0)
+
+
+def test_two_processes_judge_a_run_as_one_does(two, tmp_path):
+    judge(open_subject(two), ["classify", "knn(k=3)"], out=tmp_path / "one", cache=False)
+    on_two(evaluated, two, tmp_path / "two")
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
+    assert results[0]["eval"] == results[1]["eval"] if "eval" in results[0] else results[0] == results[1]
 
 
 def test_two_processes_resume_exactly(two, recipe, tmp_path):

@@ -497,6 +497,12 @@ def test_labels_only_judge_where_nothing_learns_from_them(tmp_path):
     assert all(torch.equal(kept[name], value) for name, value in final.items())
 
 
+def test_the_untrained_network_is_judged_unless_the_recipe_says_no(tmp_path):
+    result, _ = run(tmp_path / "run", "train.epochs=1", "train.untrained=false", text=UNLABELLED)
+    assert "untrained" not in result
+    assert [line["step"] > 0 for line in lines(tmp_path / "run") if "val" in line] == [True]
+
+
 def test_who_keeps_what():
     plain = "  - similarity(h(a), h(b), weight=2)"
     learning = ["cross_entropy(logits(a))", "supervised_contrastive(h(a), h(b))"]

@@ -6,6 +6,7 @@ import atexit
 import errno
 import gc
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -89,7 +90,7 @@ def main() -> None:
 
     def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, ManyviewWarning):
-            if str(message) not in told_once:
+            if str(message) not in told_once and os.environ.get("RANK", "0") == "0":  # the first of a group tells
                 tell(f"warning: {message}")
             told_once.add(str(message))
         else:
@@ -100,9 +101,9 @@ def main() -> None:
         try:
             code = app(prog_name="manyview", standalone_mode=False) or 0
         except Interrupted as error:
-            told, code = str(error), 128 + error.signal
+            told, code = str(error) if error.tells else "", 128 + error.signal
         except ManyviewError as error:
-            told, code = str(error), 2
+            told, code = str(error) if error.tells else "", 2
         except USAGE as error:
             told, code = usage_line(error, _as_override), 2
         except OSError as error:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from manyview.cli.arguments import Checkpoint, ModelName, Quiet, RunFolder, Size, Use, is_override
+from manyview.cli.launch import together
 from manyview.cli.speech import console, ringing, speaking, tell
 from manyview.errors import RecipeError
 from manyview.foundation.files import check_writable, write_text
@@ -34,7 +35,10 @@ def evaluate(
     quiet: Quiet = False,
     use: Use = None,
 ) -> None:
-    """Evaluates a model by named protocols, on the validation split unless told otherwise."""
+    """Evaluates a model by named protocols, on the validation split unless told otherwise.
+
+    Started as several processes, as by torchrun, each takes its share of the images, and the first tells what is found.
+    """
     check_files(use or ())
 
     from manyview.evaluate.protocols import parse_protocols, with_own_settings
@@ -50,8 +54,9 @@ def evaluate(
     words = words_of(use or ())
     check_words(Path(model), words, exact=False)  # whose line says more than that a protocol of theirs is unknown
     parse_protocols(named, "protocol", words)
-    subject = open_subject(model, overrides, checkpoint, size, best_device(), use=words)
-    chosen = parse_protocols(with_own_settings(named, subject.own), "protocol", words) or list(subject.usual)
+    with together():
+        subject = open_subject(model, overrides, checkpoint, size, best_device(), use=words)
+        chosen = parse_protocols(with_own_settings(named, subject.own), "protocol", words) or list(subject.usual)
     with ringing("evaluation", quiet):
         judge(subject, chosen, split, speaking(quiet), out=out, cache=cache)
 

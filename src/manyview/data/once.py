@@ -65,18 +65,28 @@ class Part:
 class Once:
     """Part number n: the images at the n-th `batch_size` of `positions`; the last part may be smaller.
 
-    skip: leave out images that cannot be read (and say so) instead of raising.
+    skip: leave out images that cannot be read (and say so) instead of raising. rank, world: of several processes, each
+    has the parts rank, rank + world, … of those of one; all have equally many, so that a network whose weights are
+    spread over them is asked as often by each: where none is left the last comes again, which nobody counts.
     """
 
     images: Images
     positions: Ints
     batch_size: int
     skip: bool = False
+    rank: int = 0
+    world: int = 1
 
-    def __len__(self) -> int:
+    @property
+    def parts(self) -> int:
+        """How many parts there are, over all processes."""
         return -(-len(self.positions) // self.batch_size)
 
+    def __len__(self) -> int:
+        return -(-self.parts // self.world)
+
     def __getitem__(self, number: int) -> Part:
+        number = min(number * self.world + self.rank, self.parts - 1)
         asked = self.positions[number * self.batch_size : (number + 1) * self.batch_size]
         images, kept, skipped = read_images(self.images, asked, skip=self.skip)
         return Part(images if isinstance(images, Tensor) else Unlike.of(images), kept, skipped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,14 +31,26 @@ def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
         raise ValueError(
             f"expected scores [N, classes] and labels [N], N > 0, got {tuple(scores.shape)} and {tuple(labels.shape)}"
         )
-    place = torch.cat(list(map(_place, scores.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE))))
+    return accuracy_of(scores.split(ROWS_AT_ONCE), labels)
+
+
+def accuracy_of(blocks: Iterable[Tensor], labels: Tensor) -> dict[str, float]:
+    """As `accuracy`, of scores [B, classes] that come block by block, in the order of the labels [N]."""
+    places: list[Tensor] = []
+    loss, done = 0.0, 0
+    for scores in blocks:
+        own = labels[done : done + len(scores)]
+        places.append(_place(scores, own))
+        loss += float(F.cross_entropy(scores.double(), own, reduction="sum"))
+        done += len(scores)
+    place = torch.cat(places)
     right = (place == 0).double()
     per_class = [right[labels == label].mean() for label in labels.unique()]
     return {
         "top1": 100 * int(right.sum()) / len(labels),
         "top5": 100 * int((place < 5).sum()) / len(labels),
         "class_mean": 100 * float(torch.stack(per_class).mean()),
-        "loss": float(F.cross_entropy(scores.double(), labels)),
+        "loss": loss / len(labels),
     }
 
 

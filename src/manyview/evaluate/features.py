@@ -2,32 +2,30 @@
 
 Features are held as float16 where that is exact enough: where no row moves by more than a thousandth of its length,
 which is so for all but very large or very small ones. They are rounded before the first use, so that what is measured
-does not depend on whether they came from the network or from the cache.
+does not depend on whether they came from the network or from the cache; and those of many images lie in a file (see
+`rows`), which changes no number.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, final
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from manyview.branches.spec import FEATURES, LOGITS
 from manyview.data import Images, Splits
 from manyview.data.images import Ints
-from manyview.data.once import Once, read_once
+from manyview.data.once import Once
 from manyview.errors import DataError, Unreadable
+from manyview.evaluate.crew import Crew, Task
 from manyview.evaluate.model import Model
-from manyview.foundation.words import counted
+from manyview.evaluate.outputs import Outputs, Progress, batches_of, collect
+from manyview.evaluate.rows import MEMORY, Lying
 
-Progress = Callable[[int, int], None]
 T = TypeVar("T")
-ROUNDING = 1e-3
 
 
 class Watch(Protocol):
@@ -49,82 +47,14 @@ class Entry(Protocol):
     def key(self) -> str:
         """A digest of all that they depend on; it changes as soon as an image or a weight does."""
 
-    def load(self) -> dict[str, Tensor] | None:
+    def load(self) -> dict[str, Lying] | None:
         """Tensors by name; None if there are none."""
 
-    def store(self, tensors: dict[str, Tensor]) -> None:
+    def store(self, tensors: Mapping[str, Lying]) -> None:
         """Keeps tensors."""
 
 
 Keeper = Callable[[Model, Images], Entry]
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a model gives for the labelled images of a split, on the CPU.
-
-    features: float32 [N, dim]. labels: int64 [N]. logits, aggregated: scores [N, classes] where it classifies.
-    """
-
-    features: Tensor
-    labels: Tensor
-    logits: Tensor | None = None
-    aggregated: Tensor | None = None
-
-
-def collect(
-    model: Model,
-    images: Images,
-    *,
-    aggregated: bool = False,
-    batch_size: int = 256,
-    workers: int = 0,
-    skipped: list[str] | None = None,
-    progress: Progress | None = None,
-) -> Outputs:
-    """Runs every labelled image through the model, none dropped.
-
-    workers: processes that read ahead, see `data.once`; the outputs are the same with any number. skipped: receives a
-    line on each image that cannot be read; without it, such an image raises BadImage.
-    Raises DataError if no image has a label, or none can be read.
-    """
-    labelled = np.flatnonzero(images.labels >= 0)
-    if not len(labelled):
-        raise DataError(f"none of {counted(len(images), 'image')} has a label")
-    parts: dict[str, list[Tensor]] = {}
-    plan = Once(images, labelled, batch_size, skip=skipped is not None)
-    for batch, kept in _batches(plan, workers, skipped, progress):
-        with torch.no_grad():
-            read = model.read(model.prepare(batch), aggregated=aggregated)
-        for name, value in read.items():
-            parts.setdefault(name, []).append(value.cpu())
-        parts.setdefault("labels", []).append(torch.from_numpy(images.labels[kept]))
-    if not parts:
-        raise Unreadable(f"none of {counted(len(labelled), 'image')} could be read; the first: {(skipped or [''])[0]}")
-    whole = {name: torch.cat(values) for name, values in parts.items()}
-    return Outputs(whole[FEATURES], whole["labels"], whole.get(LOGITS), whole.get("aggregated"))
-
-
-def _batches(
-    plan: Once, workers: int, skipped: list[str] | None, progress: Progress | None
-) -> Iterator[tuple[Tensor | list[Tensor], Ints]]:
-    """Images as they are read, and their positions, with what `collect` tells meanwhile."""
-    total = len(plan.positions)
-    with contextlib.closing(read_once(plan, workers)) as stream:
-        for number, part in enumerate(stream, 1):
-            if skipped is not None:
-                skipped += part.skipped
-            if len(part.kept):
-                yield part.images, part.kept
-            if progress is not None:
-                progress(min(number * plan.batch_size, total), total)
-
-
-def halved(features: Tensor) -> Tensor:
-    """Features [N, dim] as float16 where that is exact enough, else as they are."""
-    half = features.half()
-    moved = (half.float() - features).norm(dim=1)
-    return half if bool((moved <= ROUNDING * features.norm(dim=1)).all()) else features
 
 
 @final
@@ -133,7 +63,10 @@ class Features:
 
     seed: of all that protocols draw. skipped: receives a line on each image that cannot be read, see `collect`. watch:
     shows how far long work is. keeper: where outputs are kept for the next time, unless an image could not be read,
-    which then is tried again; None keeps them in memory alone. workers: processes that read images, see `data.workers`.
+    which then is tried again; None keeps them for this object alone. workers: processes that read images, see
+    `data.workers`. memory: bytes that each kind of output of a split may take in memory; more lie in a file, see
+    `rows`. crew, post: processes that pass these splits through the network together, and how their first calls the
+    others to `help`, see `led`.
     """
 
     def __init__(
@@ -146,14 +79,18 @@ class Features:
         watch: Watch = unwatched,
         keeper: Keeper | None = None,
         workers: int = 0,
+        memory: int = MEMORY,
+        crew: Crew | None = None,
+        post: Callable[[Task], None] | None = None,
     ) -> None:
         self.model, self.splits, self.seed = model, splits, seed
         self.skipped, self.watch, self.keeper, self.workers = skipped, watch, keeper, workers
+        self.memory, self.crew, self._post = memory, crew, post
         self._known: dict[str, Outputs] = {}
         self._made: dict[Any, Any] = {}
 
     def on(self, splits: Splits) -> Features:
-        """The same model's on other data."""
+        """The same model's on other data, which this process alone passes through the network."""
         return Features(
             self.model,
             splits,
@@ -162,6 +99,7 @@ class Features:
             watch=self.watch,
             keeper=self.keeper,
             workers=self.workers,
+            memory=self.memory,
         )
 
     @property
@@ -194,7 +132,7 @@ class Features:
         wanted = np.arange(len(images)) if positions is None else positions
         plan = Once(images, wanted, batch_size, skip=self.skipped is not None)
         with self.watch(watch, len(wanted)) as tick:
-            yield from _batches(plan, self.workers, self.skipped, tick)
+            yield from batches_of(plan, self.workers, self.skipped, tick)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, made at the first call with this key: a probe that several protocols use, say."""
@@ -210,13 +148,15 @@ class Features:
         """
         images = self.images(split)
         known = self._known.get(split)
-        if known is None or (aggregated and known.aggregated is None):
+        if known is None or (aggregated and not known.has_aggregated):
             if not (images.labels >= 0).any():
                 raise DataError(f"split '{split}' has no labelled images to evaluate; this run has {self.splits.note}")
             known = self._known[split] = self._collected(split, images, aggregated)
-        if not self.classifies:
-            known = replace(known, logits=None, aggregated=None)
-        return replace(known, features=known.features.float())
+        return known if self.classifies else known.unclassified()
+
+    def help(self, task: Task) -> None:
+        """A process's part of a task that the first one posted; it keeps nothing."""
+        self._share(self.images(task["split"]), task["aggregated"], None if self.skipped is None else [], None)
 
     def _collected(self, split: str, images: Images, aggregated: bool) -> Outputs:
         """Outputs found kept, else made, and kept where every image could be read and none changed meanwhile."""
@@ -226,20 +166,39 @@ class Features:
             if tensors and not (aggregated and "aggregated" not in tensors):
                 return Outputs(**tensors)
         skipped: list[str] | None = None if self.skipped is None else []
+        if self._post is not None:
+            self._post({"split": split, "aggregated": aggregated})
         with self.watch(split, len(images)) as tick:
             try:
-                outputs = collect(
-                    self.model, images, aggregated=aggregated, workers=self.workers, skipped=skipped, progress=tick
-                )
+                outputs = self._share(images, aggregated, skipped, tick)
             except Unreadable as error:
                 raise Unreadable(f"{error} (split '{split}')") from None
-        outputs = replace(outputs, features=halved(outputs.features))
+        assert outputs is not None, "only helpers have none"
         if self.skipped is not None:
             self.skipped += skipped or []
         if entry is not None and not skipped and self._unchanged(images, entry):
-            entry.store({name: value for name, value in vars(outputs).items() if value is not None})
+            entry.store(outputs.tensors())
         return outputs
+
+    def _share(
+        self, images: Images, aggregated: bool, skipped: list[str] | None, progress: Progress | None
+    ) -> Outputs | None:
+        """This process's part of a pass through the network."""
+        return collect(
+            self.model,
+            images,
+            aggregated=aggregated,
+            workers=self.workers,
+            skipped=skipped,
+            progress=progress,
+            halves=True,
+            memory=self.memory,
+            crew=self.crew,
+        )
 
     def _unchanged(self, images: Images, entry: Entry) -> bool:
         """Whether images and weights are still those that the entry was made for."""
         return self.keeper is not None and self.keeper(self.model, images).key == entry.key
+
+
+__all__ = ["Entry", "Features", "Keeper", "Outputs", "Progress", "Watch", "collect", "unwatched"]

@@ -11,6 +11,9 @@ as (class part) x (feature part) preconditions them (as in Martens and Grosse, I
 products with the Hessian, which affect the number of steps but not where they lead, are float32. What is found is the
 optimum to a tolerance, and how far it can be from it is told: the objective is 2w-strongly convex, so it exceeds its
 minimum by at most |gradient|^2 / 4w.
+
+Rows are read by the block, from memory or from a file (see `rows`), and so are their probabilities; blocks have one
+size wherever they lie, so what is found is the same to the bit.
 """
 
 from __future__ import annotations
@@ -26,8 +29,9 @@ from torch import Tensor
 
 from manyview.data import Splits, hold_out
 from manyview.errors import DataError, unknown
-from manyview.evaluate.accuracy import accuracy, check_labelled
+from manyview.evaluate.accuracy import accuracy_of, check_labelled
 from manyview.evaluate.report import Report, Table
+from manyview.evaluate.rows import MEMORY, Lying, Rows, Store, blocks_of, rows_of, spans
 from manyview.relations.reading import check_labels
 
 if TYPE_CHECKING:
@@ -35,7 +39,6 @@ if TYPE_CHECKING:
 
 WEIGHTS: tuple[float, ...] = tuple(float(weight) for weight in np.logspace(-6, 5, 45))
 METRICS = ("top1", "class_mean")
-ROWS_AT_ONCE = 4096
 STEPS, PRODUCTS = 100, 250
 REFRESH = 30
 """Products that a Newton step may need before the preconditioner, worth about as many, is made anew."""
@@ -61,9 +64,13 @@ class Fit:
     loss: float
     gap: float
 
-    def scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: Tensor | Rows) -> Tensor:
         """float64 [B, classes] of features [B, D]."""
-        return torch.cat([rows.double() @ self.coefficients.T + self.bias for rows in features.split(ROWS_AT_ONCE)])
+        return torch.cat([*self.by_block(features)])
+
+    def by_block(self, features: Tensor | Rows) -> Iterator[Tensor]:
+        """The scores, of some rows at a time."""
+        return (rows.double() @ self.coefficients.T + self.bias for rows in blocks_of(features))
 
 
 @dataclass(frozen=True)
@@ -94,22 +101,24 @@ class Probe:
 
 
 def linear_probe(
-    features: Tensor,
+    features: Tensor | Rows,
     labels: Tensor,
-    held_features: Tensor,
+    held_features: Tensor | Rows,
     held_labels: Tensor,
     classes: int,
     *,
     weights: Sequence[float] = WEIGHTS,
     metric: str = "top1",
     progress: Callable[[int, int], None] | None = None,
+    memory: int = MEMORY,
 ) -> Probe:
     """Chooses the penalty on the rows held out, fits it to all rows: what is then measured is for a third set.
 
     features: [N, D]; held_features: [M, D]. labels, held_labels: integers [N] and [M] below `classes`. metric: `top1`,
     or `class_mean`, the mean of the classes' accuracies. Of penalties that do equally well the strongest is taken
-    (AugSelf's code takes the weakest). progress: told how many penalties are done, of how many. Raises ValueError as
-    `fit_linear` does, and for an unknown metric or no rows held out.
+    (AugSelf's code takes the weakest). progress: told how many penalties are done, of how many. memory: bytes that a
+    copy of the rows, and their probabilities, may take; more are read anew by the block, or lie in a file. Raises
+    ValueError as `fit_linear` does, and for an unknown metric or no rows held out.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
@@ -120,19 +129,26 @@ def linear_probe(
         raise ValueError(f"features {tuple(features.shape)} and {tuple(held_features.shape)} are of unlike width")
     accuracies: dict[float, float] = {}
     best: Fit | None = None
-    for fit in fit_path(features, labels, classes, weights):
-        accuracies[fit.weight] = accuracy(fit.scores(held_features), held_labels)[metric]
+    for fit in fit_path(features, labels, classes, weights, memory=memory):
+        accuracies[fit.weight] = accuracy_of(fit.by_block(held_features), held_labels)[metric]
         if best is None or accuracies[fit.weight] > accuracies[best.weight]:
             best = fit
         if progress is not None:
             progress(len(accuracies), len(weights))
     assert best is not None
-    rows, targets = torch.cat([features, held_features]), torch.cat([labels, held_labels])
-    return Probe(fit_linear(rows, targets, classes, best.weight, start=best), accuracies, len(labels), len(held_labels))
+    rows, targets = Rows(features, held_features), torch.cat([labels, held_labels])
+    fit = fit_linear(rows, targets, classes, best.weight, start=best, memory=memory)
+    return Probe(fit, accuracies, len(labels), len(held_labels))
 
 
 def fit_path(
-    features: Tensor, labels: Tensor, classes: int, weights: Sequence[float] = WEIGHTS, tolerance: float = 1e-5
+    features: Tensor | Rows,
+    labels: Tensor,
+    classes: int,
+    weights: Sequence[float] = WEIGHTS,
+    tolerance: float = 1e-5,
+    *,
+    memory: int = MEMORY,
 ) -> Iterator[Fit]:
     """Fits for all penalties, from the strongest to the weakest, each of which begins where those before it point to.
 
@@ -141,7 +157,7 @@ def fit_path(
     if not len(weights):
         raise ValueError("no weights are given")
     ordered = sorted({_positive(weight) for weight in weights}, reverse=True)
-    problem = _Problem(features, labels, classes)
+    problem = _Problem(features, labels, classes, memory)
     theta = before = torch.zeros(classes, features.shape[1] + 1, dtype=torch.float64, device=features.device)
     for number, weight in enumerate(ordered):
         start = theta
@@ -157,22 +173,23 @@ def fit_path(
 
 
 def fit_linear(
-    features: Tensor,
+    features: Tensor | Rows,
     labels: Tensor,
     classes: int,
     weight: float,
     *,
     start: Fit | None = None,
     tolerance: float = 1e-9,
+    memory: int = MEMORY,
 ) -> Fit:
     """The minimum of the objective for one penalty.
 
     features: [N, D], computed with as float32. labels: integers [N] below `classes`. start: a fit to begin from.
     tolerance: Newton's steps end with the first that promises to lower the objective by less than this fraction.
-    Raises ValueError for features and labels of unlike length, values that are not finite, labels of fewer than two
-    classes, and a weight that is not positive.
+    memory: see `linear_probe`. Raises ValueError for features and labels of unlike length, values that are not finite,
+    labels of fewer than two classes, and a weight that is not positive.
     """
-    problem = _Problem(features, labels, classes)
+    problem = _Problem(features, labels, classes, memory)
     theta = torch.zeros(classes, features.shape[1] + 1, dtype=torch.float64, device=features.device)
     if start is not None:
         theta = torch.cat([start.coefficients, start.bias[:, None]], dim=1)
@@ -185,13 +202,13 @@ def _positive(weight: float) -> float:
     return float(weight)
 
 
-def check_rows(features: Tensor, labels: Tensor, classes: int | None = None) -> None:
+def check_rows(features: Tensor | Rows, labels: Tensor, classes: int | None = None) -> None:
     """Raises ValueError unless features [N, D] are finite, with labels [N], below `classes` where they are told."""
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
             f"expected features [N, D] and labels [N], got {tuple(features.shape)} and {tuple(labels.shape)}"
         )
-    if not bool(features.isfinite().all()):
+    if not all(bool(rows.isfinite().all()) for rows in blocks_of(features)):
         raise ValueError("features hold values that are not finite")
     if classes is not None:
         check_labels(labels, classes)
@@ -208,49 +225,75 @@ Solver = Callable[[Tensor, float], Tensor]
 class _Problem:
     """Rows, and the objective on them. theta: float64 [classes, D + 1], the bias last; theta's classes sum to zero."""
 
-    def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
+    def __init__(self, features: Tensor | Rows, labels: Tensor, classes: int, memory: int) -> None:
         check_rows(features, labels, classes)
         if len(labels.unique()) < 2:
             raise ValueError("labels are of fewer than two classes; there is nothing to tell apart")
-        self.rows = torch.cat([features.float(), features.new_ones(len(features), 1, dtype=torch.float32)], dim=1)
-        self.labels, self.classes = labels.long(), classes
+        self.features, self.labels, self.classes, self.memory = rows_of(features), labels.long(), classes, memory
+        fits = len(labels) * (features.shape[1] + 1) * torch.float32.itemsize <= memory
+        self._held = [*map(self._wide, spans(len(labels)))] if fits else None
         self._solver: Solver | None = None
+
+    def _wide(self, span: slice) -> Tensor:
+        """Some rows, with a column of ones for the bias."""
+        rows = self.features[span]
+        return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Where a block lies, its rows, and their labels."""
+        for number, span in enumerate(spans(len(self.labels))):
+            yield span, self._wide(span) if self._held is None else self._held[number], self.labels[span]
 
     def value(self, theta: Tensor, weight: float) -> float:
         """The objective."""
-        parts = zip(self.rows.split(ROWS_AT_ONCE), self.labels.split(ROWS_AT_ONCE), strict=True)
-        losses = [torch.nn.functional.cross_entropy(x.double() @ theta.T, y, reduction="sum") for x, y in parts]
+        losses = [
+            torch.nn.functional.cross_entropy(x.double() @ theta.T, y, reduction="sum") for _, x, y in self.blocks()
+        ]
         return float(torch.stack(losses).sum() + weight * theta.square().sum())
 
-    def look(self, theta: Tensor, weight: float) -> tuple[float, Tensor, Tensor]:
+    def look(self, theta: Tensor, weight: float) -> tuple[float, Tensor, Lying]:
         """The objective, its gradient, and the probabilities, float32 [N, classes]."""
         loss, gradient = theta.new_zeros(()), 2 * weight * theta
-        chances = []
-        for x, y in zip(self.rows.split(ROWS_AT_ONCE), self.labels.split(ROWS_AT_ONCE), strict=True):
+        chances = Store(len(self.labels), self.memory)
+        for _, x, y in self.blocks():
             wide = x.double()
             logs = (wide @ theta.T).log_softmax(dim=1)
             loss = loss - logs.gather(1, y[:, None]).sum()
             chance = logs.exp()
-            chances.append(chance.float())
+            chances.add(chance.float())
             gradient += chance.scatter_add(1, y[:, None], -torch.ones_like(logs[:, :1])).T @ wide
-        return float(loss + weight * theta.square().sum()), _centred(gradient), torch.cat(chances)
+        return float(loss + weight * theta.square().sum()), _centred(gradient), chances.lying()
 
-    def curvature(self, chances: Tensor, likeliest: Tensor, weight: float, direction: Tensor) -> Tensor:
-        """The Hessian times a direction, in float32. likeliest: chances' largest column, [N, 1]."""
-        change = self.rows @ direction.float().T
-        change -= change.gather(1, likeliest)  # shared by all classes; now chances that round to 1 do no harm
-        change = chances * (change - (chances * change).sum(dim=1, keepdim=True))
-        return _centred((change.T @ self.rows).double()) + 2 * weight * direction
+    def curvature(self, chances: Lying, weight: float, direction: Tensor) -> Tensor:
+        """The Hessian times a direction, in float32 by the block."""
+        bent, narrow = 2 * weight * direction, direction.float()
+        whole = torch.zeros_like(direction)
+        for span, x, _ in self.blocks():
+            chance = chances[span].to(x.device)
+            change = x @ narrow.T
+            # less what all classes share, the change of the likeliest; now chances that round to 1 do no harm
+            change -= change.gather(1, chance.argmax(dim=1, keepdim=True))
+            change = chance * (change - (chance * change).sum(dim=1, keepdim=True))
+            whole += (change.T @ x).double()
+        return _centred(whole) + bent
 
-    def solver(self, chances: Tensor, likeliest: Tensor) -> Solver:
+    def solver(self, chances: Lying) -> Solver:
         """(vector, w) -> about the inverse Hessian times it: rows' covariance of scores and features taken apart."""
-        others = chances.scatter(1, likeliest, 0.0)
-        doubt = others.sum(dim=1)  # 1 - the largest, without cancellation
-        spread = doubt * (1 - doubt) + doubt - others.square().sum(dim=1)  # 1 - sum of squares
-        by_feature = ((self.rows * spread[:, None]).T @ self.rows).double()
-        by_class = -(chances.T @ chances).double().fill_diagonal_(0)
+        width = self.features.shape[1] + 1
+        by_feature = torch.zeros(width, width, dtype=torch.float64, device=self.features.device)
+        by_class = by_feature.new_zeros(self.classes, self.classes)
+        total = by_feature.new_zeros(())
+        for span, x, _ in self.blocks():
+            chance = chances[span].to(x.device)
+            others = chance.scatter(1, chance.argmax(dim=1, keepdim=True), 0.0)
+            doubt = others.sum(dim=1)  # 1 - the largest, without cancellation
+            spread = doubt * (1 - doubt) + doubt - others.square().sum(dim=1)  # 1 - sum of squares
+            by_feature += ((x * spread[:, None]).T @ x).double()
+            by_class -= (chance.T @ chance).double()
+            total += spread.double().sum()
+        by_class.fill_diagonal_(0)
         by_class -= by_class.sum(dim=1).diag()
-        by_class /= float(spread.sum()) or 1.0
+        by_class /= float(total) or 1.0
         (f, f_basis), (c, c_basis) = torch.linalg.eigh(by_feature), torch.linalg.eigh(by_class)
         product = c.clamp(min=0)[:, None] * f.clamp(min=0)
 
@@ -260,18 +303,17 @@ class _Problem:
 
         return solve
 
-    def newton(self, gradient: Tensor, chances: Tensor, weight: float) -> Tensor:
+    def newton(self, gradient: Tensor, chances: Lying, weight: float) -> Tensor:
         """The direction -H^-1 gradient by conjugate gradients, to a tenth of the preconditioned gradient's length."""
-        likeliest = chances.argmax(dim=1, keepdim=True)
         if self._solver is None:
-            self._solver = self.solver(chances, likeliest)
+            self._solver = self.solver(chances)
         direction, residual = torch.zeros_like(gradient), -gradient
         ahead = self._solver(residual, weight)
         step, size = ahead, float((residual * ahead).sum())
         enough, number = FORCING**2 * size, 0
         while size > enough and number < PRODUCTS:
             number += 1
-            bent = self.curvature(chances, likeliest, weight, step)
+            bent = self.curvature(chances, weight, step)
             along = float((step * bent).sum())
             if along <= 0:  # rounding
                 break
@@ -334,7 +376,7 @@ class Linear:
         measured, probe = features.of(split), probe_of(features, split, self.metric)
         rows = tuple((weight, value) for weight, value in probe.accuracies.items())
         table = Table(("penalty", f"{self.metric} on the rows held out"), rows)
-        reached = accuracy(probe.fit.scores(measured.features), measured.labels)[self.metric]
+        reached = accuracy_of(probe.fit.by_block(measured.rows), measured.labels)[self.metric]
         return Report({"": reached, "weight": probe.weight}, {"penalties": table} if rows else {}, note=probe.note)
 
 
@@ -354,10 +396,10 @@ def probe_of(features: Features, split: str, metric: str = "top1") -> Probe:
     return features.once(("linear", split, metric), fit)
 
 
-Rows = tuple[Tensor, Tensor]
+Labelled = tuple[Rows, Tensor]
 
 
-def held_out(features: Features, split: str) -> tuple[Rows, Rows]:
+def held_out(features: Features, split: str) -> tuple[Labelled, Labelled]:
     """Features and labels to fit, and others to choose settings by, before anything is judged on `split`.
 
     Those of train and val for test; else train's, of which a tenth is held out: none where every class has only one.
@@ -366,11 +408,11 @@ def held_out(features: Features, split: str) -> tuple[Rows, Rows]:
     if split == "test" and features.splits.val is not None:
         return _rows(train), _rows(features.of("val"))
     rest, out = _held_out(train, features.seed)
-    return (train.features[rest], train.labels[rest]), (train.features[out], train.labels[out])
+    return (train.rows.chosen(rest), train.labels[rest]), (train.rows.chosen(out), train.labels[out])
 
 
-def _rows(outputs: Outputs) -> Rows:
-    return outputs.features, outputs.labels
+def _rows(outputs: Outputs) -> Labelled:
+    return outputs.rows, outputs.labels
 
 
 def _held_out(train: Outputs, seed: int) -> tuple[Tensor, Tensor]:

@@ -10,13 +10,13 @@ of rows and the first weights are functions of the seed, the same for each rate,
 
 Where this differs from the papers' code: that augments (random resized crops and flips) and so runs the network at each
 epoch. Here features are those that the evaluation looks at, computed once. They are used as they are, as there: nothing
-is standardised.
+is standardised. Rows are read batch by batch, from memory or from a file (see `rows`), to the same bits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,9 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manyview.errors import DataError, unknown
-from manyview.evaluate.accuracy import accuracy, check_labelled
+from manyview.evaluate.accuracy import accuracy_of, check_labelled
 from manyview.evaluate.linear import METRICS, check_rows, held_out
 from manyview.evaluate.report import Report, Table
+from manyview.evaluate.rows import Rows, blocks_of, rows_of
 from manyview.views.draws import Draws, order_of
 from manyview.views.ops.op import check_not_negative, check_whole
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from manyview.evaluate.features import Features
 
 LRS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,19 @@ class SgdProbe:
     lr: float
     accuracies: Mapping[float, float]
 
-    def scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: Tensor | Rows) -> Tensor:
         """float32 [B, classes] of features [B, D]."""
-        return torch.cat([rows.float() @ self.coefficients.T + self.bias for rows in features.split(ROWS_AT_ONCE)])
+        return torch.cat([*self.by_block(features)])
+
+    def by_block(self, features: Tensor | Rows) -> Iterator[Tensor]:
+        """The scores, of some rows at a time."""
+        return (rows.float() @ self.coefficients.T + self.bias for rows in blocks_of(features))
 
 
 def sgd_probe(
-    features: Tensor,
+    features: Tensor | Rows,
     labels: Tensor,
-    held_features: Tensor,
+    held_features: Tensor | Rows,
     held_labels: Tensor,
     classes: int,
     *,
@@ -98,14 +102,14 @@ def sgd_probe(
     if held_features.shape[1] != features.shape[1]:
         raise ValueError(f"features {tuple(features.shape)} and {tuple(held_features.shape)} are of unlike width")
 
-    rows, targets, device = features.float(), labels.long(), features.device
+    rows, targets, device = rows_of(features), labels.long(), features.device
     weights, bias = _begin(len(ordered), classes, rows.shape[1], seed, device)
     speed, bias_speed = torch.zeros_like(weights), torch.zeros_like(bias)
     for epoch in range(epochs):
         factor = 0.1 ** sum(epoch >= milestone for milestone in milestones)
         rates = torch.tensor([lr * factor for lr in ordered], device=device)[:, None, None]
-        for at in torch.from_numpy(order_of(seed, epoch, len(rows))).to(device).split(batch_size):
-            x, y = rows[at], targets[at]
+        for at in torch.from_numpy(order_of(seed, epoch, len(rows))).split(batch_size):
+            x, y = rows[at], targets[at.to(targets.device)]
             scores = (x @ weights.flatten(0, 1).T).view(len(x), len(ordered), classes) + bias
             error = (scores.softmax(dim=2) - F.one_hot(y, classes)[:, None]) / len(x)
             gradient = (error.flatten(1).T @ x).view_as(weights)
@@ -186,7 +190,7 @@ class LinearSgd:
                 )
             except ValueError as error:
                 raise DataError(f"linear_sgd: {error}") from None
-        found = accuracy(probe.scores(measured.features), measured.labels)[self.metric]
+        found = accuracy_of(probe.by_block(measured.rows), measured.labels)[self.metric]
         rates = table_of_rates(probe.accuracies, f"{self.metric} on the rows held out")
         return Report({"": found, "lr": probe.lr}, {"rates": rates} if probe.accuracies else {})
 
@@ -223,7 +227,7 @@ def _begin(rates: int, classes: int, width: int, seed: int, device: torch.device
     return weights, torch.zeros(rates, classes, device=device)
 
 
-def _judge(probe: SgdProbe, features: Tensor, labels: Tensor, metric: str) -> float:
+def _judge(probe: SgdProbe, features: Tensor | Rows, labels: Tensor, metric: str) -> float:
     """The accuracy on rows in percent; nan where the scores are not finite."""
-    scores = probe.scores(features)
-    return accuracy(scores, labels)[metric] if bool(scores.isfinite().all()) else math.nan
+    finite = all(bool(scores.isfinite().all()) for scores in probe.by_block(features))
+    return accuracy_of(probe.by_block(features), labels)[metric] if finite else math.nan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from manyview.branches.given import Reader
 from manyview.branches.origin import without_origin
 from manyview.branches.weights import digest_of
 from manyview.foundation.modes import evaluating
+from manyview.optimize.sync_batchnorm import alone_again
 from manyview.step import Step
 
 
@@ -85,12 +86,13 @@ class StepModel:
 
     @property
     def key(self) -> str:
-        """A digest of weights and preparation."""
+        """A digest of weights, preparation and precision."""
         step = self.step
         looks = [str(view) for view in step.test_plan.values()] or [str(step.trained_size)]
         branch = step.evaluated
         normalized = branch.mean.tolist(), branch.std.tolist()
         own = str(branch.spec.words.used_in(str(branch.spec)))  # whose files say what a head or a backbone does
+        looks.append(step.recipe.train.precision)
         return digest_of(branch.state_dict(), str(branch.spec), own, step.classifier, self.orbit, normalized, *looks)
 
     @property
@@ -108,8 +110,9 @@ class StepModel:
         return self.step.test_pixels(images).to(self.device)
 
     def read(self, pixels: Tensor, *, aggregated: bool = False) -> dict[str, Tensor]:
-        """Features and scores, in evaluation mode; the step's own mode stays."""
-        with evaluating(self.step):
+        """Features and scores, in evaluation mode and the precision that it was trained in; the step's mode stays."""
+        half = self.step.recipe.train.precision == "bf16"
+        with evaluating(self.step), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             return self.step.read(pixels, aggregated=aggregated)
 
     def trainable(self) -> Trunk:
@@ -120,11 +123,6 @@ class StepModel:
 
 def trunk_of(backbone: nn.Module, mean: Tensor, std: Tensor, reader: Reader | None = None) -> Trunk:
     """A copy that can be trained, by one process alone. reader: how features are read from it."""
-    from timm.layers import BatchNormAct2d  # timm is imported where it is used
-
     alone = copy.deepcopy(backbone)
-    for module in alone.modules():
-        if isinstance(module, nn.SyncBatchNorm):  # which would wait for processes that do not train this copy
-            alike: Any = BatchNormAct2d if hasattr(module, "act") else nn.BatchNorm2d
-            module.__class__ = alike
+    alone_again(alone)  # it would wait for processes that do not train this copy
     return Trunk(alone, mean, std, reader).requires_grad_(True).train()

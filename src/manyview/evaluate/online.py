@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from manyview.branches.spec import FEATURES
-from manyview.evaluate.accuracy import accuracy
+from manyview.evaluate.accuracy import accuracy_of
+from manyview.evaluate.rows import Rows
 from manyview.foundation.modes import evaluating
 
 if TYPE_CHECKING:
     from manyview.evaluate.features import Features
     from manyview.step import Step
-
-AT_ONCE = 4096  # rows
 
 
 def probes_of(step: Step) -> list[str]:
@@ -32,7 +32,7 @@ def probe_accuracies(step: Step, features: Features, split: str) -> dict[str, fl
         return {}
     outputs = features.of(split)
     with evaluating(step), torch.no_grad():
-        return {f"{name}_top1": accuracy(_scores(step, name, outputs.features), outputs.labels)["top1"]
+        return {f"{name}_top1": accuracy_of(_scores(step, name, outputs.rows), outputs.labels)["top1"]
                 for name in probes}  # fmt: skip
 
 
@@ -44,11 +44,9 @@ def _way(step: Step, head: str) -> list[str]:
     return way if way[0] in inputs else []
 
 
-def _scores(step: Step, head: str, features: Tensor) -> Tensor:
-    found = []
-    for rows in features.split(AT_ONCE):
+def _scores(step: Step, head: str, features: Rows) -> Iterator[Tensor]:
+    for rows in features.blocks():
         rows = rows.to(step.main.mean.device)
         for each in _way(step, head):
             rows = step.evaluated.head(each)(rows)
-        found.append(rows.float().cpu())
-    return torch.cat(found)
+        yield rows.float().cpu()

@@ -63,7 +63,7 @@ def scores_of(features: Features, split: str, by: str = "auto") -> Scores:
     fit = probe.fit
     coefficients, bias = fit.coefficients.to(model.device), fit.bias.to(model.device)
     return Scores(
-        lambda name: fit.scores(features.of(name).features),
+        lambda name: fit.scores(features.of(name).rows),
         lambda pixels: model.read(pixels)["h"].double() @ coefficients.T + bias,
         split == "test" and features.splits.val is not None,
         "; ".join(filter(None, ["scores of a linear probe on the model's features", probe.note])),

@@ -8,10 +8,14 @@ import stat
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from manyview.errors import RunError, reason
+from manyview.foundation.shards import with_shards
 from manyview.foundation.words import few
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -81,17 +85,21 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU. Only tensors and plain values are loaded; RunError for a file that holds code."""
+def read_state(path: Path, mesh: DeviceMesh | None = None) -> dict[str, Any]:
+    """A checkpoint on the CPU. Only tensors and plain values are loaded; RunError for a file that holds code.
+
+    mesh: of the processes that read what was shared out, each its own part; None: all of it, see `shards`.
+    """
     import torch
 
     try:
         with torch.serialization.safe_globals(_plain_values()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any way
         if not _looks_saved(path):
             raise RunError(f"{path} is no file of weights, neither torch.save's nor .safetensors") from None
         raise RunError(f"{path} is damaged, or holds more than tensors: {_code_in(path) or reason(error)}") from None
+    return with_shards(found, path, mesh)
 
 
 def _looks_saved(path: Path) -> bool:

@@ -16,8 +16,9 @@ from manyview.branches.spec import FEATURES, LOGITS
 from manyview.data import FolderImages, Images, Splits
 from manyview.data.images import Ints, pack
 from manyview.errors import DataError, Unreadable, unknown
-from manyview.evaluate.features import Features, Watch, halved, unwatched
+from manyview.evaluate.features import Features, Watch, unwatched
 from manyview.evaluate.model import Model, StepModel
+from manyview.evaluate.outputs import halved
 from manyview.foundation.environment import best_device
 from manyview.foundation.files import write_atomically
 from manyview.foundation.words import counted

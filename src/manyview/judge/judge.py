@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -10,10 +11,13 @@ from rich.table import Table
 
 from manyview.errors import DataError, RunError, brief, unknown
 from manyview.evaluate.accuracy import Classify
+from manyview.evaluate.crew import Post, crew_of, led
 from manyview.evaluate.evaluate import check_model, check_protocols, flat, measured
+from manyview.evaluate.features import Features, unwatched
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols, with_own_settings
 from manyview.evaluate.report import Report
+from manyview.foundation.group import as_one
 from manyview.foundation.taken import taken_path
 from manyview.foundation.vocabulary import NONE
 from manyview.judge.record import check_place, publish, record
@@ -40,24 +44,54 @@ def judge(
     In a run's own folder that is its result.json, if the run is finished, and reports/; elsewhere `out` itself, which
     belongs to one model. Raises ManyviewError, before anything is computed for what can be known to be wrong; what was
     measured before a protocol fails is written by then.
+    On several processes (of a group that was made before) all call this: they pass the images through the network
+    together, and the first has what is found, writes and shows it; the others get nothing.
     """
-    console, out = console or Console(quiet=True), None if out is None else taken_path(out, "judge: out")
+    console = console or Console(quiet=True)
+    with as_one():  # of several processes
+        asked = _checked(subject, protocols, split, out)
+    crew = crew_of(subject.model.device)
+
+    def measure(post: Post | None) -> dict[Measure, Report]:
+        features = subject.features(Display(console.quiet).evaluating, cache, crew, post)
+        return _measured(subject, features, asked, split, console)
+
+    return led(crew, measure, subject.features(unwatched, False, crew).help) or {}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """protocols: to measure. place: the folder to write into, if any; own: whether it is the run's."""
+
+    protocols: list[Measure]
+    place: Path | None
+    own: bool
+
+
+def _checked(subject: Subject, protocols: Sequence[Measure | str], split: str, out: str | Path | None) -> _Asked:
+    """What is asked, where nothing is known to be wrong with it. Raises ManyviewError."""
+    out = None if out is None else taken_path(out, "judge: out")
     protocols = _parsed(subject, protocols)
     if split not in ("val", "test"):
         raise RunError(f"--split: {unknown('split', split, ['val', 'test'])}")
     if getattr(subject.splits, split) is None:
         whose = "there are" if subject.data else "this run has"
         raise DataError(f"no split '{split}'; {whose} {subject.splits.note}")
-    features = subject.features(Display(console.quiet).evaluating, cache)
     check_protocols(protocols, subject.splits)
     check_model(protocols, subject.model, subject.splits)
-    if any(isinstance(protocol, Classify) for protocol in protocols) and not features.classifies:
+    if any(isinstance(protocol, Classify) for protocol in protocols) and not subject.features(unwatched).classifies:
         raise DataError(f"{subject.model.name} has no classifier of these classes; ask for knn or linear")
-    place, own = _place(subject, out)
+    return _Asked(protocols, *_place(subject, out))
 
+
+def _measured(
+    subject: Subject, features: Features, asked: _Asked, split: str, console: Console
+) -> dict[Measure, Report]:
+    """What the protocols find, each written as soon as it is known, and shown."""
+    place, own = asked.place, asked.own
     reports: dict[Measure, Report] = {}
     files: list[Path] = []
-    for protocol in dict.fromkeys(protocols):
+    for protocol in dict.fromkeys(asked.protocols):
         report = reports[protocol] = measured(protocol, features, split)
         if place is not None:
             model = None if own else subject.model

@@ -16,6 +16,7 @@ from manyview.data.mark import mark_of
 from manyview.data.sources import FROM_PYTHON
 from manyview.errors import DataError, RecipeError, RunError
 from manyview.evaluate.accuracy import Classify
+from manyview.evaluate.crew import Crew, Post
 from manyview.evaluate.evaluate import with_accuracy
 from manyview.evaluate.features import Features, Watch
 from manyview.evaluate.knn import Knn
@@ -55,8 +56,8 @@ class Subject:
     skips: bool = False
     workers: int = 0
 
-    def features(self, watch: Watch, kept: bool = True) -> Features:
-        """What protocols work on; kept: whether outputs are looked for, and left, on disk."""
+    def features(self, watch: Watch, kept: bool = True, crew: Crew | None = None, post: Post | None = None) -> Features:
+        """What protocols work on. kept: whether outputs are looked for, and left, on disk."""
         return Features(
             self.model,
             self.splits,
@@ -65,6 +66,8 @@ class Subject:
             watch=watch,
             keeper=cache.kept_in(self.folder) if kept else None,
             workers=self.workers,
+            crew=crew,
+            post=post,
         )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
-from manyview.errors import RecipeError, RunError, reason, unknown
+from manyview.errors import RecipeError, reason, unknown
 from manyview.foundation.grammar import Call, bind, check_arguments, parse_call
 from manyview.foundation.words import counted
 from manyview.optimize.layers import scales
@@ -284,7 +284,7 @@ def make_optimizer(train: Train, module: nn.Module) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2
 
     call, sharp = optimizer_call(train.optimizer), sharpness_of(train.optimizer)
-    options, ours = _split(call)
+    options, ours = split_options(call)
     options = {**_left_out(call.name), **options}
     try:
         if "lr" in options:
@@ -329,7 +329,7 @@ def parts(branches: Mapping[str, Sequence[str]], relations: Iterable[str]) -> se
     return {"backbone", *(f"{branch}.backbone" for branch in branches), *own, *relations}
 
 
-def _split(call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_options(call: Call) -> tuple[dict[str, Any], dict[str, Any]]:
     """A call's arguments: the optimiser's, and ours."""
     names = [rule.name for rule in fields(Rules)]
     ours = {key: value for key, value in call.kwargs.items() if key in names}
@@ -365,24 +365,6 @@ def make_schedule(train: Train, optimizer: torch.optim.Optimizer, clock: Clock) 
     return set_lr
 
 
-def sync_batchnorm(step: nn.Module, processes: int, device: torch.device) -> None:
-    """Makes every BatchNorm inside the step take its moments over the images of all processes, in place.
-
-    Parameters, buffers and their names stay the same. One process has nothing to synchronise, and nothing is changed.
-    Raises RunError on CPUs, where torch cannot.
-    """
-    from timm.layers import convert_sync_batchnorm
-
-    if processes == 1:
-        return
-    if device.type == "cpu":
-        raise RunError(
-            f"train.sync_batchnorm: torch synchronises BatchNorm on GPUs only, and these {processes} processes run on "
-            "CPUs; set train.sync_batchnorm=false, or use one process"
-        )
-    convert_sync_batchnorm(step)
-
-
 def _check_alike(name: str, value: Any, default: Any) -> None:
     """Raises RecipeError unless a value is of its default's kind, which optimisers may find out at their first step."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -412,7 +394,7 @@ def check_training(
         raise RecipeError(f"train.optimizer: {unknown('optimizer', call.name, [*list_optimizers(), *WRAPPERS])}")
     if call.args:
         raise RecipeError(f"train.optimizer: write arguments by name, as in {call.name}(lr=0.1), got {call}")
-    options, ours = _split(call)
+    options, ours = split_options(call)
     try:
         if sharp is not None and relations is not None:
             sharp.check_relations(relations)

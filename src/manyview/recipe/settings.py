@@ -99,11 +99,16 @@ class Train(Frozen, strict=True):
     go with one of `batch_size`; an epoch is then one of the stream with more images.
 
     accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
-    weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together, on
-    GPUs. on_collapse: what happens when the embeddings of a recipe without a classifier collapse, or a classifier gives
-    all images one answer: warn, stop or ignore.
+    weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together.
+    shard: weights, gradients and the optimiser's state are shared out over the processes (FSDP2), for networks
+    that one device has no room for. checkpointing: activations of each block of a backbone are computed again in the
+    backward pass in the place of being kept. compile: by torch's compiler, networks and the rendering on devices.
+    on_collapse: what happens when the embeddings of a recipe without a classifier collapse, or a classifier gives all
+    images one answer: warn, stop or ignore.
     keep: which weights are measured and taken out in the end, the best on validation images or the last. By default the
     best; of a recipe that learns nothing from labels the last, for to choose by them is to learn from them.
+    untrained: whether what nothing classifies is judged before the first update, too, which is what training has to
+    beat; it passes the training images through the network once more.
     evaluate_every: epochs. checkpoint_every: "1 epoch" or "500 steps". log_every: steps. track: where measures go
     beside metrics.jsonl: tensorboard, trackio, mlflow, wandb (see `training.trackers`).
     """
@@ -120,8 +125,11 @@ class Train(Frozen, strict=True):
     compile: bool = False
     ema: float | None = Field(None, gt=0, lt=1)
     sync_batchnorm: bool = False
+    shard: bool = False
+    checkpointing: bool = False
     on_collapse: Literal["warn", "stop", "ignore"] = "warn"
     keep: Literal["best", "last"] | None = None
+    untrained: bool = True
     evaluate_every: int = Field(1, ge=1, le=COUNTABLE)
     checkpoint_every: str = "1 epoch"
     log_every: int = Field(10, ge=1, le=COUNTABLE)

@@ -19,6 +19,7 @@ from torch import Tensor
 from manyview.data.loader import Batches
 from manyview.errors import ManyviewError
 from manyview.foundation.files import write_json, write_state
+from manyview.foundation.shards import own_part
 from manyview.step import Step
 from manyview.training.run import Run
 from manyview.training.setup import Setup
@@ -67,8 +68,12 @@ class FirstFailure:
 
 
 def largest_weight(step: Step) -> Tensor:
-    """The largest absolute value of the parameters, nan if one is: a finite loss may have had other gradients."""
-    return torch.nn.utils.get_total_norm([weight.detach() for weight in step.parameters()], math.inf)
+    """The largest absolute value of the parameters, nan if one is: a finite loss may have had other gradients.
+
+    Of parameters that are shared out, of this process's parts.
+    """
+    mine = [own_part(weight.detach()) for weight in step.parameters()]
+    return torch.nn.utils.get_total_norm([weight for weight in mine if weight.numel()], math.inf)
 
 
 def seen(step: Step, batches: Batches, number: int, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -83,14 +88,7 @@ def seen(step: Step, batches: Batches, number: int, device: torch.device) -> Ite
         batch = replace(of, rank=rank)[(number - 1) * batches.accumulate + part].to(device)
         views: Any = batch.images
         if not isinstance(views, Mapping):
-            views = step.views(
-                views,
-                batch.targets,
-                index=batch.index,
-                epoch=batch.epoch,
-                only=step.rendered_views,
-                stream=stream,
-            )
+            views = step.views(batch, only=step.rendered_views, stream=stream)
         yield {
             "process": rank,
             "part": part,

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from manyview.errors import ManyviewWarning
+from manyview.evaluate.crew import Post
 from manyview.foundation.environment import git_commit, versions
 from manyview.foundation.files import read_state, write_json
 from manyview.foundation.vocabulary import Words
@@ -13,13 +14,16 @@ from manyview.training.run import Run
 from manyview.training.validation import Validation
 
 
-def write_result(run: Run, validation: Validation) -> dict[str, Any]:
-    """Measures the weights that were kept, which the step then has, and writes the run's end; for the main process."""
+def write_result(run: Run, validation: Validation, post: Post | None = None) -> dict[str, Any]:
+    """Measures the weights that were kept, which the step then has, and writes the run's end; for the main process.
+
+    post: how it calls the others, see `Validation.led`.
+    """
     setup, state = validation.setup, validation.state
     recipe, clock, splits = setup.recipe, setup.clock, setup.splits
     best = run.best.is_file()
     if best:
-        setup.step.load_state_dict(read_state(run.best)["step"])
+        setup.judged.load_state_dict(read_state(run.best)["step"])
     result: dict[str, Any] = {
         "recipe": recipe.title,
         "seed": recipe.seed,
@@ -39,7 +43,7 @@ def write_result(run: Run, validation: Validation) -> dict[str, Any]:
     }
     if starts := run.starts():
         result["starts"] = starts
-    features = validation.features()
+    features = validation.features(post)
     unmeasured: dict[str, str] = {}  # a protocol that fails must not cost the run its end
     notes: dict[str, str] = {}
     if splits.val is not None:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from manyview.errors import warn
+from manyview.errors import RunError, warn
+from manyview.foundation.group import as_one, check_alike
 from manyview.training.networks import note_of
 from manyview.training.run import Run
 from manyview.training.setup import Setup
 from manyview.training.state import State, read_checkpoint
 
 
+def begin(run: Run, setup: Setup, resume: bool) -> None:
+    """Makes the folder, or checks that it can go on. Raises RunError where it cannot, on all processes."""
+    data = f"{setup.splits.counts} {setup.splits.classes}"
+    check_alike({"recipe": setup.recipe.to_yaml(), "data set": data, "--out": str(run.folder.resolve())})
+    with as_one():
+        if setup.main:
+            networks, starts = note_of(setup.step), setup.step.starts
+            run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes, networks, starts)
+    with as_one():  # once the first has written it
+        if not (run.folder / "recipe.yaml").is_file():
+            raise RunError(f"{run.folder} is another than the first process sees; put it on a disk that all share")
+
+
 def take_up(run: Run, setup: Setup, resume: bool) -> State:
-    """Makes the folder, or brings step and optimiser to where its last checkpoint has them, and says where it stood.
+    """Brings step and optimiser, which lie on their devices, to where the last checkpoint has them, and says where.
 
-    A run that has no checkpoint yet stands at 0, and so does one that is finished. The folder is told of another number
-    of processes, and so is the user. Raises RunError where the folder cannot be this run's.
+    There, since an optimiser's state follows its parameters, but for what it is better without on a device. A run that
+    has no checkpoint yet stands at 0. The folder is told of another number of processes, and so is the user.
     """
-    if setup.main:
-        networks, starts = note_of(setup.step), setup.step.starts
-        run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes, networks, starts)
-    setup.accelerator.wait_for_everyone()
-    return _at_last_checkpoint(run, setup) if resume and run.finished() is None else State()
-
-
-def _at_last_checkpoint(run: Run, setup: Setup) -> State:
     state, train, world = State(), setup.recipe.train, setup.accelerator.num_processes
+    if not resume:
+        return state
     if run.last.is_file():
-        state = read_checkpoint(run.last, setup.step, setup.optimizer)
+        state = read_checkpoint(run.last, setup.step, setup.optimizer, setup.mesh)
         if setup.main and not setup.recipe.keeps_best:
             run.best.unlink(missing_ok=True)  # as versions kept it that chose by labels what learnt from none
         setup.display.say(f"resumed at step {state.number} of {setup.clock.steps}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import nn
 
 from manyview.branches.given import Given
@@ -24,6 +25,7 @@ from manyview.evaluate.evaluate import check_model, check_protocols, with_accura
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
+from manyview.foundation.group import join, on_cpus
 from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import (
     Clock,
@@ -33,15 +35,19 @@ from manyview.optimize.optimize import (
     make_optimizer,
     make_schedule,
     steps_of,
-    sync_batchnorm,
 )
+from manyview.optimize.sync_batchnorm import sync_batchnorm
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Train
 from manyview.recipe.streams import check_images, read_of
+from manyview.relations.thresholds import FlexRule
 from manyview.show.display import Display
 from manyview.step import Step
+from manyview.training.parts import check_parts
 from manyview.training.prepare import images_together, in_memory, rehearse
+from manyview.training.recompute import recompute
+from manyview.training.sharding import Twin, shard, shared_over
 from manyview.training.trackers import check_trackers
 
 
@@ -51,7 +57,7 @@ class Setup:
 
     wrapped: the step as it is trained, on its device and in its process, see `on_devices`; before, the step itself.
     together: images of the first stream that a process draws at once. set_lr: sets the lr of an update, and returns it.
-    checkpoint_every: updates. protocols: what the end measures, accuracy first where something classifies.
+    checkpoint_every: updates. mesh, twin: of a step that is shared out, see `sharding`. protocols: what the end measures, accuracy first where something classifies.
     """
 
     recipe: Recipe
@@ -67,6 +73,8 @@ class Setup:
     together: int
     checkpoint_every: int
     rendering: Rendering
+    mesh: Any = None
+    twin: Twin | None = None
 
     @property
     def main(self) -> bool:
@@ -90,11 +98,30 @@ class Setup:
         return batches_of(self.recipe, self.splits, self.rendering.place, self.step.num_classes, rank, world)
 
     def on_devices(self) -> Setup:
-        """With step and optimiser as accelerate wraps them, and compiled where the recipe says so."""
-        wrapped, optimizer = self.accelerator.prepare(self.step, self.optimizer)
-        if self.recipe.train.compile:
+        """With step and optimiser as accelerate wraps them or shared out, compiled where the recipe says so."""
+        train, accelerator, twin = self.recipe.train, self.accelerator, None
+        if train.checkpointing:
+            recompute(self.step)
+        if self.mesh is None:
+            wrapped, optimizer = accelerator.prepare(self.step, self.optimizer)
+        else:
+            twin = Twin(self.step)
+            shard(self.step.to(accelerator.device), self.optimizer, self.mesh, train.precision == "bf16")
+            # not to be wrapped once more, only to look in the run's precision
+            wrapped = accelerator.prepare_model(self.step, evaluation_mode=True)
+            optimizer = accelerator.prepare_optimizer(self.optimizer)
+        if train.compile:
             self.step.compile_parts()
-        return replace(self, wrapped=wrapped, optimizer=optimizer)
+        return replace(self, wrapped=wrapped, optimizer=optimizer, twin=twin)
+
+    @property
+    def judged(self) -> Step:
+        """What is measured: the step, or its twin of whole weights, inside of `looking`."""
+        return self.step if self.twin is None else self.twin.step
+
+    def looking(self) -> AbstractContextManager[None]:
+        """Inside, the step that is `judged` has the weights of now. All processes must enter it."""
+        return nullcontext() if self.twin is None else self.twin.like(self.step, self.accelerator.device)
 
     def stream(self, first: int) -> Generator[Batch, None, None]:
         """The parts of all batches from an update on, in order. Closing it ends what makes them."""
@@ -105,17 +132,20 @@ class Setup:
 
 
 def make_accelerator(train: Train) -> Accelerator:
-    """Devices, precision and processes. Raises RunError for an engine that does not fit."""
+    """Devices, precision and processes, see `foundation.group`. Raises RunError for an engine that does not fit."""
+    for engine in ("DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true":
+            raise RunError(f"manyview does not train with {engine}; launch without it")
+    join()
     accelerator = Accelerator(
         mixed_precision="bf16" if train.precision == "bf16" else "no",
-        gradient_accumulation_steps=train.accumulate,
+        # what `accelerate launch` has to say of it is another run's: the recipe says it
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=train.accumulate, sync_with_dataloader=False),
         step_scheduler_with_optimizer=False,
-        # the others wait while the main process evaluates, which may take longer than NCCL's usual 10 minutes
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
-        cpu=torch.backends.mps.is_available(),  # which lacks the float64 that draws and boxes are made in
+        cpu=on_cpus(),
     )
     if accelerator.distributed_type == DistributedType.FSDP:
-        raise RunError("manyview does not shard parameters yet; run without FSDP")
+        raise RunError("a recipe says whether weights are shared out, train.shard=true; launch without FSDP")
     return accelerator
 
 
@@ -154,8 +184,11 @@ def set_up(
         raise RecipeError("train.batch_size: a head with BatchNorm needs at least two images a part and process")
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
+    check_parts(step, world, together)
     optimizer = make_optimizer(config, step)
+    mesh = shared_over(accelerator, config, given=backbone is not None)
     step.hold(fixed_parts(config))
+    _make_room(step, splits)
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view"):
         rehearse(step, splits, together)
@@ -176,5 +209,13 @@ def set_up(
         set_lr=set_lr,
         together=together,
         checkpoint_every=checkpoint_every,
+        mesh=mesh,
         rendering=choose_rendering(recipe.data.render, splits.streams.values(), accelerator.device.type),
     )
+
+
+def _make_room(step: Step, splits: Splits) -> None:
+    """Tells what remembers images how many there are, since it could else ask a device alone."""
+    room = 1 + max(int(images.index.max()) for images in splits.streams.values())
+    for rule in (module for module in step.modules() if isinstance(module, FlexRule)):
+        rule.room = room

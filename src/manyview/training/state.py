@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from manyview.errors import RunError
-from manyview.foundation.files import read_state, write_state
+from manyview.foundation.files import read_state
+from manyview.foundation.shards import put_shards
 from manyview.step import Step
+from manyview.training.sharding import share_out
 
 
 @dataclass
@@ -36,17 +39,23 @@ class State:
         self.skipped = sorted({*self.skipped, *lines})
 
 
-def write_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """All that a run needs to go on as if nothing had happened. Raises RunError where it cannot be written."""
-    write_state(path, {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "run": asdict(state)})
+def checkpoint_of(path: Path, step: Step, optimizer: torch.optim.Optimizer, state: State) -> dict[str, Any]:
+    """All that a run needs to go on as if nothing had happened; what is shared out is written beside `path` already.
+
+    All processes must call it then. Raises RunError where it cannot be written.
+    """
+    found = {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "run": asdict(state)}
+    return put_shards(path, found, state.number)
 
 
-def read_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer) -> State:
+def read_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer, mesh: Any = None) -> State:
     """Brings the step and the optimiser to where they were; returns where the run stood.
+
+    mesh: of the processes that they are shared out over, in however many parts they were written.
 
     Raises RunError for a file that is damaged, or holds what this version does not know of a run.
     """
-    saved = read_state(path)
+    saved = read_state(path, mesh)
     if not isinstance(saved, dict) or not {"step", "optimizer", "run"} <= saved.keys():
         raise RunError(f"{path} is no checkpoint that a run can go on from; begin anew, with it as init= of a backbone")
     unknown = saved["run"].keys() - {each.name for each in fields(State)}
@@ -54,6 +63,8 @@ def read_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer) ->
         told = f"is of a later manyview, which also keeps {', '.join(sorted(unknown))}; resume with that"
         raise RunError(f"{path} {told}")
     try:
+        if mesh is not None:
+            share_out(saved, step, optimizer, mesh)
         step.load_state_dict(saved["step"])
         optimizer.load_state_dict(saved["optimizer"])
     except (RuntimeError, ValueError) as error:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from manyview.branches.given import Given
-from manyview.errors import DataError, Interrupted, RunError
+from manyview.errors import DataError, Interrupted, Lost, ManyviewError, RunError
 from manyview.foundation.distributed import anywhere, union
+from manyview.foundation.files import write_state
+from manyview.foundation.group import as_one, join, losing_none
 from manyview.recipe.recipe import Recipe, check_recipe
 from manyview.training.collapse import look_for_collapse
 from manyview.training.failure import FirstFailure, largest_weight, report_failure
@@ -21,10 +23,11 @@ from manyview.training.interrupt import interruptible
 from manyview.training.journal import Journal
 from manyview.training.kept_features import keep_features
 from manyview.training.result import write_result
-from manyview.training.resume import take_up
+from manyview.training.resume import begin, take_up
 from manyview.training.run import Run, run_of
 from manyview.training.setup import Setup, set_up
-from manyview.training.state import State, write_checkpoint
+from manyview.training.sharding import beside_shards
+from manyview.training.state import State, checkpoint_of
 from manyview.training.stopwatch import Stopwatch
 from manyview.training.surroundings import left_as_found
 from manyview.training.update import update
@@ -52,27 +55,32 @@ def train(
     # -------------------------------------------------------------------------------------------- set up
     check_recipe(recipe, "train")
     run = run_of(out, recipe.words, "train: out")
-    if resume:
-        run.check_given(backbone)
-    setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))
-    new = run.is_new
-    state = take_up(run, setup, resume)
+    join()
+    with as_one():
+        if resume:
+            run.check_given(backbone)
+        setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))
+        new = run.is_new
+    begin(run, setup, resume)
     if (finished := run.finished()) is not None:
         setup.display.say(f"{run.folder} is finished; nothing to do")
         return finished
     setup = setup.on_devices()
+    with as_one():
+        state = take_up(run, setup, resume)
     setup.step.attach(setup.optimizer)  # EMAs, queues, prototypes and averages follow its updates
     validation = Validation(setup, state)
     try:
-        keep_features(setup)
-        _loop(run, setup, state, validation)
-    except DataError:  # an image that cannot be read: what it says to do is to be done with the same command
+        with losing_none(), beside_shards(setup.mesh):
+            keep_features(setup)
+            _loop(run, setup, state, validation)
+    except (DataError, Lost):  # an image that cannot be read, here or there: what is to be done, by the same command
         if new and setup.main:
             run.withdraw()
         raise
 
     # -------------------------------------------------------------------------------------------- result
-    result = write_result(run, validation) if setup.main else {}
+    result = validation.led(lambda post: write_result(run, validation, post)) or {}
     setup.accelerator.wait_for_everyone()
     return result
 
@@ -90,8 +98,9 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
 
         def save(path: Path) -> None:
             state.seconds, state.waited = watch.seconds, watch.waited
+            kept = checkpoint_of(path, step, setup.optimizer, state)
             if setup.main:
-                write_checkpoint(path, step, setup.optimizer, state)
+                write_state(path, kept)
 
         for number in range(state.number, clock.steps):
             # ---------------------------------------------------------------------- batch, step, update
@@ -119,8 +128,8 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             # -------------------------------------------------------------------------------- evaluate
             if last or (within == 0 and epoch % config.evaluate_every == 0):
                 with watch.paused():
-                    val = validation.val(lambda: save(run.last)) if setup.main else {}
-                    if validation.is_best(val):
+                    val = validation.val(lambda: save(run.last))
+                    if anywhere(validation.is_best(val), accelerator):
                         save(run.best)
                     journal.epoch(done, val, terms)
                     accelerator.wait_for_everyone()
@@ -134,7 +143,9 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     if failed:
         ending = report_failure(run, setup, failed, state.number, terms, first_bad.began(failed))
     accelerator.wait_for_everyone()  # a launcher ends the others with the first that leaves
-    if ending:
-        raise RunError(ending)
-    if stopped:
-        raise Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", asked())
+    told: ManyviewError | None = RunError(ending) if ending else None
+    if stopped and not ending:
+        told = Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", asked())
+    if told is not None:
+        told.tells = setup.main
+        raise told

@@ -7,8 +7,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from manyview.errors import ManyviewError, ManyviewWarning, Unreadable
+from manyview.evaluate.crew import Crew, Post, Task, crew_of, led
 from manyview.evaluate.evaluate import evaluate, while_training
 from manyview.evaluate.features import Features
 from manyview.evaluate.model import StepModel
@@ -18,12 +20,15 @@ from manyview.training.journal import Journal
 from manyview.training.setup import Setup
 from manyview.training.state import State
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Validation:
     """Measures the step of a run as it is, and notes what could not be read, and what was best, in its state.
 
-    For the main process alone, but for `untrained`.
+    All processes call `untrained`, `val` and `led`, and pass the images through the network together; what protocols
+    find is the main process's alone.
     """
 
     setup: Setup
@@ -43,16 +48,44 @@ class Validation:
         """What is measured for it; empty where nothing is."""
         return self._usual[1]
 
-    def features(self) -> Features:
-        """What the weights of now make of the data."""
+    @cached_property
+    def _crew(self) -> Crew | None:
+        return crew_of(self.setup.accelerator.device)
+
+    def led(self, work: Callable[[Post | None], T]) -> T | None:
+        """What `work` gives on the main process, whose features all others make with it; see `crew.led`."""
+
+        def share(post: Post | None) -> T:
+            return work(None if post is None else lambda task: self._call(post, task))
+
+        def help(task: Task) -> None:
+            self._weights_of_the_first()
+            self.features().help(task)
+
+        with self.setup.looking():
+            return led(self._crew, share, help)
+
+    def _call(self, post: Post, task: Task) -> None:
+        post(task)
+        self._weights_of_the_first()
+
+    def _weights_of_the_first(self) -> None:
+        """Moments of BatchNorm are each process's own until the next step, and kept weights are read by the first."""
+        if self._crew is not None:
+            self._crew.alike(self.setup.judged.evaluated.state_dict().values())
+
+    def features(self, post: Post | None = None) -> Features:
+        """What the weights of now make of the data. post: how others are called, see `led`; they have the same ones."""
         skipped: list[str] | None = [] if self.setup.recipe.data.on_bad_image == "skip" else None
         return Features(
-            StepModel(self.setup.step, self.setup.splits.classes),
+            StepModel(self.setup.judged, self.setup.splits.classes),
             self.setup.splits,
             seed=self.setup.recipe.seed,
             skipped=skipped,
             watch=self.setup.display.evaluating,
             workers=self.setup.recipe.data.workers,
+            crew=self._crew,
+            post=post,
         )
 
     def measure(
@@ -71,22 +104,28 @@ class Validation:
     def untrained(self, journal: Journal) -> None:
         """What training has to beat where nothing classifies: each split's measures, before the first update alone."""
         setup, splits = self.setup, self.setup.splits
-        if self.state.number or setup.step.classifier is not None or not self.chooses:
+        asked = setup.recipe.train.untrained and self.chooses
+        if self.state.number or setup.step.classifier is not None or not asked:
             return
-        if setup.main:
-            features, held = self.features(), {"val": splits.val, "test": splits.test}
+
+        def judge(post: Post | None) -> None:
+            features, held = self.features(post), {"val": splits.val, "test": splits.test}
             found = {name: self._while_training(features, name) for name in held if held[name] is not None}
             self.state.untrained = found
             journal.epoch(0, found.get("val", {}))
+
+        self.led(judge)
         setup.accelerator.wait_for_everyone()
 
     def val(self, keep: Callable[[], None]) -> dict[str, float]:
-        """The usual measures on the validation images; empty where there are none.
+        """The usual measures on the validation images; empty where there are none, and on others than the main process.
 
         keep: called before an error is passed on, so that what was trained is not lost with what cannot be measured.
         """
         try:
-            return {} if self.setup.splits.val is None else self._while_training(self.features(), "val")
+            if self.setup.splits.val is None:
+                return {}
+            return self.led(lambda post: self._while_training(self.features(post), "val")) or {}
         except ManyviewError:
             keep()
             raise
@@ -95,7 +134,7 @@ class Validation:
         """The usual measures; none, and a line, of a split whose images are all left out."""
         try:
             measured = self.measure(features, split, self.chooses)
-            return measured | probe_accuracies(self.setup.step, features, split)
+            return measured | probe_accuracies(self.setup.judged, features, split)
         except Unreadable as error:
             self.state.skip(features.skipped or [])
             warnings.warn(f"not measured: {error}", ManyviewWarning, stacklevel=3)

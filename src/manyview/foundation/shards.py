@@ -1,0 +1,161 @@
+"""Tensors of which each process holds a part: written side by side by torch.distributed.checkpoint, and read by any.
+
+The files are safetensors (a folder `last.shards-20` beside `last.pt`, which names it), so that nothing of them runs. A
+reader is a process alone, which gets whole tensors, or a group of any size, of which each process reads its own part.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manyview.errors import RunError, reason
+from manyview.foundation.words import few
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributed.device_mesh import DeviceMesh
+
+KEY = "shards"  # of a checkpoint: {"folder": name, "shapes": {path of a tensor in it: its shape}}
+NAME = re.compile(r"[\w-]+\.shards-(\d+)(-\d+)?")
+PLACE = "/"  # between the keys on the way to a tensor
+
+
+def is_shard(value: object) -> bool:
+    """Whether a tensor is a part of one that several processes hold."""
+    from torch.distributed.tensor import DTensor  # imports much, for those alone who shard
+
+    return isinstance(value, DTensor)
+
+
+def whole(value: Any) -> Any:
+    """A tensor as it is on one process. Of shards all processes must ask."""
+    return value.full_tensor() if is_shard(value) else value
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, which may be nothing; all of one that is no shard."""
+    return tensor.to_local() if is_shard(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def put_shards(path: Path, saved: Mapping[str, Any], number: int, older: int = 1) -> dict[str, Any]:
+    """Writes the shards of a checkpoint beside `path`; returns the rest of it, which names them.
+
+    All processes must call it, and one of them then writes the rest. number: of updates, for the folder's name. older:
+    how many folders of earlier checkpoints stay, of which the last is in use until the rest is written. Without shards
+    nothing is written. Raises RunError.
+    """
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+
+    flat: dict[str, Tensor] = {}
+    rest = _split(saved, "", flat)
+    if not flat:
+        return rest
+    named = [_new_folder(path, number, older) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(named)
+    folder = path.parent / str(named[0])
+    shapes = {key: [*tensor.shape] for key, tensor in flat.items()}
+    try:
+        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        dcp.save(flat, storage_writer=writer)
+        if dist.get_rank() == 0:
+            for each in (*folder.iterdir(), folder, folder.parent):
+                _sync(each)
+    except Exception as error:  # of a disk, or of another process, whose error torch brings in its own kind
+        raise RunError(f"cannot write {folder}: {reason(error)}") from None
+    return {**rest, KEY: {"folder": folder.name, "shapes": shapes}}
+
+
+def with_shards(saved: Any, path: Path, mesh: DeviceMesh | None = None) -> Any:
+    """A checkpoint that was read from `path`, with the tensors that lie beside it; as it is where there are none.
+
+    mesh: the processes, of which each then reads its own part of each. Raises RunError where they are not there.
+    """
+    if not isinstance(saved, Mapping) or not isinstance(saved.get(KEY), Mapping):
+        return saved
+    name, shapes = saved[KEY].get("folder"), saved[KEY].get("shapes")
+    if not isinstance(name, str) or not NAME.fullmatch(name) or not isinstance(shapes, Mapping):
+        raise RunError(f"{path} is damaged: it names no folder of shards beside it")
+    folder = path.parent / name
+    if not folder.is_dir():
+        raise RunError(f"{path} is damaged: {folder}, where its weights lie, is not there")
+    found: dict[str, Any] = {key: value for key, value in saved.items() if key != KEY}
+    for key, tensor in _read(folder, shapes, mesh).items():
+        _put(found, key.split(PLACE), tensor)
+    return found
+
+
+def _split(value: Any, way: str, flat: dict[str, Tensor]) -> Any:
+    """The value without shards, which come to `flat` by the keys that lead to them."""
+    if not isinstance(value, Mapping):
+        return value
+    rest = {}
+    for key, each in value.items():
+        further = f"{way}{PLACE}{_written(key)}" if way else _written(key)
+        if is_shard(each):
+            flat[further] = each.detach()
+        else:
+            rest[key] = _split(each, further, flat)
+    return rest
+
+
+def _written(key: object) -> str:
+    return f"#{key}" if isinstance(key, int) else str(key)
+
+
+def _put(found: dict[Any, Any], keys: list[str], tensor: Tensor) -> None:
+    for key in keys[:-1]:
+        found = found.setdefault(int(key[1:]) if key.startswith("#") else key, {})
+    found[keys[-1]] = tensor
+
+
+def _read(folder: Path, shapes: Mapping[str, Any], mesh: DeviceMesh | None) -> dict[str, Tensor]:
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    try:
+        found: Any = reader.read_metadata().state_dict_metadata
+        held = {key: sum(chunk.sizes.numel() for chunk in each.chunks) for key, each in found.items()}
+        lost = [key for key in shapes if held.get(key) != torch.Size(shapes[key]).numel()]
+        if lost:
+            raise ValueError(f"it lacks {few(lost)}, or parts of it")
+        flat = {key: _empty(torch.Size(shape), found[key].properties.dtype, mesh) for key, shape in shapes.items()}
+        dcp.load(flat, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
+    except Exception as error:  # damaged files fail in any way
+        raise RunError(f"{folder} is damaged: {reason(error)}") from None
+    return flat
+
+
+def _empty(shape: Any, dtype: Any, mesh: DeviceMesh | None) -> Tensor:
+    import torch
+    from torch.distributed.tensor import Shard, empty
+
+    return torch.empty(shape, dtype=dtype) if mesh is None else empty(
+        shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)]
+    )  # fmt: skip
+
+
+def _new_folder(path: Path, number: int, older: int) -> str:
+    """A name that is free; folders of this name's checkpoints but for the newest are removed."""
+    there = [each for each in path.parent.glob(f"{path.stem}.shards-*") if NAME.fullmatch(each.name)]
+    there.sort(key=lambda each: each.stat().st_mtime_ns)
+    for each in there[: len(there) - older]:
+        shutil.rmtree(each, ignore_errors=True)
+    free = (f"{path.stem}.shards-{number}{f'-{more}' * bool(more)}" for more in range(len(there) + 1))
+    name = next(each for each in free if not (path.parent / each).exists())
+    (path.parent / name).mkdir(parents=True)
+    return name
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
