@@ -1,4 +1,4 @@
-"""Two processes with half of the batch each = one process with all of it, in every term and every gradient."""
+"""Two processes with half of the batch each, and four with a quarter, = one with all, in every term and gradient."""
 
 import pytest
 import torch
@@ -10,10 +10,10 @@ from manyview.load import parse_recipe
 from manyview.relations.agmax import AGREEMENTS
 from manyview.relations.similarity import KINDS, WHOLE_BATCH
 from manyview.step import Step
-from processes import on_two
+from processes import on_several
 
-pytestmark = pytest.mark.slow(reason="two processes")
-WORLD, B, C = 2, 8, 5
+pytestmark = pytest.mark.slow(reason="two processes, and four")
+B, C = 8, 5
 NET = "vit_tiny_patch16_224(img_size=16, patch_size=8, depth=1, embed_dim=32, num_heads=2)"  # no BatchNorm
 CASES = {
     "cross_entropy": ("cross_entropy(logits(a), logits(b))",),
@@ -136,9 +136,9 @@ def updates(module, step, rows=slice(None), count=3):
     return step.state_dict()
 
 
-def worker(rank, folder):
+def worker(rank, folder, world):
     dist.init_process_group("gloo")
-    rows = slice(rank * B // WORLD, (rank + 1) * B // WORLD)
+    rows = slice(rank * B // world, (rank + 1) * B // world)
     found = {case: measured(DistributedDataParallel(make(CASES[case])), rows) for case in CASES}
     step = make(CASES["all"], train="epochs: 1, ema: 0.5")
     found["updates"] = updates(DistributedDataParallel(step), step, rows)
@@ -150,32 +150,32 @@ def worker(rank, folder):
     mine = own.clone().requires_grad_()
     all_rows = gather(mine)
     # every process weighs all rows in its own way: gradients must be summed over the processes
-    (all_rows * (rank + 1) * torch.arange(4.0)[:, None]).sum().backward()
+    (all_rows * (rank + 1) * torch.arange(2.0 * world)[:, None]).sum().backward()
     strided = gather(torch.arange(6.0).view(3, 2).T)  # not contiguous
     found["gather"] = {"rows": all_rows.detach(), "grad": mine.grad, "strided": strided}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """What each of two processes found, for all cases."""
-    folder = tmp_path_factory.mktemp("two")
-    on_two(worker, str(folder))
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+@pytest.fixture(scope="module", params=[2, 4])
+def several(request, tmp_path_factory):
+    """What each process found, for all cases."""
+    folder = tmp_path_factory.mktemp("several")
+    on_several(request.param, worker, str(folder), request.param)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_terms_are_those_of_the_joined_batch(two, case):
+def test_terms_are_those_of_the_joined_batch(several, case):
     one = measured(make(CASES[case]))["terms"]
-    assert list(one) == list(two[0][case]["terms"])
+    assert list(one) == list(several[0][case]["terms"])
     for name, value in one.items():
-        mean = sum(process[case]["terms"][name] for process in two) / WORLD
+        mean = sum(process[case]["terms"][name] for process in several) / len(several)
         torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_are_those_of_the_joined_batch(two, case):
+def test_gradients_are_those_of_the_joined_batch(several, case):
     one = measured(make(CASES[case]))["grads"]
     assert one
     assert all(value is not None for value in one.values())
@@ -184,7 +184,7 @@ def test_gradients_are_those_of_the_joined_batch(two, case):
         # float32 sums in another order: 1e-5 of the parameter's largest gradient, which may be 0 (a bias that the loss
         # takes out again), hence a little of the largest of all
         close = 1e-5 * float(value.abs().max()) + 2e-7 * max(1.0, largest)
-        for process in two:
+        for process in several:
             found = process[case]["grads"][name]
             torch.testing.assert_close(found, value, rtol=1e-4, atol=close, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -197,21 +197,21 @@ def test_the_comparison_can_tell(case):
     assert abs(float(sum(halves) / 2 - whole)) > 1e-3 * abs(float(whole))
 
 
-def test_updates_with_averaged_weights_are_those_of_one_process(two):
+def test_updates_with_averaged_weights_are_those_of_one_process(several):
     step = make(CASES["all"], train="epochs: 1, ema: 0.5")
     one = updates(step, step)
-    assert list(one) == list(two[0]["updates"])
+    assert list(one) == list(several[0]["updates"])
     for name, value in one.items():
-        torch.testing.assert_close(two[0]["updates"][name], value, rtol=1e-4, atol=1e-5, msg=name)
-        assert torch.equal(two[0]["updates"][name], two[1]["updates"][name]), name
+        torch.testing.assert_close(several[0]["updates"][name], value, rtol=1e-4, atol=1e-5, msg=name)
+        assert torch.equal(several[0]["updates"][name], several[-1]["updates"][name]), name
 
 
 @pytest.mark.parametrize("case", LEARNING)
-def test_teachers_queues_and_prototypes_are_those_of_one_process(two, case):
+def test_teachers_queues_and_prototypes_are_those_of_one_process(several, case):
     step = make(LEARNING[case], train="steps: 6")
     begun = {name: value.clone() for name, value in step.state_dict().items()}
     one = updates(step, step)
-    found = [process[f"updates-{case}"] for process in two]
+    found = [process[f"updates-{case}"] for process in several]
     assert list(one) == list(found[0])
     lines = " ".join(LEARNING[case])
     kinds = {"branches.teacher.": "teacher", ".queue": "queue", ".prototypes": "prototypes", ".rule.": "threshold="}
@@ -221,16 +221,17 @@ def test_teachers_queues_and_prototypes_are_those_of_one_process(two, case):
         assert all(not torch.equal(one[name], begun[name]) for name in names if "num_batches" not in name)
     for name, value in one.items():
         torch.testing.assert_close(found[0][name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-        assert torch.equal(found[0][name], found[1][name]), name
+        assert torch.equal(found[0][name], found[-1][name]), name
 
 
-def test_gather_joins_rows_in_rank_order_and_sums_gradients(two):
-    rows = torch.cat([torch.arange(6.0).view(2, 3), torch.arange(6.0).view(2, 3) + 10])
-    for rank, process in enumerate(two):
+def test_gather_joins_rows_in_rank_order_and_sums_gradients(several):
+    world = len(several)
+    rows = torch.cat([torch.arange(6.0).view(2, 3) + 10 * rank for rank in range(world)])
+    for rank, process in enumerate(several):
         assert torch.equal(process["gather"]["rows"], rows)
-        assert torch.equal(process["gather"]["strided"], torch.arange(6.0).view(3, 2).T.repeat(2, 1))
-        # rows 2 rank and 2 rank + 1 are weighed 1 and 2 times their number by the two processes
-        expected = 3 * torch.tensor([2.0 * rank, 2.0 * rank + 1])[:, None].expand(2, 3)
+        assert torch.equal(process["gather"]["strided"], torch.arange(6.0).view(3, 2).T.repeat(world, 1))
+        # rows 2 rank and 2 rank + 1 are weighed 1, 2, … times their number by the processes
+        expected = sum(range(1, world + 1)) * torch.tensor([2.0 * rank, 2.0 * rank + 1])[:, None].expand(2, 3)
         assert torch.equal(process["gather"]["grad"], expected)
 
 

@@ -27,7 +27,8 @@ from manyview.foundation.launcher import PORT, Place, place
 JOIN = "MANYVIEW_JOIN_SECONDS"
 JOINS = 600  # seconds that processes wait for one another before there is a group
 LINGERS = timedelta(seconds=10)  # that the host stays, for the others to read why there is no group
-LOST = re.compile(r"closed by peer|reset by peer|Broken pipe|gloo|NCCL|Timed out|Connection (refused|closed)")
+LOST = re.compile(r"gloo|NCCL|Connection \w+ by peer|Broken pipe")
+WHY = re.compile(r"Connection \w+ by peer|Broken pipe|[Tt]imed out[^\n.]*")
 
 
 def on_cpus() -> bool:
@@ -119,11 +120,13 @@ def losing_none() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if alone() or isinstance(error, ManyviewError) or not LOST.search(str(error)):
+        if alone() or not LOST.search(str(error)):
             raise
+        why = WHY.search(str(error))
         lost = Lost(
             "another process of the group ended, or could not be reached any more; what it said, or what its launcher "
-            f"says of it, is the reason ({_first_line(error)}); continue with the same command and resume=True"
+            f"says of it, is the reason ({why[0] if why else _first_line(error)}); continue with the same command and "
+            "resume=True"
         )
         lost.tells = dist.get_rank() == 0
         raise lost from None

@@ -1,0 +1,62 @@
+"""`manyview train … --processes N`: one group, one result; mistakes once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from commands import manyview, one_line
+
+RECIPE = """
+data: {source: digits}
+views:
+  a: {from: image, make: "pad_crop(8, padding=1)"}
+branches: {net: {backbone: "test_vit(img_size=8, patch_size=4)", normalize: half}}
+relations: [cross_entropy(logits(a))]
+train: {steps: 4, batch_size: 8, log_every: 2, schedule: constant(), optimizer: "sgd(lr=0.01)"}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--nodes", "2"], "--nodes and --meet go with --processes, how many each machine starts"),
+        (["--processes", "2", "--nodes", "2"], "--nodes: say where the machines meet, --meet HOST:PORT, the same on "
+         "all of them"),
+        (["--processes", "2", "train.stepz=3"], "train.stepz: unknown key 'stepz'"),
+    ],
+    ids=["nodes alone", "nowhere", "recipe"],
+)  # fmt: skip
+def test_mistakes_are_told_before_anything_is_started(recipe, tmp_path, options, told):
+    assert told in one_line(*manyview("train", recipe, *options, "--out", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_launcher_and_processes_must_agree(recipe, tmp_path, monkeypatch):
+    launched = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "localhost"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    told = one_line(*manyview("train", recipe, "--processes", "2", "--out", tmp_path / "run"))
+    assert told.startswith("--processes 2, but a launcher started 4, 4 on this machine; leave --processes out")
+
+
+@pytest.mark.slow(reason="starts three interpreters")
+def test_processes_are_one_run(recipe, tmp_path):
+    words = ["train", recipe, "--out", tmp_path / "run", "--processes", "2", "--quiet"]
+    done = subprocess.run([sys.executable, "-m", "manyview", *map(str, words)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert json.loads((tmp_path / "run" / "splits.json").read_text())["processes"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "lr" in line] == [2, 4]
+    assert (tmp_path / "run" / "result.json").is_file()
+    again = subprocess.run([sys.executable, "-m", "manyview", *map(str, words)], capture_output=True, text=True)
+    assert again.returncode == 2
+    assert again.stderr.count("is not empty") == again.stderr.count("\n") == 1
