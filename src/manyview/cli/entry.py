@@ -20,6 +20,7 @@ from manyview.cli.judge import evaluate, export, predict
 from manyview.cli.look import replay, views
 from manyview.cli.new import new
 from manyview.cli.recipes import plan, recipes
+from manyview.cli.selftest import selftest
 from manyview.cli.speech import tell
 from manyview.cli.train import train
 from manyview.errors import Interrupted, ManyviewError, ManyviewWarning, reason
@@ -66,6 +67,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "replay": (replay, ["manyview replay runs/first --index 3 --epoch 0 --out seen.png"]),
     "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
     "export": (export, ["manyview export runs/first exported"]),
+    "selftest": (selftest, ["manyview selftest", "manyview selftest dino_imagenet --processes 4 --shard"]),
     "new": (new, ["manyview new op speckle", "manyview new relation pull --out words.py"]),
 }
 """Name -> what it does, and examples, which its --help shows, each short enough for a line of 80 characters."""

@@ -53,7 +53,8 @@ class Setup:
 
     wrapped: the step as it is trained, on its device and in its process, see `on_devices`; before, the step itself.
     together: images of the first stream that a process draws at once. set_lr: sets the lr of an update, and returns it.
-    checkpoint_every: updates. mesh, twin: of a step that is shared out, see `sharding`. protocols: what the end measures, accuracy first where something classifies.
+    checkpoint_every: updates. protocols: what the end measures, accuracy first where something classifies. mesh, twin:
+    of a step that is shared out, see `sharding`.
     """
 
     recipe: Recipe
@@ -96,8 +97,6 @@ class Setup:
     def on_devices(self) -> Setup:
         """With step and optimiser as accelerate wraps them or shared out, compiled where the recipe says so."""
         train, accelerator, twin = self.recipe.train, self.accelerator, None
-        if train.checkpointing:
-            recompute(self.step)
         if self.mesh is None:
             wrapped, optimizer = accelerator.prepare(self.step, self.optimizer)
         else:
@@ -172,6 +171,8 @@ def set_up(
     check_model(protocols, StepModel(step, splits.classes), splits)
     if together == 1 and any(isinstance(module, torch.nn.BatchNorm1d) for module in step.modules()):
         raise RecipeError("train.batch_size: a head with BatchNorm needs at least two images a part and process")
+    if config.checkpointing:
+        recompute(step, config.compile)
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
     optimizer = make_optimizer(config, step)
