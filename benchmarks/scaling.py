@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from manyview.foundation import distributed
+from manyview.foundation.group import join
 from manyview.foundation.several import on_several
 from manyview.load import parse_recipe
 from manyview.optimize.optimize import make_optimizer
@@ -99,7 +100,7 @@ def worker(rank: int, world: int, folder: str, what: str) -> None:
     """One process of so many."""
     warnings.simplefilter("ignore")
     if world > 1:
-        dist.init_process_group("gloo")
+        join()
     found: Mapping[str, float] = counted_bytes() if what == "bytes" else times(what == "shared")
     if rank == 0:
         Path(folder, "found.json").write_text(json.dumps(found))

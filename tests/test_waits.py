@@ -7,6 +7,7 @@ The same is held on a GPU by `test_cuda.py`, where there is one.
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,10 +16,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cases import in_turn
+from manyview.data import open_splits
 from manyview.load import load_recipe
+from manyview.recipe.batches import batches_of
+from manyview.recipe.streams import read_of
+from manyview.relations.thresholds import Flex, FlexRule
 from manyview.step import Step
 from manyview.views.ops import OPS
 from manyview.views.plan import ViewSpec, plan_views
+from manyview.views.streams import IMAGE
 from manyview.views.view import draw_views
 from op_cases import SETTINGS, photos
 from small import small
@@ -84,6 +90,62 @@ def test_ops_are_rendered_without_waiting(name, arguments, size, dtype):
     images, labels = photos(4, size, dtype).to(META), torch.zeros(4, dtype=torch.long, device=META)
     with Sent(), Made():
         assert draw_views(plan, images, labels, range(4), 0, 0, 10)["a"].images.device == META
+
+
+class Late(TorchDispatchMode):
+    """Refuses rows of a batch that are sent at all: they belong to what is sent with it."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default:
+            rows = len(args[0]) if args[0].ndim else 0
+            assert args[0].device == out.device or rows < 8, f"{tuple(args[0].shape)} is sent late"
+        return out
+
+
+MIXING = ("views.a.make=pad_crop(8, padding=1) | mixup(0.2)", "views.b.make=flip(0.5)")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("simsiam_augself_cifar10", ()), ("tied_mixup_cifar10", MIXING), ("fixmatch_digits", ())],
+    ids=["augself", "mixup", "fixmatch"],
+)
+@pytest.mark.parametrize("place", ["device", "memory"])
+def test_what_was_drawn_goes_with_the_batch(name, changes, place):
+    """By the loader's thread, whoever renders: to the same views, and nothing of it is sent while the step works."""
+    recipe = load_recipe(name, *small(name), "data.source=digits", "train.batch_size=8", *changes)
+    splits = read_of(recipe, open_splits(recipe.data, recipe.seed))
+    step = Step(recipe, 10, total_steps=10)
+    batch = batches_of(recipe, splits, place, 10)[0]
+    raw = dict(_streams(batches_of(recipe, splits, "device", 10)[0]))
+    for stream, each in _streams(batch):
+        told = {"only": step.rendered_views, "stream": stream}
+        views = each.images if place == "memory" else step.views(each, **told)
+        again = step.views(replace(raw[stream], drawn=None), **told)
+        assert views.keys() == again.keys()
+        assert all(torch.equal(made.images, again[view].images) for view, made in views.items())
+    step.to(META)
+    sent = batch.to(META)
+    with Late():
+        step(sent)["loss"].backward()
+        step.after_step()
+
+
+def test_what_flexmatch_said_is_kept_without_asking_for_the_largest_index():
+    rule = FlexRule(Flex(0.5), 3).to(META)
+    rule.room = 40
+    rule(torch.rand(4, 3, device=META), torch.rand(4, 3, device=META), torch.arange(4, device=META))
+    with torch.enable_grad(), Sent(), Made():
+        rule.after_step()
+        assert rule.by_class().shape == (3,)
+    assert rule.said.shape == (40,)
+
+
+def _streams(batch):
+    return {IMAGE: replace(batch, streams={}), **batch.streams}.items()
 
 
 @pytest.mark.parametrize("rendered", ["on the device", "before"])

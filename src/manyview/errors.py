@@ -18,7 +18,12 @@ _NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class ManyviewError(Exception):
-    """A user's mistake. The command line prints its one line and leaves with exit code 2."""
+    """A user's mistake. The command line prints its one line and leaves with exit code 2.
+
+    tells: whether it is this process that prints it; of several that all refuse the same, it is the first.
+    """
+
+    tells = True
 
 
 class RecipeError(ManyviewError):
@@ -38,6 +43,10 @@ class DataError(ManyviewError):
 
 class RunError(ManyviewError):
     """A run folder that cannot be used: not empty, not finished, or made by another recipe."""
+
+
+class Lost(RunError):
+    """A run of several processes of which another ended before its time, or could not be reached any more."""
 
 
 class BatchError(DataError, ValueError):

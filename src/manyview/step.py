@@ -241,7 +241,7 @@ class Step(nn.Module):
 
     def views(
         self,
-        images: Tensor | Sequence[Tensor],
+        images: Tensor | Sequence[Tensor] | Batch,
         labels: Tensor | None = None,
         index: Tensor | Sequence[int] | None = None,
         epoch: int | None = None,
@@ -250,11 +250,11 @@ class Step(nn.Module):
     ) -> dict[str, View]:
         """All views of a stream's batch: the same arguments give the same, bit for bit, on any CPU thread or process.
 
-        images: uint8 or float in [0, 1] [B, 3, H, W], or B images [3, H, W] of unlike sizes; tensors or NumPy's arrays.
-        labels: [B]. index: the images' places in the data set [B]. epoch: which passage over it, from 0 on. only: names
-        of the views wanted; by default all. Raises BatchError for what these cannot be.
+        images: uint8 or float in [0, 1] [B, 3, H, W], B images [3, H, W] of unlike sizes, or a `Batch`, which has the
+        rest. labels: [B]. index: the images' places in the data set [B]. epoch: which passage over it, from 0 on. only:
+        names of the views wanted; by default all. Raises BatchError for what these cannot be.
         """
-        return self._viewer.draw(Batch(images, labels, index, epoch), only, stream)
+        return self._viewer.draw(as_batch(images, labels, index, epoch, {}), only, stream)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Raises ManyviewError: the step is compiled by its parts, see `compile_parts`."""

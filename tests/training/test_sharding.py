@@ -33,7 +33,7 @@ train: {steps: 20, batch_size: 8, log_every: 5, checkpoint_every: 10 steps, sche
         optimizer: "adamw(lr=0.003, weight_decay=0.01)"}
 """
 SHARP = ("train.steps=4", "train.optimizer=sam(sgd(lr=0.02, momentum=0.9), rho=0.05)")
-LOW = ("train.steps=4", "train.precision=bf16", "train.checkpointing=true", "train.accumulate=2", "train.clip=null")
+LOW = ("train.steps=4", "train.precision=bf16", "train.checkpointing=true", "train.clip=null")
 CONVOLVED = ("train.steps=3", "branches.net.backbone=resnet18(small=True)", "train.optimizer=sgd(lr=0.01)")
 CASES = {"sam": SHARP, "bf16": LOW, "batchnorm": CONVOLVED}
 REFUSED = ("kron(lr=0.01)", "novograd(lr=0.01)", "cadamw(lr=0.01)")

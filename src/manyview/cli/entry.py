@@ -99,9 +99,9 @@ def main() -> None:
         try:
             code = app(prog_name="manyview", standalone_mode=False) or 0
         except Interrupted as error:
-            told, code = str(error), 128 + error.signal
+            told, code = str(error) if error.tells else "", 128 + error.signal
         except ManyviewError as error:
-            told, code = str(error), 2
+            told, code = str(error) if error.tells else "", 2
         except USAGE as error:
             told, code = usage_line(error, _as_override), 2
         except OSError as error:

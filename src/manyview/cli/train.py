@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ import typer
 
 from manyview.cli.arguments import Cpus, Gpus, On, Overrides, Quiet, Use, cluster, is_override, load
 from manyview.cli.complete import recipes_or_runs
+from manyview.cli.launch import Meet, Nodes, Processes, start, starts, together
 from manyview.cli.speech import console, ringing
 from manyview.errors import Interrupted, RunError
 from manyview.recipe.find import packaged_recipes, recipe_text, text_of_run
@@ -40,21 +42,30 @@ def train(
     ] = False,
     quiet: Quiet = False,
     use: Use = None,
+    processes: Processes = None,
+    nodes: Nodes = 1,
+    meet: Meet = None,
     on: On = None,
     cpus: Cpus = 1.0,
     gpus: Gpus = 0.0,
 ) -> None:
     """Trains a recipe and writes checkpoints, metrics and result.json into a folder."""
-    name, folder, changes = _asked_for(recipe, list(overrides or ()), out, resume)
-    if name is not None:
-        recipe_text(name)
-        loaded = load(name, changes, use)
-    elif not changes and (folder / "result.json").is_file():  # as training itself would find, seconds later
-        if not quiet:
-            console.print(f"{folder} is finished; nothing to do", soft_wrap=True)
-        return
-    else:
-        loaded = _of_run(folder, changes, use or ())
+    if on is not None and processes is not None:
+        raise RunError("--on ray trains on one process; for several, leave it out, or launch them with torchrun or srun")
+    others = starts(processes, nodes, meet)
+    with together():
+        name, folder, changes = _asked_for(recipe, list(overrides or ()), out, resume)
+        if name is not None:
+            recipe_text(name)
+            loaded = load(name, changes, use)
+        elif not changes and (folder / "result.json").is_file():  # as training itself would find, seconds later
+            if not quiet:
+                console.print(f"{folder} is finished; nothing to do", soft_wrap=True)
+            return
+        else:
+            loaded = _of_run(folder, changes, use or ())
+    if others and processes:
+        start(sys.argv[1:], processes, nodes, meet)
 
     if on is not None:
         result = cluster(on, cpus, gpus, use).training(loaded, _begun(folder, resume))()
@@ -68,7 +79,9 @@ def train(
         try:
             run_training(loaded, folder, resume=resume, quiet=quiet)
         except Interrupted as error:
-            raise Interrupted(f"{str(error).partition(';')[0]}; {again(folder, use or ())}", error.signal) from None
+            stopped = Interrupted(f"{str(error).partition(';')[0]}; {again(folder, use or ())}", error.signal)
+            stopped.tells = error.tells
+            raise stopped from None
         except (KeyboardInterrupt, BrokenPipeError, SystemExit) as error:  # the last is rich's, where a pipe is closed
             if not (folder / "recipe.yaml").is_file():
                 raise  # nothing was begun

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manyview.errors import BatchError
 from manyview.views.engine.render import Source
-from manyview.views.view import View
+from manyview.views.view import Drawn, View, moved_params
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,9 @@ class Batch:
     image has none; None for no labels at all. index: the images' places in their data set, int64 [B], a tensor or
     whatever a step takes. epoch: the passage over it, from 0 on. skipped: what could not be read, one line each.
     labelled: whether every image has a label; it is kept because looking at labels on a GPU means waiting for it.
-    streams: the parts of other streams, by name, whose B, index and epoch are their own.
+    streams: the parts of other streams, by name, whose B, index and epoch are their own. drawn: where images are still
+    to be rendered, what their views have drawn, see `sample_views`; None: nothing yet. numbers: the index where the
+    images lie, once they were moved, for relations that remember images.
     """
 
     images: Source | Mapping[str, View]
@@ -32,6 +34,8 @@ class Batch:
     skipped: Sequence[str] = ()
     labelled: bool = True
     streams: Mapping[str, Batch] = field(default_factory=dict)
+    drawn: Drawn | None = None
+    numbers: Tensor | None = None
 
     @property
     def targets(self) -> Tensor | None:
@@ -44,11 +48,11 @@ class Batch:
         return [*self.skipped, *(line for other in self.streams.values() for line in other.unread)]
 
     def to(self, device: torch.device) -> Batch:
-        """Images and labels on a device. The index stays: draws are made on the CPU."""
+        """Images, labels and what was drawn, on a device. The index stays, too: draws are made on the CPU."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """Images and labels in page-locked memory, from which they travel to a GPU while it works."""
+        """The same in page-locked memory, from which they travel to a GPU while it works."""
         return self._with(torch.Tensor.pin_memory)
 
     def _with(self, move: Callable[[Tensor], Tensor]) -> Batch:
@@ -61,7 +65,10 @@ class Batch:
             images = [move(image) for image in images]
         labels = None if self.labels is None else move(self.labels)
         streams = {name: other._with(move) for name, other in self.streams.items()}
-        return replace(self, images=images, labels=labels, streams=streams)
+        drawn = None if self.drawn is None else moved_params(self.drawn, move)
+        numbers = self.index if self.numbers is None else self.numbers
+        numbers = move(numbers) if isinstance(numbers, Tensor) else None
+        return replace(self, images=images, labels=labels, streams=streams, drawn=drawn, numbers=numbers)
 
 
 def as_batch(images: Any, labels: Any, index: Any, epoch: Any, streams: Mapping[str, Batch]) -> Batch:

@@ -35,9 +35,9 @@ from manyview.data.images import ArrayImages, Images, others_of_its_batch
 from manyview.errors import DataError, ManyviewError, RunError, WordsError
 from manyview.foundation.vocabulary import modules_before, own_fault
 from manyview.views.draws import order_of
-from manyview.views.engine.render import Reduced, Source, together
+from manyview.views.engine.render import Reduced, Source, sizes_of, together
 from manyview.views.plan import PlannedView
-from manyview.views.view import draw_boxes, draw_views
+from manyview.views.view import draw_boxes, draw_views, sample_views
 
 AHEAD = 2  # batches that are made while one is in use
 GRACE = 30  # seconds that a worker lives on after SIGTERM
@@ -56,7 +56,8 @@ class Plan(Protocol[T_co]):
 class Batches:
     """Batch number n of a run, for one process. Number n is part n % accumulate of update n // accumulate.
 
-    views: the plan to render here; None leaves rendering to the step. classes: how many, for views that mix labels.
+    views: the plan of what to draw here, and with `render` to render; None leaves both to the step. classes: how many,
+    for views that mix labels.
     skip: put others in the place of images that cannot be read (and say so) instead of raising. reduced: decode JPEGs
     no larger than their crops need, where all views of the image begin with a crop or a resize. streams: those of the
     other streams, whose batch of a number goes with this one's; each has an order and epochs of its own.
@@ -71,6 +72,7 @@ class Batches:
     world: int = 1
     views: Mapping[str, PlannedView] | None = None
     classes: int | None = None
+    render: bool = True
     skip: bool = False
     reduced: bool = False
     streams: Mapping[str, Batches] = field(default_factory=dict)
@@ -135,6 +137,9 @@ class Batches:
         assert self.views is not None
         targets = labels if labelled else None
         try:
+            if not self.render:
+                drawn = sample_views(self.views, sizes_of(images), index, epoch, self.seed)
+                return Batch(images, labels, index, epoch, skipped, labelled, drawn=drawn)
             views = draw_views(self.views, images, targets, index, epoch, self.seed, self.classes)
         except DataError as error:
             if error.row is None:

@@ -120,6 +120,8 @@ class _Board:
             task = json.loads(self._store.get(key))
             if "end" in task:
                 if task["end"]:
-                    raise RunError("the first process could not go on, which it tells")
+                    error = RunError("the first process could not go on, which it tells")
+                    error.tells = False
+                    raise error
                 return
             yield task

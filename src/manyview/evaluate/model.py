@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from manyview.branches.given import Reader
 from manyview.branches.origin import without_origin
 from manyview.branches.weights import digest_of
 from manyview.foundation.modes import evaluating
+from manyview.optimize.sync_batchnorm import alone_again
 from manyview.step import Step
 
 
@@ -122,11 +123,6 @@ class StepModel:
 
 def trunk_of(backbone: nn.Module, mean: Tensor, std: Tensor, reader: Reader | None = None) -> Trunk:
     """A copy that can be trained, by one process alone. reader: how features are read from it."""
-    from timm.layers import BatchNormAct2d  # timm is imported where it is used
-
     alone = copy.deepcopy(backbone)
-    for module in alone.modules():
-        if isinstance(module, nn.SyncBatchNorm):  # which would wait for processes that do not train this copy
-            alike: Any = BatchNormAct2d if hasattr(module, "act") else nn.BatchNorm2d
-            module.__class__ = alike
+    alone_again(alone)  # it would wait for processes that do not train this copy
     return Trunk(alone, mean, std, reader).requires_grad_(True).train()

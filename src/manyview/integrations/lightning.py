@@ -35,13 +35,15 @@ from manyview.evaluate.online import probe_accuracies
 from manyview.evaluate.protocols import parse_protocols
 from manyview.foundation.words import a
 from manyview.optimize.clip import clipped_together
-from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
+from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule
+from manyview.optimize.sync_batchnorm import sync_batchnorm
 from manyview.optimize.wrapping import refuse_several
 from manyview.recipe.method import PARTS, check_method, in_a_line, method_of
 from manyview.recipe.recipe import Recipe, changes
 from manyview.recipe.streams import refuse_streams
 from manyview.show.display import Display
 from manyview.step import Step
+from manyview.training.parts import check_parts
 from manyview.training.prepare import images_together, in_memory, rehearse
 from manyview.training.recompute import recompute
 from manyview.training.run import INCIDENTAL
@@ -241,6 +243,7 @@ class ViewsModule(lightning.LightningModule):
         rehearse(self.step, data.splits, together)
         if config.sync_batchnorm:
             sync_batchnorm(self.step, trainer.world_size, trainer.strategy.root_device)
+        check_parts(self.step, trainer.world_size, together)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's, with what follows its updates attached; the schedule sets lr before each."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
-from manyview.errors import RecipeError, RunError, reason, unknown
+from manyview.errors import RecipeError, reason, unknown
 from manyview.foundation.grammar import Call, bind, check_arguments, parse_call
 from manyview.foundation.words import counted
 from manyview.optimize.layers import scales
@@ -363,24 +363,6 @@ def make_schedule(train: Train, optimizer: torch.optim.Optimizer, clock: Clock) 
         return lr
 
     return set_lr
-
-
-def sync_batchnorm(step: nn.Module, processes: int, device: torch.device) -> None:
-    """Makes every BatchNorm inside the step take its moments over the images of all processes, in place.
-
-    Parameters, buffers and their names stay the same. One process has nothing to synchronise, and nothing is changed.
-    Raises RunError on CPUs, where torch cannot.
-    """
-    from timm.layers import convert_sync_batchnorm
-
-    if processes == 1:
-        return
-    if device.type == "cpu":
-        raise RunError(
-            f"train.sync_batchnorm: torch synchronises BatchNorm on GPUs only, and these {processes} processes run on "
-            "CPUs; set train.sync_batchnorm=false, or use one process"
-        )
-    convert_sync_batchnorm(step)
 
 
 def _check_alike(name: str, value: Any, default: Any) -> None:

@@ -27,8 +27,9 @@ def batches_of(
             accumulate=train.accumulate,
             rank=rank,
             world=world,
-            views=None if place == "device" else of_stream(recipe.seen_views, stream),
+            views=of_stream(recipe.seen_views, stream),
             classes=classes,
+            render=place != "device",
             skip=recipe.data.on_bad_image == "skip",
             reduced=recipe.data.reduced,
         )

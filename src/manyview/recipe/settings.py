@@ -99,8 +99,8 @@ class Train(Frozen, strict=True):
     go with one of `batch_size`; an epoch is then one of the stream with more images.
 
     accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
-    weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together, on
-    GPUs. shard: weights, gradients and the optimiser's state are shared out over the processes (FSDP2), for networks
+    weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together.
+    shard: weights, gradients and the optimiser's state are shared out over the processes (FSDP2), for networks
     that one device has no room for. checkpointing: activations of each block of a backbone are computed again in the
     backward pass in the place of being kept. compile: by torch's compiler, networks and the rendering on devices.
     on_collapse: what happens when the embeddings of a recipe without a classifier collapse, or a classifier gives all

@@ -58,9 +58,8 @@ class Viewer:
         if stream != IMAGE and batch.targets is not None:
             raise BatchError(f"the stream {stream} is read without labels; leave them out")
         target = inputs.labels(batch.targets, len(source), device_of(source))
-        return draw_views(
-            plan, source, target, rows, passage, seed_of(self.seed, stream), self.classes, renderer=self.renderer
-        )
+        seed, drawn = seed_of(self.seed, stream), batch.drawn
+        return draw_views(plan, source, target, rows, passage, seed, self.classes, renderer=self.renderer, drawn=drawn)
 
     def given(self, batch: Batch, device: torch.device, notice: Notice | None) -> dict[str, View]:
         """The views that relations look at, drawn here or made before, where the networks lie.
@@ -81,16 +80,18 @@ class Viewer:
             first = next(iter(views.values()))
             on_one_device(first.images, device)
             target = inputs.labels(batch.targets, len(first.images) // first.members, device)
-            index = None if batch.index is None else inputs.index(batch.index, len(first.images) // first.members)
-            return {name: replace(view, index=index) for name, view in inputs.labelled(views, target).items()}
+            numbers = batch.numbers
+            if numbers is None and batch.index is not None:
+                numbers = inputs.index(batch.index, len(first.images) // first.members)
+            return {name: replace(view, index=numbers) for name, view in inputs.labelled(views, target).items()}
         source = inputs.images(batch.images)
         on_one_device(source, device)
         if notice is not None and self._strict:
             # in the place of a bad image, another comes twice; what is only looked at, by `draw`, is no passage
             notice(stream, source, inputs.index(batch.index, len(source)), inputs.epoch(batch.epoch))
-        drawn = self.draw(Batch(source, batch.targets, batch.index, batch.epoch), self.rendered, stream)
-        index = inputs.index(batch.index, len(source))
-        return {name: replace(view, index=index) for name, view in drawn.items()}
+        drawn = self.draw(replace(batch, images=source), self.rendered, stream)
+        numbers = inputs.index(batch.index, len(source)) if batch.numbers is None else batch.numbers
+        return {name: replace(view, index=numbers) for name, view in drawn.items()}
 
     def _of(self, stream: str) -> Inputs:
         if stream not in self._inputs:

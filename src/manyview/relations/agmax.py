@@ -91,6 +91,8 @@ class AgMax(nn.Module):
     those of the joined batch.
     """
 
+    whole_batch = True
+
     def __init__(
         self,
         a: Port,

@@ -134,6 +134,7 @@ class NtXent(nn.Module):
     """
 
     symmetric = True
+    whole_batch = True
 
     def __init__(self, a: Port, b: Port, *, temperature: float = 0.2, chunk: int | None = None) -> None:
         super().__init__()
@@ -194,6 +195,7 @@ class SupervisedContrastive(nn.Module):
     """`supervised_contrastive(z(a), z(b), temperature=0.1)`, over the rows of all views and processes."""
 
     symmetric = True
+    whole_batch = True
     learns_from_labels = True
 
     def __init__(self, *views: Port, temperature: float = 0.1) -> None:

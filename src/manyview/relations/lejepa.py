@@ -101,6 +101,7 @@ class LeJepa(nn.Module):
     """
 
     symmetric = True
+    whole_batch = True
 
     def __init__(
         self,

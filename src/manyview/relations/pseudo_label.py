@@ -23,7 +23,8 @@ from manyview.errors import RecipeError
 from manyview.foundation.distributed import gather
 from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import Port, Reading, check_alike, check_classifies, same_shape
-from manyview.relations.thresholds import THRESHOLDS, Fixed, Flex, Free, FreeRule, Rule, Soft
+from manyview.relations.thresholds import THRESHOLDS, Fixed, Flex, Free, FreeRule, Rule, Soft, SoftRule
+from manyview.views.ops.op import beside
 
 SHOWN = 100  # classes, of which thresholds are logged one by one
 
@@ -112,6 +113,11 @@ class PseudoLabel(nn.Module):
         self.measures: dict[str, Tensor] = {}
         self.said: Said | None = None
 
+    @property
+    def whole_batch(self) -> bool:
+        """Whether its thresholds are of the batch itself."""
+        return isinstance(self.rule, FreeRule | SoftRule)
+
     def forward(self, strong: Reading, *, toward: Reading) -> Tensor | dict[str, Tensor]:
         same_shape(strong.value, toward.value)
         weak = toward.value.detach()
@@ -134,7 +140,7 @@ class PseudoLabel(nn.Module):
 
 def _index_of_rows(reading: Reading) -> Tensor | None:
     """The image of each row, [rows]."""
-    return None if reading.index is None else reading.index.repeat_interleave(reading.members).to(reading.value.device)
+    return None if reading.index is None else beside(reading.index, reading.value).repeat_interleave(reading.members)
 
 
 __all__ = ["PseudoLabel", "Said", "fairness", "pseudo_label"]

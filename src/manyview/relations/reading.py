@@ -67,9 +67,10 @@ class HasState(Protocol):
         """What a queue takes in, or what keeps prototypes of unit length."""
 
 
-TRAITS = ("symmetric", "learns_from_labels")
+TRAITS = ("symmetric", "learns_from_labels", "whole_batch")
 """What a relation's class says of itself, by an attribute that is True: that it is the same with its views exchanged,
-so that `swapped=True` would double it; that it needs the label of every image."""
+so that `swapped=True` would double it; that it needs the label of every image; that it compares the images of a batch
+with one another, so that the mean over parts of it is another loss."""
 
 
 def choices_of(kind: type) -> Mapping[str, Mapping[str, Any]]:

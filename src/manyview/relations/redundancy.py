@@ -89,6 +89,7 @@ class VicReg(nn.Module):
     """`vicreg(z(a), z(b), invariance=25, variance=25, covariance=1)`, over the rows of all processes."""
 
     symmetric = True
+    whole_batch = True
 
     def __init__(
         self, a: Port, b: Port, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
@@ -107,6 +108,7 @@ class BarlowTwins(nn.Module):
     """`barlow_twins(z(a), z(b), lambd=0.0051)`, over the rows of all processes."""
 
     symmetric = True
+    whole_batch = True
 
     def __init__(self, a: Port, b: Port, *, lambd: float = 0.0051) -> None:
         super().__init__()

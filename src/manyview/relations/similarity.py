@@ -131,6 +131,11 @@ class Similarity(nn.Module):
             raise ValueError("threshold is of where=…, the logits that tell which rows count; give them, too")
         self.kind, self.threshold = kind, threshold
 
+    @property
+    def whole_batch(self) -> bool:
+        """Whether its kind looks at the batch as one."""
+        return self.kind in WHOLE_BATCH
+
     def forward(self, a: Reading, b: Reading, *, where: Reading | None = None) -> Tensor:
         h1, h2 = a.value, b.value
         if where is not None:

@@ -88,6 +88,7 @@ class SwAV(nn.Module):
     """
 
     symmetric = True
+    whole_batch = True
 
     def __init__(
         self,

@@ -172,15 +172,23 @@ class Fixed(nn.Module):
         """No thresholds by class."""
 
 
+def _counts(labels: Tensor, classes: int) -> Tensor:
+    """How many are of each class; `torch.bincount` waits for the device."""
+    counts = torch.zeros(classes, dtype=torch.long, device=labels.device)
+    return counts.index_add(0, labels, torch.ones_like(labels))
+
+
 class FlexRule(nn.Module):
     """FlexMatch's memory: which class each image was last sure to be.
 
-    `said` [N] grows with the largest index that was met. The rows of an update enter it behind the update.
+    `said` [N] grows with the largest index that was met, or to `room` at once, which a run knows: to ask for the
+    largest is to wait for the device. The rows of an update enter it behind the update.
     """
 
     def __init__(self, told: Flex, classes: int) -> None:
         super().__init__()
         self.told, self.classes = told, classes
+        self.room: int | None = None  # indices are below it
         self.said: Tensor
         self.register_buffer("said", torch.full((told.images or 0,), NEVER, dtype=torch.int32))
         self._met: list[tuple[Tensor, Tensor]] = []
@@ -197,7 +205,7 @@ class FlexRule(nn.Module):
 
     def by_class(self) -> Tensor:
         """Thresholds [C]."""
-        sure = torch.bincount(self.said[self.said >= 0].long(), minlength=self.classes)
+        sure = _counts(self.said.long() - NEVER, self.classes - NEVER)[-NEVER:]  # behind those of no class
         met = (self.said != NEVER).sum() if self.told.images is None else self.told.images
         learned = sure / torch.maximum(sure.max(), met - sure.sum()).clamp_min(1)
         return flex_thresholds(learned, self.told.threshold)
@@ -206,7 +214,7 @@ class FlexRule(nn.Module):
     def after_step(self) -> None:
         """Takes in the rows of the update; an image of which nothing is sure now keeps what was said of it."""
         for index, labels in self._met:
-            if (size := int(index.max()) + 1) > len(self.said):
+            if (size := self.room or int(index.max()) + 1) > len(self.said):
                 more = self.said.new_full((size - len(self.said),), NEVER)
                 self.said = torch.cat([self.said, more])
             kept = self.said[index].clamp_min(UNSURE)
@@ -244,7 +252,7 @@ class FreeRule(nn.Module):
     def moved(self, joined: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The three means after a batch [B, C]."""
         confidence, labels = joined.max(dim=1)
-        counts = torch.bincount(labels, minlength=len(self.local)).to(joined.dtype) / len(joined)
+        counts = _counts(labels, len(self.local)).to(joined.dtype) / len(joined)
         found, rate = (confidence.mean(), joined.mean(dim=0), counts), self.told.momentum
         held = (self.overall, self.local, self.labels)
         overall, local, said = (rate * old + (1 - rate) * new for old, new in zip(held, found, strict=True))

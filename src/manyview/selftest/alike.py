@@ -18,9 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from manyview.errors import ManyviewError
 from manyview.foundation.files import write_json
+from manyview.foundation.group import join
 from manyview.foundation.several import on_several
 from manyview.foundation.shards import whole
 from manyview.optimize.optimize import make_optimizer
+from manyview.optimize.sync_batchnorm import sync_batchnorm
 from manyview.recipe.settings import Train
 from manyview.selftest.cases import CASES, OF_EACH, Case
 from manyview.training.sharding import beside_shards, check_shardable, shard
@@ -71,7 +73,7 @@ def _worker(rank: int, processes: int, shared: bool, folder: str) -> None:
     rows = slice(rank * OF_EACH, (rank + 1) * OF_EACH)
     # before there is a group, in which losses would look at all processes' rows
     ones = {name: _learnt(Case(name), count, alone, _plain) for name in CASES} if rank == 0 else {}
-    torch.distributed.init_process_group("gloo")
+    join()
     hows: dict[str, Any] = {DDP: _replicated}
     mesh = None
     if shared:
@@ -102,10 +104,12 @@ def _plain(step: Any, optimizer: Any) -> nn.Module:
 
 
 def _replicated(step: Any, optimizer: Any) -> nn.Module:
+    sync_batchnorm(step, torch.distributed.get_world_size(), torch.device("cpu"))
     return DistributedDataParallel(step)
 
 
 def _sharded(step: Any, optimizer: Any, mesh: Any) -> nn.Module:
+    sync_batchnorm(step, torch.distributed.get_world_size(), torch.device("cpu"))
     shard(step, optimizer, mesh, bf16=False)
     return step
 

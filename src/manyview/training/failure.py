@@ -88,14 +88,7 @@ def seen(step: Step, batches: Batches, number: int, device: torch.device) -> Ite
         batch = replace(of, rank=rank)[(number - 1) * batches.accumulate + part].to(device)
         views: Any = batch.images
         if not isinstance(views, Mapping):
-            views = step.views(
-                views,
-                batch.targets,
-                index=batch.index,
-                epoch=batch.epoch,
-                only=step.rendered_views,
-                stream=stream,
-            )
+            views = step.views(batch, only=step.rendered_views, stream=stream)
         yield {
             "process": rank,
             "part": part,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from manyview.errors import warn
+from manyview.errors import RunError, warn
+from manyview.foundation.group import as_one, check_alike
 from manyview.training.networks import note_of
 from manyview.training.run import Run
 from manyview.training.setup import Setup
@@ -10,17 +11,23 @@ from manyview.training.state import State, read_checkpoint
 
 
 def begin(run: Run, setup: Setup, resume: bool) -> None:
-    """Makes the folder, or checks that it can go on. Raises RunError where it cannot be this run's."""
-    if setup.main:
-        networks, starts = note_of(setup.step), setup.step.starts
-        run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes, networks, starts)
-    setup.accelerator.wait_for_everyone()
+    """Makes the folder, or checks that it can go on. Raises RunError where it cannot, on all processes."""
+    data = f"{setup.splits.counts} {setup.splits.classes}"
+    check_alike({"recipe": setup.recipe.to_yaml(), "data set": data, "--out": str(run.folder.resolve())})
+    with as_one():
+        if setup.main:
+            networks, starts = note_of(setup.step), setup.step.starts
+            run.begin(setup.recipe, setup.splits, resume, setup.accelerator.num_processes, networks, starts)
+    with as_one():  # once the first has written it
+        if not (run.folder / "recipe.yaml").is_file():
+            raise RunError(f"{run.folder} is another than the first process sees; put it on a disk that all share")
 
 
 def take_up(run: Run, setup: Setup, resume: bool) -> State:
     """Brings step and optimiser, which lie on their devices, to where the last checkpoint has them, and says where.
 
-    A run that has no checkpoint yet stands at 0. The folder is told of another number of processes, and so is the user.
+    There, since an optimiser's state follows its parameters, but for what it is better without on a device. A run that
+    has no checkpoint yet stands at 0. The folder is told of another number of processes, and so is the user.
     """
     state, train, world = State(), setup.recipe.train, setup.accelerator.num_processes
     if not resume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import nn
 
 from manyview.branches.given import Given
@@ -19,11 +20,12 @@ from manyview.data.loader import Batch, Batches
 from manyview.data.loader import stream as open_stream
 from manyview.data.render import Rendering, choose_rendering
 from manyview.data.twins import tell_twins
-from manyview.errors import RecipeError, RunError
+from manyview.errors import ManyviewError, RecipeError, RunError
 from manyview.evaluate.evaluate import check_model, check_protocols, with_accuracy
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols
+from manyview.foundation.group import join, on_cpus
 from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import (
     Clock,
@@ -33,14 +35,16 @@ from manyview.optimize.optimize import (
     make_optimizer,
     make_schedule,
     steps_of,
-    sync_batchnorm,
 )
+from manyview.optimize.sync_batchnorm import sync_batchnorm
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Train
 from manyview.recipe.streams import read_of
+from manyview.relations.thresholds import FlexRule
 from manyview.show.display import Display
 from manyview.step import Step
+from manyview.training.parts import check_parts
 from manyview.training.prepare import images_together, in_memory, rehearse
 from manyview.training.recompute import recompute
 from manyview.training.sharding import Twin, shard, shared_over
@@ -94,6 +98,14 @@ class Setup:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         return batches_of(self.recipe, self.splits, self.rendering.place, self.step.num_classes, rank, world)
 
+    def over_all(self, given: bool) -> Setup:
+        """With the processes that the step is shared out over, where it is; all must call it. given: see `shared_over`."""
+        try:
+            return replace(self, mesh=shared_over(self.accelerator, self.recipe.train, given))
+        except ManyviewError as error:
+            error.tells = self.main  # they all find the same
+            raise
+
     def on_devices(self) -> Setup:
         """With step and optimiser as accelerate wraps them or shared out, compiled where the recipe says so."""
         train, accelerator, twin = self.recipe.train, self.accelerator, None
@@ -127,12 +139,17 @@ class Setup:
 
 
 def make_accelerator(train: Train) -> Accelerator:
-    """Devices, precision and processes. Raises RunError for an engine that does not fit."""
+    """Devices, precision and processes, see `foundation.group`. Raises RunError for an engine that does not fit."""
+    for engine in ("DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() == "true":
+            raise RunError(f"manyview does not train with {engine}; launch without it")
+    join()
     accelerator = Accelerator(
         mixed_precision="bf16" if train.precision == "bf16" else "no",
-        gradient_accumulation_steps=train.accumulate,
+        # what `accelerate launch` has to say of it is another run's: the recipe says it
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=train.accumulate, sync_with_dataloader=False),
         step_scheduler_with_optimizer=False,
-        cpu=torch.backends.mps.is_available(),  # which lacks the float64 that draws and boxes are made in
+        cpu=on_cpus(),
     )
     if accelerator.distributed_type == DistributedType.FSDP:
         raise RunError("a recipe says whether weights are shared out, train.shard=true; launch without FSDP")
@@ -175,9 +192,10 @@ def set_up(
         recompute(step, config.compile)
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
+    check_parts(step, world, together)
     optimizer = make_optimizer(config, step)
-    mesh = shared_over(accelerator, config, given=backbone is not None)
     step.hold(fixed_parts(config))
+    _make_room(step, splits)
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view"):
         rehearse(step, splits, together)
@@ -198,6 +216,12 @@ def set_up(
         set_lr=set_lr,
         together=together,
         checkpoint_every=checkpoint_every,
-        mesh=mesh,
         rendering=choose_rendering(recipe.data.render, splits.streams.values(), accelerator.device.type),
     )
+
+
+def _make_room(step: Step, splits: Splits) -> None:
+    """Tells what remembers images how many there are, since it could else ask a device alone."""
+    room = 1 + max(int(images.index.max()) for images in splits.streams.values())
+    for rule in (module for module in step.modules() if isinstance(module, FlexRule)):
+        rule.room = room

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from manyview.branches.given import Given
-from manyview.errors import DataError, Interrupted, RunError
+from manyview.errors import DataError, Interrupted, Lost, ManyviewError, RunError
 from manyview.foundation.distributed import anywhere, union
 from manyview.foundation.files import write_state
+from manyview.foundation.group import as_one, join, losing_none
 from manyview.recipe.recipe import Recipe, check_recipe
 from manyview.training.collapse import look_for_collapse
 from manyview.training.failure import FirstFailure, largest_weight, report_failure
@@ -53,22 +54,26 @@ def train(
     # -------------------------------------------------------------------------------------------- set up
     check_recipe(recipe, "train")
     run = run_of(out, recipe.words, "train: out")
-    if resume:
-        run.check_given(backbone)
-    setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))
-    new = run.is_new
+    join()
+    with as_one():
+        if resume:
+            run.check_given(backbone)
+        setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))
+        new = run.is_new
+    setup = setup.over_all(given=backbone is not None)
     begin(run, setup, resume)
     if (finished := run.finished()) is not None:
         setup.display.say(f"{run.folder} is finished; nothing to do")
         return finished
     setup = setup.on_devices()
-    state = take_up(run, setup, resume)
+    with as_one():
+        state = take_up(run, setup, resume)
     setup.step.attach(setup.optimizer)  # EMAs, queues, prototypes and averages follow its updates
     validation = Validation(setup, state)
     try:
-        with beside_shards(setup.mesh):
+        with losing_none(), beside_shards(setup.mesh):
             _loop(run, setup, state, validation)
-    except DataError:  # an image that cannot be read: what it says to do is to be done with the same command
+    except (DataError, Lost):  # an image that cannot be read, here or there: what is to be done, by the same command
         if new and setup.main:
             run.withdraw()
         raise
@@ -137,7 +142,9 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     if failed:
         ending = report_failure(run, setup, failed, state.number, terms, first_bad.began(failed))
     accelerator.wait_for_everyone()  # a launcher ends the others with the first that leaves
-    if ending:
-        raise RunError(ending)
-    if stopped:
-        raise Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", asked())
+    told: ManyviewError | None = RunError(ending) if ending else None
+    if stopped and not ending:
+        told = Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", asked())
+    if told is not None:
+        told.tells = setup.main
+        raise told

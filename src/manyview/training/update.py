@@ -51,10 +51,9 @@ def shown(parts: Iterable[Batch], passes: Sequence[Pass], step: Step) -> Iterabl
 def _rendered(batch: Batch, step: Step, stream: str = IMAGE) -> Batch:
     images: Any = batch.images
     if not isinstance(images, Mapping):
-        told: Any = {"index": batch.index, "epoch": batch.epoch, "only": step.rendered_views, "stream": stream}
-        images = step.views(images, batch.targets, **told)
+        images = step.views(batch, only=step.rendered_views, stream=stream)
     streams = {name: _rendered(other, step, name) for name, other in batch.streams.items()}
-    return replace(batch, images=images, streams=streams)
+    return replace(batch, images=images, streams=streams, drawn=None)
 
 
 def _look(

@@ -29,6 +29,8 @@ from manyview.views.plan import PlannedOp, PlannedView
 from manyview.views.streams import STREAMS
 from manyview.views.way import way_to
 
+Drawn = Mapping[str, Mapping[str, Params]]  # view -> op -> {name: [B, …]}
+
 
 @dataclass(frozen=True)
 class View:
@@ -64,8 +66,10 @@ class View:
         return replace(self, target=labels.repeat_interleave(self.members, dim=0))
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> View:
-        """The view with its images and target moved; params stay where they were drawn."""
-        return replace(self, images=move(self.images), target=None if self.target is None else move(self.target))
+        """The view with its images and target moved, and what it drew, which relations read (AugSelf)."""
+        target = None if self.target is None else move(self.target)
+        params = moved_params({"": self.params}, move)[""]
+        return replace(self, images=move(self.images), params=params, target=target)
 
 
 def sample_views(
@@ -165,17 +169,18 @@ def draw_views(
     classes: int | None = None,
     compiled: bool = True,
     renderer: Callable[..., dict[str, View]] = render_views,
+    drawn: Drawn | None = None,
 ) -> dict[str, View]:
     """Samples and renders in one. Raises RecipeError where an op does not fit the images, as a large crop.
 
-    Parameters lie where the images do. renderer: for images on a device, `render_views` or that through
-    `torch.compile`, which has nothing to say on programs that are compiled already.
+    Parameters lie where the images do. drawn: what was sampled before, of these or more views. renderer: for images on
+    a device, `render_views` or that through `torch.compile`, which has nothing to say on compiled programs.
     """
     device_type = images.device.type if isinstance(images, Tensor) else "cpu"
     try:
         # pixels do not depend on the precision that the networks are trained in
         with torch.autocast(device_type, enabled=False):
-            params = sample_views(plan, sizes_of(images), index, epoch, seed)
+            params = sample_views(plan, sizes_of(images), index, epoch, seed) if drawn is None else drawn
             make = render_views
             if isinstance(images, Tensor) and device_type != "cpu":
                 params, make = to_device(params, images.device), renderer
@@ -184,12 +189,15 @@ def draw_views(
         raise RecipeError(f"views: {error}") from None
 
 
-def to_device(params: Mapping[str, Mapping[str, Params]], device: torch.device) -> dict[str, dict[str, Params]]:
+def to_device(params: Drawn, device: torch.device) -> Drawn:
     """Drawn parameters on a device, sent without waiting for it."""
+    return moved_params(params, lambda value: value.to(device, non_blocking=True))
+
+
+def moved_params(params: Drawn, move: Callable[[Tensor], Tensor]) -> dict[str, dict[str, Params]]:
+    """Drawn parameters, each moved."""
     return {
-        view: {
-            op: {key: value.to(device, non_blocking=True) for key, value in drawn.items()} for op, drawn in ops.items()
-        }
+        view: {op: {key: move(value) for key, value in drawn.items()} for op, drawn in ops.items()}
         for view, ops in params.items()
     }
 
