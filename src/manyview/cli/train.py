@@ -51,7 +51,7 @@ def train(
 ) -> None:
     """Trains a recipe and writes checkpoints, metrics and result.json into a folder."""
     if on is not None and processes is not None:
-        raise RunError("--on ray trains on one process; for several, leave it out, or launch them with torchrun or srun")
+        raise RunError("--on ray trains on one process; for several, leave --on out, or launch with torchrun or srun")
     others = starts(processes, nodes, meet)
     with together():
         name, folder, changes = _asked_for(recipe, list(overrides or ()), out, resume)

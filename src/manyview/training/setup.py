@@ -99,7 +99,7 @@ class Setup:
         return batches_of(self.recipe, self.splits, self.rendering.place, self.step.num_classes, rank, world)
 
     def over_all(self, given: bool) -> Setup:
-        """With the processes that the step is shared out over, where it is; all must call it. given: see `shared_over`."""
+        """With the processes that the step is shared out over, if any; all must call it. given: see `shared_over`."""
         try:
             return replace(self, mesh=shared_over(self.accelerator, self.recipe.train, given))
         except ManyviewError as error:

@@ -2,8 +2,8 @@
 
 torch's `fully_shard` takes each block of a backbone, each head and each branch by itself (Zhao et al., PyTorch FSDP,
 VLDB 2023): before it looks, its weights are gathered, and afterwards only this process's part remains. EMAs and
-averages are shared out alike, so that they follow part by part. A frozen teacher stands aside, whole on every process, and so do
-buffers: statistics, queues, counters.
+averages are shared out alike, so that they follow part by part. A frozen teacher stands aside, whole on every process,
+and so do buffers: statistics, queues, counters.
 
 What is measured between updates is a twin of the step with whole weights, on the CPU until it is asked.
 """
