@@ -5,14 +5,11 @@ a name in a test's module.
 """
 
 import multiprocessing
-import os
-import socket
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
-import torch
-import torch.multiprocessing as mp
+from manyview.foundation import several
 
 LOADED = [
     "manyview.cli",
@@ -36,18 +33,4 @@ def on_two(worker: Callable[..., None], *arguments: Any) -> None:
 def on_several(count: int, worker: Callable[..., None], *arguments: Any) -> None:
     """As `on_two`, on so many."""
     server()
-    mp.start_processes(_joined, (worker, _free_port(), count, arguments), nprocs=count, start_method="forkserver")
-
-
-def _joined(rank: int, worker: Callable[..., None], port: int, count: int, arguments: tuple[Any, ...]) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1")
-    os.environ.update(MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
-    torch.set_num_threads(1)
-    worker(rank, *arguments)
-    torch.distributed.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    several.on_several(count, worker, *arguments, method="forkserver")

@@ -12,7 +12,7 @@ LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def blocks_of(network: nn.Module) -> list[nn.Module]:
     """The innermost parts that stand in a list of parts and have weights in several layers, in order.
 
-    Of a ViT its transformer blocks, of a ResNet its residual blocks, of a ConvNeXt or a Swin those inside of each stage.
+    Of a ViT its transformer blocks, of a ResNet its residual blocks, of a ConvNeXt or a Swin those inside each stage.
     Empty for a network that is written out layer by layer.
     """
     return list(_blocks(network, listed=False))

@@ -15,6 +15,7 @@ from manyview.foundation.streams import hushed
 from manyview.words.files import check_files
 
 if TYPE_CHECKING:
+    from manyview.integrations.on_ray import Cluster
     from manyview.recipe.recipe import Recipe
 
 RecipeName = Annotated[
@@ -33,6 +34,20 @@ Use = Annotated[
     list[Path] | None,
     typer.Option("--use", metavar="FILE.py", help="Words of your own, see docs/words.md; may be repeated."),
 ]
+
+
+On = Annotated[
+    str | None, typer.Option("--on", metavar="ray[://ADDRESS]", help="Do it on a Ray cluster, see docs/machines.md.")
+]
+Cpus = Annotated[float, typer.Option(help="With --on ray, the processors that each run takes.", min=0.01)]
+Gpus = Annotated[float, typer.Option(help="With --on ray, the GPUs that each run takes; several may share one.", min=0)]
+
+
+def cluster(on: str, cpus: float, gpus: float, use: Sequence[Path] | None) -> Cluster:
+    """The Ray cluster that `--on` names. Raises RunError where there is none."""
+    from manyview.integrations.on_ray import Cluster, Share
+
+    return Cluster(on, Share(cpus, gpus), use or ())
 
 
 def _hush(context: typer.Context, quiet: bool) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from manyview.cli.arguments import Quiet, Use, is_override
+from manyview.cli.arguments import Cpus, Gpus, On, Quiet, Use, cluster, is_override
 from manyview.cli.complete import recipe_names
 from manyview.cli.speech import ringing
 from manyview.errors import RecipeError
@@ -35,6 +35,9 @@ def compare(
     only: Annotated[list[str] | None, typer.Option(help="Train only this recipe now; may be repeated.")] = None,
     quiet: Quiet = False,
     use: Use = None,
+    on: On = None,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show each run's own lines, too.")] = False,
 ) -> None:
     """Trains recipes with the same seeds at the same cost, and tells how they differ, with intervals."""
@@ -63,4 +66,5 @@ def compare(
             use=use or (),
             quiet=quiet,
             verbose=verbose,
+            begin=None if on is None else cluster(on, cpus, gpus, use).training,
         )

@@ -22,6 +22,7 @@ from manyview.cli.look import replay, views
 from manyview.cli.new import new
 from manyview.cli.recipes import plan, recipes
 from manyview.cli.runs import diff, runs
+from manyview.cli.selftest import selftest
 from manyview.cli.speech import tell
 from manyview.cli.train import train
 from manyview.errors import Interrupted, ManyviewError, ManyviewWarning, reason
@@ -70,6 +71,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "diff": (diff, ["manyview diff runs/first runs/second"]),
     "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
     "export": (export, ["manyview export runs/first exported"]),
+    "selftest": (selftest, ["manyview selftest", "manyview selftest dino_imagenet --processes 4 --shard"]),
     "new": (new, ["manyview new op speckle", "manyview new relation pull --out words.py"]),
 }
 """Name -> what it does, and examples, which its --help shows, each short enough for a line of 80 characters."""

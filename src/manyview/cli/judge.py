@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from manyview.cli.arguments import Checkpoint, ModelName, Quiet, RunFolder, Size, Use, is_override
+from manyview.cli.arguments import (
+    Checkpoint,
+    Cpus,
+    Gpus,
+    ModelName,
+    On,
+    Quiet,
+    RunFolder,
+    Size,
+    Use,
+    cluster,
+    is_override,
+)
 from manyview.cli.launch import together
 from manyview.cli.speech import console, ringing, speaking, tell
 from manyview.errors import RecipeError
@@ -34,12 +46,28 @@ def evaluate(
     cache: Annotated[bool, typer.Option(help="Keep features on disk for the next time.")] = True,
     quiet: Quiet = False,
     use: Use = None,
+    on: On = None,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
 ) -> None:
     """Evaluates a model by named protocols, on the validation split unless told otherwise.
 
     Started as several processes, as by torchrun, each takes its share of the images, and the first tells what is found.
+    With --on ray, runs may be named one after another, and are evaluated side by side.
     """
     check_files(use or ())
+    if on is not None:
+        more = [Path(word) for word in protocols or () if (Path(word) / "recipe.yaml").is_file()]
+        named = [word for word in protocols or () if Path(word) not in more]
+        if checkpoint or size or out or any(map(is_override, named)):
+            raise RecipeError("eval --on ray: it takes runs and protocols alone; the rest is for one model, here")
+        machines = cluster(on, cpus, gpus, use)
+        under_way = {run: machines.judging(run, named, split) for run in (Path(model), *more)}
+        for run, waited in under_way.items():
+            for protocol, measures in waited().items():
+                told = "  ".join(f"{name or protocol} {value:.4g}" for name, value in measures.items())
+                speaking(quiet).print(f"{run}\t{told}", soft_wrap=True)
+        return
 
     from manyview.evaluate.protocols import parse_protocols, with_own_settings
     from manyview.foundation.environment import best_device

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manyview.cli.arguments import Overrides, Quiet, Use, is_override, load
+from manyview.cli.arguments import Cpus, Gpus, On, Overrides, Quiet, Use, cluster, is_override, load
 from manyview.cli.complete import recipes_or_runs
 from manyview.cli.launch import Meet, Nodes, Processes, start, starts, together
 from manyview.cli.speech import console, ringing
@@ -45,8 +45,13 @@ def train(
     processes: Processes = None,
     nodes: Nodes = 1,
     meet: Meet = None,
+    on: On = None,
+    cpus: Cpus = 1.0,
+    gpus: Gpus = 0.0,
 ) -> None:
     """Trains a recipe and writes checkpoints, metrics and result.json into a folder."""
+    if on is not None and processes is not None:
+        raise RunError("--on ray trains on one process; for several, leave --on out, or launch with torchrun or srun")
     others = starts(processes, nodes, meet)
     with together():
         name, folder, changes = _asked_for(recipe, list(overrides or ()), out, resume)
@@ -61,6 +66,12 @@ def train(
             loaded = _of_run(folder, changes, use or ())
     if others and processes:
         start(sys.argv[1:], processes, nodes, meet)
+
+    if on is not None:
+        result = cluster(on, cpus, gpus, use).training(loaded, _begun(folder, resume))()
+        if not quiet:
+            console.print(f"{folder}: {result['recipe']}, {result['steps']} steps on Ray; its result.json has the rest")
+        return
 
     from manyview.training.train import train as run_training
 
@@ -77,6 +88,13 @@ def train(
             asked = isinstance(error, KeyboardInterrupt)
             told = "stopped" if asked else "stopped, since nobody reads any more what it prints"
             raise Interrupted(f"{told}; {again(folder, use or ())}", 0 if asked else CLOSED_PIPE) from None
+
+
+def _begun(folder: Path, resume: bool) -> Path:
+    """The folder of a run that is trained elsewhere. Raises RunError for one that is not empty, unless it goes on."""
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty; choose another --out, or continue with --resume")
+    return folder
 
 
 def again(folder: Path, use: Sequence[Path]) -> str:

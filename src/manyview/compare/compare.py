@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from manyview.compare.plan import plan_comparison
-from manyview.compare.runs import train_runs
+from manyview.compare.runs import Begin, train_runs
 from manyview.compare.table import tabulate
 from manyview.compare.write import show, write_all
 from manyview.errors import RunError
@@ -34,6 +34,7 @@ def compare(
     use: Use | Sequence[Use] = (),
     quiet: bool = False,
     verbose: bool = False,
+    begin: Begin | None = None,
 ) -> dict[str, Any] | None:
     """Trains recipes with the same seeds on the same data at the same cost, and tells how they differ.
 
@@ -41,7 +42,8 @@ def compare(
     given of, see `BUDGETS`. overrides: `key=value` for all recipes, `NAME:key=value` for one. measure: the main one;
     by default top1 where all have it, else knn. split: where results are read, `val` for a setting that is still to be
     chosen. only: names of the recipes to train now, where other processes train the others into the same folder.
-    use: words of one's own, see `load_recipe`. verbose: shows each run's own lines too.
+    use: words of one's own, see `load_recipe`. verbose: shows each run's own lines too. begin: trains
+    the runs elsewhere, see `compare.runs`.
 
     Runs lie in out/runs/NAME/seed-S. What is finished is not trained again, so the same call continues a comparison.
     Returns what out/compare.json holds, or None while runs are missing. Raises ManyviewError, for mistakes before
@@ -63,7 +65,7 @@ def compare(
         only=only,
         use=use,
     )
-    outcomes = train_runs(comparison, console, verbose)
+    outcomes = train_runs(comparison, console, verbose, begin)
     missing = [f"{entry.name} seed {seed}" for entry, seed in comparison.runs if (entry.name, seed) not in outcomes]
     if missing:
         console.print(f"no table yet; missing: {', '.join(missing)}", soft_wrap=True)

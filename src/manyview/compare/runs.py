@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +16,7 @@ from rich.console import Console
 from manyview.compare.plan import Comparison, Entry
 from manyview.errors import Interrupted, RunError
 from manyview.foundation.words import counted, duration
+from manyview.recipe.recipe import Recipe
 from manyview.show.display import table_row
 from manyview.training.run import Run
 from manyview.training.train import train
@@ -47,8 +50,14 @@ def ended(run: Run) -> Outcome | None:
     return None
 
 
-def train_runs(comparison: Comparison, console: Console, verbose: bool = False) -> Outcomes:
+Begin = Callable[[Recipe, Path], Callable[[], dict[str, Any]]]
+"""Begins a run of a recipe into a folder, or goes on with it; returns what waits for its result."""
+
+
+def train_runs(comparison: Comparison, console: Console, verbose: bool = False, begin: Begin | None = None) -> Outcomes:
     """Trains what is not finished, a line for each run; returns how all runs ended, without those still to come.
+
+    begin: begins runs elsewhere, all of them at once; by default they are trained here, one after another.
 
     A run that fails is told of, and the next is trained. Raises RunError when it is asked to stop, and DataError or
     RecipeError, which would end all other runs alike.
@@ -61,12 +70,17 @@ def train_runs(comparison: Comparison, console: Console, verbose: bool = False) 
     waiting = [(entry, seed) for entry, seed in mine if (entry.name, seed) not in outcomes]
     if len(waiting) < len(mine):
         console.print(f"{len(mine) - len(waiting)} of {counted(len(mine), 'run')} ended before")
+    here = partial(_here, quiet=not verbose)
+    under_way = {
+        (entry.name, seed): (begin or here)(comparison.recipe(entry, seed), comparison.run(entry, seed).folder)
+        for entry, seed in waiting
+    }
     spent: dict[str, list[float]] = {}
     for number, (entry, seed) in enumerate(waiting):
         began = time.perf_counter()
         status = f"{entry.name}, seed {seed}: run {number + 1} of {len(waiting)}"
         with contextlib.nullcontext() if verbose else console.status(status):
-            outcome = _train(comparison, entry, seed, verbose)
+            outcome = _ended(under_way[entry.name, seed], entry, seed)
         outcomes[entry.name, seed] = outcome
         if outcome.result is not None:
             spent.setdefault(entry.name, []).append(time.perf_counter() - began)
@@ -79,10 +93,13 @@ def train_runs(comparison: Comparison, console: Console, verbose: bool = False) 
     return outcomes
 
 
-def _train(comparison: Comparison, entry: Entry, seed: int, verbose: bool) -> Outcome:
-    run = comparison.run(entry, seed)
+def _here(recipe: Recipe, folder: Path, quiet: bool) -> Callable[[], dict[str, Any]]:
+    return partial(train, recipe, folder, resume=True, quiet=quiet)
+
+
+def _ended(run: Callable[[], dict[str, Any]], entry: Entry, seed: int) -> Outcome:
     try:
-        return Outcome(train(comparison.recipe(entry, seed), run.folder, resume=True, quiet=not verbose))
+        return Outcome(run())
     except (Interrupted, KeyboardInterrupt) as error:
         signal = error.signal if isinstance(error, Interrupted) else 0
         raise Interrupted(f"stopped in {entry.name}, seed {seed}; the same command continues", signal) from None

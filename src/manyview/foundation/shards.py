@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,8 +126,12 @@ def _read(folder: Path, shapes: Mapping[str, Any], mesh: DeviceMesh | None) -> d
         lost = [key for key in shapes if held.get(key) != torch.Size(shapes[key]).numel()]
         if lost:
             raise ValueError(f"it lacks {few(lost)}, or parts of it")
-        flat = {key: _empty(torch.Size(shape), found[key].properties.dtype, mesh) for key, shape in shapes.items()}
-        dcp.load(flat, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
+        flat: dict[str, Any] = {
+            key: _empty(torch.Size(shape), found[key].properties.dtype, mesh) for key, shape in shapes.items()
+        }
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant
+            dcp.load(flat, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
     except Exception as error:  # damaged files fail in any way
         raise RunError(f"{folder} is damaged: {reason(error)}") from None
     return flat
@@ -136,9 +141,9 @@ def _empty(shape: Any, dtype: Any, mesh: DeviceMesh | None) -> Tensor:
     import torch
     from torch.distributed.tensor import Shard, empty
 
-    return torch.empty(shape, dtype=dtype) if mesh is None else empty(
-        shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)]
-    )  # fmt: skip
+    if mesh is None:
+        return torch.empty(shape, dtype=dtype)
+    return empty(shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
 
 
 def _new_folder(path: Path, number: int, older: int) -> str:

@@ -47,7 +47,9 @@ from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.parts import check_parts
 from manyview.training.prepare import images_together, in_memory, rehearse
+from manyview.training.recompute import recompute
 from manyview.training.run import INCIDENTAL
+from manyview.training.sharding import refuse_shard
 from manyview.views.draws import key_of
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")
@@ -184,8 +186,11 @@ class ViewsModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         refuse_several(recipe.train.optimizer, "Lightning's Trainer")
+        refuse_shard(recipe.train, "Lightning's Trainer")
         self.recipe = recipe
         self.step = Step(recipe, num_classes, backbone=backbone, pretrained=pretrained)
+        if recipe.train.checkpointing:
+            recompute(self.step, recipe.train.compile)
         self.step.hold(fixed_parts(recipe.train))
         # DDP wraps this module, and reads of it, not of the step, for which gradients not to wait
         self._ddp_params_and_buffers_to_ignore = [f"step.{name}" for name in sorted(self.step.idle)]

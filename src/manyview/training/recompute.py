@@ -1,6 +1,6 @@
 """Activations that are computed again in the backward pass, block by block, in the place of being kept.
 
-torch's checkpoint does it, with the random numbers of the first time. What a block keeps of a batch, such as BatchNorm's
+torch's checkpoint does it, with the random numbers of the first time. What a block keeps of a batch, as BatchNorm its
 running statistics, it keeps of the first time: the second works on copies of its buffers.
 """
 
@@ -20,8 +20,15 @@ from manyview.errors import RecipeError
 from manyview.step import Step
 
 
-def recompute(step: Step) -> None:
-    """Has each block of the backbones that learn compute its activations again. Raises RecipeError for one without."""
+def recompute(step: Step, compiled: bool = False) -> None:
+    """Has each block of the backbones that learn compute its activations again. Raises RecipeError for one without.
+
+    compiled: whether the networks will be, which torch's compiler cannot with what stands around the second time.
+    """
+    if compiled:
+        raise RecipeError(
+            "train.checkpointing: torch's compiler does not take it; leave out one, train.compile or this"
+        )
     for name in step.branches:
         branch = step.branch(name)
         if branch.spec.learns:

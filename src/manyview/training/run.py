@@ -38,15 +38,8 @@ from manyview.words.load import Use, words_of
 # Settings that change where and how fast a run goes, or where it gives up, not what it computed so far.
 INCIDENTAL = (
     *("title", "data.root", "data.unlabeled_root", "data.download", "data.workers", "data.on_bad_image"),
-    *(
-        "train.log_every",
-        "train.checkpoint_every",
-        "train.shard",
-        "train.checkpointing",
-        "train.on_collapse",
-        "train.untrained",
-        "train.track",
-    ),
+    *("train.log_every", "train.checkpoint_every", "train.on_collapse", "train.untrained", "train.track"),
+    *("train.shard", "train.checkpointing"),
 )
 # What says nothing of how a trained network looks at images.
 ELSEWHERE = (*INCIDENTAL, *(f"data.{key}" for key in Data.model_fields if key != "channels"), "evaluate", "seed",

@@ -20,7 +20,7 @@ from manyview.data.loader import Batch, Batches
 from manyview.data.loader import stream as open_stream
 from manyview.data.render import Rendering, choose_rendering
 from manyview.data.twins import tell_twins
-from manyview.errors import RecipeError, RunError
+from manyview.errors import ManyviewError, RecipeError, RunError
 from manyview.evaluate.evaluate import check_model, check_protocols, with_accuracy
 from manyview.evaluate.model import StepModel
 from manyview.evaluate.on_one_set import Measure
@@ -57,7 +57,8 @@ class Setup:
 
     wrapped: the step as it is trained, on its device and in its process, see `on_devices`; before, the step itself.
     together: images of the first stream that a process draws at once. set_lr: sets the lr of an update, and returns it.
-    checkpoint_every: updates. mesh, twin: of a step that is shared out, see `sharding`. protocols: what the end measures, accuracy first where something classifies.
+    checkpoint_every: updates. protocols: what the end measures, accuracy first where something classifies. mesh, twin:
+    of a step that is shared out, see `sharding`.
     """
 
     recipe: Recipe
@@ -97,11 +98,17 @@ class Setup:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         return batches_of(self.recipe, self.splits, self.rendering.place, self.step.num_classes, rank, world)
 
+    def over_all(self, given: bool) -> Setup:
+        """With the processes that the step is shared out over, if any; all must call it. given: see `shared_over`."""
+        try:
+            return replace(self, mesh=shared_over(self.accelerator, self.recipe.train, given))
+        except ManyviewError as error:
+            error.tells = self.main  # they all find the same
+            raise
+
     def on_devices(self) -> Setup:
         """With step and optimiser as accelerate wraps them or shared out, compiled where the recipe says so."""
         train, accelerator, twin = self.recipe.train, self.accelerator, None
-        if train.checkpointing:
-            recompute(self.step)
         if self.mesh is None:
             wrapped, optimizer = accelerator.prepare(self.step, self.optimizer)
         else:
@@ -182,11 +189,12 @@ def set_up(
     check_model(protocols, StepModel(step, splits.classes), splits)
     if together == 1 and any(isinstance(module, torch.nn.BatchNorm1d) for module in step.modules()):
         raise RecipeError("train.batch_size: a head with BatchNorm needs at least two images a part and process")
+    if config.checkpointing:
+        recompute(step, config.compile)
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
     check_parts(step, world, together)
     optimizer = make_optimizer(config, step)
-    mesh = shared_over(accelerator, config, given=backbone is not None)
     step.hold(fixed_parts(config))
     _make_room(step, splits)
     set_lr = make_schedule(config, optimizer, clock)
@@ -209,7 +217,6 @@ def set_up(
         set_lr=set_lr,
         together=together,
         checkpoint_every=checkpoint_every,
-        mesh=mesh,
         rendering=choose_rendering(recipe.data.render, splits.streams.values(), accelerator.device.type),
     )
 

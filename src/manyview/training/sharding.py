@@ -1,9 +1,9 @@
 """A step whose weights, gradients and optimiser's state are shared out over the processes: `train.shard` (FSDP2).
 
 torch's `fully_shard` takes each block of a backbone, each head and each branch by itself (Zhao et al., PyTorch FSDP,
-VLDB 2023): before it looks, its weights are gathered, and afterwards only this process's part remains. EMAs and averages
-are shared out alike, so that they follow part by part. A frozen teacher stands aside, whole on every process, and so do
-buffers: statistics, queues, counters.
+VLDB 2023): before it looks, its weights are gathered, and afterwards only this process's part remains. EMAs and
+averages are shared out alike, so that they follow part by part. A frozen teacher stands aside, whole on every process,
+and so do buffers: statistics, queues, counters.
 
 What is measured between updates is a twin of the step with whole weights, on the CPU until it is asked.
 """
@@ -11,18 +11,19 @@ What is measured between updates is a twin of the step with whole weights, on th
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from manyview.branches.blocks import blocks_of
 from manyview.branches.branch import Branch
-from manyview.errors import RunError, reason, warn
+from manyview.errors import RecipeError, RunError, reason, warn
 from manyview.foundation.grammar import Call
 from manyview.foundation.shards import is_shard, whole
 from manyview.optimize.optimize import make_optimizer, split_options
@@ -53,11 +54,17 @@ def shared_over(accelerator: Accelerator, train: Train, given: bool) -> Any:
     return mesh
 
 
+def refuse_shard(train: Train, loop: str) -> None:
+    """Raises RecipeError for `train.shard` in a loop that wraps the step in its own way."""
+    if train.shard:
+        raise RecipeError(f"train.shard: {loop} does not share weights out; train with manyview train, or drop it")
+
+
 def shard(step: Step, optimizer: torch.optim.Optimizer, mesh: Any, bf16: bool) -> None:
     """Shares a step out over the processes, in place, and gives the optimiser the parts. All processes must call it.
 
-    bf16: blocks are gathered as bfloat16, in which autocast would compute with them anyway, but for those that have
-    BatchNorm; gradients are averaged in float32.
+    bf16: matrices of blocks are gathered as bfloat16, in which autocast computes with them anyway; what else there is,
+    as norms, is float32, and so are the shards themselves and the averaging of gradients.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -68,8 +75,10 @@ def shard(step: Step, optimizer: torch.optim.Optimizer, mesh: Any, bf16: bool) -
     try:
         for branch in _branches(step):
             for block in blocks_of(branch.backbone) if branch.spec.frozen is None else ():
-                narrow = bf16 and not any(isinstance(part, _BatchNorm) for part in block.modules())
-                fully_shard(block, mesh=mesh, **({"mp_policy": low} if narrow else {}))
+                vectors = _vectors(block) if bf16 else None
+                if vectors:
+                    fully_shard(vectors, mesh=mesh)
+                fully_shard(block, mesh=mesh, **({} if vectors is None else {"mp_policy": low}))
             for head in branch.heads.values():
                 fully_shard(head, mesh=mesh)
             fully_shard(branch, mesh=mesh)
@@ -80,6 +89,14 @@ def shard(step: Step, optimizer: torch.optim.Optimizer, mesh: Any, bf16: bool) -
     now = {id(parameter): parts[name] for name, parameter in before.items()}
     for group in optimizer.param_groups:
         group["params"] = [now[id(parameter)] for parameter in group["params"]]
+
+
+def _vectors(block: nn.Module) -> list[nn.Module] | None:
+    """The layers of a block that are no matrices, as norms; None where there are weights that are neither."""
+    owners = [part for part in block.modules() if any(each is not None for each in part._parameters.values())]
+    others = [part for part in owners if not isinstance(part, (nn.Linear, _ConvNd))]
+    plain = all(each.ndim <= 1 for part in others for each in part.parameters())
+    return others if plain and not any(part is block for part in others) else None
 
 
 def _branches(step: Step) -> list[Branch]:
@@ -143,13 +160,17 @@ def _part(saved: Any, now: Any, mesh: Any) -> Any:
     return distribute_tensor(saved.to(now.device), mesh, [Shard(0)], src_data_rank=None)
 
 
-def beside_shards(mesh: Any) -> AbstractContextManager[None]:
+@contextmanager
+def beside_shards(mesh: Any) -> Iterator[None]:
     """Inside, a tensor that is the same on all processes may be computed with shards: counters, buffers, an lr."""
     if mesh is None:
-        return nullcontext()
+        yield
+        return
     from torch.distributed.tensor.experimental import implicit_replication
 
-    return implicit_replication()
+    with implicit_replication(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # of readouts, which nothing writes into
+        yield
 
 
 @final

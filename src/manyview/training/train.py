@@ -61,6 +61,7 @@ def train(
             run.check_given(backbone)
         setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))
         new = run.is_new
+    setup = setup.over_all(given=backbone is not None)
     begin(run, setup, resume)
     if (finished := run.finished()) is not None:
         setup.display.say(f"{run.folder} is finished; nothing to do")

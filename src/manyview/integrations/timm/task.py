@@ -24,6 +24,8 @@ from manyview.recipe.method import check_method, method_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.streams import refuse_streams
 from manyview.step import Step
+from manyview.training.recompute import recompute
+from manyview.training.sharding import refuse_shard
 
 LOGGER = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class ViewsTask(TrainingTask):
             raise ManyviewError(f"dtype: weights are kept in float32, not {dtype}; train in bfloat16 by autocast")
         refuse_several(recipe.train.optimizer, "timm's script")
         refuse_streams(recipe, "timm's train.py")
+        refuse_shard(recipe.train, "timm's script")
         if recipe.train.ema:
             raise RecipeError(
                 "train.ema: inside timm's loop the averaged weights are timm's; drop it and use setup_ema(), "
@@ -76,6 +79,8 @@ class ViewsTask(TrainingTask):
             if mean is not None and std is not None:  # which tell what the model does not
                 warnings.filterwarnings("ignore", ".*so pixels are normalised by", ManyviewWarning)
             step = Step(recipe, classes, total_steps, backbone=model)
+        if recipe.train.checkpointing:
+            recompute(step, recipe.train.compile)
         if step.classifier is not None and step.main.reader.classifier is None:
             raise ManyviewError(
                 "ViewsTask: the model has no classifier for this recipe to train; create it with num_classes=…"

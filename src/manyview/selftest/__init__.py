@@ -1,0 +1,1 @@
+"""Whether this machine computes what it should, and how fast it could: `manyview selftest`."""
