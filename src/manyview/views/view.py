@@ -189,7 +189,7 @@ def draw_views(
         raise RecipeError(f"views: {error}") from None
 
 
-def to_device(params: Drawn, device: torch.device) -> Drawn:
+def to_device(params: Drawn, device: torch.device) -> dict[str, dict[str, Params]]:
     """Drawn parameters on a device, sent without waiting for it."""
     return moved_params(params, lambda value: value.to(device, non_blocking=True))
 
