@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import final
 
@@ -128,11 +129,11 @@ class _Part:
         """The images of the classes, labelled in their order; without classes all images, unlabelled."""
         groups = [self.by_folder.get(name, []) for name in classes]
         labels = np.repeat(np.arange(len(groups)), [len(files) for files in groups])
-        paths = [path for files in groups for path in files]
+        paths: Iterable[str] = chain.from_iterable(groups)
         if not classes:
-            paths = sorted([*self.loose, *(path for files in self.by_folder.values() for path in files)])
+            paths = sorted(chain(self.loose, *self.by_folder.values()))
             labels = np.full(len(paths), -1)
-        return FolderImages(self.place, pack(paths), labels.astype(np.int64), np.arange(len(paths)), stored)
+        return FolderImages(self.place, pack(paths), labels.astype(np.int64), np.arange(len(labels)), stored)
 
 
 def _part(place: Path, found: Found, number: int) -> _Part:
@@ -187,7 +188,8 @@ def _cure_of_extra(extra: list[str], part: _Part, train: _Part, without: Callabl
 
 def _one_deeper(place: Path, arrays: bool, ignore: Sequence[str]) -> Path | None:
     """The one folder of a split that has images, where these lie in several folders of that: `train/images/cat`."""
-    held = [name for name in folders_in(place, ignore)[0] if has_images(place / name, arrays, ignore)]
+    holding = (name for name in folders_in(place, ignore)[0] if has_images(place / name, arrays, ignore))
+    held = [*islice(holding, 2)]  # more need not be looked into
     if len(held) != 1 or images_in(place, arrays):
         return None
     inside = folders_in(place / held[0], ignore)[0]
