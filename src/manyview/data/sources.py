@@ -18,6 +18,7 @@ from manyview.data.given import given_splits
 from manyview.data.huggingface import TableImages, hf, parquet_splits
 from manyview.data.images import FolderImages, Images
 from manyview.data.item_images import GivenImages, Reading
+from manyview.data.listed import listed
 from manyview.data.shards import ShardImages, shards
 from manyview.data.splits import Choice, RawSplits, Splits, make_splits
 from manyview.data.unlabeled import OF_TRAIN
@@ -215,6 +216,7 @@ SOURCES: dict[str, Callable[..., RawSplits]] = {
     "digits": digits,
     "folder": folder,
     "hf": hf,
+    "listed": listed,
     FROM_PYTHON: python,
     "shards": shards,
     "torchvision": vision,

@@ -127,7 +127,8 @@ def make_splits(raw: RawSplits, choice: Choice, seed: int) -> Splits:
 
     count = max(1, round(fraction * len(kept))) if fraction and len(kept) else 0
     how = f"({100 * fraction:g} % of {f'all {some}images' if raw.carve_test else f'{some}train'}, seed {seed})"
-    notes, made = {"val": "", "test": ""}, {"val": _judges(raw.val), "test": _judges(raw.test)}
+    made = {"val": _judges(raw.val), "test": _judges(raw.test)}
+    notes = {"val": _left_out(raw.val, made["val"]), "test": _left_out(raw.test, made["test"])}
     for split in ("test", "val"):
         if made[split] is None and count and (split == "val" or raw.carve_test):
             rest, held = hold_out(labels[kept], count, seed, split)
@@ -265,6 +266,11 @@ def _class_sizes(labels: Ints) -> Ints:
 def _judges(images: Images | None) -> Images | None:
     """Of a split that judges, the labelled images, unless there are none."""
     return labelled(images) if images is not None and (images.labels >= 0).any() else images
+
+
+def _left_out(images: Images | None, kept: Images | None) -> str:
+    bare = 0 if images is None or kept is None else len(images) - len(kept)
+    return f" ({bare:,} without a label left out)" if bare else ""
 
 
 def _counted(images: Images, split: str) -> str:

@@ -25,26 +25,33 @@ from manyview.data.mark import pixels_of
 from manyview.data.splits import Splits
 from manyview.errors import shown, warn
 from manyview.foundation.words import counted
+from manyview.views.streams import UNLABELED
 
 MOST = 100_000  # files or rows of train and of what judges whose sizes are asked for
 READ = 2_000  # items of train that are read for this alone
 
 
 def tell_twins(splits: Splits) -> None:
-    """Warns of images of val and test that train has too, in a line each."""
+    """Warns of images of val and test that train has too, or a stream of another source, in a line each."""
     for split in ("val", "test"):
         held = getattr(splits, split)
         if held is None:
             continue
-        pairs, looked = twins(splits.train, held)
-        if pairs:
-            mine, its = pairs[0]
-            some = "" if looked == len(held) else " that were looked at"
-            warn(
-                f"data: of {counted(looked, f'{split} image')}{some}, {len(pairs):,} "
-                f"{'is' if len(pairs) == 1 else 'are'} in train too, byte for byte ({shown(held.name(its))} is "
-                f"{shown(splits.train.name(mine))}), so {split} measures what was learnt by heart; leave copies out"
-            )
+        _tell(split, held, "train", splits.train, "measures what was learnt by heart")
+        if splits.unlabeled is not None and splits.withheld is None:  # of another source; the same was split
+            _tell(split, held, UNLABELED, splits.unlabeled, "was trained on, if without its labels")
+
+
+def _tell(split: str, held: Images, name: str, seen: Images, why: str) -> None:
+    pairs, looked = twins(seen, held)
+    if pairs:
+        mine, its = pairs[0]
+        some = "" if looked == len(held) else " that were looked at"
+        warn(
+            f"data: of {counted(looked, f'{split} image')}{some}, {len(pairs):,} "
+            f"{'is' if len(pairs) == 1 else 'are'} in {name} too, byte for byte ({shown(held.name(its))} is "
+            f"{shown(seen.name(mine))}), so {split} {why}; leave copies out"
+        )
 
 
 def twins(train: Images, held: Images) -> tuple[list[tuple[int, int]], int]:
