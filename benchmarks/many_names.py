@@ -2,8 +2,8 @@
 
     python benchmarks/many_names.py --images 1300000 --out DIR
 
-Makes ImageNet's layout of hard links to a few small JPEGs (1,000 classes, names as long as ImageNet's) in DIR, unless it
-is there, opens it in a process of its own, and prints seconds and memory beyond what the imports take.
+Makes ImageNet's layout of hard links to a few small JPEGs (1,000 classes, names as long as ImageNet's) in DIR, unless
+it is there, opens it in a process of its own, and prints seconds and memory beyond what the imports take.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def make(root: Path, images: int, classes: int = 1000) -> None:
     (root / "targets").mkdir(parents=True)
     made = 0
     for number in range(classes):
-        for split, count, name in (("train", images // classes, "n{0:08d}_{1}"), ("val", 50, "ILSVRC2012_val_{0:05d}{1:03d}")):
+        for split, count, name in (
+            ("train", images // classes, "n{0:08d}_{1}"),
+            ("val", 50, "ILSVRC2012_val_{0:05d}{1:03d}"),
+        ):
             if split == "val" and number >= 20:
                 continue
             folder = root / "images" / split / f"n{number:08d}"
@@ -67,7 +70,9 @@ def measure(root: Path) -> None:
     began, busy = time.perf_counter(), time.process_time()
     marks = marks_of(splits)
     took, used, (now, most) = time.perf_counter() - began, time.process_time() - busy, _memory()
-    print(f"marked: {took:.1f} s ({used:.1f} s of the processor), {_told(before, now, most)}, {marks['train']['digest']}")
+    print(
+        f"marked: {took:.1f} s ({used:.1f} s of the processor), {_told(before, now, most)}, {marks['train']['digest']}"
+    )
 
 
 def main() -> None:

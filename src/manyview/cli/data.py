@@ -56,7 +56,7 @@ def pack(
     given = overrides or []
     spec, seed = data_of([f"data.source={source}", "data.val_fraction=0", *given, f"seed={seed}"], words_of(use or ()))
     if spec.unlabeled is not None:
-        raise DataError("data.unlabeled: a stream is the recipe's; pack its source by itself, and name these shards there")
+        raise DataError("data.unlabeled: pack the source of the stream by itself, and name those shards in the recipe")
     display = Display(quiet)
     with display.busy("opening"):
         raw = open_raw(spec)
@@ -78,11 +78,9 @@ def pack(
     for line in done.skipped:
         tell(f"left out: {line}")
     how = "is packed already" if done.before else "packed"
-    speaking(quiet).print(
-        f"{how}: {counted(done.images, 'image')} in {counted(done.shards, 'shard')}, {_told(done.bytes)}: {shown(out)}; "
-        f"read them with data.source=\"shards('{shown(out)}')\"",
-        soft_wrap=True,
-    )
+    what = f"{counted(done.images, 'image')} in {counted(done.shards, 'shard')}, {_told(done.bytes)}"
+    cure = f"read them with data.source=\"shards('{shown(out)}')\""
+    speaking(quiet).print(f"{how}: {what}: {shown(out)}; {cure}", soft_wrap=True)
 
 
 def check(

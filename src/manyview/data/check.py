@@ -1,4 +1,4 @@
-"""A data set looked through before a long run: what cannot be read, what is there twice, labels that look odd, sizes."""
+"""A data set looked through before a long run: what cannot be read or is there twice, odd labels, sizes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class _Look:
-    """Part number n: the n-th `TOGETHER` images: (digest of pixels, height, width) or a line on why it cannot be read."""
+    """Part number n: the n-th `TOGETHER` images: (digest of pixels, height, width), or why one cannot be read."""
 
     images: Images
 
@@ -139,7 +139,9 @@ def _odd_labels(name: str, images: Images, classes: tuple[str, ...]) -> Iterator
         few = [classes[number] for number in np.flatnonzero(counts == count)]
         if few and not (kind == "class of one image" and name != "train"):
             what = "no image" if count == 0 else "one image alone"
-            yield Finding(kind, f"{name} has {what} of {counted(len(few), 'class')}: {_some([*map(shown, few)])}", (*few,))
+            yield Finding(
+                kind, f"{name} has {what} of {counted(len(few), 'class')}: {_some([*map(shown, few)])}", (*few,)
+            )
 
 
 def _some(told: list[str]) -> str:

@@ -23,12 +23,13 @@ _BEGINS = {
 
 def has_contents(images: Images) -> bool:
     """Whether images are kept in bytes of their own, not only as pixels."""
-    whole = images.images if isinstance(images, Subset) else images
-    return has_contents(whole) if isinstance(images, Subset) else isinstance(whole, FolderImages | TableImages | ShardImages)
+    if isinstance(images, Subset):
+        return has_contents(images.images)
+    return isinstance(images, FolderImages | TableImages | ShardImages)
 
 
 def content_of(images: Images, position: int) -> bytes:
-    """An image's bytes, undecoded; of what has none of its own, its pixels as PNG, or as `.npy` where that is no format.
+    """An image's bytes, undecoded; of what has none of its own, its pixels as PNG, or as `.npy` where PNG has no such.
 
     Raises BadImage for what is not there.
     """

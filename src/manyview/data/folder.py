@@ -123,7 +123,9 @@ def _piles(name: str, root: Path, train: Path) -> list[Path]:
 def _beside(images: FolderImages, bare: Mapping[Path, Sequence[str]], root: Path) -> FolderImages:
     """The images, and behind them those without a label, which lie below some folders."""
     folders: list[tuple[Path, Iterable[str]]] = [(images.root, images.paths), *bare.items()]
-    names = pack(os.path.normpath(f"{place.relative_to(root)}{os.sep}{path}") for place, paths in folders for path in paths)
+    names = pack(
+        os.path.normpath(f"{place.relative_to(root)}{os.sep}{path}") for place, paths in folders for path in paths
+    )
     labels = np.concatenate([images.labels, np.full(len(names) - len(images), -1)])
     return FolderImages(root, names, labels, np.arange(len(names)), images.stored)
 

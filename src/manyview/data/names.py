@@ -68,7 +68,9 @@ class Names:
         starts = np.where(positions > 0, self.ends[positions - 1], 0)
         sizes = self.ends[positions] - starts
         ends = np.cumsum(sizes)
-        return Names(self.text[np.repeat(starts - _starts(ends), sizes) + np.arange(ends[-1] if len(ends) else 0)], ends)
+        return Names(
+            self.text[np.repeat(starts - _starts(ends), sizes) + np.arange(ends[-1] if len(ends) else 0)], ends
+        )
 
 
 def joined(parts: Iterable[Names]) -> Names:

@@ -29,8 +29,17 @@ from manyview.data.images import Images, Ints, names_of
 from manyview.data.loader import load
 from manyview.data.mark import mark_of
 from manyview.data.names import Names
-from manyview.data.shard_format import LARGEST, MANIFEST, PACKING, VERSION, File, Manifest, Split, Table, digest_of
-from manyview.data.shard_format import write_table
+from manyview.data.shard_format import (
+    LARGEST,
+    MANIFEST,
+    PACKING,
+    VERSION,
+    File,
+    Manifest,
+    Table,
+    digest_of,
+    write_table,
+)
 from manyview.data.splits import Splits
 from manyview.errors import DataError, RunError, shown
 from manyview.foundation.files import write_bytes, write_text
@@ -100,7 +109,9 @@ def pack_splits(
 
 
 def _told(manifest: Manifest, skipped: list[str], before: bool = False) -> Packed:
-    images, shards = (sum(counts) for counts in zip(*((s.images, len(s.shards)) for s in manifest.splits.values())))
+    images, shards = (
+        sum(counts) for counts in zip(*((s.images, len(s.shards)) for s in manifest.splits.values()), strict=True)
+    )
     return Packed(images, shards, sum(file.bytes for file in manifest.files), tuple(skipped), before)
 
 
@@ -118,14 +129,16 @@ def _begin(out: Path, plan: str) -> Packed | None:
             before, now = json.loads(noted.read_text()), json.loads(plan)
             if other := [key for key in now if before.get(key) != now[key]]:
                 raise RunError(
-                    f"{shown(out)} was begun with other {', '.join(other)}; go on as it was begun, or pack into another "
-                    f"folder"
+                    f"{shown(out)} was begun with other {', '.join(other)}; go on as it was begun, or pack into "
+                    "another folder"
                 )
             for torn in (*out.glob(".*.tmp"), *noted.parent.glob(".*.tmp")):
                 torn.unlink()
             return None
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RunError(f"{shown(out)} is {'not empty' if out.is_dir() else 'no folder'}; shards need a folder of their own")
+            raise RunError(
+                f"{shown(out)} is {'not empty' if out.is_dir() else 'no folder'}; shards need a folder of their own"
+            )
     except (OSError, ValueError) as error:
         raise RunError(f"{shown(out)} cannot be packed into: {error}") from None
     write_text(noted, plan)
@@ -213,10 +226,14 @@ class _Tasks:
                     try:
                         content = content_of(images, position)
                         if len(content) > LARGEST:
-                            raise BadImage(f"{images.name(position)}: has {len(content):,} bytes; at most {LARGEST:,} are kept")
+                            raise BadImage(
+                                f"{images.name(position)}: has {len(content):,} bytes; at most {LARGEST:,} are kept"
+                            )
                     except BadImage as error:
                         if not self.skip:
-                            raise BadImage(f"{error}; repair it, or leave such out with data.on_bad_image=skip") from None
+                            raise BadImage(
+                                f"{error}; repair it, or leave such out with data.on_bad_image=skip"
+                            ) from None
                         skipped.append(str(error))
                         continue
                     at = tar.add(f"{number:09d}.{kind_of(content)}", content)
@@ -248,7 +265,11 @@ class _Tasks:
         table = write_table(Table(shard[order], offset, size, check.astype(np.uint32), labels, index, names))
         file = File(name=f"{name}.table", bytes=len(table), digest=digest_of(table))
         write_bytes(self.out / file.name, table)
-        return {"images": len(position), "table": file.model_dump(), "shards": [note.file.model_dump() for note in notes]}
+        return {
+            "images": len(position),
+            "table": file.model_dump(),
+            "shards": [note.file.model_dump() for note in notes],
+        }
 
     def _shard_path(self, name: str, number: int) -> Path:
         return self.out / f"{name}-{number:05d}.tar"

@@ -113,7 +113,9 @@ def read_manifest(data: bytes, where: str) -> Manifest:
     try:
         read = json.loads(data)
         if isinstance(read, dict) and isinstance(read.get("version"), int) and read["version"] > VERSION:
-            raise DataError(f"{where}: version {read['version']}, which a newer manyview reads; this one reads {VERSION}")
+            raise DataError(
+                f"{where}: version {read['version']}, which a newer manyview reads; this one reads {VERSION}"
+            )
         found = Manifest.model_validate(read)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -178,6 +180,6 @@ def _fault(arrays: Mapping[str, NDArray[Any]], split: Split, classes: int) -> st
 
 
 __all__ = [
-    "LARGEST", "LARGEST_MANIFEST", "LARGEST_TABLE", "MANIFEST", "PACKING", "TABLE", "VERSION", "File", "Manifest", "Split", "Table",
-    "digest_of", "read_manifest", "read_table", "write_table",
+    "LARGEST", "LARGEST_MANIFEST", "LARGEST_TABLE", "MANIFEST", "PACKING", "TABLE", "VERSION",
+    "File", "Manifest", "Split", "Table", "digest_of", "read_manifest", "read_table", "write_table",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Bytes of the files in a folder, here or behind an address of fsspec, of which whole files are kept in a bounded cache."""
+"""Bytes of the files in a folder, here or behind an address of fsspec; of the latter files are kept in a cache."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ class Store:
             raise DataError(f"{shown(self.address)}: {shown(reason(error))}") from None
         except Exception as error:  # of a disk, a network, or one of fsspec's many libraries
             told = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
-            raise DataError(f"{self.where(name) if name else shown(self.address)} cannot be read: {shown(told)}") from None
+            raise DataError(
+                f"{self.where(name) if name else shown(self.address)} cannot be read: {shown(told)}"
+            ) from None
 
 
 @lru_cache(maxsize=256)  # of the 1,024 that a process may usually have open

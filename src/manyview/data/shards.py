@@ -126,7 +126,9 @@ def shards(
     """
     where = "data.source: shards"
     if address is None and root is None:
-        raise DataError(f"source 'shards' needs the address of its folder; say {CALL}, or data.source=shards data.root=DIR")
+        raise DataError(
+            f"source 'shards' needs the address of its folder; say {CALL}, or data.source=shards data.root=DIR"
+        )
     if address is not None and root is not None:
         raise DataError(f"{where} has an address and data.root={shlex.quote(str(root))}; say one of them")
     if not 0 <= cache < 2**33:
