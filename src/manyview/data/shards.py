@@ -40,12 +40,16 @@ CALL = "data.source=\"shards('ADDRESS')\""
 @final
 @dataclass(frozen=True, eq=False)
 class ShardImages:
-    """Images of one split, in the order of the source that was packed. `stored`: see `decode`."""
+    """Images of one split, in the order of the source that was packed. `stored`: see `decode`.
+
+    stretches: where each of `blocks` begins and ends in its shard, int64 [blocks, 2].
+    """
 
     store: Store
     files: tuple[File, ...]
     table: Table
     blocks: Blocks | None = None
+    stretches: Ints | None = None
     stored: Stored | None = None
 
     @property
@@ -98,6 +102,8 @@ class ShardImages:
 
     def _bytes(self, position: int) -> bytes:
         file = self.files[self.table.shard[position]]
+        if self.blocks is not None and self.stretches is not None:
+            self.store.ahead(file, *self.stretches[self.blocks.of[position]].tolist())
         return self.store.read(file, int(self.table.offset[position]), int(self.table.size[position]))
 
 
@@ -139,7 +145,7 @@ def shards(
     store = Store(str(root) if address is None else address, int(cache * 2**30))
     manifest = open_manifest(store)
     opened = {
-        name: ShardImages(store, tuple(split.shards), table, _blocks(table, block, mix), stored)
+        name: ShardImages(store, tuple(split.shards), table, *_blocks(table, block, mix), stored)
         for name, split in manifest.splits.items()
         for table in [open_table(store, split, manifest)]
     }
@@ -170,17 +176,19 @@ def open_table(store: Store, split: Split, manifest: Manifest) -> Table:
     return read_table(data, split, len(manifest.classes), store.where(split.table.name))
 
 
-def _blocks(table: Table, block: int | None, mix: int) -> Blocks | None:
-    """Images that lie together, as many in each but for the last of a shard."""
-    if block is None:
-        return None
+def _blocks(table: Table, block: int | None, mix: int) -> tuple[Blocks | None, Ints | None]:
+    """Images that lie together, as many in each but for the last of a shard; where these begin and end."""
+    if block is None or not len(table):
+        return None, None
     lies = np.lexsort((table.offset, table.shard))
     first = np.searchsorted(table.shard[lies], table.shard[lies])  # the place of each one's shard
     within = (np.arange(len(lies)) - first) // block
     begins = np.diff(table.shard[lies], prepend=-1).astype(bool) | np.diff(within, prepend=-1).astype(bool)
     of: NDArray[np.int32] = np.empty(len(lies), np.int32)
     of[lies] = np.cumsum(begins) - 1
-    return Blocks(of, mix)
+    lasts = np.append(np.flatnonzero(begins)[1:], len(lies)) - 1
+    ends = table.offset[lies[lasts]] + table.size[lies[lasts]]
+    return Blocks(of, mix), np.stack([table.offset[lies[begins]], ends], axis=1)
 
 
 __all__ = ["ShardImages", "open_manifest", "open_table", "shards"]
