@@ -66,6 +66,7 @@ def ours(source: str, *overrides: str) -> Callable[[int, int, bool], Iterator[An
     """Epochs of a source."""
     spec, seed = data_of([f"data.source={source}", "data.val_fraction=0", *overrides])
     train = open_splits(spec, seed).train
+    Batches(train, BATCH, len(train) // BATCH, seed).positions(0)  # what is compiled once a run is no part of an epoch
 
     def epoch(number: int, workers: int, bare: bool) -> Iterator[Any]:
         batches = Batches(train, BATCH, len(train) // BATCH, seed)

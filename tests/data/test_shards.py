@@ -190,6 +190,12 @@ def test_an_address_gives_what_the_folder_gives(packed, far):
     assert torch.equal(there.read(0), again.read(0))  # of what is kept here nothing is asked for
 
 
+def test_an_address_may_be_the_root(packed, far):
+    here = of(packed).train
+    for given in (("shards", "data.root=memory://far"), ("shards('far')", "data.root=memory://")):
+        assert torch.equal(opened(*given).train.read(3), here.read(3))
+
+
 def test_what_is_kept_is_bounded(packed, far):
     address, cache = far
     most = 2.5 * max(path.stat().st_size for path in packed.glob("*.tar"))
@@ -322,7 +328,7 @@ def test_a_folder_that_is_in_use_is_left_alone(photos, tmp_path):
 def test_images_without_labels_and_of_other_sources(tmp_path):
     done("data", "pack", "digits", tmp_path / "whole", "--workers", "0", "--quiet")
     before, after = opened("digits"), of(tmp_path / "whole")
-    assert after.note == before.note
+    assert after.note.startswith(before.note)
     assert all(torch.equal(after.test.read(at), before.test.read(at)) for at in range(0, 300, 17))
     assert after.train.name(5) == before.train.name(5)
     root = tmp_path / "bare"
@@ -448,6 +454,7 @@ def test_what_is_asked_of_the_source(packed):
             of(packed, f", {options}")
     with pytest.raises(DataError, match="needs the address of its folder"):
         opened("shards")
-    with pytest.raises(DataError, match="has an address and data"):
-        opened(f"shards('{packed}')", f"data.root={packed}")
     assert len(opened("shards", f"data.root={packed}").train) == 45
+    assert len(opened(f"shards('{packed.name}')", f"data.root={packed.parent}").train) == 45
+    assert len(opened(f"shards('{packed}')", "data.root=/elsewhere").train) == 45
+    assert of(packed).note.endswith("; shuffled by blocks of 256, 32 at a time")

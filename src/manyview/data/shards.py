@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,9 @@ from manyview.data.shard_format import (
 from manyview.data.shard_store import Store
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, shown
+from manyview.foundation.files import at_home
 
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")  # of an address that was taken for a path
 CACHE = 32.0  # GiB
 BLOCK, MIX = 256, 32  # images; blocks
 CALL = "data.source=\"shards('ADDRESS')\""
@@ -119,9 +121,10 @@ def shards(
 ) -> RawSplits:
     """A folder that `manyview data pack` wrote; `download` is not used. `stored`: see `decode`.
 
-    `address`: a folder here, or where fsspec finds it, as `s3://bucket/folder`; by default `data.root`. Of shards from
-    elsewhere up to `cache` GiB are kept in $MANYVIEW_CACHE/shards, whole and with their checksums proved; what was used
-    longest ago makes room. With cache=0, and of shards that are longer, each image is asked for alone.
+    `address`: a folder here, or where fsspec finds it, as `s3://bucket/folder`; by default `data.root`, and below it
+    where that is given and the address is relative. Of shards from elsewhere up to `cache` GiB are kept in
+    $MANYVIEW_CACHE/shards, whole and with their checksums proved; what was used longest ago makes room. With cache=0,
+    and of shards that are longer, each image is asked for alone.
 
     An epoch takes blocks of `block` images that lie together in a random order, `mix` of them at once, and the images
     of these in a random order, both by the recipe's seed: so disks read in long strides, and a shard is needed by a few
@@ -135,14 +138,12 @@ def shards(
         raise DataError(
             f"source 'shards' needs the address of its folder; say {CALL}, or data.source=shards data.root=DIR"
         )
-    if address is not None and root is not None:
-        raise DataError(f"{where} has an address and data.root={shlex.quote(str(root))}; say one of them")
     if not 0 <= cache < 2**33:
         raise DataError(f"{where}: cache={cache} must be GiB, 0 or more")
     for name, value in (("block", block), ("mix", mix)):
         if value is not None and not 1 <= value < 2**31:
             raise DataError(f"{where}: {name}={value} must be at least 1")
-    store = Store(str(root) if address is None else address, int(cache * 2**30))
+    store = Store(_place(root, address), int(cache * 2**30))
     manifest = open_manifest(store)
     opened = {
         name: ShardImages(store, tuple(split.shards), table, *_blocks(table, block, mix), stored)
@@ -150,7 +151,17 @@ def shards(
         for table in [open_table(store, split, manifest)]
     }
     classes = tuple(manifest.classes)
-    return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, manifest.carve_test)
+    remark = "" if block is None else f"shuffled by blocks of {block:,}, {mix:,} at a time"
+    return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, manifest.carve_test, remark)
+
+
+def _place(root: Path | None, address: str | None) -> str:
+    """Where the shards are."""
+    base = "" if root is None else _SCHEME.sub(r"\1://", str(root))
+    if address is None or not base:
+        return address or base
+    absolute = "://" in address or at_home(address).is_absolute()
+    return address if absolute else f"{base.rstrip('/')}/{address}"
 
 
 def open_manifest(store: Store) -> Manifest:
