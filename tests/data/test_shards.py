@@ -297,7 +297,7 @@ def test_what_is_gone_is_left_out_where_that_is_said(photos, tmp_path, monkeypat
     told = one_line(*last_line(manyview(*command)))
     assert told.endswith("No such file or directory; repair it, or leave such out with data.on_bad_image=skip")
     shutil.rmtree(tmp_path / "out")
-    code, out, err = manyview(*command, "data.on_bad_image=skip")
+    code, _, err = manyview(*command, "data.on_bad_image=skip")
     lost = err.count("\n")
     assert (code, err.count("manyview: left out: /"), lost > 2) == (0, lost, True)
     images = of(tmp_path / "out").train.images

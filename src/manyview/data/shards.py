@@ -33,7 +33,7 @@ from manyview.data.splits import RawSplits
 from manyview.errors import DataError, shown
 from manyview.foundation.files import at_home
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")  # of an address that was taken for a path
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):(?:/(?!/)|$)")  # of an address that was taken for a path
 CACHE = 32.0  # GiB
 BLOCK, MIX = 256, 32  # images; blocks
 CALL = "data.source=\"shards('ADDRESS')\""
@@ -161,7 +161,7 @@ def _place(root: Path | None, address: str | None) -> str:
     if address is None or not base:
         return address or base
     absolute = "://" in address or at_home(address).is_absolute()
-    return address if absolute else f"{base.rstrip('/')}/{address}"
+    return address if absolute else f"{base}{'' if base.endswith('/') else '/'}{address}"
 
 
 def open_manifest(store: Store) -> Manifest:
