@@ -82,19 +82,21 @@ def pack_splits(
     read, and RunError where the folder is another's, or cannot be written.
     """
     parts = {name: images for name in SPLITS if (images := getattr(splits, name)) is not None}
+    together = {name: _a_shard(images, shard_size) for name, images in parts.items()}
     plan = {
         "version": VERSION,
         "images": {name: mark_of(images) for name, images in parts.items()},
         "classes": [*splits.classes],
         "carve_test": carve_test,
         "shard_size": shard_size,
+        "sizes of images": together,
         "seed": seed,
         "skip": skip,
     }
     text = json.dumps(plan, sort_keys=True)
     if (done := _begin(out, text)) is not None:
         return done
-    tasks = _Tasks(out, parts, {name: _a_shard(images, shard_size) for name, images in parts.items()}, seed, skip)
+    tasks = _Tasks(out, parts, together, seed, skip)
     total, finished, skipped = sum(map(len, parts.values())), 0, []
     for written in load(tasks, 0, len(tasks), workers):
         finished += written.seen
@@ -150,10 +152,10 @@ def _a_shard(images: Images, shard_size: int) -> int:
     sizes = []
     for position in np.linspace(0, len(images) - 1, min(len(images), SAMPLED)).astype(int).tolist():
         try:
-            sizes.append(2 * BLOCK + _room(len(content_of(images, position))))
+            sizes.append(_room(len(content_of(images, position))))
         except BadImage:
             continue
-    together = max(1, int(shard_size / (np.mean(sizes or [BLOCK]) + 2 * BLOCK)))
+    together = max(1, int(shard_size / (np.mean(sizes or [BLOCK]) + 3 * BLOCK)))  # a header, and another file's label
     return -(-len(images) // max(1, -(-len(images) // together)))
 
 
