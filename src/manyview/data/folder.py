@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import final
 
@@ -86,8 +87,8 @@ def folder(
     own = {role: part.classes if labels else () for role, part in parts.items()}
     classes = own["train"] or tuple(sorted(set().union(*own.values())))
     splits = {role: part.images(classes if own[role] else (), stored) for role, part in parts.items()}
-    bare = [pile / path for pile, paths in zip(piles, found.files[len(places) :], strict=True) for path in paths]
-    if piles and not bare:
+    bare = dict(zip(piles, found.files[len(places) :], strict=True))
+    if piles and not any(bare.values()):
         raise DataError(f"no images in {shown(piles[0])}, which unlabeled={unlabeled!r} names")
     splits["train"] = _beside(splits["train"], bare, root) if bare else splits["train"]
     remarks = [layout.remark, "" if not labels or own["train"] else "no class folders"]
@@ -119,12 +120,14 @@ def _piles(name: str, root: Path, train: Path) -> list[Path]:
     return piles
 
 
-def _beside(images: FolderImages, bare: Sequence[Path], root: Path) -> FolderImages:
-    """The images, and behind them those without a label."""
-    paths = [Path(images.name(position)) for position in range(len(images))] + list(bare)
-    labels = np.concatenate([images.labels, np.full(len(bare), -1)])
-    names = [os.path.relpath(path, root) for path in paths]
-    return FolderImages(root, pack(names), labels, np.arange(len(names)), images.stored)
+def _beside(images: FolderImages, bare: Mapping[Path, Sequence[str]], root: Path) -> FolderImages:
+    """The images, and behind them those without a label, which lie below some folders."""
+    folders: list[tuple[Path, Iterable[str]]] = [(images.root, images.paths), *bare.items()]
+    names = pack(
+        os.path.normpath(f"{place.relative_to(root)}{os.sep}{path}") for place, paths in folders for path in paths
+    )
+    labels = np.concatenate([images.labels, np.full(len(names) - len(images), -1)])
+    return FolderImages(root, names, labels, np.arange(len(names)), images.stored)
 
 
 def own_images(root: Path) -> str:
@@ -157,11 +160,11 @@ class _Part:
         """The images of the classes, labelled in their order; without classes all images, unlabelled."""
         groups = [self.by_folder.get(name, []) for name in classes]
         labels = np.repeat(np.arange(len(groups)), [len(files) for files in groups])
-        paths = [path for files in groups for path in files]
+        paths: Iterable[str] = chain.from_iterable(groups)
         if not classes:
-            paths = sorted([*self.loose, *(path for files in self.by_folder.values() for path in files)])
+            paths = sorted(chain(self.loose, *self.by_folder.values()))
             labels = np.full(len(paths), -1)
-        return FolderImages(self.place, pack(paths), labels.astype(np.int64), np.arange(len(paths)), stored)
+        return FolderImages(self.place, pack(paths), labels.astype(np.int64), np.arange(len(labels)), stored)
 
 
 def _part(place: Path, found: Found, number: int) -> _Part:
@@ -216,7 +219,8 @@ def _cure_of_extra(extra: list[str], part: _Part, train: _Part, without: Callabl
 
 def _one_deeper(place: Path, arrays: bool, ignore: Sequence[str]) -> Path | None:
     """The one folder of a split that has images, where these lie in several folders of that: `train/images/cat`."""
-    held = [name for name in folders_in(place, ignore)[0] if has_images(place / name, arrays, ignore)]
+    holding = (name for name in folders_in(place, ignore)[0] if has_images(place / name, arrays, ignore))
+    held = [*islice(holding, 2)]  # more need not be looked into
     if len(held) != 1 or images_in(place, arrays):
         return None
     inside = folders_in(place / held[0], ignore)[0]

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any, Protocol, TypeVar
 
@@ -31,10 +31,10 @@ from torch.utils.data import DataLoader
 
 from manyview.data.batch import Batch
 from manyview.data.decode import BadImage, scale_for
-from manyview.data.images import ArrayImages, Images, others_of_its_batch
+from manyview.data.images import ArrayImages, Images, blocks_of, others_of_its_batch
+from manyview.data.order import Blocks, epoch_order
 from manyview.errors import DataError, ManyviewError, RunError, WordsError
 from manyview.foundation.vocabulary import modules_before, own_fault
-from manyview.views.draws import order_of
 from manyview.views.engine.render import Reduced, Source, sizes_of, together
 from manyview.views.plan import PlannedView
 from manyview.views.view import draw_boxes, draw_views, sample_views
@@ -77,18 +77,25 @@ class Batches:
     reduced: bool = False
     streams: Mapping[str, Batches] = field(default_factory=dict)
 
+    @cached_property
+    def _blocks(self) -> Blocks | None:
+        return blocks_of(self.images)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        return _order(self.seed, epoch, len(self.images), self._blocks)
+
     def positions(self, number: int) -> tuple[int, NDArray[np.int64]]:
         """(epoch, positions of the images) of batch `number`."""
         step, part = divmod(number, self.accumulate)
         epoch, at = divmod(step, self.steps_per_epoch)
-        batch = _order(self.seed, epoch, len(self.images))[at * self.batch_size : (at + 1) * self.batch_size]
+        batch = self._order(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
         share = len(batch) // (self.world * self.accumulate)
         first = (part * self.world + self.rank) * share
         return epoch, batch[first : first + share]
 
     def place_of(self, position: int, epoch: int) -> tuple[int, int]:
         """(batch, place in it) of an image in the order of an epoch, both from 0; what fills no batch is left over."""
-        order = _order(self.seed, epoch, len(self.images))
+        order = self._order(epoch)
         return divmod(int((order == position).nonzero()[0][0]), self.batch_size)
 
     def step_of(self, position: int, epoch: int) -> int | None:
@@ -103,7 +110,7 @@ class Batches:
         over: no two places of a batch have one in common, so none comes twice, whoever makes which part. Then, where
         there is but one batch, or nothing at this place can be read, all others.
         """
-        order = _order(self.seed, epoch, len(self.images))
+        order = self._order(epoch)
         at, within = self.place_of(position, epoch)
         own = np.roll(order[within :: self.batch_size], -at)
         yield from map(int, own[1:])
@@ -112,7 +119,7 @@ class Batches:
 
     def beside(self, position: int, epoch: int) -> NDArray[np.int64] | None:
         """Positions of the images that are drawn together with one, itself among them; None if it is left over."""
-        order = _order(self.seed, epoch, len(self.images))
+        order = self._order(epoch)
         at, within = self.place_of(position, epoch)
         if at >= self.steps_per_epoch:
             return None
@@ -240,9 +247,7 @@ class _Values:
         return made, [(str(each.message), each.category, each.filename, each.lineno) for each in seen]
 
 
-@lru_cache(maxsize=4)  # two epochs of two streams
-def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return order_of(seed, epoch, count)
+_order = lru_cache(maxsize=4)(epoch_order)  # two epochs of two streams
 
 
 def stream(

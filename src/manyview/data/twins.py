@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from manyview.data.contents import content_of, has_contents
 from manyview.data.decode import BadImage
 from manyview.data.huggingface import TableImages
 from manyview.data.images import FolderImages, Images, Ints, Subset
 from manyview.data.item_images import GivenImages, spread
 from manyview.data.items import Pairs
 from manyview.data.mark import pixels_of
+from manyview.data.shards import ShardImages
 from manyview.data.splits import Splits
 from manyview.errors import shown, warn
 from manyview.foundation.words import counted
@@ -60,7 +61,7 @@ def twins(train: Images, held: Images) -> tuple[list[tuple[int, int]], int]:
     Where train has several of equal contents, one of them stands for all.
     """
     (mine, at), (its, there) = _within(train), _within(held)
-    if type(mine) is not type(its) or (isinstance(mine, FolderImages | TableImages) and len(at) + len(there) > MOST):
+    if type(mine) is not type(its) or (has_contents(mine) and len(at) + len(there) > MOST):
         return [], 0
     asked = np.array(spread(len(there))) if _is_made(its) else np.arange(len(there))
     first, second = _kinds(mine, at), _kinds(its, there[asked])
@@ -97,6 +98,8 @@ def _kinds(images: Images, positions: Ints) -> Sequence[Hashable]:
     if isinstance(images, TableImages):
         sizes = images.sizes()
         return [sizes[position] for position in positions.tolist()]
+    if isinstance(images, ShardImages):
+        return images.table.check[positions].tolist()
     if isinstance(images, GivenImages):
         return images.labels[positions].tolist()
     return [None] * len(positions)
@@ -112,13 +115,7 @@ def _size(path: str) -> int:
 def _digest(images: Images, position: int) -> bytes | None:
     """Of a file's or row's bytes, else of the pixels; None for what cannot be read."""
     try:
-        if isinstance(images, FolderImages):
-            data: bytes | None = Path(images.name(position)).read_bytes()
-        elif isinstance(images, TableImages):
-            cell = images.data(position)
-            data = cell.read_bytes() if isinstance(cell, Path) else cell
-        else:
-            data = pixels_of(images, position)
-    except (OSError, BadImage):
+        data = content_of(images, position) if has_contents(images) else pixels_of(images, position)
+    except BadImage:
         return None
-    return None if data is None else hashlib.blake2b(data, digest_size=16).digest()
+    return hashlib.blake2b(data, digest_size=16).digest()
