@@ -31,7 +31,11 @@ WRAPPERS = (
 )
 """What trainers keep weights under. Averaged ones come first, as in timm's own loader and in our runs."""
 AROUND = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
-KEPT = ("checkpoints/best.pt", "checkpoints/last.pt")  # of a run, the weights that it is known by first
+KEPT = (
+    "checkpoints/best.pt",
+    "checkpoints/last.pt",
+    "checkpoints/last-1.pt",
+)  # of a run, the weights that it is known by first
 
 
 @dataclass(frozen=True)

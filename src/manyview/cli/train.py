@@ -36,13 +36,19 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; a new run needs one.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run exactly: --resume RUN is all it takes.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue an interrupted run exactly: --resume RUN is all it takes. With --out, begins where there is "
+            "nothing to continue (--resume auto is the same).",
+        ),
     ] = False,
     quiet: Quiet = False,
     use: Use = None,
 ) -> None:
     """Trains a recipe and writes checkpoints, metrics and result.json into a folder."""
-    name, folder, changes = _asked_for(recipe, list(overrides or ()), out, resume)
+    first, *others = _without_auto([recipe, *(overrides or ())]) if resume else [recipe, *(overrides or ())]
+    name, folder, changes = _asked_for(first, others, out, resume)
     if name is not None:
         recipe_text(name)
         loaded = load(name, changes, use)
@@ -53,12 +59,16 @@ def train(
     else:
         loaded = _of_run(folder, changes, use or ())
 
+    from manyview.training.interrupt import ending
     from manyview.training.train import train as run_training
 
     with ringing("training", quiet):
         try:
-            run_training(loaded, folder, resume=resume, quiet=quiet)
+            with ending():
+                run_training(loaded, folder, resume=resume, quiet=quiet)
         except Interrupted as error:
+            if not (folder / "recipe.yaml").is_file():
+                raise  # nothing was begun
             raise Interrupted(f"{str(error).partition(';')[0]}; {again(folder, use or ())}", error.signal) from None
         except (KeyboardInterrupt, BrokenPipeError, SystemExit) as error:  # the last is rich's, where a pipe is closed
             if not (folder / "recipe.yaml").is_file():
@@ -66,6 +76,13 @@ def train(
             asked = isinstance(error, KeyboardInterrupt)
             told = "stopped" if asked else "stopped, since nobody reads any more what it prints"
             raise Interrupted(f"{told}; {again(folder, use or ())}", 0 if asked else CLOSED_PIPE) from None
+
+
+def _without_auto(given: list[str]) -> list[str]:
+    """The words without the `auto` of `--resume auto`, as other programs have it: it is what --resume does."""
+    if "auto" in given and len([word for word in given if not is_override(word)]) > 1:
+        given.remove("auto")
+    return given
 
 
 def again(folder: Path, use: Sequence[Path]) -> str:

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 from manyview.data.batch import Batch
 from manyview.data.decode import BadImage, scale_for
 from manyview.data.images import ArrayImages, Images, others_of_its_batch
-from manyview.errors import DataError, ManyviewError, RunError, WordsError
+from manyview.errors import REQUEUED, DataError, ManyviewError, RunError, WordsError
 from manyview.foundation.vocabulary import modules_before, own_fault
 from manyview.views.draws import order_of
 from manyview.views.engine.render import Reduced, Source, together
@@ -327,6 +327,8 @@ def _outlive_signals() -> None:
     """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one finishes its step, for which it needs us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+    for number in REQUEUED[1:]:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def read_images(

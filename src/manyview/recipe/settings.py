@@ -104,8 +104,9 @@ class Train(Frozen, strict=True):
     all images one answer: warn, stop or ignore.
     keep: which weights are measured and taken out in the end, the best on validation images or the last. By default the
     best; of a recipe that learns nothing from labels the last, for to choose by them is to learn from them.
-    evaluate_every: epochs. checkpoint_every: "1 epoch" or "500 steps". log_every: steps. track: where measures go
-    beside metrics.jsonl: tensorboard, trackio, mlflow, wandb (see `training.trackers`).
+    evaluate_every: epochs. checkpoint_every: "1 epoch" or "500 steps". checkpoints: how many of the last are kept, so
+    that where one is damaged the one before is gone on from. log_every: steps. track: where measures go beside
+    metrics.jsonl: tensorboard, trackio, mlflow, wandb (see `training.trackers`).
     """
 
     epochs: int | None = Field(None, ge=1, le=COUNTABLE)
@@ -124,6 +125,7 @@ class Train(Frozen, strict=True):
     keep: Literal["best", "last"] | None = None
     evaluate_every: int = Field(1, ge=1, le=COUNTABLE)
     checkpoint_every: str = "1 epoch"
+    checkpoints: int = Field(2, ge=1, le=COUNTABLE)
     log_every: int = Field(10, ge=1, le=COUNTABLE)
     track: tuple[str, ...] = Field(("tensorboard",), strict=False)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from manyview.branches.given import Given
 from manyview.errors import DataError, Interrupted, RunError
-from manyview.foundation.distributed import anywhere, union
+from manyview.foundation.distributed import largest, union
 from manyview.recipe.recipe import Recipe, check_recipe
 from manyview.training.collapse import look_for_collapse
 from manyview.training.failure import FirstFailure, largest_weight, report_failure
@@ -22,8 +22,9 @@ from manyview.training.journal import Journal
 from manyview.training.result import write_result
 from manyview.training.resume import take_up
 from manyview.training.run import Run, run_of
+from manyview.training.saving import Saver, kept
 from manyview.training.setup import Setup, set_up
-from manyview.training.state import State, write_checkpoint
+from manyview.training.state import State, checkpoint_of
 from manyview.training.stopwatch import Stopwatch
 from manyview.training.surroundings import left_as_found
 from manyview.training.update import update
@@ -53,7 +54,7 @@ def train(
     run = run_of(out, recipe.words, "train: out")
     if resume:
         run.check_given(backbone)
-    setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))
+    setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and kept(run.last)))
     new = run.is_new
     state = take_up(run, setup, resume)
     if (finished := run.finished()) is not None:
@@ -80,8 +81,14 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     config, clock, step, accelerator = setup.recipe.train, setup.clock, setup.step, setup.accelerator
     journal, stream = Journal(setup, run, state.number), setup.stream(state.number)
     journal.begin(state.number)
-    first_bad, failed, stopped, ending, terms = FirstFailure(accelerator), 0, False, "", dict[str, float]()
-    with interruptible(setup.display.stopping) as asked, setup.display.training(), closing(journal), closing(stream):
+    first_bad, failed, stopped, ending, terms = FirstFailure(accelerator), 0, 0, "", dict[str, float]()
+    with (
+        interruptible(setup.display.stopping) as asked,
+        setup.display.training(),
+        closing(journal),
+        closing(stream),
+        Saver(config.checkpoints) as saver,
+    ):
         validation.untrained(journal)
         step.train()
         watch = Stopwatch(state.seconds, state.waited)
@@ -89,7 +96,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
         def save(path: Path) -> None:
             state.seconds, state.waited = watch.seconds, watch.waited
             if setup.main:
-                write_checkpoint(path, step, setup.optimizer, state)
+                saver.save(path, checkpoint_of(step, setup.optimizer, state), run.metrics, alone=path == run.best)
 
         for number in range(state.number, clock.steps):
             # ---------------------------------------------------------------------- batch, step, update
@@ -100,7 +107,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             last = done == clock.steps
             logs = done % config.log_every == 0 or within == 0 or last
             # on several processes, all must stop at the same step
-            stopped = bool(asked()) if accelerator.num_processes == 1 else logs and anywhere(bool(asked()), accelerator)
+            stopped = asked() if accelerator.num_processes == 1 else logs and largest(asked(), accelerator)
             keeps = done % setup.checkpoint_every == 0 or last or stopped
 
             # ------------------------------------------------------------------------------------- log
@@ -135,4 +142,4 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     if ending:
         raise RunError(ending)
     if stopped:
-        raise Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", asked())
+        raise Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", stopped)
