@@ -14,7 +14,7 @@ from typing import Any
 
 CLAIMS = 16  # times its size in bytes that the tensors of a file may have in all; those that share memory count each
 LEAST_CLAIM = 2**26  # bytes that they may have whatever its size
-PARTS = 1_000_000  # tensors, values and collections in a file
+PARTS = 300_000  # tensors, values and collections in a file
 DEPTH = 100  # collections within one another
 
 
@@ -48,16 +48,16 @@ def check_claims(found: Any, size: int) -> None:
                 raise ValueError(f"its tensors claim more than {most:,} bytes, and it has {size:,}")
 
 
-def _values(found: Any, depth: int = 0) -> Iterator[Any]:
-    """All values, those in collections too."""
-    if depth > DEPTH:
-        raise ValueError(f"its values are nested more than {DEPTH} deep")
-    yield found
-    if isinstance(found, Mapping):
-        inside: Any = [each for item in found.items() for each in item]
-    elif isinstance(found, list | tuple | set | frozenset):
-        inside = found
-    else:
-        inside = vars(found).values() if isinstance(found, Namespace) else ()
-    for each in inside:
-        yield from _values(each, depth + 1)
+def _values(found: Any) -> Iterator[Any]:
+    """All values, those in collections too, as often as they are named."""
+    left = [(found, 0)]
+    while left:
+        value, depth = left.pop()
+        if depth > DEPTH:
+            raise ValueError(f"its values are nested more than {DEPTH} deep")
+        yield value
+        inside: Any = vars(value) if isinstance(value, Namespace) else value
+        if isinstance(inside, Mapping):
+            left += [(each, depth + 1) for item in inside.items() for each in item]
+        elif isinstance(inside, list | tuple | set | frozenset):
+            left += [(each, depth + 1) for each in inside]

@@ -6,7 +6,6 @@ words/
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import is_same, marks_of
 from manyview.errors import ManyviewWarning, RunError, reason, warn
-from manyview.foundation.files import at_home, read_state, write_json, write_text
+from manyview.foundation.files import at_home, read_json, read_state, write_json, write_text
 from manyview.foundation.taken import check_overrides, taken_path
 from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
@@ -292,7 +291,7 @@ class Run:
         if not path.is_file():
             raise RunError(f"{self.folder} is no run: it has no {name}")
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         except (OSError, ValueError) as error:  # of JSON, and of bytes that are no text
             raise RunError(f"{path} is damaged: {reason(error)}") from None
 
