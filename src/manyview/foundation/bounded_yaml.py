@@ -45,9 +45,9 @@ def _check_events(text: str) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             size = 1
         elif isinstance(event, yaml.AliasEvent):
-            size = sizes.get(event.anchor, 1)
+            size = sizes.get(str(event.anchor), 1)
         above[-1][0] += size
-        line = f"line {event.start_mark.line + 1}"
+        line = f"line {event.start_mark.line + 1}" if event.start_mark else "YAML"
         if above[-1][0] > MOST:
             raise RecipeError(f"{line}: with its aliases unfolded it is more than {MOST:,} values")
         if len(anchors) > DEEPEST:
