@@ -89,7 +89,7 @@ def reference() -> str:
         "## Data\n",
         fields(Data),
         "Sources: " + ", ".join(f"`{name}`" for name in SOURCES) + ".\n",
-        *entries({name: SOURCES[name] for name in ("digits", "folder", "hf", "torchvision")}),
+        *entries({name: SOURCES[name] for name in ("digits", "folder", "hf", "listed", "torchvision")}),
         "## Train\n",
         fields(Train),
         "Optimisers are timm's, by name and with timm's arguments: `sgd(lr=0.1, momentum=0.9)`. What is left out is as "

@@ -41,7 +41,8 @@ COUNTS = {"checkpoints": 200, "images": 1000, "recipes": 1000}
 TOGETHER = 25  # cases of a fork
 SECONDS = 60  # that a case may take
 ODD = ("1e400", "-1", "0", "99999999999999999999", "nan", "null", "''", "[]", "{}", "*a", "&a [*a]", "true", "🙂",
-       "1e-9", "!!python/name:os.system", "'../../../etc/passwd'", "[[[[[[[[", "/dev/zero", "\t", ": :", "x(", "x()|x()",
+       "1e-9", "!!python/name:os.system", "'../../../etc/passwd'", "[[[[[[[[", "/dev/zero",
+       "\t", ": :", "x(", "x()|x()",
        "1_000_000_000_000", "0x7fffffff", "65536", "crop(65536)")  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def test_given_splits_that_judge_keep_their_labelled_images():
     assert splits.val.labels.tolist() == [0, 1, 2]
     assert splits.val.index.tolist() == [0, 2, 3]
     assert splits.test is test
-    assert splits.note == "15 train, 3 val, 2 test without labels"
+    assert splits.note == "15 train, 3 val (2 without a label left out), 2 test without labels"
 
 
 def test_labels_that_are_neither_a_class_nor_none():

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from manyview.cli.compare import compare
+from manyview.cli.data import check, pack
 from manyview.cli.embed import embed
 from manyview.cli.judge import evaluate, export, predict
 from manyview.cli.look import replay, views
@@ -66,12 +67,26 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "replay": (replay, ["manyview replay runs/first --index 3 --epoch 0 --out seen.png"]),
     "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
     "export": (export, ["manyview export runs/first exported"]),
+    "data pack": (
+        pack,
+        [
+            "manyview data pack folder shards data.root=photos",
+            "manyview data pack cifar10 shards data.root=data --shard-size 200MB",
+        ],
+    ),
+    "data check": (check, ["manyview data check folder data.root=photos", "manyview data check digits --json"]),
     "new": (new, ["manyview new op speckle", "manyview new relation pull --out words.py"]),
 }
 """Name -> what it does, and examples, which its --help shows, each short enough for a line of 80 characters."""
+GROUPS = {"data": "Data sets themselves: packed into shards, looked through."}
+"""First word of commands that have two -> what they are about."""
+groups = {name: typer.Typer(no_args_is_help=True, help=said) for name, said in GROUPS.items()}
 for name, (command, examples) in COMMANDS.items():
     said = "Example:" if len(examples) == 1 else "Examples:"
-    app.command(name, epilog="\n\n".join([said, *examples]))(command)
+    group, _, own = name.rpartition(" ")
+    (groups[group] if group else app).command(own, epilog="\n\n".join([said, *examples]))(command)
+for name, inner in groups.items():
+    app.add_typer(inner, name=name)
 
 
 def main() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import final
 
@@ -25,6 +27,7 @@ LAYOUT = (
     "without labels root/train/*.jpg or root/*.jpg"
 )
 
+_BARE = re.compile(r"un-?labell?ed([ _-].*)?", re.IGNORECASE)
 CALL = "data.source=folder data.root=DIR"
 
 
@@ -33,6 +36,7 @@ def folder(
     labels: str | None = "folders",
     split: str = "auto",
     ignore: str | tuple[str, ...] = (),
+    unlabeled: str | None = None,
     *,
     download: bool,
     stored: Stored | None = None,
@@ -48,7 +52,8 @@ def folder(
     `split`: "auto" decides between them by names and by what lies in the folders, says so where there is a doubt, and
     refuses where both are as likely; "folders" makes splits of folders with such names, and leaves a val a val; "none"
     makes all folders classes, also one called `train`. `ignore`: folders that are left out, at any depth: a name, a
-    pattern such as '*_masks', or several, as in ('annotations', 'masks').
+    pattern such as '*_masks', or several, as in ('annotations', 'masks'). `unlabeled`: the name of a folder, right in
+    `root` or beside the classes of train, all images below which are for training, without labels.
 
     Classes are the folders' names, sorted. In each, files are searched recursively, in sorted order: all that Pillow
     reads, by extension, or by its first bytes where the extension is none that is known, and with `stored` also `.npy`.
@@ -68,22 +73,31 @@ def folder(
         what = "a file, not a folder:" if root.is_file() else "no folder"
         raise DataError(f"{what} {shown(root)}; {LAYOUT}; say {CALL}")
     patterns, arrays = (ignore,) if isinstance(ignore, str) else ignore, stored is not None
+    said, patterns = patterns, patterns if unlabeled is None else (*patterns, unlabeled)
     layout = layout_of(root, split, arrays, patterns)
     places = {role: root / name for role, name in layout.splits.items()} or {"train": root}
     deeper = {role: _one_deeper(place, arrays, patterns) for role, place in places.items()}
     descends = bool(labels and layout.splits and all(deeper.values()))
     places = {role: deeper[role] or place for role, place in places.items()} if descends else places
-    found = find([*places.values()], arrays, patterns)
+    piles = [] if unlabeled is None else _piles(unlabeled, root, places["train"])
+    found = find([*places.values(), *piles], arrays, patterns)
+    found.left_out.pop(("ignored", str(unlabeled)), None)
     parts = {role: _part(place, found, number) for number, (role, place) in enumerate(places.items())}
-    _check(parts, found, labels, partial(_without, labels, split, patterns))
+    _check(parts, found, labels, partial(_without, labels, split, said))
     own = {role: part.classes if labels else () for role, part in parts.items()}
     classes = own["train"] or tuple(sorted(set().union(*own.values())))
     splits = {role: part.images(classes if own[role] else (), stored) for role, part in parts.items()}
+    bare = dict(zip(piles, found.files[len(places) :], strict=True))
+    if piles and not any(bare.values()):
+        raise DataError(f"no images in {shown(piles[0])}, which unlabeled={unlabeled!r} names")
+    splits["train"] = _beside(splits["train"], bare, root) if bare else splits["train"]
     remarks = [layout.remark, "" if not labels or own["train"] else "no class folders"]
     if descends:
         inside = listed(os.path.relpath(place, root) for place in places.values())
         remarks.append(f"classes lie one folder deeper, in {inside}")
-    if unused := _unused(patterns, root, found):
+    if unmeant := [name for name in classes if _BARE.fullmatch(name)]:
+        remarks.append(f"{listed(unmeant)} is a class here (else say folder(unlabeled={unmeant[0]!r}))")
+    if unused := _unused(said, root, found):
         remarks.append(f"ignore: no folder is called {listed(unused)}")
     if beside := sum(len(part.loose) for role, part in parts.items() if own[role]):
         remarks.append(f"{beside:,} beside class folders left out")
@@ -96,6 +110,24 @@ def folder(
         remarks.append(_splits_inside(parts["train"]))
     remark = "; ".join(filter(None, [*remarks, found.note()]))
     return RawSplits(splits["train"], splits.get("val"), splits.get("test"), classes, not layout.splits, remark)
+
+
+def _piles(name: str, root: Path, train: Path) -> list[Path]:
+    """The folders of that name in the root, and in that of train. Raises `DataError` where there is none."""
+    piles = [place / name for place in dict.fromkeys((root, train)) if (place / name).is_dir()]
+    if not piles:
+        raise DataError(f"data.source: unlabeled={name!r} names a folder, and {shown(root)} has none of that name")
+    return piles
+
+
+def _beside(images: FolderImages, bare: Mapping[Path, Sequence[str]], root: Path) -> FolderImages:
+    """The images, and behind them those without a label, which lie below some folders."""
+    folders: list[tuple[Path, Iterable[str]]] = [(images.root, images.paths), *bare.items()]
+    names = pack(
+        os.path.normpath(f"{place.relative_to(root)}{os.sep}{path}") for place, paths in folders for path in paths
+    )
+    labels = np.concatenate([images.labels, np.full(len(names) - len(images), -1)])
+    return FolderImages(root, names, labels, np.arange(len(names)), images.stored)
 
 
 def own_images(root: Path) -> str:
@@ -128,11 +160,11 @@ class _Part:
         """The images of the classes, labelled in their order; without classes all images, unlabelled."""
         groups = [self.by_folder.get(name, []) for name in classes]
         labels = np.repeat(np.arange(len(groups)), [len(files) for files in groups])
-        paths = [path for files in groups for path in files]
+        paths: Iterable[str] = chain.from_iterable(groups)
         if not classes:
-            paths = sorted([*self.loose, *(path for files in self.by_folder.values() for path in files)])
+            paths = sorted(chain(self.loose, *self.by_folder.values()))
             labels = np.full(len(paths), -1)
-        return FolderImages(self.place, pack(paths), labels.astype(np.int64), np.arange(len(paths)), stored)
+        return FolderImages(self.place, pack(paths), labels.astype(np.int64), np.arange(len(labels)), stored)
 
 
 def _part(place: Path, found: Found, number: int) -> _Part:
@@ -187,7 +219,8 @@ def _cure_of_extra(extra: list[str], part: _Part, train: _Part, without: Callabl
 
 def _one_deeper(place: Path, arrays: bool, ignore: Sequence[str]) -> Path | None:
     """The one folder of a split that has images, where these lie in several folders of that: `train/images/cat`."""
-    held = [name for name in folders_in(place, ignore)[0] if has_images(place / name, arrays, ignore)]
+    holding = (name for name in folders_in(place, ignore)[0] if has_images(place / name, arrays, ignore))
+    held = [*islice(holding, 2)]  # more need not be looked into
     if len(held) != 1 or images_in(place, arrays):
         return None
     inside = folders_in(place / held[0], ignore)[0]

@@ -124,8 +124,8 @@ def hf(
 
     A split that is None is not read, which the note tells; the default "test" may be missing. Class names are those of
     a ClassLabel column; of plain integers they are "0", "1", … up to the largest of the first split that has labels. A
-    label of -1 means that the image has none; without the column, whose default "label" may be missing in a split, or
-    with label=None, no image has one.
+    gap in the column (null, NaN) and -1 mean that the image has no label; without the column, whose default "label" may
+    be missing in a split, or with label=None, no image has one.
     Raises `DataError` if the library, a split or a column is missing, or a label cannot be used.
     """
     if root is None:
@@ -266,8 +266,6 @@ def _images(
     named = None
     if label is not None and _by_name(table, label):
         texts = table.with_format("arrow").select_columns([label])[:][label].to_pylist()
-        if None in texts:
-            raise DataError(f"{split} row {texts.index(None)}: column '{label}' has no label; name each row's class")
         named, values = numbers_of(texts, [f"{split} row {row}" for row in range(len(texts))], classes or None)
     else:
         values = np.full(len(table), -1) if label is None else _labels(table, label, split)
@@ -285,19 +283,28 @@ def _by_name(table: Any, label: str | None) -> bool:
 
 
 def _labels(table: Any, column: str, split: str) -> Ints:
+    """Numbers of classes, -1 in the gaps. Raises `DataError` for what is no such number.
+
+    Libraries that know no integer without a value write a column with gaps as floats; without gaps, floats are refused.
+    """
     labels = table.with_format("arrow").select_columns([column])[:][column]
-    if not re.fullmatch(r"u?int\d+", str(labels.type)):
+    floats = bool(re.fullmatch(r"halffloat|float|double", str(labels.type)))
+    values = labels.to_numpy().astype(np.float64) if floats or labels.null_count else labels.to_numpy()
+    gaps = np.isnan(values) if values.dtype == np.float64 else np.zeros(len(values), bool)
+    if not re.fullmatch(r"u?int\d+|null", str(labels.type)) and not (floats and gaps.any()):
         raise DataError(f"column '{column}' of {split} holds {labels.type}, not integers; make it a ClassLabel first")
-    if labels.null_count:
-        missing = labels.to_pylist().index(None)
-        raise DataError(f"{split} row {missing}: column '{column}' has no label; write -1 where that is meant")
-    return np.asarray(labels.to_numpy(), dtype=np.int64)
+    whole = np.where(gaps, -1, values)
+    wrong = np.flatnonzero(whole != np.clip(np.floor(whole), -(2**31), 2**31))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(f"{split} row {row}: column '{column}' holds {whole[row]:g}, which is no number of a class")
+    return whole.astype(np.int64)
 
 
 def _read_parquet(paths: list[Path]) -> Any:
     datasets = _library()
     try:
-        with _network(False):  # it would report the load to the hub
+        with _network(False), _quiet():  # it would report the load to the hub
             return datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
     except Exception as error:  # the library wraps what Arrow raises for a broken file
         raise DataError(f"{paths[0]}: cannot be read as parquet ({reason(error.__cause__ or error)})") from error
@@ -305,6 +312,20 @@ def _read_parquet(paths: list[Path]) -> Any:
 
 def _same(table: Any) -> Any:
     return table
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's bars, which would stand before a line that refuses something."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 @contextmanager

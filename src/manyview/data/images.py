@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, final
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from manyview.data.decode import BadImage, Stored, decode, size_of
+from manyview.data.names import Names
+from manyview.data.order import Blocks
 from manyview.data.stored import MOST_CHANNELS, unit
 from manyview.errors import DataError, shown
 from manyview.foundation.words import few
@@ -65,15 +66,16 @@ class ArrayImages:
     """Decoded images in memory.
 
     `pixels`: `[N, C, H, W]`, 1 to 16 channels; uint8, float32 in [0, 1], or uint16, which is read as float32.
-    `split`: for names such as "train row 17", where the row is the identity. `names`: if given, the names themselves,
-    file-system encoded.
+    `split`: for names such as "train row 17", where the row is the identity. `names`: if given, the names themselves.
+    `blocks`: those in which the images lay before they were read.
     """
 
     pixels: Tensor
     labels: Ints
     index: Ints
     split: str
-    names: NDArray[np.bytes_] | None = None
+    names: Names | None = None
+    blocks: Blocks | None = None
 
     def __post_init__(self) -> None:
         """Raise `DataError` if the shapes do not belong together."""
@@ -117,16 +119,16 @@ class ArrayImages:
         """The stored name, or the split and row."""
         if self.names is None:
             return f"{self.split} row {self.index[position]}"
-        return os.fsdecode(self.names[position])
+        return self.names[position]
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class FolderImages:
-    """Image files. `paths`: bytes `[N]` (see `pack`), relative to `root`. `stored`: see `decode`."""
+    """Image files. `paths`: relative to `root`, see `pack`. `stored`: see `decode`."""
 
     root: Path
-    paths: NDArray[np.bytes_]
+    paths: Names
     labels: Ints
     index: Ints
     stored: Stored | None = None
@@ -154,7 +156,7 @@ class FolderImages:
 
     def name(self, position: int) -> str:
         """The file's path."""
-        return str(self.root / os.fsdecode(self.paths[position]))
+        return str(self.root / self.paths[position])
 
 
 @final
@@ -225,12 +227,26 @@ def others_of_its_batch(images: Images, positions: Ints) -> str:
     return f" ({len(bad):,} more of its batch: {few(bad)})" if bad else ""
 
 
-def pack(names: Sequence[str]) -> NDArray[np.bytes_]:
-    """File-system encoded names in one array.
+def pack(names: Iterable[str]) -> Names:
+    """Names in one piece of memory, for they are many."""
+    return Names.of(names)
 
-    A million Python strings would be copied into each forked worker as their reference counts change.
-    """
-    return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+
+def names_of(images: Images) -> Names:
+    """The last parts of all names at least, of files their paths below the root; without a Python string for each."""
+    if isinstance(images, Subset):
+        return names_of(images.images).take(images.positions)
+    known = getattr(images, "paths", None) if isinstance(images, FolderImages) else getattr(images, "names", None)
+    return known if isinstance(known, Names) else pack(images.name(position) for position in range(len(images)))
+
+
+def blocks_of(images: Images) -> Blocks | None:
+    """The blocks in which images lie, where their source has any."""
+    if isinstance(images, Subset):
+        blocks = blocks_of(images.images)
+        return blocks and blocks.take(images.positions)
+    blocks = getattr(images, "blocks", None)
+    return blocks if isinstance(blocks, Blocks) else None
 
 
 def preload(images: Images, limit_bytes: int = 2**30, progress: Callable[[int, int], None] | None = None) -> Images:
@@ -264,8 +280,8 @@ def preload(images: Images, limit_bytes: int = 2**30, progress: Callable[[int, i
                 progress(position + 1, total)
     except BadImage:
         return images
-    names = pack([images.name(position) for position in range(total)])
-    return ArrayImages(pixels, images.labels, images.index, split="", names=names)
+    names = pack(images.name(position) for position in range(total))
+    return ArrayImages(pixels, images.labels, images.index, "", names, blocks_of(images))
 
 
 def _small(image: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import warnings
@@ -19,7 +18,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any, Protocol, TypeVar
 
@@ -31,17 +30,19 @@ from torch.utils.data import DataLoader
 
 from manyview.data.batch import Batch
 from manyview.data.decode import BadImage, scale_for
-from manyview.data.images import ArrayImages, Images, others_of_its_batch
-from manyview.errors import REQUEUED, DataError, ManyviewError, RunError, WordsError
+from manyview.data.images import ArrayImages, Images, blocks_of, others_of_its_batch
+from manyview.data.order import Blocks, epoch_order
+from manyview.data.reading import PATIENCE, Desks, LostError, at_desk, handed, watched
+from manyview.errors import REQUEUED, DataError, ManyviewError, RunError, WordsError, warn
 from manyview.foundation.vocabulary import modules_before, own_fault
-from manyview.views.draws import order_of
 from manyview.views.engine.render import Reduced, Source, together
 from manyview.views.plan import PlannedView
 from manyview.views.view import draw_boxes, draw_views
 
 AHEAD = 2  # batches that are made while one is in use
+LOOKS_UP = 5.0  # seconds after which it is looked what workers are at, where nothing came
 GRACE = 30  # seconds that a worker lives on after SIGTERM
-LOST = re.compile(r"(is killed by signal: \w+( \w+)?|exited unexpectedly)")  # what torch says of a worker that is gone
+TRIES = 3  # that a batch is read anew, where workers are lost
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
@@ -75,18 +76,25 @@ class Batches:
     reduced: bool = False
     streams: Mapping[str, Batches] = field(default_factory=dict)
 
+    @cached_property
+    def _blocks(self) -> Blocks | None:
+        return blocks_of(self.images)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        return _order(self.seed, epoch, len(self.images), self._blocks)
+
     def positions(self, number: int) -> tuple[int, NDArray[np.int64]]:
         """(epoch, positions of the images) of batch `number`."""
         step, part = divmod(number, self.accumulate)
         epoch, at = divmod(step, self.steps_per_epoch)
-        batch = _order(self.seed, epoch, len(self.images))[at * self.batch_size : (at + 1) * self.batch_size]
+        batch = self._order(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
         share = len(batch) // (self.world * self.accumulate)
         first = (part * self.world + self.rank) * share
         return epoch, batch[first : first + share]
 
     def place_of(self, position: int, epoch: int) -> tuple[int, int]:
         """(batch, place in it) of an image in the order of an epoch, both from 0; what fills no batch is left over."""
-        order = _order(self.seed, epoch, len(self.images))
+        order = self._order(epoch)
         return divmod(int((order == position).nonzero()[0][0]), self.batch_size)
 
     def step_of(self, position: int, epoch: int) -> int | None:
@@ -101,7 +109,7 @@ class Batches:
         over: no two places of a batch have one in common, so none comes twice, whoever makes which part. Then, where
         there is but one batch, or nothing at this place can be read, all others.
         """
-        order = _order(self.seed, epoch, len(self.images))
+        order = self._order(epoch)
         at, within = self.place_of(position, epoch)
         own = np.roll(order[within :: self.batch_size], -at)
         yield from map(int, own[1:])
@@ -110,7 +118,7 @@ class Batches:
 
     def beside(self, position: int, epoch: int) -> NDArray[np.int64] | None:
         """Positions of the images that are drawn together with one, itself among them; None if it is left over."""
-        order = _order(self.seed, epoch, len(self.images))
+        order = self._order(epoch)
         at, within = self.place_of(position, epoch)
         if at >= self.steps_per_epoch:
             return None
@@ -218,12 +226,14 @@ class _Values:
     """
 
     plan: Plan[Any]
+    desks: Desks
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return modules_before(self)
 
     def __getitem__(self, number: int) -> tuple[Any, list[Told]]:
-        with warnings.catch_warnings(record=True) as seen:
+        with warnings.catch_warnings(record=True) as seen, at_desk(self.desks, self.left_out):
             try:
                 made = self.plan[number]
             except ManyviewError as error:
@@ -235,63 +245,86 @@ class _Values:
         return made, [(str(each.message), each.category, each.filename, each.lineno) for each in seen]
 
 
-@lru_cache(maxsize=4)  # two epochs of two streams
-def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    return order_of(seed, epoch, count)
+_order = lru_cache(maxsize=4)(epoch_order)  # two epochs of two streams
 
 
 def stream(
-    plan: Plan[T], start: int, stop: int, place: str, workers: int = 0, pin: bool = False
+    plan: Plan[T], start: int, stop: int, place: str, workers: int = 0, pin: bool = False, patience: float = PATIENCE
 ) -> Generator[T, None, None]:
     """Batches `start` to `stop` in order, made where `data.render` says: by "workers", else by a thread."""
-    return load(plan, start, stop, workers, pin) if place == "workers" else load_ahead(plan, start, stop, pin)
+    if place == "workers":
+        return load(plan, start, stop, workers, pin, patience)
+    return load_ahead(plan, start, stop, pin)
 
 
-def load(plan: Plan[T], start: int, stop: int, workers: int, pin: bool = False) -> Generator[T, None, None]:
+def load(
+    plan: Plan[T], start: int, stop: int, workers: int, pin: bool = False, patience: float = PATIENCE
+) -> Generator[T, None, None]:
     """Batches `start` to `stop`, in order, read ahead by `workers` processes, at most one a core (0: read here).
 
-    Closing the generator ends the workers.
+    patience: seconds that a worker may be at an image. A plan that skips what cannot be read goes on where a worker is
+    lost: its batch is read again, without an image that took too long, or at which a second one died. Else, and where
+    that helps nothing, RunError. Closing the generator ends the workers.
     """
+    told: set[str] = set()  # each text once, whichever worker it came from
+    left_out: dict[str, str] = {}
+    met: list[str] = []
+    tries = 0
+    while start < stop:
+        lost = None
+        with contextlib.closing(_once(plan, start, stop, workers, pin, patience, left_out)) as made:
+            try:
+                for batch, seen in made:
+                    start, tries = start + 1, 0
+                    for text, category, file, line in seen:
+                        if text not in told:
+                            told.add(text)
+                            warnings.warn_explicit(text, category, file, line)
+                    if isinstance(batch, ManyviewError):
+                        raise batch
+                    yield batch
+            except LostError as error:
+                lost = error
+        if lost is not None:
+            tries += 1
+            _go_on(lost, left_out, met, tries, getattr(plan, "skip", False))
+
+
+def _once(
+    plan: Plan[T], start: int, stop: int, workers: int, pin: bool, patience: float, left_out: Mapping[str, str]
+) -> Generator[tuple[Any, list[Told]], None, None]:
+    workers = max(0, min(workers, os.cpu_count() or 1, stop - start))
+    desks = Desks(workers)
     # batch_size=None: the data set gives whole batches. The sampler is the range of step numbers.
     loader: DataLoader[tuple[Any, list[Told]]] = DataLoader(
-        _Values(plan),  # type: ignore[arg-type]
+        _Values(plan, desks, dict(left_out)),  # type: ignore[arg-type]
         batch_size=None,
         sampler=range(start, stop),
-        num_workers=max(0, min(workers, os.cpu_count() or 1, stop - start)),
+        num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_begin_worker,
+        timeout=min(patience, LOOKS_UP) if workers else 0,
         generator=torch.Generator(),  # or it would take its workers' seed from the generator that dropout draws from
     )
-    told: set[str] = set()  # each text once, whichever worker it came from
-    for batch, seen in _handed(loader):
-        for text, category, file, line in seen:
-            if text not in told:
-                told.add(text)
-                warnings.warn_explicit(text, category, file, line)
-        if isinstance(batch, ManyviewError):
-            raise batch
-        yield batch
+    return handed(loader, desks, patience)
 
 
-def _handed(loader: DataLoader[T]) -> Generator[T, None, None]:
-    """What workers hand over. Raises RunError where one was ended from outside, as for want of memory."""
-    rest, lost = iter(loader), None
-    while lost is None:
-        try:
-            handed = next(rest)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            lost = LOST.search(str(error))
-            if lost is None:
-                raise
-        else:
-            yield handed
-    del rest  # ends the others
-    raise RunError(
-        f"a process that reads images {lost[0]}, perhaps for want of memory (RAM or /dev/shm); try fewer data.workers, "
-        f"or data.workers=0, which reads in the main process"
-    )
+def _go_on(lost: LostError, left_out: dict[str, str], met: list[str], tries: int, skips: bool) -> None:
+    """Tells of a lost worker, and notes what is not to be read any more. Raises RunError where that is no cure."""
+    if lost.hung:
+        what, cure = f"{lost.name}: reading it {lost.how}", "repair it, leave such images out with "
+        cure += "data.on_bad_image=skip, or say data.timeout=SECONDS"
+    else:
+        at = f", at {lost.name}" if lost.name else ""
+        what = f"a process that reads images {lost.how}{at}, perhaps for want of memory (RAM or /dev/shm)"
+        cure = "try fewer data.workers, or data.workers=0, which reads in the main process"
+    if not skips or not lost.name or tries > TRIES:
+        raise RunError(f"{what}; {cure}")
+    if lost.hung or lost.name in met:
+        left_out[lost.raw] = what
+    else:
+        met.append(lost.name)
+        warn(f"{what}; its batch is read again")
 
 
 def load_ahead(plan: Plan[T], start: int, stop: int, pin: bool = False) -> Generator[T, None, None]:
@@ -355,7 +388,7 @@ def read_images(
 def _decode(images: Images, position: int, skip: bool, scale: int = 1) -> Tensor:
     """One image, at a part of its size. Raises BadImage, which tells what may be done where nothing is skipped."""
     try:
-        return images.read(position, scale) if scale > 1 else images.read(position)
+        return watched(images, position, scale)
     except BadImage as error:
         if skip:
             raise

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from manyview.data.decode import BadImage
-from manyview.data.images import Images
+from manyview.data.images import Images, Ints, names_of
 from manyview.data.item_images import spread
 from manyview.data.splits import Splits
 
@@ -29,17 +31,10 @@ def mark_of(images: Images | None, pixels: bool = False) -> dict[str, Any] | Non
     if images is None:
         return None
     digest, alone = hashlib.blake2b(images.labels.tobytes(), digest_size=16), hashlib.blake2b(digest_size=16)
-    # the very bytes of a file's name, which need not be text
-    pieces = [Path(images.name(n)).name.encode(errors="surrogateescape") for n in range(len(images))]
-    for position in spread(len(images)) if pixels else ():
-        try:
-            pieces.append(pixels_of(images, position))
-        except BadImage:  # whose line says where it lies
-            pieces.append(b"none")
-    for piece in pieces:
+    for piece in chain(names_of(images).last_parts(), _some_pixels(images) if pixels else ()):
         digest.update(piece)
         alone.update(piece)
-    which = {"count": len(images), "index": _ranges(images.index.tolist())}
+    which = {"count": len(images), "index": _ranges(images.index)}
     return {**which, "digest": digest.hexdigest(), "images": alone.hexdigest()}
 
 
@@ -56,12 +51,16 @@ def pixels_of(images: Images, position: int) -> bytes:
     return f"{image.dtype} {[*image.shape]}".encode() + image.numpy().tobytes()
 
 
-def _ranges(numbers: list[int]) -> str:
+def _some_pixels(images: Images) -> Iterator[bytes]:
+    for position in spread(len(images)):
+        try:
+            yield pixels_of(images, position)
+        except BadImage:  # whose line says where it lies
+            yield b"none"
+
+
+def _ranges(numbers: Ints) -> str:
     """Ascending numbers, `0-4,7`."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    runs = np.split(numbers, breaks) if len(numbers) else []
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

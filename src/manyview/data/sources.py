@@ -18,6 +18,8 @@ from manyview.data.given import given_splits
 from manyview.data.huggingface import TableImages, hf, parquet_splits
 from manyview.data.images import FolderImages, Images
 from manyview.data.item_images import GivenImages, Reading
+from manyview.data.listed import listed
+from manyview.data.shards import ShardImages, shards
 from manyview.data.splits import Choice, RawSplits, Splits, make_splits
 from manyview.data.unlabeled import OF_TRAIN
 from manyview.data.vision import vision
@@ -80,11 +82,18 @@ class DataSpec(Choice, Reading, Protocol):
 
 
 def open_splits(spec: DataSpec, seed: int, data: Mapping[str, Any] | None = None) -> Splits:
-    """Open the source that `spec` names, then split and thin it out (see `make_splits`).
+    """Open the source that `spec` names (see `open_raw`), then split and thin it out (see `make_splits`).
+
+    Raises `DataError`, in one line, for whatever cannot be meant or is not there.
+    """
+    return make_splits(open_raw(spec, data), spec, seed)
+
+
+def open_raw(spec: DataSpec, data: Mapping[str, Any] | None = None) -> RawSplits:
+    """What the source that `spec` names has, as it is.
 
     data: data sets by split that take the source's place, see `given_splits`. No image of a source is decoded, but for
-    the first where images are taken as they are stored. Raises `DataError`, in one line, for whatever cannot be meant
-    or is not there.
+    the first where images are taken as they are stored. Raises `DataError`.
     """
     stored = None if spec.channels is None else Stored(spec.channels)
     raw: Any
@@ -103,7 +112,7 @@ def open_splits(spec: DataSpec, seed: int, data: Mapping[str, Any] | None = None
         )
     if spec.unlabeled is not None and spec.unlabeled not in OF_TRAIN and raw.unlabeled is None:
         raw = replace(raw, unlabeled=_open_unlabeled(spec.unlabeled, spec, stored))
-    return make_splits(raw if stored is None else _alike(raw, stored), spec, seed)
+    return raw if stored is None else _alike(raw, stored)
 
 
 def _open_unlabeled(text: str, spec: DataSpec, stored: Stored | None) -> Images:
@@ -159,7 +168,7 @@ def _alike(raw: RawSplits, stored: Stored) -> RawSplits:
     known = replace(stored, dtype=_depth(raw.train))
     splits: dict[str, Any] = {"train": raw.train, "val": raw.val, "test": raw.test, "unlabeled": raw.unlabeled}
     for split, images in splits.items():
-        if isinstance(images, FolderImages | TableImages | GivenImages):
+        if isinstance(images, FolderImages | TableImages | ShardImages | GivenImages):
             splits[split] = replace(images, stored=known)
         elif images is not None and images.channels != stored.channels:
             raise DataError(
@@ -207,7 +216,9 @@ SOURCES: dict[str, Callable[..., RawSplits]] = {
     "digits": digits,
     "folder": folder,
     "hf": hf,
+    "listed": listed,
     FROM_PYTHON: python,
+    "shards": shards,
     "torchvision": vision,
     "cifar10": _published("CIFAR10"),
     "cifar100": _published("CIFAR100"),

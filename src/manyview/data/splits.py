@@ -127,7 +127,8 @@ def make_splits(raw: RawSplits, choice: Choice, seed: int) -> Splits:
 
     count = max(1, round(fraction * len(kept))) if fraction and len(kept) else 0
     how = f"({100 * fraction:g} % of {f'all {some}images' if raw.carve_test else f'{some}train'}, seed {seed})"
-    notes, made = {"val": "", "test": ""}, {"val": _judges(raw.val), "test": _judges(raw.test)}
+    made = {"val": _judges(raw.val), "test": _judges(raw.test)}
+    notes = {"val": _left_out(raw.val, made["val"]), "test": _left_out(raw.test, made["test"])}
     for split in ("test", "val"):
         if made[split] is None and count and (split == "val" or raw.carve_test):
             rest, held = hold_out(labels[kept], count, seed, split)
@@ -138,7 +139,7 @@ def make_splits(raw: RawSplits, choice: Choice, seed: int) -> Splits:
             made[split], notes[split] = Subset(raw.train, kept[held]), " " + how
             kept = kept[rest]
 
-    pool = np.union1d(kept, bare)
+    pool = np.sort(np.concatenate([kept, bare]))
     if choice.unlabeled is not None and not len(kept):
         raise DataError(f"data.unlabeled={choice.unlabeled}: no image of train has a label, for the stream beside it")
     kept, thinning = thin_out(labels, pool if choice.unlabeled is None else kept, raw.classes, choice, seed)
@@ -191,7 +192,7 @@ def hold_out(labels: Ints, count: int, seed: int, purpose: str) -> tuple[Ints, I
     rank, size = _rank(labels, seed, purpose), _class_sizes(labels)
     order = np.lexsort((labels, (rank + 0.5) / size, rank == size - 1))
     held = order[: min(count, len(labels) - len(np.unique(labels)))]
-    return np.setdiff1d(np.arange(len(labels)), held), np.sort(held)
+    return np.delete(np.arange(len(labels)), held), np.sort(held)
 
 
 def thin_out(labels: Ints, kept: Ints, classes: tuple[str, ...], choice: Selection, seed: int) -> tuple[Ints, str]:
@@ -230,7 +231,7 @@ def thin_out(labels: Ints, kept: Ints, classes: tuple[str, ...], choice: Selecti
         quota = np.maximum(1, np.round(have.max() * tail))
         kept = kept[_rank(labels[kept], seed, "imbalance") < quota[labels[kept]]]
         remarks.append(f"long tail {ratio:g}:1")
-    kept = np.union1d(kept, bare)
+    kept = np.sort(np.concatenate([kept, bare]))
     if choice.limit is not None:
         n, present = choice.limit, len(np.unique(labels[kept]))
         if n > len(kept):
@@ -265,6 +266,11 @@ def _class_sizes(labels: Ints) -> Ints:
 def _judges(images: Images | None) -> Images | None:
     """Of a split that judges, the labelled images, unless there are none."""
     return labelled(images) if images is not None and (images.labels >= 0).any() else images
+
+
+def _left_out(images: Images | None, kept: Images | None) -> str:
+    bare = 0 if images is None or kept is None else len(images) - len(kept)
+    return f" ({bare:,} without a label left out)" if bare else ""
 
 
 def _counted(images: Images, split: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from manyview.data.decode import BadImage
 from manyview.data.huggingface import TableImages
 from manyview.data.images import FolderImages, Images, Subset
+from manyview.data.shards import ShardImages
 
 
 def stamp(images: Images, position: int) -> bytes:
@@ -21,6 +22,8 @@ def stamp(images: Images, position: int) -> bytes:
         return stamp(images.images, int(images.positions[position]))
     if isinstance(images, FolderImages):
         return _of_file(Path(images.name(position)))
+    if isinstance(images, ShardImages):  # whose reading proves it
+        return b"%d %d" % (images.table.check[position], images.table.size[position])
     if isinstance(images, TableImages):
         data = images.data(position)
         if isinstance(data, Path):

@@ -10,41 +10,49 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from manyview.data.contents import content_of, has_contents
 from manyview.data.decode import BadImage
 from manyview.data.huggingface import TableImages
 from manyview.data.images import FolderImages, Images, Ints, Subset
 from manyview.data.item_images import GivenImages, spread
 from manyview.data.items import Pairs
 from manyview.data.mark import pixels_of
+from manyview.data.shards import ShardImages
 from manyview.data.splits import Splits
 from manyview.errors import shown, warn
 from manyview.foundation.words import counted
+from manyview.views.streams import UNLABELED
 
 MOST = 100_000  # files or rows of train and of what judges whose sizes are asked for
 READ = 2_000  # items of train that are read for this alone
 
 
 def tell_twins(splits: Splits) -> None:
-    """Warns of images of val and test that train has too, in a line each."""
+    """Warns of images of val and test that train has too, or a stream of another source, in a line each."""
     for split in ("val", "test"):
         held = getattr(splits, split)
         if held is None:
             continue
-        pairs, looked = twins(splits.train, held)
-        if pairs:
-            mine, its = pairs[0]
-            some = "" if looked == len(held) else " that were looked at"
-            warn(
-                f"data: of {counted(looked, f'{split} image')}{some}, {len(pairs):,} "
-                f"{'is' if len(pairs) == 1 else 'are'} in train too, byte for byte ({shown(held.name(its))} is "
-                f"{shown(splits.train.name(mine))}), so {split} measures what was learnt by heart; leave copies out"
-            )
+        _tell(split, held, "train", splits.train, "measures what was learnt by heart")
+        if splits.unlabeled is not None and splits.withheld is None:  # of another source; the same was split
+            _tell(split, held, UNLABELED, splits.unlabeled, "was trained on, if without its labels")
+
+
+def _tell(split: str, held: Images, name: str, seen: Images, why: str) -> None:
+    pairs, looked = twins(seen, held)
+    if pairs:
+        mine, its = pairs[0]
+        some = "" if looked == len(held) else " that were looked at"
+        warn(
+            f"data: of {counted(looked, f'{split} image')}{some}, {len(pairs):,} "
+            f"{'is' if len(pairs) == 1 else 'are'} in {name} too, byte for byte ({shown(held.name(its))} is "
+            f"{shown(seen.name(mine))}), so {split} {why}; leave copies out"
+        )
 
 
 def twins(train: Images, held: Images) -> tuple[list[tuple[int, int]], int]:
@@ -53,7 +61,7 @@ def twins(train: Images, held: Images) -> tuple[list[tuple[int, int]], int]:
     Where train has several of equal contents, one of them stands for all.
     """
     (mine, at), (its, there) = _within(train), _within(held)
-    if type(mine) is not type(its) or (isinstance(mine, FolderImages | TableImages) and len(at) + len(there) > MOST):
+    if type(mine) is not type(its) or (has_contents(mine) and len(at) + len(there) > MOST):
         return [], 0
     asked = np.array(spread(len(there))) if _is_made(its) else np.arange(len(there))
     first, second = _kinds(mine, at), _kinds(its, there[asked])
@@ -90,6 +98,8 @@ def _kinds(images: Images, positions: Ints) -> Sequence[Hashable]:
     if isinstance(images, TableImages):
         sizes = images.sizes()
         return [sizes[position] for position in positions.tolist()]
+    if isinstance(images, ShardImages):
+        return images.table.check[positions].tolist()
     if isinstance(images, GivenImages):
         return images.labels[positions].tolist()
     return [None] * len(positions)
@@ -105,13 +115,7 @@ def _size(path: str) -> int:
 def _digest(images: Images, position: int) -> bytes | None:
     """Of a file's or row's bytes, else of the pixels; None for what cannot be read."""
     try:
-        if isinstance(images, FolderImages):
-            data: bytes | None = Path(images.name(position)).read_bytes()
-        elif isinstance(images, TableImages):
-            cell = images.data(position)
-            data = cell.read_bytes() if isinstance(cell, Path) else cell
-        else:
-            data = pixels_of(images, position)
-    except (OSError, BadImage):
+        data = content_of(images, position) if has_contents(images) else pixels_of(images, position)
+    except BadImage:
         return None
-    return None if data is None else hashlib.blake2b(data, digest_size=16).digest()
+    return hashlib.blake2b(data, digest_size=16).digest()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
 from manyview.data.decode import Stored
+from manyview.data.reading import PATIENCE
 from manyview.data.stored import MOST_CHANNELS
 from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import Call, parse_call
@@ -41,14 +42,15 @@ class Frozen(BaseModel):
 class Data(Frozen, strict=True):
     """Where images come from and which of them are used; every choice is a function of the recipe's seed.
 
-    source: digits, folder, hf, torchvision, or a data set by name (cifar10, …); images may be without labels, as of
-    folder(labels=None) or stl10(split='train+unlabeled'). root: its folder. val_fraction: the share of training images,
+    source: digits, folder, hf, listed, torchvision, or a data set by name (cifar10, …); images may be without labels, as
+    of folder(labels=None) or stl10(split='train+unlabeled'). root: its folder. val_fraction: the share of training images,
     of the labelled where there are any, held out to choose by, where the source has no validation set.
     labels_per_class, imbalance (largest class / smallest, exponential; both leave images without labels alone), limit:
     which training images remain. unlabeled: opens the stream of that name beside `image`, for views `from: unlabeled`:
     all training images without their labels; the rest, whose label is not kept or that have none; or another source's,
     as in stl10(split='unlabeled'), in unlabeled_root (by default root). unlabeled_limit: so many of them. on_bad_image:
-    raise, or skip and list; in training another image takes its place. channels: images are taken as they are stored,
+    raise, or skip and list; in training another image takes its place. So it is with one that keeps a worker longer
+    than timeout, in seconds, or that ends it twice. channels: images are taken as they are stored,
     8-bit or deeper, and must have this many channels; null makes them 8-bit RGB. Either way they stand upright, and
     colour profiles are not applied. reduced: JPEGs are decoded at each reading, no larger than their crops need, faster
     but not to the same grey levels (see `data.decode`). memory: GiB that the decoded images of a split may take; where
@@ -69,6 +71,7 @@ class Data(Frozen, strict=True):
     unlabeled_root: str | None = None
     unlabeled_limit: int | None = Field(None, ge=1, le=COUNTABLE)
     on_bad_image: Literal["raise", "skip"] = "raise"
+    timeout: float = Field(PATIENCE, gt=0)
     channels: int | None = Field(None, ge=1, le=MOST_CHANNELS)
     reduced: bool = False
     memory: float = Field(1.0, ge=0)

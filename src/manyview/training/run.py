@@ -37,7 +37,15 @@ from manyview.words.load import Use, words_of
 
 # Settings that change where and how fast a run goes, or where it gives up, not what it computed so far.
 INCIDENTAL = (
-    *("title", "data.root", "data.unlabeled_root", "data.download", "data.workers", "data.on_bad_image"),
+    *(
+        "title",
+        "data.root",
+        "data.unlabeled_root",
+        "data.download",
+        "data.workers",
+        "data.on_bad_image",
+        "data.timeout",
+    ),
     *("train.log_every", "train.checkpoint_every", "train.checkpoints", "train.on_collapse", "train.track"),
 )
 # What says nothing of how a trained network looks at images.

@@ -1,0 +1,202 @@
+"""Bytes of the files in a folder, here or behind an address of fsspec; of the latter files are kept in a cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, final
+
+from manyview.data.shard_format import File
+from manyview.errors import DataError, reason, shown
+from manyview.foundation.files import at_home, open_regular
+
+PIECE = 1 << 22  # bytes of a file that are copied at once
+LOCAL = ("file", "local")  # addresses of this machine
+
+
+def cache_folder() -> Path:
+    """Where fetched shards are kept: $MANYVIEW_CACHE, by default ~/.cache/manyview, in `shards`."""
+    return Path(os.environ.get("MANYVIEW_CACHE") or Path.home() / ".cache" / "manyview").expanduser() / "shards"
+
+
+@final
+@dataclass(frozen=True)
+class Store:
+    """A folder's address. cache: bytes of files from elsewhere that may be kept here; 0 keeps none.
+
+    It holds nothing open that could not be shared with a forked process, and pickles.
+    """
+
+    address: str
+    cache: int = 0
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is on this machine; None where it is elsewhere."""
+        scheme, found, path = self.address.partition("://")
+        return at_home(path if scheme in LOCAL else self.address) if not found or scheme in LOCAL else None
+
+    def where(self, name: str) -> str:
+        """A file, for messages."""
+        return shown(f"{self.address.rstrip('/')}/{name}")
+
+    def sizes(self) -> dict[str, int]:
+        """Files right in the folder, and how long they are. Raises DataError where it cannot be read."""
+        with self._telling(""):
+            if self.folder is not None:
+                with os.scandir(self.folder) as entries:
+                    return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            system, path = _remote(self.address)
+            found = system.ls(path, detail=True)
+            return {each["name"].rpartition("/")[2]: int(each["size"] or 0) for each in found if each["type"] == "file"}
+
+    def whole(self, name: str, size: int, most: int) -> bytes:
+        """All bytes of a file, which has `size` of them. Raises DataError, too, where these are more than `most`."""
+        if size > most:
+            raise DataError(f"{self.where(name)} has {size:,} bytes; at most {most:,} are read of such a file")
+        with self._telling(name):
+            if self.folder is not None:
+                with open_regular(self.folder / name) as file:
+                    return file.read(size)
+            system, path = _remote(self.address)
+            with system.open(f"{path}/{name}", "rb") as file:
+                return file.read(size)
+
+    def read(self, file: File, offset: int, size: int) -> bytes:
+        """Bytes of a file; fewer where it ends before. Raises DataError where it cannot be read."""
+        with self._telling(file.name):
+            if self.folder is not None:
+                return _part(_opened(self.folder / file.name), offset, size)
+            if file.bytes <= self.cache:
+                with _kept(self, file) as kept:
+                    return _part(kept, offset, size)
+            system, path = _remote(self.address)
+            return system.cat_file(f"{path}/{file.name}", start=offset, end=offset + size)
+
+    @contextlib.contextmanager
+    def _telling(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except DataError:
+            raise
+        except ImportError as error:  # of the library for such addresses
+            raise DataError(f"{shown(self.address)}: {shown(reason(error))}") from None
+        except Exception as error:  # of a disk, a network, or one of fsspec's many libraries
+            told = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
+            raise DataError(
+                f"{self.where(name) if name else shown(self.address)} cannot be read: {shown(told)}"
+            ) from None
+
+
+@lru_cache(maxsize=256)  # of the 1,024 that a process may usually have open
+def _opened(path: Path) -> BinaryIO:
+    return open_regular(path)
+
+
+def _part(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Bytes of an opened file, which processes and threads may share."""
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, offset)
+    with open(file.name, "rb") as own:  # on Windows
+        own.seek(offset)
+        return own.read(size)
+
+
+def _remote(address: str) -> tuple[Any, str]:
+    """The file system of an address, which fsspec makes anew in a forked process, and the path there."""
+    try:
+        import fsspec
+    except ImportError:
+        raise DataError(f"{shown(address)}: addresses need fsspec: pip install 'manyview[shards]'") from None
+    system, path = fsspec.core.url_to_fs(address.rstrip("/"))
+    return system, path.rstrip("/")
+
+
+@contextlib.contextmanager
+def _kept(store: Store, file: File) -> Iterator[BinaryIO]:
+    """A file of the cache, opened; fetched first where it is not there. What was used last is removed last."""
+    path = cache_folder() / f"{file.digest}.{file.bytes}"
+    try:
+        opened = open_regular(path)
+    except FileNotFoundError:
+        with _alone(path):
+            if not path.is_file():
+                _fetch(store, file, path)
+            opened = open_regular(path)
+    with opened:
+        with contextlib.suppress(FileNotFoundError):  # another process needed the room
+            os.utime(path)
+        yield opened
+
+
+def _fetch(store: Store, file: File, path: Path) -> None:
+    """Brings a file whole into the cache, where there is room or older ones make it. Raises DataError if damaged."""
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    with _alone(path.parent / "room"):
+        _make_room(path.parent, store.cache - file.bytes)
+        with open(temporary, "wb") as target:  # its length counts from now on, for others who make room
+            target.truncate(file.bytes)
+    try:
+        system, there = _remote(store.address)
+        with system.open(f"{there}/{file.name}", "rb") as source, open(temporary, "r+b") as target:
+            digest = _copied(source, target, file.bytes)
+        if digest != file.digest:
+            raise DataError(f"{store.where(file.name)} is damaged: its checksum is not that of the description")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copied(source: Any, target: BinaryIO, most: int) -> str:
+    """BLAKE2b of what is copied: all, or of what is longer than `most` bytes some more than these."""
+    digest, done = hashlib.blake2b(digest_size=16), 0
+    while done <= most and (piece := source.read(PIECE)):
+        digest.update(piece)
+        target.write(piece)
+        done += len(piece)
+    return digest.hexdigest()
+
+
+def _make_room(folder: Path, room: int) -> None:
+    """Removes what was used longest ago, until the others fit into `room` bytes."""
+    found = sorted((path for path in folder.iterdir() if path.suffix != ".lock"), key=lambda path: path.stat().st_mtime)
+    total = sum(path.stat().st_size for path in found)
+    for path in found:
+        if total <= room:
+            return
+        if path.suffix != ".part" or not _alive(path):
+            total -= path.stat().st_size
+            path.unlink(missing_ok=True)
+
+
+def _alive(path: Path) -> bool:
+    """Whether the process that fetches a part still lives."""
+    try:
+        os.kill(int(path.stem.rpartition(".")[2]), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Holds other processes of this machine off a file of the cache; a process that dies lets go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl  # not there on Windows, where a file is fetched twice at worst
+    except ImportError:
+        yield
+        return
+    with open(path.with_name(f"{path.name}.lock"), "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+__all__ = ["Store", "cache_folder"]
