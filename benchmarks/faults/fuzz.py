@@ -5,9 +5,9 @@
 
 Each case is a file that was whole, with bits turned, bytes cut out, doubled, exchanged or replaced (of recipes, words
 and numbers). It passes where it is refused by one line of a ManyviewError, or gives what a whole file may give: a
-checkpoint its very values, an image pixels, a recipe one that is equal when it is written and read again. Cases run in
-forks of this process with a limit on memory (`--memory`) and on time; what dies there is a fault.
-Exits with 1 where there is one.
+checkpoint its very values, an image pixels, a recipe one that is equal when it is written and read again, a folder of
+shards all that was packed. Cases run in forks of this process with a limit on memory (`--memory`) and on time; what
+dies there is a fault. Exits with 1 where there is one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -32,12 +33,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from manyview.data import open_splits
 from manyview.data.decode import Stored, decode
+from manyview.data.pack import pack_splits
+from manyview.data.shards import shards as open_shards
 from manyview.errors import ManyviewError, ManyviewWarning
 from manyview.foundation.files import read_state, write_state
 from manyview.load import packaged_recipes, parse_recipe
+from manyview.recipe.settings import Data
 
-COUNTS = {"checkpoints": 200, "images": 1000, "recipes": 1000}
+COUNTS = {"checkpoints": 200, "images": 1000, "recipes": 1000, "shards": 200}
 TOGETHER = 25  # cases of a fork
 SECONDS = 60  # that a case may take
 ODD = ("1e400", "-1", "0", "99999999999999999999", "nan", "null", "''", "[]", "{}", "*a", "&a [*a]", "true", "🙂",
@@ -169,10 +174,45 @@ def _rewritten(text: str, words: list[str], dice: random.Random) -> str:
     return text
 
 
+def shards(work: Path) -> Callable[[random.Random], str]:
+    """A folder of shards, one file of which is damaged: every image that is read is as it was, with its label."""
+    dice = np.random.default_rng(0)
+    for number in range(24):
+        path = work / "photos" / "abc"[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(dice.integers(0, 256, (9, 8, 3), dtype=np.uint8)).save(path)
+    whole, hurting = work / "whole", work / "hurt"
+    pack_splits(open_splits(Data(source="folder", root=str(work / "photos")), 0), whole, 2000, 0)
+    files = sorted(path.name for path in whole.iterdir())
+    expected = _contents(whole)
+
+    def case(dice: random.Random) -> str:
+        shutil.rmtree(hurting, ignore_errors=True)
+        shutil.copytree(whole, hurting)
+        path = hurting / dice.choice(files)
+        path.write_bytes(hurt(path.read_bytes(), dice))
+        found = _contents(hurting)
+        return "" if found == expected else f"{path.name}: others than were packed"
+
+    return case
+
+
+def _contents(folder: Path) -> list[Any]:
+    raw = open_shards(folder, download=False)
+    read: list[Any] = [raw.classes, raw.carve_test]
+    for images in (raw.train, raw.val, raw.test):
+        for position in range(0 if images is None else len(images)):
+            assert images is not None
+            pixels = images.read(position).numpy().tobytes()
+            read.append((images.name(position).rsplit("/", 1)[-1], int(images.labels[position]), pixels))
+    return read
+
+
 KINDS: dict[str, Callable[[Path], Callable[[random.Random], str]]] = {
     "checkpoints": checkpoints,
     "images": images,
     "recipes": recipes,
+    "shards": shards,
 }
 
 # ------------------------------------------------------------------------------------------------------- forks
