@@ -72,9 +72,10 @@ def reference() -> str:
         "`teacher: ema(online, momentum=0.996, schedule='constant')` is a branch whose weights follow those of "
         "`online` after every update, without gradients; its readouts are named with it, as in `teacher.z(b)`. With "
         "`schedule='cosine'` the momentum rises to 1 by the end of the run. "
-        "`teacher: frozen(resnet50(pretrained=True), precision=None, normalize=None)` is a network that was trained "
-        "before and stands still: timm's, or `frozen('PLACE')` of a run, an export or a run's checkpoint, or "
-        "`frozen()` of a module from Python; its readouts are `h` and, where it has a classifier, `logits`. "
+        "`teacher: frozen(resnet50(pretrained=True), precision=None, normalize=None, keep=False)` is a network that "
+        "was trained before and stands still: timm's, or `frozen('PLACE')` of a run, an export or a run's checkpoint, "
+        "or `frozen()` of a module from Python; its readouts are `h` and, where it has a classifier, `logits`. "
+        "`keep=True` keeps what it says of each image on disk, where its views draw nothing. "
         "`width_of=teacher` in place of a head's `out` makes it as wide as the teacher's `h`.\n",
         "### Heads\n",
         *entries(HEADS, first="h"),

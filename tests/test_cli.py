@@ -177,7 +177,7 @@ def test_plan_says_which_views_nobody_reads(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nope"], "unknown recipe 'nope'; recipes: tied_imagenet, "),
+        (["nope"], "unknown recipe 'nope'; recipes: dino_imagenet, "),
         (
             ["quickstart", "train.epoch=3"],
             "recipe quickstart: train.epoch: unknown key 'epoch'; did you mean 'epochs'? ",
@@ -232,7 +232,7 @@ def test_metrics_are_one_object_a_line(trained):
     logged = [line for line in lines if "loss" in line]
     assert [line["step"] for line in logged] == [1, 2, 3]
     for line in logged:
-        health = {"z_std", "z_std_sqrt_d", "effective_rank", "uniformity", "alignment"}
+        health = {"z_std", "z_std_sqrt_d", "effective_rank", "lidar", "uniformity", "alignment"}
         assert set(line) == {"step", "epoch", "loss", "terms", "lr", "images_per_second", *health}
         assert set(line["terms"]) == {"cross_entropy", "similarity"}
         assert line["loss"] == pytest.approx(sum(line["terms"].values()), rel=1e-5)

@@ -21,6 +21,7 @@ from manyview.foundation.vocabulary import NONE, Words
 from manyview.optimize.optimize import check_training, parts
 from manyview.recipe.cures import first_line, in_full, places
 from manyview.recipe.find import packaged_recipes, recipe_text
+from manyview.recipe.keeping import check_kept
 from manyview.recipe.lr_of_batch import drop_replaced_per, is_lowered
 from manyview.recipe.overrides import apply_override
 from manyview.recipe.recipe import Recipe
@@ -144,6 +145,7 @@ def _check(recipe: Recipe) -> None:
     rehearse(recipe.branch_plan, recipe.relation_plan, views, recipe.words, recipe.data.channels or 3)
     bind_source(recipe.data.call, recipe.words)
     check_streams(recipe)
+    check_kept(recipe)
     heads = {name: [*spec.heads, LOGITS] for name, spec in recipe.branch_plan.items() if spec.learns}
     relations = [plan.name for plan in recipe.relation_plan]
     teaching = [plan.name for plan in recipe.relation_plan if not plan.looks_on]

@@ -8,13 +8,17 @@ import torch
 from torch import nn
 
 from manyview.branches.branch import Branch
+from manyview.branches.heads import DinoHead
 from manyview.branches.spec import NORMALIZATIONS, parse_branch
+from manyview.data.batch import Batch
 from manyview.errors import RecipeError
 from manyview.load import load_recipe, packaged_recipes, parse_recipe
 from manyview.optimize.optimize import make_optimizer
+from manyview.recipe.streams import streams_seen
 from manyview.relations.swav import SwAV
 from manyview.step import Step
 from manyview.views.plan import ViewSpec, plan_views
+from manyview.views.streams import IMAGE
 from manyview.views.view import View
 from small import small
 
@@ -303,15 +307,17 @@ def test_every_parameter_of_a_packaged_recipe_gets_a_gradient(name):
     recipe = load_recipe(name, *small(name), "seed=3")
     step = Step(recipe, C, total_steps=10)
     step.updates = 5  # past the start of a warm-up, where the weight is 0
-    for relation in step.relations.values():
-        if isinstance(relation, SwAV):
-            relation.updates.fill_(relation.freeze)  # and past that of prototypes that stand still
+    for module in step.modules():
+        if isinstance(module, (SwAV, DinoHead)):
+            module.updates.fill_(module.freeze)  # and past that of prototypes and layers that stand still
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    out = step(images, torch.arange(4), index=range(4), epoch=1)
+    others = {stream: Batch(images, None, range(4), 1) for stream in streams_seen(recipe) if stream != IMAGE}
+    out = step(images, torch.arange(4), index=range(4), epoch=1, streams=others)
     out["loss"].backward()
     trained = {key: parameter for key, parameter in step.named_parameters() if parameter.requires_grad}
-    assert all(key.startswith("branches.teacher.") for key in dict(step.named_parameters()).keys() - trained)
+    fixed = dict(step.named_parameters()).keys() - trained
+    assert all(key.startswith(("branches.teacher.", "average.")) for key in fixed)
     assert [key for key, parameter in trained.items() if parameter.grad is None] == []
     assert [key for key, parameter in trained.items() if not parameter.grad.any()] == []
     assert all(parameter.grad.isfinite().all() for parameter in trained.values())
@@ -571,7 +577,7 @@ def test_arguments_that_the_backbone_does_not_take(backbone):
         ({"forward": "jiont"}, "branches.net.forward: unknown way 'jiont'; did you mean 'joint'? "
                                "ways: joint, separate"),
         ({"z": "projectr(h, 8)"}, "branches.net.z: unknown head 'projectr'; did you mean 'projector'? heads: "
-                                  "linear, maps, mlp, pool, predictor, projector"),
+                                  "dino_head, linear, maps, mlp, pool, predictor, projector"),
         ({"z": "projector(8)"}, "branches.net.z: a head first names what it reads, as in projector(h), "
                                 "got projector(8)"),
         ({"z": "projector(q, 8)"}, "branches.net.z: unknown readout 'q'; readouts: h"),

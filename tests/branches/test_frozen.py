@@ -23,6 +23,7 @@ from manyview.judge.export import export_timm
 from manyview.judge.models import exported, of_timm
 from manyview.optimize.optimize import make_optimizer
 from manyview.show.plan import Plan
+from published import publish
 from subjects import TIED, run_of, trained
 
 B, C = 6, 10
@@ -246,8 +247,8 @@ def test_published_weights_come_with_their_classifier_and_normalisation(tmp_path
     """timm's own way to weights, from a file in the place of the hub."""
     teacher = timm_library().create_model("test_resnet", num_classes=1000)
     save_file(teacher.state_dict(), tmp_path / "published.safetensors")
-    where = f"pretrained_cfg_overlay={{'file': '{tmp_path / 'published.safetensors'}'}}"
-    step = Step(recipe(f"frozen(test_resnet(pretrained=True, {where}))", FEATURES, HEAD), C)
+    publish(monkeypatch, "test_resnet", tmp_path / "published.safetensors")
+    step = Step(recipe("frozen(test_resnet(pretrained=True))", FEATURES, HEAD), C)
     branch = step.branch("teacher")
     assert branch.mean.flatten().tolist() == pytest.approx(teacher.pretrained_cfg["mean"])
     assert branch.dims["h"] == teacher.num_features == step.main.dims["t"]

@@ -186,7 +186,7 @@ def test_two_folders(tmp_path):
     splits = opened(f"data.root={tmp_path / 'photos'}", *pile)
     assert splits.counts == {"image": 6, "unlabeled": 5}
     assert torch.equal(splits.unlabeled.read(4), torch.from_numpy(pixels[4]).permute(2, 0, 1))
-    with pytest.raises(DataError, match="no folder .*nowhere"):
+    with pytest.raises(DataError, match=r"no folder .*nowhere"):
         opened(f"data.root={tmp_path / 'photos'}", pile[0], f"data.unlabeled_root={tmp_path / 'nowhere'}")
 
 
@@ -219,10 +219,10 @@ def test_a_pile_that_is_taken_for_a_class_is_told(tmp_path):
     told = "'Unlabelled' is a class here (else say folder(unlabeled='Unlabelled'))"
     assert told in opened(f"data.root={tmp_path}", "data.unlabeled=all").note
     assert told not in opened(f"data.root={tmp_path}", "data.source=folder(unlabeled='Unlabelled')").note
-    with pytest.raises(DataError, match="unlabeled='more' names a folder, and .* has none of that name"):
+    with pytest.raises(DataError, match=r"unlabeled='more' names a folder, and .* has none of that name"):
         opened(f"data.root={tmp_path}", "data.source=folder(unlabeled='more')")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no images in .*empty, which unlabeled='empty' names"):
+    with pytest.raises(DataError, match=r"no images in .*empty, which unlabeled='empty' names"):
         opened(f"data.root={tmp_path}", "data.source=folder(unlabeled='empty')")
 
 

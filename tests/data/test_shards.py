@@ -1,9 +1,14 @@
 """Shards: what was packed comes back, in any number of processes; what is damaged or hostile is refused in a line."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from multiprocessing import get_context
@@ -45,7 +50,7 @@ def photos(tmp_path_factory):
 def packed(photos, tmp_path_factory):
     """The same in shards of a few images."""
     out = tmp_path_factory.mktemp("packed") / "shards"
-    done("data", "pack", "folder", out, f"data.root={photos}", "--shard-size", "12KB", "--workers", "2")
+    done("data", "pack", "folder", out, f"data.root={photos}", "--shard-size", "12KB", "--workers", "2", "--quiet")
     return out
 
 
@@ -126,7 +131,18 @@ def test_an_epoch_reads_blocks_one_after_another(packed):
 
 @pytest.mark.slow(reason="a run is killed and resumed in processes of their own")
 def test_a_run_on_shards_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
-    done("data", "pack", "digits", tmp_path / "shards", "data.limit=192", "--shard-size", "100KB", "--workers", "0")
+    done(
+        "data",
+        "pack",
+        "digits",
+        tmp_path / "shards",
+        "data.limit=192",
+        "--shard-size",
+        "100KB",
+        "--workers",
+        "0",
+        "--quiet",
+    )
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"""
@@ -172,6 +188,12 @@ def test_an_address_gives_what_the_folder_gives(packed, far):
     fsspec.filesystem("memory").store.pop("/far/train-00000.tar")
     again = of(packed).train
     assert torch.equal(there.read(0), again.read(0))  # of what is kept here nothing is asked for
+
+
+def test_an_address_may_be_the_root(packed, far):
+    here = of(packed).train
+    for given in (("shards", "data.root=memory://far"), ("shards('far')", "data.root=memory://")):
+        assert torch.equal(opened(*given).train.read(3), here.read(3))
 
 
 def test_what_is_kept_is_bounded(packed, far):
@@ -225,12 +247,68 @@ def test_a_pack_that_was_ended_goes_on(photos, packed, tmp_path, monkeypatch):
     (tmp_path / "out" / f".{asked[2]}.7.tmp").write_bytes(b"torn")
     torn = tmp_path / "out" / asked[1]
     torn.write_bytes(torn.read_bytes()[:-512])
-    done(*command, "--workers", "0")
+    done(*command, "--workers", "0", "--quiet")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
         path.name: path.read_bytes() for path in packed.iterdir()
     }  # to the byte, whatever was there
     assert "is packed already" in done(*command)
     assert "packed in another way" in one_line(*last_line(manyview(*command, "--seed", "1")))
+
+
+@pytest.mark.slow(reason="a command is killed in a process of its own")
+def test_a_pack_that_was_killed_goes_on(photos, packed, tmp_path):
+    """Without warning, its workers with it, as where memory runs out."""
+    command = [sys.executable, "-m", "manyview", "data", "pack", "folder", tmp_path / "out", f"data.root={photos}"]
+    command += ["--shard-size", "12KB", "--workers", "2", "--quiet"]
+    process = subprocess.Popen([*map(str, command)], start_new_session=True)
+    while not [*(tmp_path / "out").glob("*.tar")] and process.poll() is None:
+        time.sleep(0.001)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done(*map(str, command[3:]))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
+        path.name: path.read_bytes() for path in packed.iterdir()
+    }
+
+
+def test_what_is_gone_is_left_out_where_that_is_said(photos, tmp_path, monkeypatch):
+    from manyview.data import pack
+
+    whole = pack.content_of
+
+    def gone(images, position):
+        if images.labels[position] == 0 and position % 4 == 1:
+            raise BadImage(f"{images.name(position)}: No such file or directory")
+        return whole(images, position)
+
+    monkeypatch.setattr(pack, "content_of", gone)
+    command = (
+        "data",
+        "pack",
+        "folder",
+        tmp_path / "out",
+        f"data.root={photos}",
+        "--shard-size",
+        "12KB",
+        "--workers",
+        "0",
+    )
+    told = one_line(*last_line(manyview(*command)))
+    assert told.endswith("No such file or directory; repair it, or leave such out with data.on_bad_image=skip")
+    shutil.rmtree(tmp_path / "out")
+    code, _, err = manyview(*command, "data.on_bad_image=skip")
+    lost = err.count("\n")
+    assert (code, err.count("manyview: left out: /"), lost > 2) == (0, lost, True)
+    images = of(tmp_path / "out").train.images
+    assert len(images) + len(of(tmp_path / "out").test) == 59 - lost
+    whole_index = opened("folder", f"data.root={photos}", "data.val_fraction=0").train
+    assert [whole_index.name(at).endswith(images.name(n)) for n, at in enumerate(images.index)] == [True] * len(images)
+    counts = np.bincount(images.table.shard)
+    assert len({*counts}) > 1  # uneven, and each still seen once
+    batches = Batches(images, 5, len(images) // 5, seed=0)
+    order = np.concatenate([batches.positions(number)[1] for number in range(len(images) // 5)])
+    assert len({*order}) == len(order)
 
 
 def last_line(said):
@@ -248,16 +326,16 @@ def test_a_folder_that_is_in_use_is_left_alone(photos, tmp_path):
 
 
 def test_images_without_labels_and_of_other_sources(tmp_path):
-    done("data", "pack", "digits", tmp_path / "whole", "--workers", "0")
+    done("data", "pack", "digits", tmp_path / "whole", "--workers", "0", "--quiet")
     before, after = opened("digits"), of(tmp_path / "whole")
-    assert after.note == before.note
+    assert after.note.startswith(before.note)
     assert all(torch.equal(after.test.read(at), before.test.read(at)) for at in range(0, 300, 17))
     assert after.train.name(5) == before.train.name(5)
     root = tmp_path / "bare"
     for number in range(7):
         (root / "train").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 9 + number)).save(root / "train" / f"{number}.png")
-    done("data", "pack", "folder", tmp_path / "out", f"data.root={root}", "--workers", "0")
+    done("data", "pack", "folder", tmp_path / "out", f"data.root={root}", "--workers", "0", "--quiet")
     bare = of(tmp_path / "out")
     assert bare.train.labels.tolist() == [-1] * 7
     assert bare.classes == ()
@@ -376,6 +454,7 @@ def test_what_is_asked_of_the_source(packed):
             of(packed, f", {options}")
     with pytest.raises(DataError, match="needs the address of its folder"):
         opened("shards")
-    with pytest.raises(DataError, match="has an address and data"):
-        opened(f"shards('{packed}')", f"data.root={packed}")
     assert len(opened("shards", f"data.root={packed}").train) == 45
+    assert len(opened(f"shards('{packed.name}')", f"data.root={packed.parent}").train) == 45
+    assert len(opened(f"shards('{packed}')", "data.root=/elsewhere").train) == 45
+    assert of(packed).note.endswith("; shuffled by blocks of 256, 32 at a time")

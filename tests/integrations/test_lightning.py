@@ -27,7 +27,22 @@ if not (find_spec("pytorch_lightning") or find_spec("lightning")):
 from manyview.integrations.lightning import ViewsData, ViewsModule, lightning, trainer_flags
 
 ON_DIGITS = ("data.limit=64", "train.epochs=2", "train.batch_size=32", "train.log_every=1")
+STREAMS = """
+data: {source: digits, labels_per_class: 2, unlabeled: all, unlabeled_limit: 64}
+views:
+  x: {from: image, make: "pad_crop(8, padding=1)"}
+  weak: {from: unlabeled, make: "pad_crop(8, padding=1)"}
+  strong: {from: weak, make: "randaugment(2, 9) | cutmix(1.0, per='image')"}
+branches: {net: {backbone: cresnet20, normalize: half}}
+relations:
+  - cross_entropy(logits(x))
+  - pseudo_label(logits(strong), toward=stop(logits(weak)), threshold=flex(0.12))
+train: {epochs: 2, batch_size: 16, unlabeled_per_labeled: 2, accumulate: 2, log_every: 1, evaluate_every: 1,
+        schedule: cosine(), optimizer: "sgd(lr=0.05, momentum=0.9)"}
+evaluate: ["knn(k=5)"]
+"""
 RECIPES = {
+    "streams": manyview.parse_recipe(STREAMS),
     "labels": manyview.load_recipe(
         "quickstart", *ON_DIGITS, "train.ema=0.9", "train.clip=1.0", "train.accumulate=2", "evaluate=[knn(k=5)]"
     ),

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from manyview.data import ArrayImages, Stored, Subset, TableImages, decode
+from manyview.data.fingerprint import LOOKED_AT
 from manyview.data.folder import folder as open_folder
 from manyview.errors import ManyviewWarning
 from manyview.evaluate.accuracy import Classify
@@ -235,7 +236,7 @@ def photos(tmp_path):
         path = root / "abc"[number % 3] / f"{number:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(path)
-    assert AT not in np.linspace(0, COUNT - 1, cache.LOOKED_AT).astype(int)
+    assert AT not in np.linspace(0, COUNT - 1, LOOKED_AT).astype(int)
     return root
 
 

@@ -320,9 +320,6 @@ def test_labels_are_needed_beside_it():
 
 @pytest.mark.slow(reason="imports lightning and timm's script")
 def test_loops_of_one_stream_refuse(recipe):
-    lightning = pytest.importorskip("manyview.integrations.lightning", exc_type=ManyviewError)
-    with pytest.raises(RecipeError, match="ViewsData feeds one stream of images, and this recipe reads unlabeled, too"):
-        lightning.ViewsData(recipe)
     timm = pytest.importorskip("manyview.integrations.timm", exc_type=ManyviewError)
     with pytest.raises(RecipeError, match=r"timm's train\.py feeds one stream"):
         timm.ViewsTask(recipe, num_classes=10)

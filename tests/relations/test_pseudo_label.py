@@ -1,6 +1,8 @@
 """Pseudo-labels: each threshold rule against slow arithmetic, its state, what it refuses; a hand-written FixMatch."""
 
+import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -233,6 +235,48 @@ def test_a_tied_fixmatch_written_by_hand():
     for name, value in net.named_parameters():
         torch.testing.assert_close(ours[name], value.grad, msg=name)
     assert set(out["measures"]) == {"pseudo_label/confident"}
+
+
+def test_three_updates_of_flexmatch_written_by_hand():
+    """Losses, gradients, weights after torch's SGD and the memory, of images that come again."""
+    text = RECIPE.replace("threshold=0.12", "threshold=flex(0.638)").replace(", weight=2)", ", weight=0.5)")
+    step = manyview.Step(manyview.parse_recipe(text), 10).train()
+    net, said = copy.deepcopy(step.main), {}
+    ours, theirs = (torch.optim.SGD(each.parameters(), lr=0.002, momentum=0.9) for each in (step, net))
+    step.attach(ours)
+    for epoch in range(3):
+        batch = given()
+        other = replace(batch.streams["unlabeled"], index=torch.arange(8) * 2 % 11, epoch=epoch)
+        batch = replace(batch, epoch=epoch, streams={"unlabeled": other})
+        ours.zero_grad()
+        out = step(batch)
+        out["loss"].backward()
+
+        x = step.views(batch.images, index=range(4), epoch=epoch)["x"].pixels
+        views = step.views(other.images, index=other.index, epoch=epoch, stream="unlabeled")
+        h = net.backbone((torch.cat([x, views["weak"].pixels, views["strong"].pixels]) - net.mean) / net.std)
+        x, weak, strong = net.heads["logits"](h).split([4, 8, 8])
+        sure, labels = weak.detach().softmax(1).max(1)
+        counts = torch.bincount(torch.tensor([c for c in said.values() if c >= 0], dtype=torch.long), minlength=10)
+        beta = counts / max(int(counts.max()), len(said) - int(counts.sum()), 1)
+        mask = sure >= 0.638 * (beta / (2 - beta))[labels]
+        cross_entropy = torch.nn.functional.cross_entropy
+        loss = cross_entropy(x, torch.arange(4)) + (cross_entropy(strong, labels, reduction="none") * mask).mean()
+        loss = loss + 0.5 * (1 - torch.cosine_similarity(h[4:12], h[12:])).mean()
+        theirs.zero_grad()
+        loss.backward()
+        torch.testing.assert_close(out["loss"], loss)
+        for (name, one), two in zip(step.main.named_parameters(), net.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, two.grad, msg=name)
+        ours.step()
+        theirs.step()
+        for image, label, confidence in zip(other.index.tolist(), labels.tolist(), sure.tolist(), strict=True):
+            said[image] = label if confidence >= 0.638 else said.get(image, -1)
+    for (name, one), two in zip(step.main.state_dict().items(), net.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, two, msg=name)
+    held = step.relations["pseudo_label"].rule.said.tolist()
+    assert {image: label for image, label in enumerate(held) if label > -2} == said
+    assert len({*said.values()}) == 2
 
 
 def test_flex_in_a_step_remembers_images():

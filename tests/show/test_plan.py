@@ -23,7 +23,9 @@ ROWS = {  # images that pass each network for each image of a batch, read off th
     "agmax_cifar10_cutout_autoaugment": {"net": 2},
     "agmax_cifar10_mixup": {"net": 2},
     "agmax_cifar10_mixup_autoaugment": {"net": 2},
+    "agmax_cifar100": {"net": 2},
     "agmax_imagenet": {"net": 2},
+    "agmax_imagenet_resnet101": {"net": 2},
     "augself_cifar10": {"net": 2},
     "barlow_twins_cifar10": {"online": 2},
     "baseline_cifar10": {"net": 2},
@@ -55,6 +57,7 @@ ROWS = {  # images that pass each network for each image of a batch, read off th
     "moco_cifar10": {"online": 1, "teacher": 1},
     "moco_imagenet": {"online": 1, "teacher": 1},
     "quickstart": {"net": 2},
+    "rdrop_cifar10": {"net": 2},
     "sam_cifar10": {"net": 1},
     "simclr_augself_cifar10": {"online": 2},
     "simclr_augself_imagenet": {"online": 2},
@@ -74,10 +77,12 @@ ROWS = {  # images that pass each network for each image of a batch, read off th
     "simsiam_dssl_imagenet": {"online": 4},
     "simsiam_imagenet": {"online": 2},
     "sla_cifar10": {"net": 4},
+    "sla_cifar100": {"net": 4},
     "sla_da_cifar10": {"net": 4},
     "sla_mt_cifar10": {"net": 4},
     "sla_sd_cifar10": {"net": 4},
     "softmatch_cifar10": {"net": 3},
+    "supcon_cifar10": {"net": 2},
     "supervised_augself_imagenet100": {"net": 2},
     "swav_augself_cifar10": {"online": 2},
     "swav_augself_imagenet": {"online": 8},
@@ -85,6 +90,7 @@ ROWS = {  # images that pass each network for each image of a batch, read off th
     "swav_cifar10": {"online": 2},
     "swav_imagenet": {"online": 8},
     "tied_cifar10": {"net": 2},
+    "tied_cifar10_reduced": {"net": 2},
     "tied_cifar10_wrn28_10": {"net": 2},
     "tied_fixmatch_cifar10": {"net": 3},
     "tied_imagenet": {"net": 2},
@@ -145,7 +151,7 @@ def test_rows_of_packaged_recipes(name):
     rows = looks * sum(ROWS[name].values())
     assert sum(made.step.rows.values()) == rows
     batch, others = recipe.train.batch_size, made.step.rows.get("unlabeled", 0)
-    length = f"{recipe.train.epochs} epochs" if recipe.train.epochs else f"{recipe.train.steps:,} steps"
+    length = f"{recipe.train.epochs:,} epochs" if recipe.train.epochs else f"{recipe.train.steps:,} steps"
     passes = ", in 2 passes" if looks == 2 else ""
     cost = f"a step: {batch:,} images, {batch * rows:,} through the networks ({rows} an image{passes})"
     if others:

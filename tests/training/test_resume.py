@@ -63,8 +63,34 @@ DINO = (
     .replace("RISES", "teacher_temperature=(0.04, 0.07), warmup=30")
     .replace("sgd(lr=0.05, momentum=0.9)", "adamw(lr=0.001, weight_decay=0.04, decay_to=0.4)")
 )
+STREAMS = """
+title: to be killed, with few labels
+seed: 1
+data: {source: digits, labels_per_class: 4, unlabeled: all, unlabeled_limit: 192, val_fraction: 0.2, render: memory}
+views:
+  x: {from: image, make: "pad_crop(8, padding=1)"}
+  weak: {from: unlabeled, make: "pad_crop(8, padding=1)"}
+  strong: {from: weak, make: "randaugment(2, 9) | cutmix(1.0, per='image')"}
+branches: {net: {backbone: "cresnet20(drop_rate=0.3)", normalize: half}}
+relations:
+  - cross_entropy(logits(x))
+  - pseudo_label(logits(strong), toward=stop(logits(weak)), threshold=flex(0.3))
+  - pseudo_label(logits(strong), toward=stop(logits(weak)), threshold=free(momentum=0.9), weight=0.1)
+train:
+  epochs: 4
+  batch_size: 8
+  unlabeled_per_labeled: 2
+  optimizer: "sgd(lr=0.05, momentum=0.9)"
+  schedule: "cosine(warmup='1 epochs')"
+  log_every: 1
+  checkpoint_every: 7 steps
+"""
+LEJEPA = MOCO.replace("  teacher: ema(online, momentum=0.9, schedule='cosine')\n", "").replace(
+    "info_nce(z(a), toward=teacher.z(b), queue=40, temperature=0.2)", "lejepa(z(a), z(b), directions=16)"
+)
 # 12 steps an epoch, 48 in all, a checkpoint at 7, 14, …: at step 17 the run is within its second epoch. MoCo's 16 keys
 # a step do not divide its queue of 40: at a checkpoint it is filled to some place within
+OTHERS = {"moco": MOCO, "dino": DINO, "streams": STREAMS, "lejepa": LEJEPA}
 CASES = {
     "dropout and random weights": [],
     "two workers": ["data.workers=2", "data.render=workers"],
@@ -76,6 +102,10 @@ CASES = {
     "moco in parts": ["train.accumulate=2"],
     "moco with sam": ["train.optimizer=sam(sgd(lr=0.05, momentum=0.9), adaptive=True)", "data.render=device"],
     "dino in parts": ["train.accumulate=2", "train.clip=3.0"],
+    "streams": [],
+    "streams in parts, with sam": ["train.accumulate=2", "train.optimizer=sam(sgd(lr=0.05, momentum=0.9))"],
+    "streams by two workers": ["data.workers=2", "data.render=workers"],
+    "lejepa": [],
 }
 
 
@@ -89,9 +119,9 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recipe_of(recipe):
     """The recipe of a case."""
-    others = {name: recipe.with_name(f"{name}.yaml") for name in ("moco", "dino")}
-    others["moco"].write_text(MOCO)
-    others["dino"].write_text(DINO)
+    others = {name: recipe.with_name(f"{name}.yaml") for name in OTHERS}
+    for name, text in OTHERS.items():
+        others[name].write_text(text)
     return lambda case: others.get(case.split()[0], recipe)
 
 

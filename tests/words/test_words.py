@@ -20,6 +20,7 @@ from manyview.data.loader import _Values
 from manyview.errors import ManyviewError, ManyviewWarning, RecipeError, RunError, WordsError
 from manyview.foundation.vocabulary import PREFIX, Words
 from manyview.training.kept_words import check_words, keep_words, kept_words
+from manyview.views.ops import OPS
 from manyview.words.load import words_of
 from processes import server
 
@@ -156,7 +157,7 @@ def test_did_you_mean_across_own_and_packaged(words, override, message):
 
 
 def test_the_list_of_ours_does_not_have_theirs(words):
-    with pytest.raises(RecipeError, match=r"has all 38, and your own: speckle\)"):
+    with pytest.raises(RecipeError, match=rf"has all {len(OPS)}, and your own: speckle\)"):
         loaded("views.a.make=zzz", use=words)
 
 

@@ -20,6 +20,7 @@ from manyview.branches.ema import follow
 from manyview.branches.given import GivenError, Network, Reader, looking_on, normalization_of, tried_size
 from manyview.branches.heads import TAPS, build_head
 from manyview.branches.initial import drawn_apart
+from manyview.branches.kept import Kept
 from manyview.branches.origin import origin_of
 from manyview.branches.rows import by_shape, family_read, images_of, in_order, joined, of_member, parted
 from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec, source_of
@@ -55,6 +56,7 @@ class Branch(nn.Module):
         if given is not None and pretrained:
             _tell_unread(spec)
         self.spec = spec if given is None else replace(spec, backbone=Call(given.name))
+        self.kept: Kept | None = None  # of a frozen branch: what it says of each image, in the place of its passes
         self.given = given is not None
         self.backbone: Any
         if given is None:
@@ -264,6 +266,8 @@ class Branch(nn.Module):
 
         Returns pair -> [rows, dim]. A member whose family is read as well is a slice of it and costs nothing.
         """
+        if self.kept is not None and (known := self.kept.of(views, wanted)) is not None:
+            return known
         needed = self.with_inputs(wanted)
         read = {view for _, view in needed}
         roots = {view: family_read(view, read) for view in read}

@@ -26,12 +26,14 @@ class Frozen:
 
     network: timm's, by a call, or the place of a run, an export or a checkpoint of a run, in quotes; None for one that
     is given in Python. precision: of its forward pass; None is that of training. normalize: as of any branch, where it
-    is not what its weights were trained with.
+    is not what its weights were trained with. keep: what it says of each image is kept on disk, where the views that it
+    looks at draw nothing; `manyview train` then passes each image through it once, and not once an epoch.
     """
 
     network: Call | str | None = None
     precision: str | None = None
     normalize: Any = None
+    keep: bool = False
 
     def __post_init__(self) -> None:
         """Take a bare name for a call, as in `frozen(resnet50)`."""
@@ -42,6 +44,12 @@ class Frozen:
                 "frozen names a network, as in resnet50(pretrained=True), or the place of a run, an export or a "
                 f"checkpoint, in quotes, got {self.network!r}"
             )
+        if not isinstance(self.keep, bool):
+            raise ValueError(f"keep is True or False, got {self.keep!r}")
+        if self.keep and self.network is None:
+            raise ValueError(
+                "keep=True is for a network that the recipe names; of one from Python the code is not known"
+            )
         if isinstance(self.precision, Name):
             raise ValueError(f"put quotes round precision='{self.precision}'")
         if self.precision is not None and self.precision not in PRECISIONS:
@@ -49,4 +57,5 @@ class Frozen:
 
     def __str__(self) -> str:
         shown = repr(self.network) if isinstance(self.network, str) else self.network or "given in Python"
-        return f"frozen, {shown}" + (f", {self.precision}" if self.precision else "")
+        more = ", ".join(filter(None, (self.precision, "kept" if self.keep else "")))
+        return f"frozen, {shown}" + (f", {more}" if more else "")

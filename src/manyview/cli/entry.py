@@ -21,6 +21,7 @@ from manyview.cli.judge import evaluate, export, predict
 from manyview.cli.look import replay, views
 from manyview.cli.new import new
 from manyview.cli.recipes import plan, recipes
+from manyview.cli.runs import diff, runs
 from manyview.cli.speech import tell
 from manyview.cli.train import train
 from manyview.errors import Interrupted, ManyviewError, ManyviewWarning, reason
@@ -65,6 +66,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
         ["manyview views quickstart --out views.png", "manyview views quickstart cat.jpg --out cat-views.png"],
     ),
     "replay": (replay, ["manyview replay runs/first --index 3 --epoch 0 --out seen.png"]),
+    "runs": (runs, ["manyview runs", "manyview runs runs --sort best"]),
+    "diff": (diff, ["manyview diff runs/first runs/second"]),
     "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
     "export": (export, ["manyview export runs/first exported"]),
     "data pack": (

@@ -43,8 +43,8 @@ def listed(
     no labels. They and the paths in them are relative to `root`. With `train` alone, test and val are taken from it,
     `val_fraction` each. `image`: the column of paths, by default the one of a usual name (image, path, file, …).
     `label`: the column of labels, whose default "label" may be missing or have another usual name (target, class, …);
-    None reads none. Labels are numbers of classes, or else names, whose classes are the names of train, sorted. An empty
-    cell and -1 mean that the image has no label.
+    None reads none. Labels are numbers of classes, or else names, whose classes are the names of train, sorted. An
+    empty cell and -1 mean that the image has no label.
     Raises `DataError`, naming the line, for files that are not there, a path that comes twice, and what is no label.
     """
     if root is None:

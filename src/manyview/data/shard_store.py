@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, final
 
@@ -16,6 +16,7 @@ from manyview.errors import DataError, reason, shown
 from manyview.foundation.files import at_home, open_regular
 
 PIECE = 1 << 22  # bytes of a file that are copied at once
+STRIDE = 1 << 17  # bytes that Linux reads ahead at one asking; of more it leaves out the rest
 LOCAL = ("file", "local")  # addresses of this machine
 
 
@@ -35,7 +36,7 @@ class Store:
     address: str
     cache: int = 0
 
-    @property
+    @cached_property
     def folder(self) -> Path | None:
         """Where it is on this machine; None where it is elsewhere."""
         scheme, found, path = self.address.partition("://")
@@ -78,6 +79,12 @@ class Store:
             system, path = _remote(self.address)
             return system.cat_file(f"{path}/{file.name}", start=offset, end=offset + size)
 
+    def ahead(self, file: File, start: int, end: int) -> None:
+        """Says that a stretch of a file is about to be read, for the disk to read it in one go. Of files here alone."""
+        if self.folder is not None and hasattr(os, "posix_fadvise"):
+            with self._telling(file.name):
+                _ask(self.folder / file.name, start, end)
+
     @contextlib.contextmanager
     def _telling(self, name: str) -> Iterator[None]:
         try:
@@ -96,6 +103,13 @@ class Store:
 @lru_cache(maxsize=256)  # of the 1,024 that a process may usually have open
 def _opened(path: Path) -> BinaryIO:
     return open_regular(path)
+
+
+@lru_cache(maxsize=64)  # stretches that were just asked for
+def _ask(path: Path, start: int, end: int) -> None:
+    file = _opened(path)
+    for at in range(start, end, STRIDE):
+        os.posix_fadvise(file.fileno(), at, min(STRIDE, end - at), os.POSIX_FADV_WILLNEED)
 
 
 def _part(file: BinaryIO, offset: int, size: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,9 @@ from manyview.data.shard_format import (
 from manyview.data.shard_store import Store
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, shown
+from manyview.foundation.files import at_home
 
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):(?:/(?!/)|$)")  # of an address that was taken for a path
 CACHE = 32.0  # GiB
 BLOCK, MIX = 256, 32  # images; blocks
 CALL = "data.source=\"shards('ADDRESS')\""
@@ -40,12 +42,16 @@ CALL = "data.source=\"shards('ADDRESS')\""
 @final
 @dataclass(frozen=True, eq=False)
 class ShardImages:
-    """Images of one split, in the order of the source that was packed. `stored`: see `decode`."""
+    """Images of one split, in the order of the source that was packed. `stored`: see `decode`.
+
+    stretches: where each of `blocks` begins and ends in its shard, int64 [blocks, 2].
+    """
 
     store: Store
     files: tuple[File, ...]
     table: Table
     blocks: Blocks | None = None
+    stretches: Ints | None = None
     stored: Stored | None = None
 
     @property
@@ -98,6 +104,8 @@ class ShardImages:
 
     def _bytes(self, position: int) -> bytes:
         file = self.files[self.table.shard[position]]
+        if self.blocks is not None and self.stretches is not None:
+            self.store.ahead(file, *self.stretches[self.blocks.of[position]].tolist())
         return self.store.read(file, int(self.table.offset[position]), int(self.table.size[position]))
 
 
@@ -113,9 +121,10 @@ def shards(
 ) -> RawSplits:
     """A folder that `manyview data pack` wrote; `download` is not used. `stored`: see `decode`.
 
-    `address`: a folder here, or where fsspec finds it, as `s3://bucket/folder`; by default `data.root`. Of shards from
-    elsewhere up to `cache` GiB are kept in $MANYVIEW_CACHE/shards, whole and with their checksums proved; what was used
-    longest ago makes room. With cache=0, and of shards that are longer, each image is asked for alone.
+    `address`: a folder here, or where fsspec finds it, as `s3://bucket/folder`; by default `data.root`, and below it
+    where that is given and the address is relative. Of shards from elsewhere up to `cache` GiB are kept in
+    $MANYVIEW_CACHE/shards, whole and with their checksums proved; what was used longest ago makes room. With cache=0,
+    and of shards that are longer, each image is asked for alone.
 
     An epoch takes blocks of `block` images that lie together in a random order, `mix` of them at once, and the images
     of these in a random order, both by the recipe's seed: so disks read in long strides, and a shard is needed by a few
@@ -129,22 +138,30 @@ def shards(
         raise DataError(
             f"source 'shards' needs the address of its folder; say {CALL}, or data.source=shards data.root=DIR"
         )
-    if address is not None and root is not None:
-        raise DataError(f"{where} has an address and data.root={shlex.quote(str(root))}; say one of them")
     if not 0 <= cache < 2**33:
         raise DataError(f"{where}: cache={cache} must be GiB, 0 or more")
     for name, value in (("block", block), ("mix", mix)):
         if value is not None and not 1 <= value < 2**31:
             raise DataError(f"{where}: {name}={value} must be at least 1")
-    store = Store(str(root) if address is None else address, int(cache * 2**30))
+    store = Store(_place(root, address), int(cache * 2**30))
     manifest = open_manifest(store)
     opened = {
-        name: ShardImages(store, tuple(split.shards), table, _blocks(table, block, mix), stored)
+        name: ShardImages(store, tuple(split.shards), table, *_blocks(table, block, mix), stored)
         for name, split in manifest.splits.items()
         for table in [open_table(store, split, manifest)]
     }
     classes = tuple(manifest.classes)
-    return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, manifest.carve_test)
+    remark = "" if block is None else f"shuffled by blocks of {block:,}, {mix:,} at a time"
+    return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, manifest.carve_test, remark)
+
+
+def _place(root: Path | None, address: str | None) -> str:
+    """Where the shards are."""
+    base = "" if root is None else _SCHEME.sub(r"\1://", str(root))
+    if address is None or not base:
+        return address or base
+    absolute = "://" in address or at_home(address).is_absolute()
+    return address if absolute else f"{base}{'' if base.endswith('/') else '/'}{address}"
 
 
 def open_manifest(store: Store) -> Manifest:
@@ -170,17 +187,19 @@ def open_table(store: Store, split: Split, manifest: Manifest) -> Table:
     return read_table(data, split, len(manifest.classes), store.where(split.table.name))
 
 
-def _blocks(table: Table, block: int | None, mix: int) -> Blocks | None:
-    """Images that lie together, as many in each but for the last of a shard."""
-    if block is None:
-        return None
+def _blocks(table: Table, block: int | None, mix: int) -> tuple[Blocks | None, Ints | None]:
+    """Images that lie together, as many in each but for the last of a shard; where these begin and end."""
+    if block is None or not len(table):
+        return None, None
     lies = np.lexsort((table.offset, table.shard))
     first = np.searchsorted(table.shard[lies], table.shard[lies])  # the place of each one's shard
     within = (np.arange(len(lies)) - first) // block
     begins = np.diff(table.shard[lies], prepend=-1).astype(bool) | np.diff(within, prepend=-1).astype(bool)
     of: NDArray[np.int32] = np.empty(len(lies), np.int32)
     of[lies] = np.cumsum(begins) - 1
-    return Blocks(of, mix)
+    lasts = np.append(np.flatnonzero(begins)[1:], len(lies)) - 1
+    ends = table.offset[lies[lasts]] + table.size[lies[lasts]]
+    return Blocks(of, mix), np.stack([table.offset[lies[begins]], ends], axis=1)
 
 
 __all__ = ["ShardImages", "open_manifest", "open_table", "shards"]

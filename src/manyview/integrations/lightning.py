@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from manyview.data import Splits, check_labels, open_splits
-from manyview.data.loader import Batch, Batches, stream
+from manyview.data.loader import Batch, stream
 from manyview.data.mark import marks_of
 from manyview.data.render import choose_rendering
 from manyview.errors import ManyviewError, RunError, warn
@@ -37,9 +37,11 @@ from manyview.foundation.words import a
 from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import clock_of, fixed_parts, make_optimizer, make_schedule, sync_batchnorm
 from manyview.optimize.wrapping import refuse_several
+from manyview.recipe.batches import batches_of
+from manyview.recipe.flat import changes
 from manyview.recipe.method import PARTS, check_method, in_a_line, method_of
-from manyview.recipe.recipe import Recipe, changes
-from manyview.recipe.streams import refuse_streams
+from manyview.recipe.recipe import Recipe
+from manyview.recipe.streams import check_images, read_of
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
@@ -88,14 +90,14 @@ class ViewsData(lightning.LightningDataModule):
 
     def __init__(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        refuse_streams(recipe, "Lightning's ViewsData")
         self.recipe = recipe if data is None else recipe.on_given_data()
-        self.splits: Splits = open_splits(self.recipe.data, recipe.seed, data)
+        self.splits: Splits = read_of(self.recipe, open_splits(self.recipe.data, recipe.seed, data))
         self.protocols = parse_protocols(recipe.evaluate, words=recipe.words)
         check_labels(self.splits, recipe.needs_labels, recipe.evaluate)
         check_protocols(self.protocols, self.splits)
+        check_images(self.recipe, self.splits)
         self.splits = in_memory(self.splits, recipe.data, Display(quiet=True))
-        self.clock = clock_of(recipe.train, len(self.splits.train))
+        self.clock = clock_of(recipe.train, self.splits.counts)
 
     @cached_property
     def method(self) -> dict[str, Any]:
@@ -138,20 +140,9 @@ class _Parts:
     def __iter__(self) -> Iterator[Batch]:
         data, trainer, recipe = self._data, self._data.trainer, self._data.recipe
         device = trainer.strategy.root_device
-        rendering = choose_rendering(recipe.data.render, data.splits.train, device.type)
-        batches = Batches(
-            images=data.splits.train,
-            batch_size=recipe.train.batch_size,
-            steps_per_epoch=data.clock.steps_per_epoch,
-            seed=recipe.seed,
-            accumulate=recipe.train.accumulate,
-            rank=trainer.global_rank,
-            world=trainer.world_size,
-            views=None if rendering.place == "device" else recipe.seen_views,
-            classes=data.num_classes,
-            skip=recipe.data.on_bad_image == "skip",
-            reduced=recipe.data.reduced,
-        )
+        rendering = choose_rendering(recipe.data.render, data.splits.streams.values(), device.type)
+        rank, world = trainer.global_rank, trainer.world_size
+        batches = batches_of(recipe, data.splits, rendering.place, data.num_classes, rank, world)
         seen = trainer.fit_loop.epoch_loop.batch_progress.current.ready  # of this epoch, where it goes on
         start = trainer.global_step * recipe.train.accumulate + seen % recipe.train.accumulate
         pin = device.type == "cuda"
@@ -172,8 +163,9 @@ class ViewsModule(lightning.LightningModule):
     """A recipe's `Step` as Lightning trains it: automatic optimisation, by the recipe's optimiser and schedule.
 
     backbone, pretrained: as for `Step`. What follows an update (EMAs, queues, prototypes, weights that change) follows
-    the optimiser's own. Logged are `loss`, `terms/…` and `lr`; on validation `val_…`, what `manyview train` measures
-    there: accuracy where something classifies, else kNN; in `Trainer.test` the recipe's protocols, as `test_…`.
+    the optimiser's own. Logged are `loss`, `terms/…`, `measures/…` and `lr`; on validation `val_…`, what `manyview
+    train` measures there: accuracy where something classifies, else kNN; in `Trainer.test` the recipe's protocols, as
+    `test_…`.
 
     The Trainer's flags must be those of the recipe where they change what is learnt (`trainer_flags` has them): other
     parts of a batch are refused with RunError, an optimiser that looks twice (`sam`) with RecipeError; another length,
@@ -232,7 +224,7 @@ class ViewsModule(lightning.LightningModule):
             if have != flags[flag]:
                 self._tell(f"Trainer({flag}={have!r}), where the recipe would have {flags[flag]!r}")
         self.step.total_steps = data.clock.steps
-        together = images_together(config, len(data.splits.train), trainer.world_size)
+        together = images_together(config, data.splits.counts, trainer.world_size)
         rehearse(self.step, data.splits, together)
         if config.sync_batchnorm:
             sync_batchnorm(self.step, trainer.world_size, trainer.strategy.root_device)
@@ -303,10 +295,11 @@ class ViewsModule(lightning.LightningModule):
         """The loss of a part of a batch; logs its terms, and tells of images that could not be read."""
         if not isinstance(batch, Batch):
             raise ManyviewError(f"ViewsModule is fed by ViewsData, got {a(type(batch).__name__)} of another loader")
-        output = self.step(batch.images, batch.targets, index=batch.index.tolist(), epoch=batch.epoch)
+        output = self.step(batch)
         terms = {f"terms/{name}": value.detach() for name, value in output["terms"].items()}
+        terms |= {f"measures/{name}": value for name, value in output["measures"].items()}
         self.log_dict({"loss": output["loss"].detach(), **terms}, batch_size=len(batch.index))
-        for line in batch.skipped:
+        for line in batch.unread:
             self._tell(f"skipped: {line}")
         return output["loss"]
 

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from manyview.data import BadImage, Images, Subset, stamp
-from manyview.data.mark import mark_of
+from manyview.data import Images
+from manyview.data.fingerprint import fingerprint
 from manyview.errors import ManyviewWarning, RunError
 from manyview.evaluate.features import Keeper
 from manyview.evaluate.model import Model
@@ -23,8 +22,6 @@ from manyview.foundation.environment import code, versions
 from manyview.foundation.files import write_bytes
 
 DECODERS = ("pillow", "simplejpeg", "imagecodecs", "tifffile")
-LOOKED_AT = 16
-"""Images of a split that are decoded for the key, which so differs where they are decoded in another way."""
 
 
 def usual_folder() -> Path:
@@ -35,25 +32,11 @@ def usual_folder() -> Path:
 def key_of(model: Model, images: Images) -> str:
     """A digest of all that a model's outputs depend on.
 
-    Of the model its weights, preparation and kind of device; of the images names, labels, how they are decoded, and a
-    `stamp` of every single one; and of the code the libraries' versions and manyview's own sources.
+    Of the model its weights, preparation and kind of device; of the images their `fingerprint`; and of the code the
+    libraries' versions and manyview's own sources.
     """
-    said = model.key, model.device.type, versions(*DECODERS), code(), mark_of(images), _decoded_as(images)
-    digest = hashlib.blake2b(repr(said).encode(), digest_size=16)
-    for position in range(len(images)):
-        digest.update(stamp(images, position) + b"\n")
-    for position in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)):
-        try:
-            pixels = images.read(int(position))
-            digest.update(f"{pixels.dtype} {[*pixels.shape]}".encode() + pixels.numpy().tobytes())
-        except BadImage as error:
-            digest.update(str(error).encode())
-    return digest.hexdigest()
-
-
-def _decoded_as(images: Images) -> str:
-    """How the files of images are read: `stored` of those that have it."""
-    return _decoded_as(images.images) if isinstance(images, Subset) else str(getattr(images, "stored", None))
+    said = model.key, model.device.type, versions(*DECODERS), code(), fingerprint(images)
+    return hashlib.blake2b(repr(said).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)

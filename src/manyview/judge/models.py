@@ -135,16 +135,12 @@ def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None 
     weights = open_weights(checkpoint)
     spec = Call(call.name, (), options)
     network, found = with_classifier(lambda classes: _network(spec, small, classes, checkpoint), weights, str(call))
-    _tell(found, weights)
     config = timm.data.resolve_model_data_config(network)
     if weights.normalization is not None:  # a run's or an export's own
         config = {**config, **dict(zip(("mean", "std"), weights.normalization, strict=True))}
-    return _timm_model(
-        network.to(device),
-        config,
-        str(call) if options or small else call.name,
-        size,
-    )
+    model = _timm_model(network.to(device), config, str(call) if options or small else call.name, size)
+    _tell(found, weights)  # last: of what is refused there is nothing to tell
+    return model
 
 
 def _timm_model(

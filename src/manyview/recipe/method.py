@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from manyview.errors import RunError
-from manyview.recipe.recipe import Recipe, changes
+from manyview.recipe.flat import changes
+from manyview.recipe.recipe import Recipe
 
 PARTS = ("seed", "views", "branches", "relations")
 SHOWN = 4  # settings that a message lists

@@ -23,7 +23,7 @@ from manyview.relations import RELATIONS, FitError, Port
 from manyview.relations.reading import are_ports, choices_of, has, hints_of, is_port
 from manyview.relations.weight import SCHEDULES, Weight
 from manyview.views.ops.mix import MIXING
-from manyview.views.plan import TEST, PlannedView, check_member
+from manyview.views.plan import TEST, PlannedView, check_member, mixings_of
 
 T = TypeVar("T")
 
@@ -351,7 +351,9 @@ def make_port(
             dim, members = dim // members, 1
     constant = "stop" in read.functions or not spec.learns
     ops = {planned.name: planned.op for planned in views[base].ops}
-    return Port(str(read), dim, members, classes, ops, constant)
+    rows_mixed = [("mix", each.like, each.op) for each in read.functions if isinstance(each, Mix)]
+    mixed = (*mixings_of(views, read.view), *rows_mixed)
+    return Port(str(read), dim, members, classes, ops, constant, mixed)
 
 
 def rows_an_image(view: str, views: Mapping[str, PlannedView]) -> int:

@@ -13,6 +13,7 @@ from pydantic import Field
 from manyview.branches.spec import BranchSpec, parse_branches
 from manyview.data.sources import FROM_PYTHON
 from manyview.errors import RecipeError, brief
+from manyview.recipe.flat import changes, flat
 from manyview.recipe.readouts import RelationPlan, plan_relations
 from manyview.recipe.settings import Data, Frozen, Train
 from manyview.relations.reading import has
@@ -84,7 +85,7 @@ class Recipe(Frozen):
     @property
     def flat(self) -> dict[str, Any]:
         """Every setting by its dotted place, as `train.batch_size`."""
-        return _flat(self.model_dump(mode="json"))
+        return flat(self.model_dump(mode="json"))
 
     def on_given_data(self) -> Recipe:
         """The same recipe on data sets that are given in Python, which is all that it then says of where they are."""
@@ -118,19 +119,3 @@ def difference(ours: Recipe, theirs: Recipe, ignore: Mapping[str, Any] | None = 
         for recipe in (ours, theirs)
     )
     return changes(left, right)
-
-
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Lines `key: before -> now` for all that differs between two tables of settings."""
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return [f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, (dict, list)):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        flat: dict[str, Any] = {}
-        for key, inner in items:
-            flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    return {prefix: value}

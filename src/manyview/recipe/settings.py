@@ -42,9 +42,9 @@ class Frozen(BaseModel):
 class Data(Frozen, strict=True):
     """Where images come from and which of them are used; every choice is a function of the recipe's seed.
 
-    source: digits, folder, hf, listed, torchvision, or a data set by name (cifar10, …); images may be without labels, as
-    of folder(labels=None) or stl10(split='train+unlabeled'). root: its folder. val_fraction: the share of training images,
-    of the labelled where there are any, held out to choose by, where the source has no validation set.
+    source: digits, folder, hf, listed, torchvision, or a data set by name (cifar10, …); images may be without labels,
+    as of folder(labels=None) or stl10(split='train+unlabeled'). root: its folder. val_fraction: the share of training
+    images, of the labelled where there are any, held out to choose by, where the source has no validation set.
     labels_per_class, imbalance (largest class / smallest, exponential; both leave images without labels alone), limit:
     which training images remain. unlabeled: opens the stream of that name beside `image`, for views `from: unlabeled`:
     all training images without their labels; the rest, whose label is not kept or that have none; or another source's,

@@ -14,6 +14,8 @@ from manyview.recipe.readouts import RelationPlan
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import PER_LABELED
 from manyview.relations.reading import has
+from manyview.relations.thresholds import Flex
+from manyview.views.ops.soften import Soften
 from manyview.views.plan import stream_of
 from manyview.views.streams import IMAGE, STREAMS, UNLABELED
 
@@ -26,6 +28,12 @@ def check_streams(recipe: Recipe) -> None:
             raise RecipeError(
                 f"views.{name}.from: {UNLABELED} is no stream of this recipe; open it with data.unlabeled=all (all "
                 f"training images, without their labels), rest (those whose label is not kept) or a source"
+            )
+        softening = [op.name for op in view.ops if isinstance(op.op, Soften)]
+        if softening and stream_of(recipe.view_plan, name) == UNLABELED:
+            raise RecipeError(
+                f"views.{name}.make: {softening[0]} softens the labels of a view, and the stream {UNLABELED} has none; "
+                f"drop it"
             )
     if data.unlabeled is None:
         given = {
@@ -76,6 +84,17 @@ def read_of(recipe: Recipe, splits: Splits) -> Splits:
     return splits if UNLABELED in streams_seen(recipe) else replace(splits, unlabeled=None, withheld=None)
 
 
+def check_images(recipe: Recipe, splits: Splits) -> None:
+    """Raises RecipeError where a rule of pseudo-labels counts other images than its stream has."""
+    for number, plan in enumerate(recipe.relation_plan):
+        for rule in (value for value in plan.options.values() if isinstance(value, Flex)):
+            images = splits.streams[stream_of(recipe.view_plan, plan.all_reads[0].view)]
+            try:
+                rule.check_images(len(images))
+            except ValueError as error:
+                raise RecipeError(f"relations.{number}: {plan.text}: {error}") from None
+
+
 def unread(recipe: Recipe) -> list[str]:
     """A line where a stream is opened of which no relation reads a view."""
     if recipe.data.unlabeled is None or UNLABELED in streams_seen(recipe):
@@ -95,9 +114,9 @@ def refuse_streams(recipe: Recipe, where: str) -> None:
     """Raises RecipeError for a recipe of several streams, for a loop that feeds but one."""
     if recipe.data.unlabeled is not None:
         raise RecipeError(
-            f"{where} feeds one stream of images, and this recipe reads {UNLABELED}, too; manyview train, or a loop of "
-            f"your own, feeds both"
+            f"{where} feeds one stream of images, and this recipe reads {UNLABELED}, too; manyview train, Lightning's "
+            f"Trainer, or a loop of your own, feeds both"
         )
 
 
-__all__ = ["a_step", "check_streams", "read_of", "refuse_streams", "streams_seen", "unread"]
+__all__ = ["a_step", "check_images", "check_streams", "read_of", "refuse_streams", "streams_seen", "unread"]

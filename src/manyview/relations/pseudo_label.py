@@ -8,6 +8,10 @@ softmax(l_weak / 0.4), m = [max P >= 0.8]. What FlexMatch, FreeMatch and SoftMat
 FreeMatch's fairness (eq. 11-13) pulls the marginal of the confident strong rows to that of the moving mean, both evened
 out by how often each class was said:  sum_c a_c log b_c,  a = norm(local / labels), b = norm(mean P_strong / counts).
 Its sign is the paper's, L_f = - H(a, b), and its weight 0.001 to 0.01.
+
+Where `mixup` or `cutmix` mixed the strong view's images, their labels are mixed as labels of people's are: row i, which
+shows lam of its own image and 1 - lam of image j, is asked for  lam m_i y_i + (1 - lam) m_j y_j.  An unsure image adds
+nothing, whatever it is mixed with.
 """
 
 from __future__ import annotations
@@ -19,11 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manyview.errors import RecipeError
+from manyview.errors import BatchError, RecipeError
 from manyview.foundation.distributed import gather
 from manyview.relations.precision import check_temperature, in_float32
 from manyview.relations.reading import Port, Reading, check_alike, check_classifies, same_shape
 from manyview.relations.thresholds import THRESHOLDS, Fixed, Flex, Free, FreeRule, Rule, Soft
+from manyview.views.ops.mix import MIXING, mix_rows, on_rows, one_hot
+from manyview.views.ops.op import Params
 
 SHOWN = 100  # classes, of which thresholds are logged one by one
 
@@ -82,8 +88,9 @@ class PseudoLabel(nn.Module):
 
     threshold: a probability in (0, 1], or `flex(0.95)`, `free()`, `soft()`, see `relations.thresholds`. sharpen: a
     temperature such as UDA's 0.4, for soft targets in place of hard ones. fairness: FreeMatch's, its weight beside a
-    loss of 1, with `free()`. No gradient reaches `toward`, which may be an EMA's, `teacher.logits(weak)`. Logs the
-    share of rows that count (`confident`), and thresholds by class where there are such.
+    loss of 1, with `free()`. No gradient reaches `toward`, which may be an EMA's, `teacher.logits(weak)`. Where the
+    strong view mixes images, by `mixup` or `cutmix`, labels and what they count are mixed alike. Logs the share of rows
+    that count (`confident`), and thresholds by class where there are such.
     """
 
     choices: ClassVar = {"threshold": THRESHOLDS}
@@ -108,6 +115,12 @@ class PseudoLabel(nn.Module):
             raise RecipeError("fairness is measured by what free() has learnt; write threshold=free()")
         self.rule: Rule
         self.rule = threshold.rule(strong.classes) if isinstance(threshold, Flex | Free | Soft) else Fixed(threshold)
+        self.mixings = _mixings(strong, toward)
+        if fairness and self.mixings:
+            raise RecipeError(
+                f"fairness counts which class each row shows, and rows of {strong.text} show two; drop fairness, or "
+                f"{self.mixings[0]} of its view"
+            )
         self.sharpen, self.fairness = sharpen, fairness
         self.measures: dict[str, Tensor] = {}
         self.said: Said | None = None
@@ -119,7 +132,7 @@ class PseudoLabel(nn.Module):
         joined = gather(own)
         weights = self.rule(own, joined, None if index is None else gather(index))
         target = own.argmax(dim=1) if self.sharpen is None else (weak / self.sharpen).softmax(dim=1)
-        loss = (F.cross_entropy(strong.value, target, reduction="none") * weights).mean()
+        loss = self._loss(strong, target, weights)
         self.said = Said(index, own.argmax(dim=1), weights)
         self.measures = {"confident": weights.mean()}
         if (by_class := self.rule.by_class()) is not None and len(by_class) <= SHOWN:
@@ -130,6 +143,32 @@ class PseudoLabel(nn.Module):
         _, local, labels = self.rule.moved(joined)
         even = fairness(gather(strong.value), gather(weights), local, labels)
         return {"labels": loss, "fairness": self.fairness * even}
+
+    def _loss(self, strong: Reading, target: Tensor, weights: Tensor) -> Tensor:
+        if not self.mixings:
+            return (F.cross_entropy(strong.value, target, reduction="none") * weights).mean()
+        rows = one_hot(target, strong.value.shape[1]).to(weights.dtype) * weights[:, None]
+        for name in self.mixings:
+            rows = mix_rows(rows, on_rows(_drawn(strong, name), strong.members))
+        return F.cross_entropy(strong.value, rows)  # linear in its targets, which need not sum to 1
+
+
+def _mixings(strong: Port, toward: Port) -> tuple[str, ...]:
+    """The strong view's own ops that mixed what the weak view shows. Raises RecipeError for other mixtures."""
+    own = [name for name, op in strong.ops.items() if isinstance(op, MIXING)]
+    known, more = strong.mixed[: len(toward.mixed)], len(strong.mixed) - len(toward.mixed)
+    if known != toward.mixed or not 0 <= more <= len(own):
+        raise RecipeError(
+            f"{strong.text} shows images that were mixed otherwise than those of {toward.text}; labels are mixed by "
+            f"the own mixup or cutmix of the strong view, and toward reads what that mixes, without mix(…)"
+        )
+    return tuple(own[len(own) - more :])
+
+
+def _drawn(reading: Reading, op: str) -> Params:
+    if op not in reading.params:
+        raise BatchError(f"pseudo_label: the strong view was mixed by {op}; give what that drew, as View(params=…)")
+    return dict(reading.params[op])
 
 
 def _index_of_rows(reading: Reading) -> Tensor | None:

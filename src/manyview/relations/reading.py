@@ -20,7 +20,8 @@ class Port:
 
     text: the readout as the recipe writes it, `logits(a)`. dim: columns. members: rows an image
     (m of an orbit or `count`; row i*m + t is member t of image i). classes: of the data set. ops: the view's own ops,
-    by the names of their params. constant: no gradient reaches it, since it is stopped or an EMA's.
+    by the names of their params. constant: no gradient reaches it, since it is stopped or an EMA's. mixed: what mixed
+    its rows with one another, see `views.plan.mixings_of`, and the view of a `mix(…)`.
     """
 
     text: str
@@ -29,6 +30,7 @@ class Port:
     classes: int = 0
     ops: Mapping[str, Op] = field(default_factory=dict)
     constant: bool = False
+    mixed: tuple[tuple[str, ...], ...] = ()
 
     def __repr__(self) -> str:
         return self.text

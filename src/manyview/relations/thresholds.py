@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manyview.errors import BatchError
+from manyview.errors import BatchError, warn
 from manyview.relations.precision import in_float32
 from manyview.views.ops.op import COUNTABLE, check_whole
 
@@ -95,6 +95,16 @@ class Flex:
     def __repr__(self) -> str:
         return f"flex({self.threshold:g}{'' if self.images is None else f', images={self.images}'})"
 
+    def check_images(self, count: int) -> None:
+        """Raises ValueError where there are more images than it says, and warns where there are fewer."""
+        if self.images is None or self.images == count:
+            return
+        if self.images < count:
+            raise ValueError(f"{self!r}: there are {count:,} unlabelled images; give that many, or leave images out")
+        warn(
+            f"{self!r}: there are {count:,} unlabelled images, so {self.images - count:,} are never met, nor ever sure"
+        )
+
     def rule(self, classes: int) -> FlexRule:
         """Its memory."""
         return FlexRule(self, classes)
@@ -129,8 +139,10 @@ class Soft:
     align: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.sigmas, bool) or not self.sigmas > 0:
+        if isinstance(self.sigmas, bool) or not isinstance(self.sigmas, int | float) or not self.sigmas > 0:
             raise ValueError(f"sigmas must be positive, got {self.sigmas!r}")
+        if not isinstance(self.align, bool):
+            raise ValueError(f"align must be True or False, got {self.align!r}")
         _check_momentum(self.momentum)
 
     def __repr__(self) -> str:
@@ -152,7 +164,7 @@ def check_threshold(threshold: Any) -> None:
 
 
 def _check_momentum(momentum: float) -> None:
-    if isinstance(momentum, bool) or not 0 <= momentum < 1:
+    if isinstance(momentum, bool) or not isinstance(momentum, int | float) or not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum!r}")
 
 

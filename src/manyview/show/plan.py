@@ -122,7 +122,9 @@ def visible_data(recipe: Recipe, asked: bool = False) -> tuple[Splits | None, st
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in ("columns", "parameters", "images") else "left")
+        number = column in ("columns", "parameters", "images")
+        # names stand whole in a narrow window, too; what they are made of breaks
+        table.add_column(column, justify="right" if number else "left", no_wrap=column == columns[0])
     return table
 
 

@@ -38,7 +38,7 @@ from manyview.optimize.optimize import (
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import Train
-from manyview.recipe.streams import read_of
+from manyview.recipe.streams import check_images, read_of
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import images_together, in_memory, rehearse
@@ -143,6 +143,7 @@ def set_up(
     protocols = parse_protocols(recipe.evaluate, words=recipe.words)
     check_labels(splits, recipe.needs_labels, recipe.evaluate)
     check_protocols(protocols, splits)
+    check_images(recipe, splits)
     together = images_together(config, splits.counts, world)
     clock = clock_of(config, splits.counts)
 

@@ -19,6 +19,7 @@ from manyview.training.collapse import look_for_collapse
 from manyview.training.failure import FirstFailure, largest_weight, report_failure
 from manyview.training.interrupt import interruptible
 from manyview.training.journal import Journal
+from manyview.training.kept_features import keep_features
 from manyview.training.result import write_result
 from manyview.training.resume import take_up
 from manyview.training.run import Run, run_of
@@ -64,6 +65,7 @@ def train(
     setup.step.attach(setup.optimizer)  # EMAs, queues, prototypes and averages follow its updates
     validation = Validation(setup, state)
     try:
+        keep_features(setup)
         _loop(run, setup, state, validation)
     except DataError:  # an image that cannot be read: what it says to do is to be done with the same command
         if new and setup.main:

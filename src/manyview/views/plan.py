@@ -129,7 +129,7 @@ def _plan_view(
         view = PlannedView(name, spec.source, _plan_ops(name, spec.make, words), spec.orbit, spec.count)
     view = _share_draws(view, spec, above, words)
     _check_ways(view, above)
-    drawn = [op.name for op in view.ops if not isinstance(op.op, (Resize, CenterCrop))]
+    drawn = drawn_by(view)
     if name == TEST and (view.source != IMAGE or view.is_family or drawn):
         raise RecipeError(f"{where}: the test view draws nothing; make it from image with resize and center_crop")
     return view
@@ -233,9 +233,31 @@ def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedV
     return PlannedView(view.name, view.source, tuple(ops.values()), view.orbit, view.count)
 
 
+def drawn_by(view: PlannedView) -> list[str]:
+    """Its ops that may draw: all but those which are known to draw nothing."""
+    return [op.name for op in view.ops if not isinstance(op.op, (Resize, CenterCrop))]
+
+
+def drawn_on_the_way(plan: Mapping[str, PlannedView], name: str) -> list[str]:
+    """Those of a view, or of a member such as `r.0`, and of the views it derives from."""
+    return [op for view in _chain(plan, name) for op in drawn_by(view)]
+
+
 def mixes(plan: Mapping[str, PlannedView]) -> bool:
     """Whether some view mixes the images of a batch, so that what an image looks like depends on the others."""
     return any(isinstance(planned.op, MIXING) for view in plan.values() for planned in view.ops)
+
+
+def mixings_of(plan: Mapping[str, PlannedView], name: str) -> tuple[tuple[str, ...], ...]:
+    """What mixed the images of a view, or of a member such as `r.0`, from the image on: whose draws each op uses.
+
+    Views with the same ones show the same images, mixed alike.
+    """
+    base, _, member = name.partition(".")
+    view = plan[base]
+    above = () if view.source in STREAMS else mixings_of(plan, view.source)
+    own = [op.owner for op in view.ops if isinstance(op.op, MIXING)]
+    return (*above, *((*owner, member) if view.count else owner for owner in own))
 
 
 def fixed_size(plan: Mapping[str, PlannedView], name: str) -> tuple[int, int] | None:

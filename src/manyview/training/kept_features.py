@@ -1,0 +1,156 @@
+"""Readouts of frozen branches that say `keep=True`: found on disk, or made in one passage over the images.
+
+A file is named by a digest of all that they depend on: weights and network, preparation, views, precision, images, and
+how many rows pass at once. It lies in $MANYVIEW_CACHE, by default ~/.cache/manyview, beside what evaluation keeps, for
+all runs that follow the same teacher; it is written whole, and mapped into memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from manyview.branches.branch import Branch
+from manyview.branches.kept import Kept, Pair, Table
+from manyview.branches.weights import digest_of
+from manyview.data.fingerprint import fingerprint
+from manyview.data.once import Once, read_once
+from manyview.errors import RunError, warn
+from manyview.foundation.environment import code, versions
+from manyview.foundation.files import write_bytes
+from manyview.optimize.optimize import images_of
+from manyview.training.setup import Setup
+from manyview.views.plan import stream_of
+from manyview.views.view import View
+
+INDEX = "index"
+
+
+def keep_features(setup: Setup) -> None:
+    """Gives each frozen branch that says so what it says of all images to train on. Raises BadImage where one is bad.
+
+    The main process passes the images, where no file has them; the others wait for it.
+    """
+    for name, spec in setup.recipe.branch_plan.items():
+        if spec.frozen is not None and spec.frozen.keep and name in setup.step.branches:
+            branch, tables = setup.step.branch(name), dict[Pair, Table]()
+            for stream in setup.splits.streams:
+                tables |= _tables(setup, branch, stream)
+            branch.kept = Kept(tables)
+
+
+def usual_folder() -> Path:
+    """Where such files lie."""
+    return Path(os.environ.get("MANYVIEW_CACHE") or Path.home() / ".cache" / "manyview").expanduser() / "teachers"
+
+
+def _tables(setup: Setup, branch: Branch, stream: str) -> dict[Pair, Table]:
+    """What a branch says of the images of a stream."""
+    reads = [read for plan in setup.recipe.relation_plan for read in plan.all_reads if read.branch == branch.spec.name]
+    pairs = sorted({(read.name, read.view) for read in reads if stream_of(setup.step.plan, read.view) == stream})
+    if not pairs:
+        return {}
+    together = _together(setup, stream)
+    path = usual_folder() / f"{_key(setup, branch, pairs, stream, together)}.safetensors"
+    found = _load(path)
+    if found is None and setup.main:
+        found = _made(setup, branch, pairs, stream, together)
+        try:
+            write_bytes(path, save(found, {"digest": digest_of(found, path.stem)}))
+        except RunError as error:
+            warn(f"branches.{branch.spec.name}: what it says of images is not kept: {error}")
+    setup.accelerator.wait_for_everyone()
+    if found is None:
+        found = _load(path) or _made(setup, branch, pairs, stream, together)
+    members = {view: setup.step.plan[view].members if "." not in view else 1 for _, view in pairs}
+    return {pair: Table(found[INDEX], found[_name(pair)], members[pair[1]]) for pair in pairs}
+
+
+def _together(setup: Setup, stream: str) -> int:
+    """How many images of a stream a process passes at once; as many here, since rows may round otherwise in others."""
+    parts = setup.accelerator.num_processes * setup.recipe.train.accumulate
+    return max(1, images_of(setup.recipe.train, setup.splits.counts)[stream] // parts)
+
+
+def _name(pair: Pair) -> str:
+    return f"{pair[0]}({pair[1]})"
+
+
+def _key(setup: Setup, branch: Branch, pairs: Collection[Pair], stream: str, together: int) -> str:
+    """A digest of all that the readouts depend on."""
+    frozen, start = branch.spec.frozen, branch.starts["backbone"]
+    said = (
+        *(start.digest, str(branch.spec), str(frozen), branch.mean.tolist(), branch.std.tolist()),
+        *(setup.recipe.train.precision, setup.accelerator.device.type, torch.get_num_threads(), together),
+        *(sorted(pairs), [repr(setup.step.plan[view.partition(".")[0]]) for _, view in pairs]),
+        *([repr(view) for view in setup.step.plan.values()], versions("pillow", "simplejpeg"), code()),
+        fingerprint(setup.splits.streams[stream]),
+    )
+    return hashlib.blake2b(repr(said).encode(), digest_size=16).hexdigest()
+
+
+def _load(path: Path) -> dict[str, Tensor] | None:
+    """Tensors by name, which lie in the file until they are asked for; None where there is none, or a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            found, told = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        if told.get("digest") != digest_of(found, path.stem):
+            raise ValueError("its digest is another")
+        return found
+    except (SafetensorError, OSError, ValueError) as error:
+        warn(f"{path} is damaged ({error}); what it held is made again")
+        return None
+
+
+def _made(setup: Setup, branch: Branch, pairs: Collection[Pair], stream: str, together: int) -> dict[str, Tensor]:
+    """All images of a stream passed through the branch, `together` at a time, the last of them twice if need be."""
+    images, data, device = setup.splits.streams[stream], setup.recipe.data, setup.accelerator.device
+    parts: dict[str, list[Tensor]] = {}
+    ends = [*range(together, len(images), together), len(images)]
+    windows = np.concatenate([np.arange(max(0, end - together), end) for end in ends])
+    plan = Once(images, windows, together, skip=data.on_bad_image == "skip")
+    views = sorted({view.partition(".")[0] for _, view in pairs})
+    with (
+        closing(read_once(plan, data.workers)) as read,
+        setup.display.evaluating(f"pass {stream} through {branch.spec.name}", len(images)) as tick,
+        torch.no_grad(),
+    ):
+        for number, part in enumerate(read, 1):
+            index = images.index[part.kept]
+            if not len(index):
+                continue
+            source = part.images
+            source = source.to(device) if isinstance(source, Tensor) else [image.to(device) for image in source]
+            made: dict[str, View] = setup.step.views(
+                source, index=torch.from_numpy(index), epoch=0, only=views, stream=stream
+            )
+            with setup.accelerator.autocast(), branch.looking():
+                said = branch({name: view.moved(_to(device)) for name, view in made.items()}, pairs)
+            for pair, value in said.items():
+                parts.setdefault(_name(pair), []).append(value.reshape(len(index), -1).cpu())
+            parts.setdefault(INDEX, []).append(torch.from_numpy(index))
+            tick(min(number * together, len(images)), len(images))
+    whole = {name: torch.cat(values) for name, values in parts.items()}
+    if not whole:
+        raise RunError(f"branches.{branch.spec.name}: none of the {stream} images could be read")
+    known, first = np.unique(whole[INDEX].numpy(), return_index=True)
+    rows = torch.from_numpy(first)
+    return {name: torch.from_numpy(known) if name == INDEX else value[rows] for name, value in whole.items()}
+
+
+def _to(device: torch.device) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: tensor.to(device)
+
+
+__all__ = ["keep_features", "usual_folder"]
