@@ -6,7 +6,7 @@
 Makes JPEGs of 500 x 375 (about 40 kB), packs them, and reads them, decoded to uint8 and stacked, through worker
 processes: the folder and the shards by manyview's loader (each image once, in an order by the seed), and the very same
 tar files by `webdataset`, whose decoding is replaced by manyview's, so that reading alone differs. Rounds alternate;
-medians of images a second and of processors' time are printed, and ratios to the folder. --bytes reads without decoding.
+medians of images a second and of processors' time are printed, and ratios to the folder. --bytes: nothing is decoded.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from signal import SIGINT
+from signal import SIGINT, Signals
 from typing import Any
 
 from manyview.foundation.words import several
@@ -49,6 +49,10 @@ class Lost(RunError):
     """A run of several processes of which another ended before its time, or could not be reached any more."""
 
 
+class DamagedError(RunError):
+    """A file of weights that is not as it was written: torn, changed, or never one."""
+
+
 class BatchError(DataError, ValueError):
     """A batch that a step cannot take: the message says what of it, and what would be right."""
 
@@ -61,16 +65,27 @@ class Unreadable(DataError):
     """A split of which no image can be read, where what cannot be read is left out."""
 
 
+REQUEUED: tuple[int, ...] = tuple(
+    Signals[name] for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if name in Signals.__members__
+)
+"""What schedulers send to a job that is to go on later."""
+REQUEUE = 75  # the exit code of a run that does, EX_TEMPFAIL of sysexits.h: the same command goes on
+
+
 class Interrupted(RunError):
     """A run that was asked to stop, by Ctrl-C or a scheduler, and did so after saving where it stood.
 
-    signal: the number of the one that asked, here or (0) in another process, as Ctrl-C does; the command line leaves
-    with 128 more, as shells have it.
+    signal: the number of the one that asked, here or in another process; by default Ctrl-C's.
     """
 
     def __init__(self, message: str, signal: int = 0) -> None:
         super().__init__(message)
         self.signal = signal or int(SIGINT)
+
+    @property
+    def code(self) -> int:
+        """With what the command line leaves: REQUEUE for a scheduler's signal, else 128 more, as shells have it."""
+        return REQUEUE if self.signal in REQUEUED else 128 + self.signal
 
 
 def shown(text: object) -> str:

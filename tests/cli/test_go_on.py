@@ -49,7 +49,7 @@ def measured(folder):
     "words",
     [
         *("--resume RUN", "RUN --resume", "quickstart {TINY} --resume RUN", "RUN quickstart {TINY} --resume"),
-        *("--resume RUN data.workers=1", "data.workers=1 --resume RUN"),
+        *("--resume RUN data.workers=1", "data.workers=1 --resume RUN", "--resume auto RUN"),
     ],
 )
 def test_a_run_goes_on_by_its_folder(trained, unfinished, words):

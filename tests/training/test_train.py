@@ -22,7 +22,7 @@ import manyview
 from manyview import parse_recipe
 from manyview.data import open_splits
 from manyview.data.loader import Batches
-from manyview.errors import ManyviewError, ManyviewWarning, RecipeError, RunError
+from manyview.errors import REQUEUE, ManyviewError, ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.evaluate import evaluate
 from manyview.evaluate.features import Features
 from manyview.evaluate.knn import Knn
@@ -694,9 +694,9 @@ def test_batches_that_processes_and_parts_do_not_divide(tmp_path):
         run(tmp_path / "run", "train.accumulate=5")
 
 
-@pytest.mark.parametrize(("workers", "group"), [(0, False), (2, True)])
-def test_a_signal_ends_the_run_so_that_it_can_continue(tmp_path, workers, group):
-    """SIGTERM to the process alone, or (as schedulers do, and a terminal's Ctrl-C) to its workers too."""
+@pytest.mark.parametrize(("workers", "group", "sent"), [(0, False, "SIGTERM"), (2, True, "SIGUSR1")])
+def test_a_signal_ends_the_run_so_that_it_can_continue(tmp_path, workers, group, sent):
+    """A scheduler's signal to the process alone, or (as a terminal's Ctrl-C) to its workers too."""
     (tmp_path / "recipe.yaml").write_text(DIGITS)
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "manyview.cli", "train", str(tmp_path / "recipe.yaml"), "train.epochs=2000"]
@@ -711,15 +711,15 @@ def test_a_signal_ends_the_run_so_that_it_can_continue(tmp_path, workers, group)
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.01)
         if group:
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, signal.Signals[sent])
         else:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.Signals[sent])
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     number = read_state(folder / "checkpoints" / "last.pt")["run"]["number"]
     assert number >= 4
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == REQUEUE
     assert errors == f"manyview: stopped at step {number}; continue with: manyview train --resume {folder}\n"
     assert not (folder / "result.json").exists()
     assert lines(folder)[-1]["step"] == number

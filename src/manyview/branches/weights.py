@@ -6,7 +6,6 @@ Tensors and plain values are all that is ever loaded; a file that holds code is 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,8 @@ from manyview.branches.origin import without_origin
 from manyview.branches.spec import CLASSIFIER, LOGITS, Normalization, parse_branch
 from manyview.branches.timm_models import COUNTER, timm_library
 from manyview.errors import ManyviewError, RunError
-from manyview.foundation.files import at_home, read_state
+from manyview.foundation.bounded_yaml import check_yaml
+from manyview.foundation.files import at_home, read_json, read_state
 from manyview.foundation.grammar import Call, parse_call
 
 WRAPPERS = (
@@ -31,7 +31,11 @@ WRAPPERS = (
 )
 """What trainers keep weights under. Averaged ones come first, as in timm's own loader and in our runs."""
 AROUND = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
-KEPT = ("checkpoints/best.pt", "checkpoints/last.pt")  # of a run, the weights that it is known by first
+KEPT = (
+    "checkpoints/best.pt",
+    "checkpoints/last.pt",
+    "checkpoints/last-1.pt",
+)  # of a run, the weights that it is known by first
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,9 @@ def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | N
     Not the backbone of a network that was given.
     """
     try:
-        raw = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        text = recipe.read_text(encoding="utf-8")
+        check_yaml(text)
+        raw = yaml.safe_load(text)
         channels = raw["data"].get("channels") or 3
         written = raw["branches"][branch]
         told = {key: written.get(key) for key in ("backbone", "normalize")}
@@ -154,8 +160,8 @@ def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | N
         plain = head.name == CLASSIFIER.name and head.args[:1] == CLASSIFIER.args
         spec = parse_branch(branch, told, channels)
         given = recipe.parent / "networks.json"
-        unknown = given.is_file() and branch in json.loads(given.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, ManyviewError, KeyError, TypeError, AttributeError):
+        unknown = given.is_file() and branch in read_json(given)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, ManyviewError, KeyError, TypeError, AttributeError):
         return None, None, True  # a checkpoint that was taken out of its run, or a network that only its own words make
     if unknown:
         return None, spec.normalize, plain
@@ -170,13 +176,13 @@ def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | N
 def _of_export(folder: Path) -> Weights:
     """What `manyview export` wrote, or a folder of the hub's for timm."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         prepared = config["pretrained_cfg"]
         normalization = tuple(prepared["mean"]), tuple(prepared["std"])
         named = [f"{key}={value!r}" for key, value in config.get("model_args", {}).items()]
         small = ["small=True"] if config.get("manyview", {}).get("small") else []
         backbone = f"{config['architecture']}({', '.join([*small, *named])})"
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
     file = next((path for path in _usual_files(folder) if path.is_file()), folder / "model.safetensors")
     return Weights(_of_file(file).state, str(file), (), {}, backbone, normalization)

@@ -118,7 +118,7 @@ def main() -> None:
         try:
             code = app(prog_name="manyview", standalone_mode=False) or 0
         except Interrupted as error:
-            told, code = str(error) if error.tells else "", 128 + error.signal
+            told, code = str(error) if error.tells else "", error.code
         except ManyviewError as error:
             told, code = str(error) if error.tells else "", 2
         except USAGE as error:

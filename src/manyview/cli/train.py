@@ -38,7 +38,12 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; a new run needs one.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run exactly: --resume RUN is all it takes.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue an interrupted run exactly: --resume RUN is all it takes. With --out, begins where there is "
+            "nothing to continue (--resume auto is the same).",
+        ),
     ] = False,
     quiet: Quiet = False,
     use: Use = None,
@@ -53,8 +58,9 @@ def train(
     if on is not None and processes is not None:
         raise RunError("--on ray trains on one process; for several, leave --on out, or launch with torchrun or srun")
     others = starts(processes, nodes, meet)
+    first, *words = _without_auto([recipe, *(overrides or ())]) if resume else [recipe, *(overrides or ())]
     with together():
-        name, folder, changes = _asked_for(recipe, list(overrides or ()), out, resume)
+        name, folder, changes = _asked_for(first, words, out, resume)
         if name is not None:
             recipe_text(name)
             loaded = load(name, changes, use)
@@ -73,12 +79,16 @@ def train(
             console.print(f"{folder}: {result['recipe']}, {result['steps']} steps on Ray; its result.json has the rest")
         return
 
+    from manyview.training.interrupt import ending
     from manyview.training.train import train as run_training
 
     with ringing("training", quiet):
         try:
-            run_training(loaded, folder, resume=resume, quiet=quiet)
+            with ending():
+                run_training(loaded, folder, resume=resume, quiet=quiet)
         except Interrupted as error:
+            if not (folder / "recipe.yaml").is_file():
+                raise  # nothing was begun
             stopped = Interrupted(f"{str(error).partition(';')[0]}; {again(folder, use or ())}", error.signal)
             stopped.tells = error.tells
             raise stopped from None
@@ -95,6 +105,13 @@ def _begun(folder: Path, resume: bool) -> Path:
     if not resume and folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty; choose another --out, or continue with --resume")
     return folder
+
+
+def _without_auto(given: list[str]) -> list[str]:
+    """The words without the `auto` of `--resume auto`, as other programs have it: it is what --resume does."""
+    if "auto" in given and len([word for word in given if not is_override(word)]) > 1:
+        given.remove("auto")
+    return given
 
 
 def again(folder: Path, use: Sequence[Path]) -> str:

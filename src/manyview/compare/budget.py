@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -21,7 +20,7 @@ from manyview.data.loader import stream
 from manyview.data.render import choose_rendering
 from manyview.errors import RunError
 from manyview.foundation.environment import best_device
-from manyview.foundation.files import write_json
+from manyview.foundation.files import read_json, write_json
 from manyview.optimize.clip import clipped_together
 from manyview.optimize.optimize import clock_of, images_of, make_optimizer, make_schedule
 from manyview.optimize.passes import Pass, passes_of
@@ -121,7 +120,7 @@ def _mark(recipe: Recipe) -> str:
 def _read(path: Path) -> dict[str, tuple[str, float]]:
     """Recipe -> its mark and its seconds a step, as they were written."""
     try:
-        kept: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        kept: Any = read_json(path) if path.is_file() else {}
         return {name: (entry["recipe"], float(entry["seconds_per_step"])) for name, entry in kept.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error}; remove it, and the recipes are timed anew") from None

@@ -29,6 +29,7 @@ from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.prepare import in_memory, rehearse
 from manyview.training.run import Run
+from manyview.training.saving import kept
 from manyview.words.load import Use, words_of
 
 # settings of data that say how images are reached, not which they are
@@ -213,7 +214,7 @@ def _check_alike(recipes: Mapping[str, Recipe]) -> None:
 def _has_begun(folder: Path, name: str, seed: int) -> bool:
     """Whether a run has its weights already, wherever they once came from."""
     run = Run(folder / "runs" / name / f"seed-{seed}")
-    return run.result.is_file() or run.last.is_file()
+    return run.result.is_file() or bool(kept(run.last))
 
 
 def _build(name: str, recipe: Recipe, splits: Splits, begun: bool) -> Step:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from manyview.compare.plan import Comparison, Entry
 from manyview.errors import Interrupted, RunError
+from manyview.foundation.files import read_json
 from manyview.foundation.words import counted, duration
 from manyview.recipe.recipe import Recipe
 from manyview.show.display import table_row
@@ -43,7 +43,7 @@ def ended(run: Run) -> Outcome | None:
     report = run.folder / "failure" / "failure.json"
     if report.is_file():
         try:
-            why = str(json.loads(report.read_text(encoding="utf-8"))["message"])
+            why = str(read_json(report)["message"])
         except (ValueError, KeyError, TypeError):
             why = "it failed, and its report is damaged"
         return Outcome(None, f"{why}; see {report.parent}")

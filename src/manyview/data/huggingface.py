@@ -19,7 +19,7 @@ from manyview.data.images import Ints
 from manyview.data.items import IMAGE_KEYS, LABEL_KEYS, numbers_of
 from manyview.data.layout import listed, role_of
 from manyview.data.splits import RawSplits
-from manyview.errors import DataError, reason, unknown
+from manyview.errors import DataError, reason, shown, unknown
 from manyview.foundation.hub import no_answer
 
 BY_NAME = "labels are names of classes, sorted"  # for the note
@@ -31,7 +31,8 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 class TableImages:
     """Rows of a memory-mapped table whose `column` holds undecoded images (`bytes` or `path`).
 
-    `stored`: see `decode`.
+    `stored`: see `decode`. home: the folder in which files that rows name must lie; None for tables that their owner
+    opened.
     """
 
     table: Any
@@ -40,6 +41,7 @@ class TableImages:
     index: Ints
     split: str
     stored: Stored | None = None
+    home: Path | None = None
 
     @property
     def size(self) -> None:
@@ -63,13 +65,26 @@ class TableImages:
 
     def size_of(self, position: int) -> tuple[int, int] | None:
         """(H, W) of a JPEG, from its header."""
-        data = self.data(position)
+        try:
+            data = self.data(position)
+        except BadImage:  # which reading tells
+            return None
         return None if data is None else size_of(data)
 
     def data(self, position: int) -> bytes | Path | None:
-        """What the row holds, undecoded: bytes, or the path of a file; None for an empty cell."""
+        """What the row holds, undecoded: bytes, or the path of a file; None for an empty cell.
+
+        Raises BadImage for a path that leads out of `home`: a file of tables may be a stranger's.
+        """
         cell = self.table[int(position)][self.column] or {"bytes": None, "path": None}
-        return Path(cell["path"]) if cell["bytes"] is None and cell["path"] is not None else cell["bytes"]
+        if cell["bytes"] is not None or cell["path"] is None:
+            return cell["bytes"]
+        if self.home is None:
+            return Path(cell["path"])
+        path = (self.home / cell["path"]).resolve()
+        if not path.is_relative_to(self.home.resolve()):
+            raise BadImage(f"{self.name(position)}: names {shown(cell['path'])}, a file outside of {self.home}")
+        return path
 
     def sizes(self) -> list[str]:
         """Bytes of each row's image, at which nothing looks for it; the path of a file, where the row holds that."""
@@ -128,7 +143,7 @@ def hf(
         column = None if label == "label" and label not in table.column_names else label
         if column != label:
             remarks.append(f"{split} has no column '{label}'")
-        splits[role], names = _images(table, image, column, split, stored, classes)
+        splits[role], names = _images(table, image, column, split, stored, classes, _home(root))
         if _by_name(table, column) and BY_NAME not in remarks:
             remarks.append(BY_NAME)
         if not classes:
@@ -140,6 +155,11 @@ def hf(
         held = [split for split in unread if role_of(split) == "val"]
         remarks[-1] += f" (else say data.source=\"hf(val='{held[0]}')\")" if held and val is None else ""
     return RawSplits(splits["train"], splits.get("val"), splits.get("test"), classes, remark=", ".join(remarks))
+
+
+def _home(root: Path) -> Path | None:
+    """Where the files of a data set must lie that is in files here; one of the hub lies in its cache."""
+    return root if root.is_dir() else root.parent if root.is_file() else None
 
 
 def open_table(
@@ -229,7 +249,13 @@ def _open(root: Path, download: bool) -> dict[str, Callable[[], Any]]:
 
 
 def _images(
-    table: Any, image: str, label: str | None, split: str, stored: Stored | None, classes: Sequence[str] | None = None
+    table: Any,
+    image: str,
+    label: str | None,
+    split: str,
+    stored: Stored | None,
+    classes: Sequence[str] | None = None,
+    home: Path | None = None,
 ) -> tuple[TableImages, tuple[str, ...] | None]:
     """The images of one split, and the names of its classes if the table has them."""
     datasets = _library()
@@ -248,7 +274,7 @@ def _images(
     except Exception as error:  # Arrow has several ways to say that a type cannot be an image
         raise DataError(f"column '{image}' of {split} holds {table.features[image]}, not images") from error
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else named
-    return TableImages(table, image, values, np.arange(len(values)), split, stored), names
+    return TableImages(table, image, values, np.arange(len(values)), split, stored, home), names
 
 
 def _by_name(table: Any, label: str | None) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import warnings
@@ -33,15 +32,17 @@ from manyview.data.batch import Batch
 from manyview.data.decode import BadImage, scale_for
 from manyview.data.images import ArrayImages, Images, blocks_of, others_of_its_batch
 from manyview.data.order import Blocks, epoch_order
-from manyview.errors import DataError, ManyviewError, RunError, WordsError
+from manyview.data.reading import PATIENCE, Desks, LostError, at_desk, handed, watched
+from manyview.errors import REQUEUED, DataError, ManyviewError, RunError, WordsError, warn
 from manyview.foundation.vocabulary import modules_before, own_fault
 from manyview.views.engine.render import Reduced, Source, sizes_of, together
 from manyview.views.plan import PlannedView
 from manyview.views.view import draw_boxes, draw_views, sample_views
 
 AHEAD = 2  # batches that are made while one is in use
+LOOKS_UP = 5.0  # seconds after which it is looked what workers are at, where nothing came
 GRACE = 30  # seconds that a worker lives on after SIGTERM
-LOST = re.compile(r"(is killed by signal: \w+( \w+)?|exited unexpectedly)")  # what torch says of a worker that is gone
+TRIES = 3  # that a batch is read anew, where workers are lost
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
@@ -230,12 +231,14 @@ class _Values:
     """
 
     plan: Plan[Any]
+    desks: Desks
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return modules_before(self)
 
     def __getitem__(self, number: int) -> tuple[Any, list[Told]]:
-        with warnings.catch_warnings(record=True) as seen:
+        with warnings.catch_warnings(record=True) as seen, at_desk(self.desks, self.left_out):
             try:
                 made = self.plan[number]
             except ManyviewError as error:
@@ -251,57 +254,82 @@ _order = lru_cache(maxsize=4)(epoch_order)  # two epochs of two streams
 
 
 def stream(
-    plan: Plan[T], start: int, stop: int, place: str, workers: int = 0, pin: bool = False
+    plan: Plan[T], start: int, stop: int, place: str, workers: int = 0, pin: bool = False, patience: float = PATIENCE
 ) -> Generator[T, None, None]:
     """Batches `start` to `stop` in order, made where `data.render` says: by "workers", else by a thread."""
-    return load(plan, start, stop, workers, pin) if place == "workers" else load_ahead(plan, start, stop, pin)
+    if place == "workers":
+        return load(plan, start, stop, workers, pin, patience)
+    return load_ahead(plan, start, stop, pin)
 
 
-def load(plan: Plan[T], start: int, stop: int, workers: int, pin: bool = False) -> Generator[T, None, None]:
+def load(
+    plan: Plan[T], start: int, stop: int, workers: int, pin: bool = False, patience: float = PATIENCE
+) -> Generator[T, None, None]:
     """Batches `start` to `stop`, in order, read ahead by `workers` processes, at most one a core (0: read here).
 
-    Closing the generator ends the workers.
+    patience: seconds that a worker may be at an image. A plan that skips what cannot be read goes on where a worker is
+    lost: its batch is read again, without an image that took too long, or at which a second one died. Else, and where
+    that helps nothing, RunError. Closing the generator ends the workers.
     """
+    told: set[str] = set()  # each text once, whichever worker it came from
+    left_out: dict[str, str] = {}
+    met: list[str] = []
+    tries = 0
+    while start < stop:
+        lost = None
+        with contextlib.closing(_once(plan, start, stop, workers, pin, patience, left_out)) as made:
+            try:
+                for batch, seen in made:
+                    start, tries = start + 1, 0
+                    for text, category, file, line in seen:
+                        if text not in told:
+                            told.add(text)
+                            warnings.warn_explicit(text, category, file, line)
+                    if isinstance(batch, ManyviewError):
+                        raise batch
+                    yield batch
+            except LostError as error:
+                lost = error
+        if lost is not None:
+            tries += 1
+            _go_on(lost, left_out, met, tries, getattr(plan, "skip", False))
+
+
+def _once(
+    plan: Plan[T], start: int, stop: int, workers: int, pin: bool, patience: float, left_out: Mapping[str, str]
+) -> Generator[tuple[Any, list[Told]], None, None]:
+    workers = max(0, min(workers, os.cpu_count() or 1, stop - start))
+    desks = Desks(workers)
     # batch_size=None: the data set gives whole batches. The sampler is the range of step numbers.
     loader: DataLoader[tuple[Any, list[Told]]] = DataLoader(
-        _Values(plan),  # type: ignore[arg-type]
+        _Values(plan, desks, dict(left_out)),  # type: ignore[arg-type]
         batch_size=None,
         sampler=range(start, stop),
-        num_workers=max(0, min(workers, os.cpu_count() or 1, stop - start)),
+        num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_begin_worker,
+        timeout=min(patience, LOOKS_UP) if workers else 0,
         generator=torch.Generator(),  # or it would take its workers' seed from the generator that dropout draws from
     )
-    told: set[str] = set()  # each text once, whichever worker it came from
-    for batch, seen in _handed(loader):
-        for text, category, file, line in seen:
-            if text not in told:
-                told.add(text)
-                warnings.warn_explicit(text, category, file, line)
-        if isinstance(batch, ManyviewError):
-            raise batch
-        yield batch
+    return handed(loader, desks, patience)
 
 
-def _handed(loader: DataLoader[T]) -> Generator[T, None, None]:
-    """What workers hand over. Raises RunError where one was ended from outside, as for want of memory."""
-    rest, lost = iter(loader), None
-    while lost is None:
-        try:
-            handed = next(rest)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            lost = LOST.search(str(error))
-            if lost is None:
-                raise
-        else:
-            yield handed
-    del rest  # ends the others
-    raise RunError(
-        f"a process that reads images {lost[0]}, perhaps for want of memory (RAM or /dev/shm); try fewer data.workers, "
-        f"or data.workers=0, which reads in the main process"
-    )
+def _go_on(lost: LostError, left_out: dict[str, str], met: list[str], tries: int, skips: bool) -> None:
+    """Tells of a lost worker, and notes what is not to be read any more. Raises RunError where that is no cure."""
+    if lost.hung:
+        what, cure = f"{lost.name}: reading it {lost.how}", "repair it, leave such images out with "
+        cure += "data.on_bad_image=skip, or say data.timeout=SECONDS"
+    else:
+        at = f", at {lost.name}" if lost.name else ""
+        what = f"a process that reads images {lost.how}{at}, perhaps for want of memory (RAM or /dev/shm)"
+        cure = "try fewer data.workers, or data.workers=0, which reads in the main process"
+    if not skips or not lost.name or tries > TRIES:
+        raise RunError(f"{what}; {cure}")
+    if lost.hung or lost.name in met:
+        left_out[lost.raw] = what
+    else:
+        met.append(lost.name)
+        warn(f"{what}; its batch is read again")
 
 
 def load_ahead(plan: Plan[T], start: int, stop: int, pin: bool = False) -> Generator[T, None, None]:
@@ -337,6 +365,8 @@ def _outlive_signals() -> None:
     """Ctrl-C and a scheduler's SIGTERM reach all processes; the main one finishes its step, for which it needs us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+    for number in REQUEUED[1:]:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def read_images(
@@ -363,7 +393,7 @@ def read_images(
 def _decode(images: Images, position: int, skip: bool, scale: int = 1) -> Tensor:
     """One image, at a part of its size. Raises BadImage, which tells what may be done where nothing is skipped."""
     try:
-        return images.read(position, scale) if scale > 1 else images.read(position)
+        return watched(images, position, scale)
     except BadImage as error:
         if skip:
             raise

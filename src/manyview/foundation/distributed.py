@@ -26,9 +26,9 @@ def gather(tensor: Tensor) -> Tensor:
     return torch.cat(all_gather(tensor.contiguous()))
 
 
-def anywhere(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether the flag is set on any process."""
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
+def largest(number: int, accelerator: Accelerator) -> int:
+    """The largest of all processes' numbers, the same on all of them."""
+    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
 
 
 def union(lines: Iterable[str], accelerator: Accelerator) -> list[str]:

@@ -1,35 +1,71 @@
-"""Files that are whole or not there: written under a temporary name, then renamed."""
+"""Files that are whole or not there: written under a temporary name, brought to the disk, then renamed."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from manyview.errors import RunError, reason
+from manyview.errors import DamagedError, RunError, reason
+from manyview.foundation.claims import check_archive, check_claims
 from manyview.foundation.shards import with_shards
 from manyview.foundation.words import few
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+MOST_JSON = 2**26  # bytes of a JSON file that is read
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` with a temporary path beside `path`, then renames it into place. Raises RunError."""
+
+def write_atomically(
+    path: Path, write: Callable[[Path], None], before: Callable[[Path], None] = lambda path: None
+) -> None:
+    """Calls `write` with a temporary path beside `path`, then renames it into place. Raises RunError.
+
+    The file is on the disk before it has its name, and its name is there when this returns, whatever becomes of the
+    machine then. before: called with `path` when all is written, to move away what has the name until now.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             write(temporary)
+            sync(temporary)
+            before(path)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+        sync(path.parent)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, are on the disk. Raises OSError."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return  # which opens no folders, and writes their names itself
+    number = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that have nothing to wait for
+            raise
+    finally:
+        os.close(number)
+
+
+def _make_folder(folder: Path) -> None:
+    """The folder and those above it, whose names are on the disk then."""
+    missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync(each.parent)
 
 
 def check_writable(path: Path) -> None:
@@ -78,27 +114,52 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """A checkpoint of tensors, numbers and strings, such as `read_state` accepts."""
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, or ValueError for what is none, too large, or nested too deeply."""
+    with open_regular(path) as file:
+        data = file.read(MOST_JSON + 1)
+    if len(data) > MOST_JSON:
+        raise ValueError(f"it is larger than {MOST_JSON:,} bytes")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def write_state(path: Path, state: Mapping[str, Any], before: Callable[[Path], None] = lambda path: None) -> None:
+    """A checkpoint of tensors, numbers and strings, such as `read_state` accepts. before: see `write_atomically`."""
     import torch
 
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # of a full disk torch says where its own file broke off
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+    write_atomically(path, write, before)
 
 
-def read_state(path: Path, mesh: DeviceMesh | None = None) -> dict[str, Any]:
-    """A checkpoint on the CPU. Only tensors and plain values are loaded; RunError for a file that holds code.
+def read_state(path: Path, mesh: DeviceMesh | None = None) -> Any:
+    """A checkpoint on the CPU. Only tensors and plain values are loaded.
 
-    mesh: of the processes that read what was shared out, each its own part; None: all of it, see `shards`.
+    mesh: of the processes that read what was shared out, each its own part; None: all of it, see `shards`. Raises
+    DamagedError for a file whose checksums are not those of what it holds, that holds code, or that claims more than
+    it has.
     """
     import torch
 
     try:
+        check_archive(path)
         with torch.serialization.safe_globals(_plain_values()):
             found = torch.load(path, map_location="cpu", weights_only=True)
+        check_claims(found, path.stat().st_size)
     except Exception as error:  # a damaged pickle fails in any way
         if not _looks_saved(path):
-            raise RunError(f"{path} is no file of weights, neither torch.save's nor .safetensors") from None
-        raise RunError(f"{path} is damaged, or holds more than tensors: {_code_in(path) or reason(error)}") from None
+            raise DamagedError(f"{path} is no file of weights, neither torch.save's nor .safetensors") from None
+        raise DamagedError(
+            f"{path} is damaged, or holds more than tensors: {_code_in(path) or reason(error)}"
+        ) from None
     return with_shards(found, path, mesh)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manyview.errors import RunError, reason
+from manyview.errors import DamagedError, RunError, reason
 from manyview.foundation.words import few
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def put_shards(path: Path, saved: Mapping[str, Any], number: int, older: int = 1
     """Writes the shards of a checkpoint beside `path`; returns the rest of it, which names them.
 
     All processes must call it, and one of them then writes the rest. number: of updates, for the folder's name. older:
-    how many folders of earlier checkpoints stay, of which the last is in use until the rest is written. Without shards
-    nothing is written. Raises RunError.
+    how many folders of earlier checkpoints stay, which are in use until the rest is written. Without shards nothing is
+    written. Raises RunError.
     """
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp
@@ -75,16 +75,16 @@ def put_shards(path: Path, saved: Mapping[str, Any], number: int, older: int = 1
 def with_shards(saved: Any, path: Path, mesh: DeviceMesh | None = None) -> Any:
     """A checkpoint that was read from `path`, with the tensors that lie beside it; as it is where there are none.
 
-    mesh: the processes, of which each then reads its own part of each. Raises RunError where they are not there.
+    mesh: the processes, of which each then reads its own part of each. Raises DamagedError where they are not there.
     """
     if not isinstance(saved, Mapping) or not isinstance(saved.get(KEY), Mapping):
         return saved
     name, shapes = saved[KEY].get("folder"), saved[KEY].get("shapes")
     if not isinstance(name, str) or not NAME.fullmatch(name) or not isinstance(shapes, Mapping):
-        raise RunError(f"{path} is damaged: it names no folder of shards beside it")
+        raise DamagedError(f"{path} is damaged: it names no folder of shards beside it")
     folder = path.parent / name
     if not folder.is_dir():
-        raise RunError(f"{path} is damaged: {folder}, where its weights lie, is not there")
+        raise DamagedError(f"{path} is damaged: {folder}, where its weights lie, is not there")
     found: dict[str, Any] = {key: value for key, value in saved.items() if key != KEY}
     for key, tensor in _read(folder, shapes, mesh).items():
         _put(found, key.split(PLACE), tensor)
@@ -133,7 +133,7 @@ def _read(folder: Path, shapes: Mapping[str, Any], mesh: DeviceMesh | None) -> d
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant
             dcp.load(flat, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
     except Exception as error:  # damaged files fail in any way
-        raise RunError(f"{folder} is damaged: {reason(error)}") from None
+        raise DamagedError(f"{folder} is damaged: {reason(error)}") from None
     return flat
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from manyview.branches.weights import Weights, digest_of, open_weights
 from manyview.branches.whole import put, with_classifier
 from manyview.errors import ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.model import Trunk, trunk_of
+from manyview.foundation.files import read_json
 from manyview.foundation.grammar import Call
 from manyview.views.engine.render import together
 from manyview.views.ops.op import as_float
@@ -100,11 +100,11 @@ def exported(folder: Path, device: str = "cpu", size: int | None = None) -> Timm
     Raises RunError for a folder that is damaged or not of that kind.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         spec = Call(config["architecture"], (), dict(config["model_args"]))
         small = bool(config.get("manyview", {}).get("small", False))
         preparation, labels = config["pretrained_cfg"], config.get("label_names", ())
-    except (OSError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
     network = _network(spec, small, int(config["num_classes"]), folder)
     weights = open_weights(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import MISSING, fields
 from io import BytesIO
@@ -17,7 +16,7 @@ from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import call_of, settings_of
 from manyview.evaluate.report import Report, Table
 from manyview.foundation.environment import git_commit, versions
-from manyview.foundation.files import write_bytes, write_json, write_text
+from manyview.foundation.files import read_json, write_bytes, write_json, write_text
 from manyview.show.display import table_row
 
 EVALUATIONS = "evaluations"
@@ -52,7 +51,7 @@ def _known(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path)
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
     if not isinstance(known, dict) or not isinstance(known.get(EVALUATIONS, {}), dict):

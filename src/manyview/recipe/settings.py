@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
 from manyview.data.decode import Stored
+from manyview.data.reading import PATIENCE
 from manyview.data.stored import MOST_CHANNELS
 from manyview.errors import RecipeError, unknown
 from manyview.foundation.grammar import Call, parse_call
@@ -48,7 +49,8 @@ class Data(Frozen, strict=True):
     which training images remain. unlabeled: opens the stream of that name beside `image`, for views `from: unlabeled`:
     all training images without their labels; the rest, whose label is not kept or that have none; or another source's,
     as in stl10(split='unlabeled'), in unlabeled_root (by default root). unlabeled_limit: so many of them. on_bad_image:
-    raise, or skip and list; in training another image takes its place. channels: images are taken as they are stored,
+    raise, or skip and list; in training another image takes its place. So it is with one that keeps a worker longer
+    than timeout, in seconds, or that ends it twice. channels: images are taken as they are stored,
     8-bit or deeper, and must have this many channels; null makes them 8-bit RGB. Either way they stand upright, and
     colour profiles are not applied. reduced: JPEGs are decoded at each reading, no larger than their crops need, faster
     but not to the same grey levels (see `data.decode`). memory: GiB that the decoded images of a split may take; where
@@ -69,6 +71,7 @@ class Data(Frozen, strict=True):
     unlabeled_root: str | None = None
     unlabeled_limit: int | None = Field(None, ge=1, le=COUNTABLE)
     on_bad_image: Literal["raise", "skip"] = "raise"
+    timeout: float = Field(PATIENCE, gt=0)
     channels: int | None = Field(None, ge=1, le=MOST_CHANNELS)
     reduced: bool = False
     memory: float = Field(1.0, ge=0)
@@ -109,8 +112,9 @@ class Train(Frozen, strict=True):
     best; of a recipe that learns nothing from labels the last, for to choose by them is to learn from them.
     untrained: whether what nothing classifies is judged before the first update, too, which is what training has to
     beat; it passes the training images through the network once more.
-    evaluate_every: epochs. checkpoint_every: "1 epoch" or "500 steps". log_every: steps. track: where measures go
-    beside metrics.jsonl: tensorboard, trackio, mlflow, wandb (see `training.trackers`).
+    evaluate_every: epochs. checkpoint_every: "1 epoch" or "500 steps". checkpoints: how many of the last are kept, so
+    that where one is damaged the one before is gone on from. log_every: steps. track: where measures go beside
+    metrics.jsonl: tensorboard, trackio, mlflow, wandb (see `training.trackers`).
     """
 
     epochs: int | None = Field(None, ge=1, le=COUNTABLE)
@@ -132,6 +136,7 @@ class Train(Frozen, strict=True):
     untrained: bool = True
     evaluate_every: int = Field(1, ge=1, le=COUNTABLE)
     checkpoint_every: str = "1 epoch"
+    checkpoints: int = Field(2, ge=1, le=COUNTABLE)
     log_every: int = Field(10, ge=1, le=COUNTABLE)
     track: tuple[str, ...] = Field(("tensorboard",), strict=False)
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from manyview.errors import RecipeError
+from manyview.foundation.bounded_yaml import check_yaml
 
 
 class _Strict(yaml.SafeLoader):
@@ -42,7 +43,10 @@ _Strict.add_constructor("tag:yaml.org,2002:map", _mapping)
 def read_yaml(text: str) -> Any:
     """Strict YAML: duplicate keys refused, `1e-5` a number. Raises RecipeError with the line."""
     try:
+        check_yaml(text)
         return yaml.load(text, Loader=_Strict)
+    except RecursionError:
+        raise RecipeError("not YAML: it is nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         tab = ": a tab, but YAML is indented with spaces" if "\\t" in str(error.problem) else ""

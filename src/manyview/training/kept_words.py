@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from manyview.errors import ManyviewWarning, RunError, shown
-from manyview.foundation.files import write_bytes, write_json
+from manyview.foundation.files import read_json, write_bytes, write_json
 from manyview.foundation.vocabulary import Origin, Words
 
 FOLDER, LIST = "words", "words.json"
@@ -51,7 +50,7 @@ def kept_words(folder: Path) -> list[Kept]:
     if not path.is_file():
         return []
     try:
-        kept = [Kept(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
+        kept = [Kept(**each) for each in read_json(path)]
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
     for each in kept:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from manyview.errors import RunError, reason
 from manyview.foundation.files import write_text
 from manyview.training.trackers import start_trackers
 
@@ -35,8 +36,11 @@ class Metrics:
 
     def write(self, step: int, epoch: float, **measures: Any) -> None:
         """One JSON object, null for what is not finite; nested measures are `terms/similarity` to trackers."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **_plain(measures)}) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **_plain(measures)}) + "\n")
+        except OSError as error:
+            raise RunError(f"cannot write {self._path}: {reason(error)}") from None
         self._trackers.log({name: value for name, value in flatten(measures).items() if math.isfinite(value)}, step)
 
     def close(self) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from manyview.errors import RunError, warn
+import math
+import os
+from pathlib import Path
+
+from manyview.errors import DamagedError, RunError, warn
+from manyview.foundation.distributed import anywhere
+from manyview.foundation.files import read_state
 from manyview.foundation.group import as_one, check_alike
 from manyview.training.networks import note_of
 from manyview.training.run import Run
+from manyview.training.saving import kept
 from manyview.training.setup import Setup
 from manyview.training.state import State, read_checkpoint
 
@@ -32,8 +39,17 @@ def take_up(run: Run, setup: Setup, resume: bool) -> State:
     state, train, world = State(), setup.recipe.train, setup.accelerator.num_processes
     if not resume:
         return state
-    if run.last.is_file():
-        state = read_checkpoint(run.last, setup.step, setup.optimizer, setup.mesh)
+    if kept(run.last):
+        state, damaged = _newest_whole(run, setup)
+        if state.number > setup.clock.steps:
+            raise RunError(
+                f"{run.last} says that {state.number:,} updates were made; the run has {setup.clock.steps:,}"
+            )
+        damaged |= _without_best(run, state)
+        setup.accelerator.wait_for_everyone()  # they all have read the same
+        for path, told in damaged.items() if setup.main else ():
+            os.replace(path, path.with_name(f"{path.name}.damaged"))
+            warn(told)
         if setup.main and not setup.recipe.keeps_best:
             run.best.unlink(missing_ok=True)  # as versions kept it that chose by labels what learnt from none
         setup.display.say(f"resumed at step {state.number} of {setup.clock.steps}")
@@ -42,3 +58,40 @@ def take_up(run: Run, setup: Setup, resume: bool) -> State:
         told = f"resumed on {world} processes, begun on {before}: BatchNorm and mixing see parts {parts}"
         warn(told)
     return state
+
+
+def _newest_whole(run: Run, setup: Setup) -> tuple[State, dict[Path, str]]:
+    """Where the newest checkpoint that is whole stood, to which all is brought; of others what to say."""
+    damaged: dict[Path, str] = {}
+    for path in kept(run.last):
+        state, found = State(), ""
+        with as_one():
+            try:
+                state = read_checkpoint(path, setup.step, setup.optimizer, setup.mesh)
+            except DamagedError as error:
+                found = str(error)
+        if anywhere(bool(found), setup.accelerator):  # of shards each process reads its own
+            damaged[path] = found or f"{path} is damaged, as another process found"
+        else:
+            return state, {
+                each: f"{told}; going on from {path.name}, of step {state.number}" for each, told in damaged.items()
+            }
+    first, *others = damaged.values()
+    also = (
+        f", and so {'are' if len(others) > 1 else 'is'} {', '.join(path.name for path in [*damaged][1:])}"
+        if others
+        else ""
+    )
+    raise DamagedError(f"{first}{also}; begin anew in another folder, or without {run.last.parent} in this one")
+
+
+def _without_best(run: Run, state: State) -> dict[Path, str]:
+    """Begins to choose anew where the weights that were best are damaged; what to say of them."""
+    if not run.best.is_file():
+        return {}
+    try:
+        read_state(run.best)
+    except DamagedError as error:
+        state.best = [-math.inf, -math.inf]
+        return {run.best: f"{error}; the best are chosen among those of step {state.number} and later"}
+    return {}

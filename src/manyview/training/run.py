@@ -6,7 +6,6 @@ words/
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import is_same, marks_of
 from manyview.errors import ManyviewWarning, RunError, reason, warn
-from manyview.foundation.files import at_home, read_state, write_json, write_text
+from manyview.foundation.files import at_home, read_json, read_state, write_json, write_text
 from manyview.foundation.taken import check_overrides, taken_path
 from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
@@ -33,13 +32,14 @@ from manyview.recipe.streams import read_of
 from manyview.step import Step
 from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of, trained
+from manyview.training.saving import kept
 from manyview.words.load import Use, words_of
 
 # Settings that change where and how fast a run goes, or where it gives up, not what it computed so far.
 INCIDENTAL = (
     *("title", "data.root", "data.unlabeled_root", "data.download", "data.workers", "data.on_bad_image"),
-    *("train.log_every", "train.checkpoint_every", "train.on_collapse", "train.untrained", "train.track"),
-    *("train.shard", "train.checkpointing"),
+    *("data.timeout", "train.log_every", "train.checkpoint_every", "train.checkpoints", "train.on_collapse"),
+    *("train.untrained", "train.track", "train.shard", "train.checkpointing"),
 )
 # What says nothing of how a trained network looks at images.
 ELSEWHERE = (*INCIDENTAL, *(f"data.{key}" for key in Data.model_fields if key != "channels"), "evaluate", "seed",
@@ -102,7 +102,7 @@ class Run:
         # a run that was killed while these were written has none that comes later, or a temporary file
         if {name for name in found if not name.endswith(".tmp")} - {"splits.json", "networks.json", FOLDER}:
             self.check_same(recipe, splits)
-            check_networks(self.folder, self.networks(), networks or {}, begins=not self.last.is_file())
+            check_networks(self.folder, self.networks(), networks or {}, begins=not kept(self.last))
             self._check_starts(starts)
             if recipe.data.on_bad_image == "skip":
                 self._skips_from_here()
@@ -132,7 +132,7 @@ class Run:
 
     def withdraw(self) -> None:
         """Takes back what `begin` and what came after it wrote, unless there is a checkpoint to go on from."""
-        if self.last.is_file() or self.best.is_file():
+        if kept(self.last) or self.best.is_file():
             return
         names = (
             "recipe.yaml",
@@ -292,7 +292,7 @@ class Run:
         if not path.is_file():
             raise RunError(f"{self.folder} is no run: it has no {name}")
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         except (OSError, ValueError) as error:  # of JSON, and of bytes that are no text
             raise RunError(f"{path} is damaged: {reason(error)}") from None
 

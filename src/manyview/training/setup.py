@@ -135,7 +135,8 @@ class Setup:
         parts, data = self.recipe.train.accumulate, self.recipe.data
         pin = self.accelerator.device.type == "cuda"
         stop = self.clock.steps * parts
-        return open_stream(self.batches, first * parts, stop, self.rendering.place, data.workers, pin=pin)
+        place, batches = self.rendering.place, self.batches
+        return open_stream(batches, first * parts, stop, place, data.workers, pin=pin, patience=data.timeout)
 
 
 def make_accelerator(train: Train) -> Accelerator:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from manyview.errors import RunError
 from manyview.foundation.files import read_state
@@ -39,35 +40,45 @@ class State:
         self.skipped = sorted({*self.skipped, *lines})
 
 
-def checkpoint_of(path: Path, step: Step, optimizer: torch.optim.Optimizer, state: State) -> dict[str, Any]:
+def checkpoint_of(
+    path: Path, step: Step, optimizer: torch.optim.Optimizer, state: State, older: int = 1
+) -> dict[str, Any]:
     """All that a run needs to go on as if nothing had happened; what is shared out is written beside `path` already.
 
-    All processes must call it then. Raises RunError where it cannot be written.
+    older: how many checkpoints of this name are kept. All processes must call it. Raises RunError where it cannot be
+    written.
     """
     found = {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "run": asdict(state)}
-    return put_shards(path, found, state.number)
+    return put_shards(path, found, state.number, older)
 
 
 def read_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer, mesh: Any = None) -> State:
     """Brings the step and the optimiser to where they were; returns where the run stood.
 
-    mesh: of the processes that they are shared out over, in however many parts they were written.
-
-    Raises RunError for a file that is damaged, or holds what this version does not know of a run.
+    mesh: of the processes that they are shared out over, in however many parts they were written. Raises DamagedError
+    for a file that is damaged, and RunError where it holds what this version does not know of a run, or something else.
     """
     saved = read_state(path, mesh)
-    if not isinstance(saved, dict) or not {"step", "optimizer", "run"} <= saved.keys():
+    parts = ("step", "optimizer", "run")
+    if not isinstance(saved, dict) or not all(isinstance(saved.get(part), dict) for part in parts):
         raise RunError(f"{path} is no checkpoint that a run can go on from; begin anew, with it as init= of a backbone")
     unknown = saved["run"].keys() - {each.name for each in fields(State)}
     if unknown:
         told = f"is of a later manyview, which also keeps {', '.join(sorted(unknown))}; resume with that"
         raise RunError(f"{path} {told}")
     try:
+        state = TypeAdapter(State).validate_python(saved["run"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RunError(
+            f"{path} says what cannot be of a run: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
+    try:
         if mesh is not None:
             share_out(saved, step, optimizer, mesh)
         step.load_state_dict(saved["step"])
         optimizer.load_state_dict(saved["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    except Exception as error:  # each optimiser takes its own state in its own way
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise RunError(f"{path} does not fit the run's recipe: {lines[-1][:200]}") from None
-    return State(**saved["run"])
+    return state

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import secrets
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 from manyview.errors import ManyviewWarning, RecipeError, RunError, reason
-from manyview.foundation.files import write_json
+from manyview.foundation.files import read_json, write_json
 
 PROJECT = "manyview"
 LIST = "trackers.json"
@@ -114,7 +113,7 @@ def _silence() -> contextlib.redirect_stdout[io.StringIO]:
 def _known(folder: Path) -> dict[str, str]:
     path = folder / LIST
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        return dict(read_json(path)) if path.is_file() else {}
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
 

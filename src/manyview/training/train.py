@@ -13,8 +13,7 @@ from typing import Any
 
 from manyview.branches.given import Given
 from manyview.errors import DataError, Interrupted, Lost, ManyviewError, RunError
-from manyview.foundation.distributed import anywhere, union
-from manyview.foundation.files import write_state
+from manyview.foundation.distributed import anywhere, largest, union
 from manyview.foundation.group import as_one, join, losing_none
 from manyview.recipe.recipe import Recipe, check_recipe
 from manyview.training.collapse import look_for_collapse
@@ -25,6 +24,7 @@ from manyview.training.kept_features import keep_features
 from manyview.training.result import write_result
 from manyview.training.resume import begin, take_up
 from manyview.training.run import Run, run_of
+from manyview.training.saving import Saver, kept
 from manyview.training.setup import Setup, set_up
 from manyview.training.sharding import beside_shards
 from manyview.training.state import State, checkpoint_of
@@ -59,7 +59,7 @@ def train(
     with as_one():
         if resume:
             run.check_given(backbone)
-        setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and run.last.is_file()))
+        setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and kept(run.last)))
         new = run.is_new
     setup = setup.over_all(given=backbone is not None)
     begin(run, setup, resume)
@@ -91,17 +91,25 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     config, clock, step, accelerator = setup.recipe.train, setup.clock, setup.step, setup.accelerator
     journal, stream = Journal(setup, run, state.number), setup.stream(state.number)
     journal.begin(state.number)
-    first_bad, failed, stopped, ending, terms = FirstFailure(accelerator), 0, False, "", dict[str, float]()
-    with interruptible(setup.display.stopping) as asked, setup.display.training(), closing(journal), closing(stream):
+    first_bad, failed, stopped, ending, terms = FirstFailure(accelerator), 0, 0, "", dict[str, float]()
+    with (
+        interruptible(setup.display.stopping) as asked,
+        setup.display.training(),
+        closing(journal),
+        closing(stream),
+        Saver(config.checkpoints) as saver,
+    ):
         validation.untrained(journal)
         step.train()
         watch = Stopwatch(state.seconds, state.waited)
 
         def save(path: Path) -> None:
             state.seconds, state.waited = watch.seconds, watch.waited
-            kept = checkpoint_of(path, step, setup.optimizer, state)
+            if setup.mesh is not None:
+                saver.wait()  # what it writes names shards, of which only those in use are left
+            found = checkpoint_of(path, step, setup.optimizer, state, config.checkpoints)
             if setup.main:
-                write_state(path, kept)
+                saver.save(path, found, run.metrics, alone=path == run.best)
 
         for number in range(state.number, clock.steps):
             # ---------------------------------------------------------------------- batch, step, update
@@ -112,7 +120,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             last = done == clock.steps
             logs = done % config.log_every == 0 or within == 0 or last
             # on several processes, all must stop at the same step
-            stopped = bool(asked()) if accelerator.num_processes == 1 else logs and anywhere(bool(asked()), accelerator)
+            stopped = asked() if accelerator.num_processes == 1 else logs and largest(asked(), accelerator)
             keeps = done % setup.checkpoint_every == 0 or last or stopped
 
             # ------------------------------------------------------------------------------------- log
@@ -146,7 +154,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
     accelerator.wait_for_everyone()  # a launcher ends the others with the first that leaves
     told: ManyviewError | None = RunError(ending) if ending else None
     if stopped and not ending:
-        told = Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", asked())
+        told = Interrupted(f"stopped at step {state.number}; continue with the same command and resume=True", stopped)
     if told is not None:
         told.tells = setup.main
         raise told
