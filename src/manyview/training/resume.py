@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from manyview.errors import DamagedError, RunError, warn
-from manyview.foundation.distributed import anywhere
+from manyview.foundation.distributed import largest
 from manyview.foundation.files import read_state
 from manyview.foundation.group import as_one, check_alike
 from manyview.training.networks import note_of
@@ -70,7 +70,7 @@ def _newest_whole(run: Run, setup: Setup) -> tuple[State, dict[Path, str]]:
                 state = read_checkpoint(path, setup.step, setup.optimizer, setup.mesh)
             except DamagedError as error:
                 found = str(error)
-        if anywhere(bool(found), setup.accelerator):  # of shards each process reads its own
+        if largest(int(bool(found)), setup.accelerator):  # of shards each process reads its own
             damaged[path] = found or f"{path} is damaged, as another process found"
         else:
             return state, {

@@ -13,7 +13,7 @@ from typing import Any
 
 from manyview.branches.given import Given
 from manyview.errors import DataError, Interrupted, Lost, ManyviewError, RunError
-from manyview.foundation.distributed import anywhere, largest, union
+from manyview.foundation.distributed import largest, union
 from manyview.foundation.group import as_one, join, losing_none
 from manyview.recipe.recipe import Recipe, check_recipe
 from manyview.training.collapse import look_for_collapse
@@ -138,7 +138,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             if last or (within == 0 and epoch % config.evaluate_every == 0):
                 with watch.paused():
                     val = validation.val(lambda: save(run.last))
-                    if anywhere(validation.is_best(val), accelerator):
+                    if largest(int(validation.is_best(val)), accelerator):
                         save(run.best)
                     journal.epoch(done, val, terms)
                     accelerator.wait_for_everyone()
