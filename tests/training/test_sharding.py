@@ -36,7 +36,7 @@ SHARP = ("train.steps=4", "train.optimizer=sam(sgd(lr=0.02, momentum=0.9), rho=0
 LOW = ("train.steps=4", "train.precision=bf16", "train.checkpointing=true", "train.clip=null")
 CONVOLVED = ("train.steps=3", "branches.net.backbone=resnet18(small=True)", "train.optimizer=sgd(lr=0.01)")
 CASES = {"sam": SHARP, "bf16": LOW, "batchnorm": CONVOLVED}
-REFUSED = ("kron(lr=0.01)", "novograd(lr=0.01)", "cadamw(lr=0.01)")
+REFUSED = ("sgdp(lr=0.01)", "novograd(lr=0.01)", "cadamw(lr=0.01)")
 
 
 def made(*overrides, shard=False):
