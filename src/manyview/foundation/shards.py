@@ -99,7 +99,7 @@ def _split(value: Any, way: str, flat: dict[str, Tensor]) -> Any:
     for key, each in value.items():
         further = f"{way}{PLACE}{_written(key)}" if way else _written(key)
         if is_shard(each):
-            flat[further] = each.detach()
+            flat[further] = each.detach().contiguous()  # of which safetensors writes no other
         else:
             rest[key] = _split(each, further, flat)
     return rest

@@ -86,11 +86,14 @@ def _worker(rank: int, processes: int, shared: bool, folder: str) -> None:
         for how, wrap in hows.items():
             with beside_shards(mesh if how == FSDP else None):
                 learnt = _learnt(Case(name), count, rows, wrap)
-            for value in learnt["terms"].values():
-                torch.distributed.all_reduce(value)
-                value /= processes
+            for term in learnt["terms"].values():
+                torch.distributed.all_reduce(term)
+                term /= processes
             if rank == 0:
-                found.append(Compared(name, how, *(_distance(learnt[key], ones[name][key]) for key in learnt)))
+                value, gradient, state = (
+                    _distance(learnt[key], ones[name][key]) for key in ("terms", "grads", "state")
+                )
+                found.append(Compared(name, how, value, gradient, state))
     found += _optimizers(rank, processes)
     if mesh is not None:
         found += _optimizers_on_shards(mesh)

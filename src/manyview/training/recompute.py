@@ -37,7 +37,7 @@ def recompute(step: Step, compiled: bool = False) -> None:
                 told = f"branches.{name}: {branch.spec.backbone} is no sequence of blocks; leave it out"
                 raise RecipeError(f"train.checkpointing: {told}")
             for block in blocks:
-                block.forward = MethodType(_forward, block)  # type: ignore[method-assign]  # a copy's is its own
+                block.forward = MethodType(_forward, block)  # a copy's is its own
 
 
 def _forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:

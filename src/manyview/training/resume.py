@@ -10,6 +10,7 @@ from manyview.errors import DamagedError, RunError, warn
 from manyview.foundation.distributed import largest
 from manyview.foundation.files import read_state
 from manyview.foundation.group import as_one, check_alike
+from manyview.foundation.words import counted
 from manyview.training.networks import note_of
 from manyview.training.run import Run
 from manyview.training.saving import kept
@@ -55,7 +56,7 @@ def take_up(run: Run, setup: Setup, resume: bool) -> State:
         setup.display.say(f"resumed at step {state.number} of {setup.clock.steps}")
     if setup.main and (before := run.continue_on(state.number, world)) != world:
         parts = f"of {setup.together} images, until now of {train.batch_size // (before * train.accumulate)}"
-        told = f"resumed on {world} processes, begun on {before}: BatchNorm and mixing see parts {parts}"
+        told = f"resumed on {counted(world, 'process')}, begun on {before}: BatchNorm and mixing see parts {parts}"
         warn(told)
     return state
 

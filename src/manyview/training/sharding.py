@@ -78,7 +78,7 @@ def shard(step: Step, optimizer: torch.optim.Optimizer, mesh: Any, bf16: bool) -
                 vectors = _vectors(block) if bf16 else None
                 if vectors:
                     fully_shard(vectors, mesh=mesh)
-                fully_shard(block, mesh=mesh, **({} if vectors is None else {"mp_policy": low}))
+                fully_shard(block, mesh=mesh, mp_policy=MixedPrecisionPolicy() if vectors is None else low)
             for head in branch.heads.values():
                 fully_shard(head, mesh=mesh)
             fully_shard(branch, mesh=mesh)
