@@ -30,6 +30,7 @@ from manyview.training.sharding import beside_shards, check_shardable, shard
 UPDATES = 3
 CLOSE = 1e-4  # of what is compared: sums of float32 in another order, and what updates make of it
 DDP, FSDP = "whole on each", "shared out"
+ENDS = ("terms", "grads", "state")
 
 
 @dataclass(frozen=True)
