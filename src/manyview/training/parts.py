@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from manyview.errors import RecipeError, warn
+from manyview.foundation.words import counted
 from manyview.optimize.sync_batchnorm import is_synchronised
 from manyview.step import Step
 from manyview.views.ops.mix import MIXING
@@ -27,7 +28,7 @@ def check_parts(step: Step, processes: int, together: int) -> None:
                 "or more processes"
             )
     if processes * parts > 1 and (seen := _alone(step, parts)):
-        told = f"each of the {processes * parts} parts of a batch, {together} images, is by itself for"
+        told = f"each of the {processes * parts} parts of a batch, {counted(together, 'image')}, is by itself for"
         cure = "; train.sync_batchnorm=true is for processes" if seen[0] == "BatchNorm" and parts == 1 else ""
         warn(f"{told} {' and '.join(seen)}, so that another number of parts trains otherwise{cure}")
 

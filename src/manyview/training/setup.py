@@ -194,13 +194,13 @@ def set_up(
         recompute(step, config.compile)
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
-    check_parts(step, world, together)
     optimizer = make_optimizer(config, step)
     step.hold(fixed_parts(config))
     _make_room(step, splits)
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view"):
         rehearse(step, splits, together)
+    check_parts(step, world, together)  # which may tell something, so what is refused comes before
     checkpoint_every = max(1, steps_of(config.checkpoint_every, clock, "checkpoint_every"))
     splits = in_memory(splits, recipe.data, display)
     if accelerator.is_main_process:
