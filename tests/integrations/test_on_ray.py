@@ -31,12 +31,15 @@ def nodes():
     import ray
 
     os.environ["OMP_NUM_THREADS"] = "1"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # here as there, for the bits
     made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     first = made.add_node(num_cpus=2)
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
     yield made, first
     ray.shutdown()
     made.shutdown()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
