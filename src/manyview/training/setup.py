@@ -41,7 +41,7 @@ from manyview.recipe.settings import Train
 from manyview.recipe.streams import check_images, read_of
 from manyview.show.display import Display
 from manyview.step import Step
-from manyview.training.prepare import images_together, in_memory, rehearse
+from manyview.training.prepare import check_teachers, images_together, in_memory, rehearse
 from manyview.training.trackers import check_trackers
 
 
@@ -147,6 +147,7 @@ def set_up(
     clock = clock_of(config, splits.counts)
 
     step = Step(recipe, len(splits.classes), clock.steps, backbone=backbone, pretrained=pretrained)
+    check_teachers(step, splits.classes)
     if step.classifier:
         check_labels(splits, (), ["classify"])
     check_model(protocols, StepModel(step, splits.classes), splits)
