@@ -54,17 +54,15 @@ class Known:
 
 
 def run_folders(top: Path) -> Iterator[Path]:
-    """Every folder with a recipe.yaml at or below `top`, sorted; links are not followed, nor is it looked inside runs.
+    """Every run at or below `top`, sorted; links are not followed, nor is it looked inside runs.
 
-    Raises RunError where `top` is no folder.
+    A recipe.yaml alone is a recipe that somebody wrote, and runs may lie beside it. Raises RunError where `top` is no
+    folder.
     """
     if not top.is_dir():
         raise RunError(f"{top} is {'a file' if top.exists() else 'not there'}; give a folder with runs in it")
-    if (top / "recipe.yaml").is_file():
-        yield top
-        return
     for folder, below, files in os.walk(top):
-        if "recipe.yaml" in files:
+        if {"recipe.yaml", "splits.json"} <= {*files}:
             below.clear()
             yield Path(folder)
         below[:] = sorted(name for name in below if not name.startswith("."))
