@@ -174,6 +174,12 @@ def test_looking_moves_nothing(rule):
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
+def test_softmatch_where_all_are_equally_sure():
+    """A variance of 0, as of momentum 0: what is as sure as the mean counts whole, and what is less, nothing."""
+    counted = F.soft_weights(torch.tensor([0.6, 0.5, 0.4]), torch.tensor(0.5), torch.tensor(0.0))
+    assert counted.tolist() == [1, 1, 0]
+
+
 def test_fairness_by_finite_differences():
     strong, weights = logits(0).requires_grad_(), torch.tensor([1.0, 0, 1, 1, 0, 1], dtype=torch.float64)
     local, labels = logits(1).softmax(1)[0], logits(2).softmax(1)[0]
