@@ -305,13 +305,18 @@ BAD = {
     "flex": ("threshold=flex(1.5)", "threshold must be in (0, 1], got 1.5"),
     "images": ("threshold=flex(0.95, images=0)", "images must be a whole number of at least 1, got 0"),
     "rule": ("threshold=fre()", "unknown threshold 'fre'; did you mean 'free'"),
-    "name": ("threshold=free", "put quotes round"),
+    "name": ("threshold=fre", "unknown threshold 'fre'; did you mean 'free'"),
     "sigmas": ("threshold=soft(sigmas=0)", "sigmas must be positive, got 0"),
     "momentum": ("threshold=free(momentum=1)", "momentum must be in [0, 1), got 1"),
     "argument": ("threshold=soft(sigma=2)", "sigma"),
     "sharpen": ("sharpen=0", "temperature must be positive, got 0"),
     "fairness": ("fairness=0.1", "write threshold=free()"),
 }
+
+
+def test_a_rule_may_be_a_bare_name():
+    step = manyview.Step(manyview.parse_recipe(RECIPE.replace("threshold=0.12", "threshold=free")), 10)
+    assert step.relations["pseudo_label"].rule.told == Free()
 
 
 @pytest.mark.parametrize(("options", "told"), BAD.values(), ids=BAD)
