@@ -115,6 +115,7 @@ def test_damaged_runs_are_told_and_the_others_listed(tmp_path):
     for name, text in {"torn": "a: [", "empty": "", "list": "- a", "seed": "seed: one"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").write_text(text)
+        (tmp_path / name / "splits.json").write_text("{}")
     found, damaged = Registry(tmp_path).runs()
     assert [run.folder for run in found] == ["a"]
     assert len(damaged) == 4
