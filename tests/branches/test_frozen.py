@@ -23,6 +23,7 @@ from manyview.judge.export import export_timm
 from manyview.judge.models import exported, of_timm
 from manyview.optimize.optimize import make_optimizer
 from manyview.show.plan import Plan
+from manyview.training.prepare import check_teachers
 from published import publish
 from subjects import TIED, run_of, trained
 
@@ -225,6 +226,22 @@ def test_a_run_and_its_export_give_the_runs_own_scores(run, tmp_path):
     named = of_timm(Call("cresnet20"), folder)  # which finds the run's head, by the same function
     assert torch.allclose(named.read(pixels)["logits"], asked["logits"], atol=1e-5)
     assert torch.allclose(exported(tmp_path / "export").read(pixels)["logits"], asked["logits"], atol=1e-5)
+
+
+def test_its_classes_are_those_of_the_data(run, tmp_path):
+    """By name, where both are known: by their number alone, another order would teach wrong classes in silence."""
+    export_timm(run, tmp_path / "export")
+    for place in (run.folder, tmp_path / "export"):
+        step, names = Step(recipe(f"frozen('{place}')", LOGITS), C), run.classes()
+        assert list(step.branch("teacher").starts["backbone"].labels) == names
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            check_teachers(step, names)
+            check_teachers(step, [str(number) for number in range(C)])  # which are no names
+        with pytest.raises(RecipeError, match=rf"^branches\.teacher: class 0 is '{names[0]}' to .*another order"):
+            check_teachers(step, names[::-1])
+        with pytest.warns(ManyviewWarning, match=rf"class {C - 1} is '{names[-1]}' to .* and 'other' in the data"):
+            check_teachers(step, [*names[:-1], "other"])
 
 
 def test_a_checkpoint_with_its_own_classifier(tmp_path):

@@ -43,6 +43,7 @@ def test_what_cannot_be_listed(folder):
     assert "no runs in" in err
     (folder / "torn").mkdir()
     (folder / "torn" / "recipe.yaml").write_text("a: [")
+    (folder / "torn" / "metrics.jsonl").write_text("")
     code, out, err = manyview("runs", folder)
     assert code == 1
     assert len(out.splitlines()) == 3

@@ -11,6 +11,7 @@ from manyview.errors import ManyviewError, RecipeError
 from manyview.load import load_recipe, parse_recipe
 from manyview.optimize.again import looking_again
 from manyview.optimize.optimize import fixed_parts, lr_factor, make_optimizer
+from manyview.optimize.passes import passes_of
 from manyview.optimize.sam import Sam, ascent
 from manyview.step import Step
 from subjects import smooth
@@ -345,6 +346,19 @@ def test_weights_come_back_from_a_second_look_that_fails():
     assert torch.equal(layer.weight, before)
     with pytest.raises(ManyviewError, match="twice"):
         optimizer.step()
+
+
+def test_weights_come_back_from_a_second_look_that_a_loop_makes_itself():
+    """As training does, by the passes: a failure there must not leave a caller's network where the loss is largest."""
+    layer = nn.Linear(2, 2)
+    before = layer.weight.clone()
+    first, second = passes_of(Sam(torch.optim.SGD(layer.parameters(), lr=0.1), layer))
+    layer(torch.ones(1, 2)).sum().backward()
+    first.then()
+    assert not torch.equal(layer.weight, before)
+    with pytest.raises(MemoryError), second.looking():
+        raise MemoryError
+    assert torch.equal(layer.weight, before)
 
 
 REFUSED = {

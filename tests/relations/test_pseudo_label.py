@@ -174,6 +174,12 @@ def test_looking_moves_nothing(rule):
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
+def test_softmatch_where_all_are_equally_sure():
+    """A variance of 0, as of momentum 0: what is as sure as the mean counts whole, and what is less, nothing."""
+    counted = F.soft_weights(torch.tensor([0.6, 0.5, 0.4]), torch.tensor(0.5), torch.tensor(0.0))
+    assert counted.tolist() == [1, 1, 0]
+
+
 def test_fairness_by_finite_differences():
     strong, weights = logits(0).requires_grad_(), torch.tensor([1.0, 0, 1, 1, 0, 1], dtype=torch.float64)
     local, labels = logits(1).softmax(1)[0], logits(2).softmax(1)[0]
@@ -299,13 +305,18 @@ BAD = {
     "flex": ("threshold=flex(1.5)", "threshold must be in (0, 1], got 1.5"),
     "images": ("threshold=flex(0.95, images=0)", "images must be a whole number of at least 1, got 0"),
     "rule": ("threshold=fre()", "unknown threshold 'fre'; did you mean 'free'"),
-    "name": ("threshold=free", "put quotes round"),
+    "name": ("threshold=fre", "unknown threshold 'fre'; did you mean 'free'"),
     "sigmas": ("threshold=soft(sigmas=0)", "sigmas must be positive, got 0"),
     "momentum": ("threshold=free(momentum=1)", "momentum must be in [0, 1), got 1"),
     "argument": ("threshold=soft(sigma=2)", "sigma"),
     "sharpen": ("sharpen=0", "temperature must be positive, got 0"),
     "fairness": ("fairness=0.1", "write threshold=free()"),
 }
+
+
+def test_a_rule_may_be_a_bare_name():
+    step = manyview.Step(manyview.parse_recipe(RECIPE.replace("threshold=0.12", "threshold=free")), 10)
+    assert step.relations["pseudo_label"].rule.told == Free()
 
 
 @pytest.mark.parametrize(("options", "told"), BAD.values(), ids=BAD)

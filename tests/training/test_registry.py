@@ -60,6 +60,13 @@ def test_every_run_below_a_folder_is_told(tmp_path):
     assert [dict(run.changed) for run in found] == [{}, {"train.epochs": 3}, {}]
 
 
+def test_a_recipe_of_ones_own_hides_no_runs(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("title: mine")
+    run = made(tmp_path / "runs" / "a", top1=40.0)
+    assert [*run_folders(tmp_path)] == [run]
+    assert [*run_folders(run)] == [run]
+
+
 def test_what_was_changed_is_told_beside_the_packaged_recipe(tmp_path):
     run = made(tmp_path / "only", title="quick with train.epochs=9", epochs=9)
     base = flat(yaml.safe_load((run / "recipe.yaml").read_text())) | {"train.epochs": 2, "title": "Quick"}
@@ -108,6 +115,7 @@ def test_damaged_runs_are_told_and_the_others_listed(tmp_path):
     for name, text in {"torn": "a: [", "empty": "", "list": "- a", "seed": "seed: one"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").write_text(text)
+        (tmp_path / name / "splits.json").write_text("{}")
     found, damaged = Registry(tmp_path).runs()
     assert [run.folder for run in found] == ["a"]
     assert len(damaged) == 4

@@ -126,6 +126,51 @@ def test_two_streams_are_shown_twice_wherever_their_views_are_made(tmp_path):
     assert result["views_per_image"] == pytest.approx(2 * (8 + 2 * 16) / 24)
 
 
+REMEMBERS = """
+seed: 3
+data: {source: digits, labels_per_class: 3, unlabeled: rest, unlabeled_limit: 32, val_fraction: 0}
+views:
+  x: {from: image, make: "pad_crop(8, padding=1)"}
+  weak: {from: unlabeled, make: "pad_crop(8, padding=1)"}
+  strong: {from: unlabeled, make: "pad_crop(8, padding=1) | flip(0.5)"}
+branches:
+  net: {backbone: "test_vit(img_size=8, patch_size=4)", normalize: half, z: "dino_head(h, 16, hidden=8, freeze=1)"}
+  teacher: ema(net, momentum=0.5)
+relations:
+  - cross_entropy(logits(x))
+  - pseudo_label(logits(strong), toward=stop(logits(weak)), threshold=flex(0.11))
+  - info_nce(h(strong), toward=teacher.h(weak), queue=64)
+  - dino(z(weak), z(strong), toward=teacher)
+  - lejepa(h(weak), h(strong), directions=8)
+train: {steps: 3, batch_size: 8, unlabeled_per_labeled: 2, log_every: 1, schedule: constant(),
+        optimizer: "sam(sgd(lr=0.02, momentum=0.9), rho=0.1)"}
+evaluate: []
+"""
+
+
+def test_what_follows_an_update_stays_after_the_second_look(tmp_path):
+    """Memory, queue, centre, directions and counters move once an update, as in a loop that calls step(closure)."""
+    recipe = parse_recipe(REMEMBERS)
+    train(recipe, tmp_path / "run", quiet=True)
+    setup = set_up(recipe, quiet=True)
+    step, optimizer, stream = setup.step.train(), setup.optimizer, setup.stream(0)
+    step.attach(optimizer)
+    for _ in range(3):
+        batch = next(stream)
+
+        def look(batch=batch):
+            optimizer.zero_grad()
+            optimizer.loss(step(batch)).backward()
+
+        optimizer.step(look)
+    ours = weights(tmp_path / "run")
+    counters = [name for name in ours if name.startswith("relations.") and name.endswith("updates")]
+    assert [int(ours[name]) for name in counters] == [3] * 2
+    assert (ours["relations.pseudo_label.rule.said"] >= 0).sum() > 0
+    by_loop = {name: value for name, value in step.state_dict().items() if name != "_extra_state"}
+    assert_same(ours, by_loop, rtol=1e-5, atol=1e-6)
+
+
 def process(rank, recipe, folder):
     train(recipe, folder, quiet=True)
 

@@ -24,7 +24,8 @@ from manyview.foundation.grammar import Call
 class Start:
     """Where weights came from. source: the place, in words; told: what matched, in a line; digest: of the weights.
 
-    normalization: what images were normalised by there, where that is known. columns: of what a frozen branch gives.
+    normalization: what images were normalised by there, where that is known. columns: of what a frozen branch gives;
+    labels: names of its classes, where they are known.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Start:
     digest: str
     normalization: Normalization | None = None
     columns: Mapping[str, int] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.source}: {self.told}"

@@ -163,7 +163,33 @@ def _of_weights(call: Call, weights: Weights, where: str, channels: int) -> Teac
         raise RecipeError(f"{where}: {error}") from None
     _check_channels(not found.adapted, weights.source, where, channels)
     digest = digest_of(network.state_dict(), weights.normalization)
-    return Teacher(network, Start(weights.source, ", ".join(found.told), digest, weights.normalization))
+    told = ", ".join(found.told)
+    return Teacher(network, Start(weights.source, told, digest, weights.normalization, labels=weights.labels))
+
+
+def check_classes(branch: str, start: Start, classes: Sequence[str]) -> None:
+    """Looks whether the scores of a teacher are of the data's classes, where the names of both are known.
+
+    classes: of the data. Raises RecipeError where they are the same in another order; of other names it warns, since
+    they may mean the same.
+    """
+    theirs, ours = start.labels, tuple(classes)
+    if len(theirs) != len(ours) or theirs == ours or any(_are_numbers(names) for names in (theirs, ours)):
+        return
+    number = next(number for number, (one, two) in enumerate(zip(theirs, ours, strict=True)) if one != two)
+    told = (
+        f"branches.{branch}: class {number} is '{theirs[number]}' to {start.source}, and '{ours[number]}' in the data"
+    )
+    if set(theirs) == set(ours):
+        raise RecipeError(
+            f"{told}: the same classes in another order, so {branch}.{LOGITS} would teach wrong ones; name and sort "
+            f"them alike, or follow {branch}.{FEATURES}"
+        )
+    warn(f"{told}; {branch}.{LOGITS} teaches as if they were one")
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return list(names) == [str(number) for number in range(len(names))]
 
 
 def _check_channels(fits: bool, source: str, where: str, channels: int) -> None:

@@ -45,6 +45,7 @@ class Weights:
     source: where they were found, in words; others: what lies beside them that could have been taken. heads: those of
     a run's heads, by the head's name. backbone: the call that a recipe has for the network, where it is known;
     normalization: what its images were normalised by. plain: whether a head `logits` would be a linear layer on h.
+    labels: names of the classes that a classifier tells apart, where they are known.
     """
 
     state: Mapping[str, Tensor]
@@ -54,6 +55,7 @@ class Weights:
     backbone: str | None = None
     normalization: Normalization | None = None
     plain: bool = True
+    labels: tuple[str, ...] = ()
 
 
 def open_weights(path: str | Path) -> Weights:
@@ -137,7 +139,15 @@ def _of_step(saved: Mapping[str, Any], path: Path) -> Weights:
         heads.setdefault(head, {})[rest] = value
     source = f"{path} (branch {name}{', averaged' if averaged else ''})"
     described = _described(path.parent.parent / "recipe.yaml", name)
-    return Weights(_under("backbone.", branch), source, (), heads, *described)
+    return Weights(_under("backbone.", branch), source, (), heads, *described, _labels(path.parent.parent))
+
+
+def _labels(run: Path) -> tuple[str, ...]:
+    """Names of the classes of a run's data; none of a checkpoint that was taken out of its run."""
+    try:
+        return tuple(map(str, json.loads((run / "splits.json").read_text(encoding="utf-8"))["classes"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -182,10 +192,11 @@ def _of_export(folder: Path) -> Weights:
         named = [f"{key}={value!r}" for key, value in config.get("model_args", {}).items()]
         small = ["small=True"] if config.get("manyview", {}).get("small") else []
         backbone = f"{config['architecture']}({', '.join([*small, *named])})"
+        labels = tuple(map(str, config.get("label_names", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
     file = next((path for path in _usual_files(folder) if path.is_file()), folder / "model.safetensors")
-    return Weights(_of_file(file).state, str(file), (), {}, backbone, normalization)
+    return Weights(_of_file(file).state, str(file), (), {}, backbone, normalization, labels=labels)
 
 
 def _usual_files(folder: Path) -> Iterator[Path]:

@@ -27,7 +27,7 @@ from manyview.recipe.recipe import Recipe, difference
 from manyview.recipe.streams import read_of
 from manyview.show.display import Display
 from manyview.step import Step
-from manyview.training.prepare import in_memory, rehearse
+from manyview.training.prepare import check_teachers, in_memory, rehearse
 from manyview.training.run import Run
 from manyview.training.saving import kept
 from manyview.words.load import Use, words_of
@@ -228,6 +228,7 @@ def _build(name: str, recipe: Recipe, splits: Splits, begun: bool) -> Step:
         check_protocols(parse_protocols(recipe.evaluate, words=recipe.words), splits)
         steps = clock_of(recipe.train, splits.counts).steps
         step = Step(recipe, len(splits.classes), steps, pretrained=not begun)
+        check_teachers(step, splits.classes)
         if step.classifier:
             check_labels(splits, (), ["classify"])
         check_model(parse_protocols(recipe.evaluate, words=recipe.words), StepModel(step, splits.classes), splits)

@@ -46,7 +46,7 @@ from manyview.recipe.streams import check_images, read_of
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.parts import check_parts
-from manyview.training.prepare import images_together, in_memory, rehearse
+from manyview.training.prepare import check_teachers, images_together, in_memory, rehearse
 from manyview.training.recompute import recompute
 from manyview.training.run import INCIDENTAL
 from manyview.training.sharding import refuse_shard
@@ -232,6 +232,7 @@ class ViewsModule(lightning.LightningModule):
                 self._tell(f"Trainer({flag}={have!r}), where the recipe would have {flags[flag]!r}")
         self.step.total_steps = data.clock.steps
         together = images_together(config, data.splits.counts, trainer.world_size)
+        check_teachers(self.step, data.splits.classes)
         rehearse(self.step, data.splits, together)
         if config.sync_batchnorm:
             sync_batchnorm(self.step, trainer.world_size, trainer.strategy.root_device)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manyview.optimize.after_update import unwrapped
-from manyview.optimize.again import looking_again
 from manyview.optimize.sam import Sam
 
 
@@ -37,7 +35,7 @@ def passes_of(optimizer: torch.optim.Optimizer) -> Sequence[Pass]:
     if not isinstance(inner, Sam):
         return (Pass(),)
     first = Pass(loss=inner.loss, then=inner.ascend)
-    return (first, Pass(partial(looking_again, inner.module), inner.loss))
+    return (first, Pass(inner.second_look, inner.loss))
 
 
 __all__ = ["Pass", "passes_of"]

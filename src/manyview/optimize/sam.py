@@ -20,7 +20,8 @@ is trained then has a gradient of 0, the same on one process and on many.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, final
@@ -101,7 +102,7 @@ class Sam(torch.optim.Optimizer):
     inner: what moves the weights. module: the step, whose buffers and notes are of the first look, see `again`. rho,
     adaptive, ascend, descend: see `Sharpness`. Groups with a `scale` of 0, which are fixed, stay where they are in
     both looks. An update is `step(closure)`, or, where a loop makes both looks itself, gradients, `ascend()`,
-    gradients inside of `looking_again(module)`, `step()`. Raises ManyviewError.
+    gradients inside of `second_look()`, `step()`. Raises ManyviewError.
     """
 
     def __init__(
@@ -173,6 +174,19 @@ class Sam(torch.optim.Optimizer):
         self.inner.step()
         return result
 
+    @contextmanager
+    def second_look(self) -> Iterator[None]:
+        """Inside, the second look is made: nothing of it stays but its gradients, see `again`.
+
+        Where it fails, the weights are those of before: whoever goes on, or saves, has no others.
+        """
+        try:
+            with looking_again(self.module):
+                yield
+        except BaseException:
+            self._come_back()
+            raise
+
     @torch.no_grad()
     def _come_back(self) -> None:
         for weight, before in self._stood:
@@ -185,12 +199,8 @@ class Sam(torch.optim.Optimizer):
             result = closure()
         self.ascend()
         self.zero_grad()
-        try:
-            with torch.enable_grad(), looking_again(self.module):
-                closure()
-        except BaseException:
-            self._come_back()  # whoever goes on, or saves, has the weights of before
-            raise
+        with torch.enable_grad(), self.second_look():
+            closure()
         return result
 
 

@@ -192,8 +192,12 @@ def _of_branch(value: Any, hint: Any, reads: Sequence[Any], where: str, branches
 
 
 def _chosen(factory: type[nn.Module], key: str, value: Any, where: str) -> Any:
-    """An option's value; a call that the relation knows for it, as `threshold=flex(0.95)`, is what the call makes."""
+    """An option's value; a call that the relation knows for it, as `threshold=flex(0.95)`, is what the call makes.
+
+    A bare name, `threshold=free`, is a call without arguments.
+    """
     known = choices_of(factory).get(key)
+    value = Call(value.text) if known is not None and isinstance(value, Name) else value
     if known is None or not isinstance(value, Call):
         return value
     if value.name not in known:

@@ -63,8 +63,9 @@ def free_thresholds(overall: Tensor, local: Tensor) -> Tensor:
 def soft_weights(confidence: Tensor, mean: Tensor, variance: Tensor, sigmas: float = 2.0) -> Tensor:
     """SoftMatch's weights of rows, [B] in (0, 1]: 1 from the mean confidence on, below it half a Gaussian.
 
-    confidence: [B], the largest probability. mean, variance: scalars, moving, of the confidences. sigmas: the
-    Gaussian's deviation is the confidences', over `sigmas` (n above). Raises ValueError for other shapes, sigmas <= 0.
+    confidence: [B], the largest probability. mean, variance: scalars, moving, of the confidences; of variance 0 all
+    below the mean count nothing. sigmas: the Gaussian's deviation is the confidences', over `sigmas` (n above). Raises
+    ValueError for other shapes, sigmas <= 0.
     """
     if confidence.ndim != 1 or mean.numel() != 1 or variance.numel() != 1:
         raise ValueError(
@@ -73,7 +74,8 @@ def soft_weights(confidence: Tensor, mean: Tensor, variance: Tensor, sigmas: flo
     if not sigmas > 0:
         raise ValueError(f"sigmas must be positive, got {sigmas}")
     below = (confidence - mean.reshape(())).clamp_max(0)
-    return (-below.square() * sigmas**2 / (2 * variance.reshape(()))).exp()
+    wide = (2 * variance.reshape(())).clamp_min(torch.finfo(variance.dtype).tiny)
+    return (-below.square() * sigmas**2 / wide).exp()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.branches.spec import FEATURES
+from manyview.branches.spec import FEATURES, LOGITS
+from manyview.branches.teacher import check_classes
 from manyview.data import BadImage, Splits, preload
 from manyview.data.loader import read_images
 from manyview.errors import ManyviewWarning, RecipeError, reason
@@ -57,6 +58,14 @@ def _warn_of_few(count: int, whole: int, parts: int, asked: int, which: str, alo
     else:
         told = f"a batch has room for {asked:,} {which}, and there are {count:,}: each update sees {whole:,} of them"
     warnings.warn(told, ManyviewWarning, stacklevel=3)
+
+
+def check_teachers(step: Step, classes: Sequence[str]) -> None:
+    """Raises RecipeError, or warns, where scores of a frozen teacher are of other classes than the data's."""
+    for name in step.branches:
+        branch = step.branch(name)
+        if branch.spec.frozen is not None and LOGITS in branch.inputs and "backbone" in branch.starts:
+            check_classes(name, branch.starts["backbone"], classes)
 
 
 def rehearse(step: Step, splits: Splits, together: int = 2) -> None:

@@ -23,6 +23,8 @@ from manyview.recipe.strict_yaml import read_yaml
 
 FILES = ("recipe.yaml", "metrics.jsonl", "result.json", "failure/failure.json")
 """What a run's line is made from, and what must be unchanged for a line that was kept to hold."""
+BESIDE = frozenset({"splits.json", *FILES[1:]})
+"""What a recipe.yaml has beside it in a run's folder, from the beginning or later."""
 NOT_TOLD = ("title", "seed", "data.root", "data.unlabeled_root", "data.download", "data.workers")
 """Settings with a column of their own, or that say where things lie."""
 MAIN = ("top1", "aggregated_top1", "knn", "linear")
@@ -54,17 +56,15 @@ class Known:
 
 
 def run_folders(top: Path) -> Iterator[Path]:
-    """Every folder with a recipe.yaml at or below `top`, sorted; links are not followed, nor is it looked inside runs.
+    """Every run at or below `top`, sorted; links are not followed, nor is it looked inside runs.
 
-    Raises RunError where `top` is no folder.
+    A recipe.yaml alone is a recipe that somebody wrote, and runs may lie beside it. Raises RunError where `top` is no
+    folder.
     """
     if not top.is_dir():
         raise RunError(f"{top} is {'a file' if top.exists() else 'not there'}; give a folder with runs in it")
-    if (top / "recipe.yaml").is_file():
-        yield top
-        return
     for folder, below, files in os.walk(top):
-        if "recipe.yaml" in files:
+        if "recipe.yaml" in files and not BESIDE.isdisjoint(files):
             below.clear()
             yield Path(folder)
         below[:] = sorted(name for name in below if not name.startswith("."))

@@ -45,7 +45,7 @@ from manyview.relations.thresholds import FlexRule
 from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.parts import check_parts
-from manyview.training.prepare import images_together, in_memory, rehearse
+from manyview.training.prepare import check_teachers, images_together, in_memory, rehearse
 from manyview.training.recompute import recompute
 from manyview.training.sharding import Twin, shard, shared_over
 from manyview.training.trackers import check_trackers
@@ -185,6 +185,7 @@ def set_up(
     clock = clock_of(config, splits.counts)
 
     step = Step(recipe, len(splits.classes), clock.steps, backbone=backbone, pretrained=pretrained)
+    check_teachers(step, splits.classes)
     if step.classifier:
         check_labels(splits, (), ["classify"])
     check_model(protocols, StepModel(step, splits.classes), splits)

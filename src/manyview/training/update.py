@@ -69,12 +69,11 @@ def _look(
             with accelerator.accumulate(wrapped):
                 output: Output = wrapped(batch)
                 accelerator.backward(look.loss(output))
-                if accelerator.sync_gradients:  # with the last part
-                    _follow(setup, look)
-                setup.optimizer.zero_grad()
             first_bad.note(output["loss"], number + 1)
             terms.append(torch.stack([value.detach() for value in output["terms"].values()]))
             first_bad.note_terms(terms[-1], number + 1)
+    _follow(setup, look)  # behind the look: what moves on with an update is not of it, and stays
+    setup.optimizer.zero_grad()
     return output, reduce(torch.add, terms) / len(terms)
 
 
