@@ -145,7 +145,7 @@ def _of_step(saved: Mapping[str, Any], path: Path) -> Weights:
 def _labels(run: Path) -> tuple[str, ...]:
     """Names of the classes of a run's data; none of a checkpoint that was taken out of its run."""
     try:
-        return tuple(map(str, json.loads((run / "splits.json").read_text(encoding="utf-8"))["classes"]))
+        return tuple(map(str, read_json(run / "splits.json")["classes"]))
     except (OSError, ValueError, KeyError, TypeError):
         return ()
 
