@@ -81,6 +81,7 @@ def test_what_is_measured_of_all_else_is_the_same(runs):
     assert {name: other["eval"][name] for name in result["eval"]} == result["eval"]
     last = [[line["val"] for line in lines if "val" in line][-1] for lines in (plain, judged)]
     assert {*last[1]} - {*last[0]} == {"probe_top1", "deep_top1"}
+    assert {*other["eval"]} - {*result["eval"]} == {*other["val"]} - {*result["val"]} == {"probe_top1", "deep_top1"}
 
 
 def recipe_of(*lines, heads=f"{HEADS}, {PROBE}"):
