@@ -106,7 +106,8 @@ def check_words(page: Path, given: dict, folder: Path) -> None:
     overrides = [text for text in texts if re.match(r"[\w.]+=", text) and not text.startswith("budget=")]
     owned = [re.match(r"([\w-]+):([\w.]+=.*)", text) for text in texts]
     if "protocols" in given:
-        parse_protocols([text for text in texts if text not in overrides], "protocol", own)
+        further = [text for text in texts if given.get("on") and "/" in text]  # runs, each judged by the same
+        parse_protocols([text for text in texts if text not in (*overrides, *further)], "protocol", own)
     for name in names or ["tied_imagenet"] * bool(overrides):
         name = STANDS_FOR.get(name, name)
         its = [match[2] for match in owned if match and match[1] == Path(name).stem]

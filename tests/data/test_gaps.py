@@ -186,7 +186,12 @@ def test_two_folders(tmp_path):
     splits = opened(f"data.root={tmp_path / 'photos'}", *pile)
     assert splits.counts == {"image": 6, "unlabeled": 5}
     assert torch.equal(splits.unlabeled.read(4), torch.from_numpy(pixels[4]).permute(2, 0, 1))
-    with pytest.raises(DataError, match=r"no folder .*nowhere"):
+    split = tmp_path / "split"
+    photos(split, [f"{part}/x/{n}.png" for part in ("train", "test") for n in range(2)])
+    note = opened(f"data.root={tmp_path / 'photos'}", pile[0], f"data.unlabeled_root={split}").note
+    assert note == "6 train, 2 unlabeled (folder(labels=None)), no val, no test; unlabeled: its test left out"
+    message = r"^the stream unlabeled: no folder .*nowhere.*say data\.unlabeled=folder data\.unlabeled_root=DIR$"
+    with pytest.raises(DataError, match=message):
         opened(f"data.root={tmp_path / 'photos'}", pile[0], f"data.unlabeled_root={tmp_path / 'nowhere'}")
 
 

@@ -234,6 +234,8 @@ def test_choices_that_cannot_be_met():
     refused(r"data\.labels_per_class is 0; it must be at least 1", [50, 5], labels_per_class=0)
     refused(r"data\.imbalance is 0\.01; it must be at least 1 \(.*\)", [50, 5], imbalance=0.01)
     refused(r"data\.limit is 2,000, but only 1,800 training images are available", [1000, 1000], limit=2000)
+    thinned = r"data\.limit is 9, but only 4 training images \(2 a class\) are available"
+    refused(thinned, [50, 5], limit=9, labels_per_class=2, val_fraction=0)
     refused(r"data\.limit is 1, fewer than the 2 classes; give each at least one image", [50, 5], limit=1)
     refused(r"no image can be held out for val: every class has only one; set data\.val_fraction=0", [1, 1])
     refused(r"train has only one class \('a'\); at least two are needed, or no labels at all: folder\(.*", [50])

@@ -355,12 +355,15 @@ def test_each_split_passes_the_network_once():
     assert seen == [
         ("val", 20, "images", (20, 20)),
         ("train", 30, "images", (30, 30)),
+        ("knn", 20, "queries", (20, 20)),
         ("test", 12, "images", (12, 12)),
         ("linear", len(WEIGHTS), "penalties", (len(WEIGHTS), len(WEIGHTS))),
+        ("knn", 12, "queries", (12, 12)),
+        ("knn", 12, "queries", (12, 12)),
     ]
     first, again = features.of("test"), features.of("test")
     assert torch.equal(first.features, again.features)
-    assert len(seen) == 4
+    assert len(seen) == 7
 
 
 def test_aggregated_scores_come_when_asked_for():

@@ -185,6 +185,8 @@ def test_flags_that_change_what_is_learnt_are_refused_or_told():
         fit(recipe, gradient_clip_val=0.5, max_epochs=1, limit_val_batches=0)
     assert [str(line.message) for line in told if line.category is ManyviewWarning] == [
         "Trainer(gradient_clip_val=0.5), where the recipe would have 1.0",
+        "each of the 2 parts of a batch, 16 images, is by itself for BatchNorm, so that another number of parts trains "
+        "otherwise",
         "the Trainer's run has 2 updates, and the recipe's schedule 4",
     ]
 

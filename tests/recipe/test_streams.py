@@ -268,7 +268,7 @@ BAD = {
         ["relations=['agreement(logits(strong), stop(logits(weak)))']"],
         r"no relation reads a view from: image, the stream beside it",
     ),
-    "root": (["data.unlabeled_root=here"], r"data\.unlabeled_root: data\.unlabeled=all is of data\.source"),
+    "root": (["data.unlabeled_root=here"], r"data\.unlabeled=all is of .*write data\.unlabeled='folder\("),
     "a view's name": (["views.unlabeled={from: image}"], r"views\.unlabeled: a view's name is a word other than"),
     "a member": (["views.weak.from=unlabeled.0"], r"views\.weak\.from: the source image has no members"),
     "test": (["views.test={from: unlabeled, make: resize(8)}"], r"views\.test: the test view draws nothing"),

@@ -273,8 +273,8 @@ def test_two_processes(tmp_path):
     recipe = parse_recipe(DIVERGING)
     whole = Batches(open_splits(recipe.data, recipe.seed).train, 24, 5, recipe.seed)[number - 1]
     assert [part["process"] for part in saved["parts"]] == [0, 1]
-    for rank in (0, 1):  # while the main process evaluates a large data set
-        assert float((tmp_path / f"{rank} waits").read_text()) > 86400
+    for rank in (0, 1):  # torch's own: no process waits while another evaluates
+        assert float((tmp_path / f"{rank} waits").read_text()) == 1800
     assert torch.equal(torch.cat([part["index"] for part in saved["parts"]]), whole.index)
     views = Step(recipe, 10).views(whole.images, index=whole.index, epoch=saved["epoch"])
     for name, view in views.items():

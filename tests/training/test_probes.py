@@ -26,7 +26,7 @@ branches:
   teacher: ema(online, momentum=0.9)
 relations: [LINES]
 train:
-  {epochs: 2, batch_size: 16, optimizer: "OPTIMIZER", clip: 0.2, ema: 0.9, accumulate: 2, log_every: 1}
+  {epochs: 2, batch_size: 16, optimizer: "OPTIMIZER", clip: 0.2, ema: 0.9, log_every: 1}
 evaluate: [knn(k=5)]
 """
 HEADS = 'z: "projector(h, 7, hidden=12)", p: "predictor(z, 6)"'
@@ -81,6 +81,7 @@ def test_what_is_measured_of_all_else_is_the_same(runs):
     assert {name: other["eval"][name] for name in result["eval"]} == result["eval"]
     last = [[line["val"] for line in lines if "val" in line][-1] for lines in (plain, judged)]
     assert {*last[1]} - {*last[0]} == {"probe_top1", "deep_top1"}
+    assert {*other["eval"]} - {*result["eval"]} == {*other["val"]} - {*result["val"]} == {"probe_top1", "deep_top1"}
 
 
 def recipe_of(*lines, heads=f"{HEADS}, {PROBE}"):

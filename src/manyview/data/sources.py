@@ -111,18 +111,26 @@ def open_raw(spec: DataSpec, data: Mapping[str, Any] | None = None) -> RawSplits
             f"images write data.unlabeled={FROM_PYTHON}"
         )
     if spec.unlabeled is not None and spec.unlabeled not in OF_TRAIN and raw.unlabeled is None:
-        raw = replace(raw, unlabeled=_open_unlabeled(spec.unlabeled, spec, stored))
+        images, remark = _open_unlabeled(spec.unlabeled, spec, stored)
+        raw = replace(raw, unlabeled=images, remark="; ".join(filter(None, [raw.remark, remark])))
     return raw if stored is None else _alike(raw, stored)
 
 
-def _open_unlabeled(text: str, spec: DataSpec, stored: Stored | None) -> Images:
-    """What a source of its own has to train on, for the unlabelled stream."""
+def _open_unlabeled(text: str, spec: DataSpec, stored: Stored | None) -> tuple[Images, str]:
+    """What a source of its own has to train on, for the unlabelled stream, and what to know of how it was read."""
     source, given = bind_source(parse_call(text, UNLABELED_SOURCE), spec.words, UNLABELED_SOURCE)
     root = spec.root if spec.unlabeled_root is None else spec.unlabeled_root
-    found = source(None if root is None else _looked_at(at_home(root)), **given, download=spec.download, stored=stored)
+    try:
+        place = None if root is None else _looked_at(at_home(root))
+        found = source(place, **given, download=spec.download, stored=stored)
+    except DataError as error:
+        told = str(error).replace("data.root", "data.unlabeled_root").replace(SOURCE, UNLABELED_SOURCE)
+        raise DataError(f"the stream {UNLABELED}: {told}") from error
     if not isinstance(found, RawSplits):
         raise DataError(f"{UNLABELED_SOURCE}: {text} gives RawSplits, of train, val and test, got {brief(found)}")
-    return found.train
+    apart = " and ".join(split for split in ("val", "test") if getattr(found, split) is not None)
+    remark = "; ".join(filter(None, [found.remark, f"its {apart} left out" if apart else ""]))
+    return found.train, f"{UNLABELED}: {remark}" if remark else ""
 
 
 def _looked_at(root: Path) -> Path:

@@ -235,8 +235,8 @@ def thin_out(labels: Ints, kept: Ints, classes: tuple[str, ...], choice: Selecti
     if choice.limit is not None:
         n, present = choice.limit, len(np.unique(labels[kept]))
         if n > len(kept):
-            told = f"{counted(len(kept), 'training image')} {'is' if len(kept) == 1 else 'are'}"
-            raise DataError(f"data.limit is {n:,}, but only {told} available")
+            told = counted(len(kept), "training image") + (f" ({', '.join(remarks)})" if remarks else "")
+            raise DataError(f"data.limit is {n:,}, but only {told} {'is' if len(kept) == 1 else 'are'} available")
         if n < present:
             kinds = "classes and the unlabelled together" if len(bare) else "classes"
             raise DataError(f"data.limit is {n:,}, fewer than the {present:,} {kinds}; give each at least one image")

@@ -11,9 +11,11 @@ def counted(number: float, noun: str, plural: str | None = None) -> str:
 
     >>> [counted(1, "epoch"), counted(1200, "step"), counted(0, "branch"), counted(2.5, "query")]
     ['1 epoch', '1,200 steps', '0 branches', '2.5 queries']
+    >>> [counted(6 / 7, "epoch"), counted(1048576.0, "epoch"), counted(133 + 1 / 3, "epoch")]
+    ['0.857 epochs', '1,048,576 epochs', '133 epochs']
     """
-    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
-    return f"{shown} {noun if number == 1 else plural or several(noun)}"
+    shown = f"{number:.3g}" if isinstance(number, float) and number < 100 else f"{number:,.0f}"
+    return f"{shown} {noun if shown == '1' else plural or several(noun)}"
 
 
 def several(noun: str) -> str:

@@ -50,7 +50,8 @@ def check_streams(recipe: Recipe) -> None:
         bind_source(parse_call(data.unlabeled, UNLABELED_SOURCE), recipe.words, UNLABELED_SOURCE)
     elif data.unlabeled_root is not None:
         raise RecipeError(
-            f"data.unlabeled_root: data.unlabeled={data.unlabeled} is of data.source, which has data.root; drop it"
+            f"data.unlabeled_root: data.unlabeled={data.unlabeled} is of data.source, which has data.root; drop it, or "
+            f"for the images of that folder write data.unlabeled='folder(labels=None)'"
         )
     for number, plan in enumerate(recipe.relation_plan):
         _check_relation(recipe, plan, f"relations.{number}: {plan.text}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from manyview.branches.ema import Ema
 from manyview.foundation.grammar import Name, parse_call
+from manyview.foundation.words import counted
 from manyview.optimize.optimize import SCHEDULES, Clock, make_optimizer, steps_of
 from manyview.optimize.wrapping import optimizer_call
 from manyview.recipe.lr_of_batch import TRIAL, doubt_of
@@ -57,7 +58,7 @@ def doubts(recipe: Recipe, step: Step, clock: Clock, images: int) -> list[str]:
 def _of_schedule(train: Train, clock: Clock) -> Iterator[str]:
     call = parse_call(train.schedule, "train.schedule")
     given = inspect.signature(SCHEDULES[call.name]).bind_partial(*call.args, **call.kwargs).arguments
-    epochs = f"the run's {clock.steps:,} steps ({clock.steps / clock.steps_per_epoch:g} epochs)"
+    epochs = f"the run's {clock.steps:,} steps ({counted(clock.steps / clock.steps_per_epoch, 'epoch')})"
     moments = given.get("at", ()) if call.name == "multistep" else [given["every"]] if call.name == "step" else []
     late = [moment for moment in moments if steps_of(moment, clock) >= clock.steps]
     if late:

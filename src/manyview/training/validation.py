@@ -96,8 +96,14 @@ class Validation:
         failed: dict[str, str] | None = None,
         notes: dict[str, str] | None = None,
     ) -> dict[str, float]:
-        """As `evaluate`; images that could not be read are noted."""
+        """As `evaluate`, and what online probes say; images that could not be read are noted."""
         measures = evaluate(features, split, chosen, failed, notes)
+        try:
+            measures |= probe_accuracies(self.setup.judged, features, split)
+        except ManyviewError as error:
+            if failed is None:
+                raise
+            failed["online probes"] = str(error)
         self.state.skip(features.skipped or [])
         return measures
 
@@ -133,8 +139,7 @@ class Validation:
     def _while_training(self, features: Features, split: str) -> dict[str, float]:
         """The usual measures; none, and a line, of a split whose images are all left out."""
         try:
-            measured = self.measure(features, split, self.chooses)
-            return measured | probe_accuracies(self.setup.judged, features, split)
+            return self.measure(features, split, self.chooses)
         except Unreadable as error:
             self.state.skip(features.skipped or [])
             warnings.warn(f"not measured: {error}", ManyviewWarning, stacklevel=3)
