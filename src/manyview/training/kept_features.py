@@ -65,7 +65,7 @@ def _tables(setup: Setup, branch: Branch, stream: str) -> dict[Pair, Table]:
     if found is None and setup.main:
         found = _made(setup, branch, pairs, stream, together)
         try:
-            write_bytes(path, save(found, {"digest": digest_of(found, path.stem)}))
+            write_bytes(path, save(found, {"digest": _digest(found, path)}))
         except RunError as error:
             warn(f"branches.{branch.spec.name}: what it says of images is not kept: {error}")
     setup.accelerator.wait_for_everyone()
@@ -105,12 +105,17 @@ def _load(path: Path) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, framework="pt") as file:
             found, told = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        if told.get("digest") != digest_of(found, path.stem):
+        if told.get("digest") != _digest(found, path):
             raise ValueError("its digest is another")
         return found
     except (SafetensorError, OSError, ValueError) as error:
         warn(f"{path} is damaged ({error}); what it held is made again")
         return None
+
+
+def _digest(found: dict[str, Tensor], path: Path) -> str:
+    """Of the tensors in the order of their names, since a file has an order of its own."""
+    return digest_of(dict(sorted(found.items())), path.stem)
 
 
 def _made(setup: Setup, branch: Branch, pairs: Collection[Pair], stream: str, together: int) -> dict[str, Tensor]:
