@@ -57,7 +57,7 @@ TARGET = 1.03
 TEMPERATURE = 0.2
 QUEUE = 4096
 RATIO = 3  # unlabelled images a labelled one
-THRESHOLD = 0.15  # so low that a network that begins is confident of some rows, and not of others
+THRESHOLD = 0.26  # so low that a network that begins is confident of some rows, and not of others
 BACKBONES = ("cresnet20", "resnet18(small=True, layers=(1, 1, 1, 1), channels=(8, 16, 32, 64))")
 SELF_SUPERVISED = "crop(32, scale=(0.2, 1)) | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1, p=0.8) | grayscale(0.2)"
 SUPERVISED = "pad_crop(32, padding=4) | flip(0.5)"
