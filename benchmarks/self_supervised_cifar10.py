@@ -30,6 +30,12 @@ SETTING = (
     "train.evaluate_every=1",
     "evaluate=[knn(k=200)]",
 )
+ADAMW = "train.optimizer=adamw(decay_norms=False, per=64, "
+DINO = (  # two global views; the last layer still for an epoch, the teacher's temperature rising for three
+    "relations=['dino(z(a), z(b), toward=teacher, teacher_temperature=(0.04, 0.07), warmup=468)']",
+    "branches.online.z=dino_head(h, 4096, freeze=156)",
+    "branches.teacher.momentum=0.99",
+)
 EVEN = tuple(f"relations.cosine_{n}.weight=0.25" for n in (2, 3, 4, 5))
 RUNS: dict[str, tuple[str, ...]] = {
     "simsiam": ("simsiam_cifar10", f"{SGD}, constant='p')"),
@@ -38,6 +44,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "moco": ("moco_cifar10", f"{SGD})", "relations.info_nce.queue=4096", "branches.teacher.momentum=0.99"),
     "swav": ("swav_cifar10", f"{SGD})", "relations.swav.freeze=156"),
     "simsiam_augself": ("simsiam_augself_cifar10", f"{SGD}, constant='p')"),
+    "dino": ("dino_cifar10", f"{ADAMW}lr=5e-4, weight_decay=0.04, decay_to=0.4)", *DINO),
+    "lejepa": ("lejepa_cifar10", f"{ADAMW}lr=5e-4, weight_decay=5e-4)"),
     "simsiam_dssl": ("simsiam_dssl_cifar10", f"{SGD}, constant='p')"),
     "simsiam_symmetric": ("simsiam_dssl_cifar10", f"{SGD}, constant='p')", *EVEN),
 }

@@ -11,6 +11,7 @@ torch, backward, the same optimiser, and the EMA or queue where the method has o
     tied, agmax                 plain cross-entropy on the same 2B images, joint           at most 1.03 is wanted
     dino, lejepa                the same method by hand, two views, joint                  at most 1.03 is wanted
     sam                         SAM by hand, cross-entropy of both views                   at most 1.03 is wanted
+    fixmatch                    FixMatch by hand, three unlabelled images a labelled one   at most 1.03 is wanted
     byol, moco, simclr          the same method by hand                                    for information
     augself                     SimSiam by hand, without AugSelf: what AugSelf adds        for information
 
@@ -41,10 +42,11 @@ from torch import Tensor, nn
 
 import manyview
 from manyview.branches.branch import Branch
+from manyview.data.batch import Batch
 from manyview.optimize.sam import Sam
 from manyview.relations.lejepa import directions_at
 from manyview.step import Step
-from manyview.views.view import View
+from manyview.views.streams import IMAGE
 from views import machine
 
 CLASSES = 10
@@ -54,12 +56,21 @@ TOLERANCES = (1e-5, 1e-3, 1e-3)  # of the loss before, after one and after two u
 TARGET = 1.03
 TEMPERATURE = 0.2
 QUEUE = 4096
+RATIO = 3  # unlabelled images a labelled one
+THRESHOLD = 0.26  # so low that a network that begins is confident of some rows, and not of others
 BACKBONES = ("cresnet20", "resnet18(small=True, layers=(1, 1, 1, 1), channels=(8, 16, 32, 64))")
 SELF_SUPERVISED = "crop(32, scale=(0.2, 1)) | flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1, p=0.8) | grayscale(0.2)"
 SUPERVISED = "pad_crop(32, padding=4) | flip(0.5)"
+STRONG = f"{SUPERVISED} | randaugment(2, 10) | cutout(16)"
 
-Batch = tuple[dict[str, View], Tensor]  # views `a` and `b`, and labels [B]
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of the images of both views, as rendered, and labels
+
+@dataclass(frozen=True)
+class Rendered:
+    """A batch for both sides: what our step takes, each view's images [B, 3, H, W] in the recipe's order, labels."""
+
+    given: Batch
+    images: Sequence[Tensor]
+    labels: Tensor
 
 
 # --- the peers --------------------------------------------------------------------------------------------------------
@@ -96,6 +107,17 @@ class PlainPeer(Peer):
     def forward(self, a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
         logits = self.heads["logits"](self.backbone(self.pixels(torch.cat([a, b]))))
         return F.cross_entropy(logits, torch.cat([labels, labels]))
+
+
+class FixMatchPeer(Peer):
+    """FixMatch: cross-entropy of the labelled view, and of the strong one with what is said of the weak one."""
+
+    def forward(self, x: Tensor, weak: Tensor, strong: Tensor, labels: Tensor) -> Tensor:
+        logits = self.heads["logits"](self.backbone(self.pixels(torch.cat([x, weak, strong]))))
+        of_x, of_weak, of_strong = logits.split([len(x), len(weak), len(strong)])
+        confidence, said = of_weak.detach().softmax(dim=1).max(dim=1)
+        each = F.cross_entropy(of_strong, said, reduction="none")
+        return F.cross_entropy(of_x, labels) + (each * (confidence >= THRESHOLD)).mean()
 
 
 class SimSiamPeer(Peer):
@@ -220,7 +242,7 @@ class LeJepaPeer(Peer):
 class Case:
     """A recipe's parts and its peer. shared: the one term that the peer has too; None: the whole loss."""
 
-    make: str
+    views: Mapping[str, Any]
     branches: Mapping[str, Any]
     relations: Sequence[str]
     peer: type[Peer]
@@ -230,14 +252,19 @@ class Case:
     rho: float = 0.0  # of SAM around the optimiser
 
 
+def pair(make: str) -> dict[str, Any]:
+    """Two views of an image by the same ops."""
+    return {"a": {"from": IMAGE, "make": make}, "b": {"like": "a"}}
+
+
 SIMSIAM = {"z": "projector(h, {width})", "p": "predictor(z, {quarter})", "forward": "separate"}
 COSINE = "cosine(p(a), toward=stop(z(b)), weight=0.5, swapped=True)"
 CE = "cross_entropy(logits(a), logits(b))"
 PLAIN = "cross-entropy, 2B images"
 CASES = {
-    "simsiam": Case(SELF_SUPERVISED, {"net": SIMSIAM}, (COSINE,), SimSiamPeer, "by hand", target=TARGET),
+    "simsiam": Case(pair(SELF_SUPERVISED), {"net": SIMSIAM}, (COSINE,), SimSiamPeer, "by hand", target=TARGET),
     "tied": Case(
-        SUPERVISED,
+        pair(SUPERVISED),
         {"net": {}},
         (CE, "similarity(h(a), h(b), weight=20)"),
         PlainPeer,
@@ -246,7 +273,7 @@ CASES = {
         TARGET,
     ),
     "agmax": Case(
-        SUPERVISED,
+        pair(SUPERVISED),
         {"net": {}},
         (CE, "agmax(logits(a), logits(b))"),
         PlainPeer,
@@ -255,7 +282,7 @@ CASES = {
         TARGET,
     ),
     "dino": Case(
-        SELF_SUPERVISED,
+        pair(SELF_SUPERVISED),
         {"net": {"z": "dino_head(h, 1024, {width})"}, "teacher": "ema(net, momentum=0.99)"},
         ("dino(z(a), z(b), toward=teacher)",),
         DinoPeer,
@@ -263,7 +290,7 @@ CASES = {
         target=TARGET,
     ),
     "lejepa": Case(
-        SELF_SUPERVISED,
+        pair(SELF_SUPERVISED),
         {"net": {"z": "projector(h, 64, {width}, layers=3, norm_last=False)"}},
         ("lejepa(z(a), z(b))",),
         LeJepaPeer,
@@ -271,7 +298,7 @@ CASES = {
         target=TARGET,
     ),
     "byol": Case(
-        SELF_SUPERVISED,
+        pair(SELF_SUPERVISED),
         {
             "net": {
                 "z": "projector(h, 256, {width}, norm_last=False)",
@@ -285,7 +312,7 @@ CASES = {
         "by hand",
     ),
     "moco": Case(
-        SELF_SUPERVISED,
+        pair(SELF_SUPERVISED),
         {
             "net": {"z": "projector(h, 128, {width}, norm_last=False)", "forward": "separate"},
             "teacher": "ema(net, momentum=0.99)",
@@ -295,22 +322,42 @@ CASES = {
         "by hand",
     ),
     "simclr": Case(
-        SELF_SUPERVISED,
+        pair(SELF_SUPERVISED),
         {"net": {"z": "projector(h, 128, {width}, norm_last=False)"}},
         (f"nt_xent(z(a), z(b), temperature={TEMPERATURE})",),
         SimClrPeer,
         "by hand",
     ),
     "augself": Case(
-        SELF_SUPERVISED,
+        pair(SELF_SUPERVISED),
         {"net": SIMSIAM},
         (COSINE, "augself(h(a), h(b), crop=1.0, color=1.0)"),
         SimSiamPeer,
         "SimSiam by hand, without AugSelf",
         "cosine",
     ),
-    "sam": Case(SUPERVISED, {"net": {}}, (CE,), PlainPeer, "SAM by hand", target=TARGET, rho=0.05),
+    "sam": Case(pair(SUPERVISED), {"net": {}}, (CE,), PlainPeer, "SAM by hand", target=TARGET, rho=0.05),
+    "fixmatch": Case(
+        {
+            "x": {"from": IMAGE, "make": SUPERVISED},
+            "weak": {"from": "unlabeled", "make": SUPERVISED},
+            "strong": {"from": "unlabeled", "make": STRONG},
+        },
+        {"net": {}},
+        (
+            "cross_entropy(logits(x))",
+            f"pseudo_label(logits(strong), toward=stop(logits(weak)), threshold={THRESHOLD})",
+        ),
+        FixMatchPeer,
+        "by hand",
+        target=TARGET,
+    ),
 }
+
+
+def has_unlabeled(case: Case) -> bool:
+    """Whether some view is of images without labels."""
+    return any(view.get("from") == "unlabeled" for view in case.views.values())
 
 
 def recipe_of(case: Case, backbone: str, width: int) -> manyview.Recipe:
@@ -321,7 +368,8 @@ def recipe_of(case: Case, backbone: str, width: int) -> manyview.Recipe:
         branches[name] = heads
     text = json.dumps(
         {
-            "views": {"a": {"from": "image", "make": case.make}, "b": {"like": "a"}},
+            "data": {"source": "cifar10"} | ({"unlabeled": "all"} if has_unlabeled(case) else {}),
+            "views": case.views,
             "branches": branches,
             "relations": list(case.relations),
             "train": {"steps": 1000},
@@ -330,15 +378,23 @@ def recipe_of(case: Case, backbone: str, width: int) -> manyview.Recipe:
     return manyview.parse_recipe(text.replace("{width}", str(width)).replace("{quarter}", str(width // 4)))
 
 
-def batches_of(step: Step, batch: int) -> list[Batch]:
-    """Rendered views of random images, and labels."""
+def batches_of(step: Step, case: Case, batch: int) -> list[Rendered]:
+    """Rendered views of random images, and labels. batch: images, of both streams together."""
     draw = torch.Generator().manual_seed(0)
+    labelled = batch // (1 + RATIO) if has_unlabeled(case) else batch
     made = []
     for number in range(BATCHES):
         coarse = torch.rand(batch, 3, 8, 8, generator=draw) * 255
         images = F.interpolate(coarse, SIZE, mode="bilinear").to(torch.uint8)
-        labels = torch.randint(CLASSES, (batch,), generator=draw)
-        made.append((step.views(images, labels, index=range(batch), epoch=number), labels))
+        labels = torch.randint(CLASSES, (batch,), generator=draw)[:labelled]
+        index = {IMAGE: range(labelled), "unlabeled": range(batch - labelled)}
+        views = step.views(images[:labelled], labels, index=index[IMAGE], epoch=number)
+        streams, both = {}, dict(views)
+        if has_unlabeled(case):
+            others = step.views(images[labelled:], index=index["unlabeled"], epoch=number, stream="unlabeled")
+            streams, both = {"unlabeled": Batch(others, None, index["unlabeled"], number)}, views | others
+        given = Batch(views, labels, index[IMAGE], number, streams=streams)
+        made.append(Rendered(given, [both[name].images for name in case.views], labels))
     return made
 
 
@@ -389,10 +445,10 @@ class Ours:
         self.step, self.shared = step, case.shared
         self.optimizer = Sam(sgd(step), step, case.rho) if case.rho else sgd(step)
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Rendered) -> Tensor:
         def look() -> Tensor:
             self.optimizer.zero_grad()
-            out = self.step(*batch)
+            out = self.step(batch.given)
             out["loss"].backward()
             return (out["loss"] if self.shared is None else out["terms"][self.shared]).detach()
 
@@ -408,12 +464,10 @@ class Theirs:
         self.peer = peer
         self.optimizer = SamByHand(peer, case.rho) if case.rho else sgd(peer)
 
-    def __call__(self, batch: Batch) -> Tensor:
-        views, labels = batch
-
+    def __call__(self, batch: Rendered) -> Tensor:
         def look() -> Tensor:
             self.optimizer.zero_grad()
-            loss: Tensor = self.peer(views["a"].images, views["b"].images, labels)
+            loss: Tensor = self.peer(*batch.images, batch.labels)
             loss.backward()
             return loss.detach()
 
@@ -422,7 +476,7 @@ class Theirs:
         return loss
 
 
-def check(ours: Ours, theirs: Theirs, batches: Sequence[Batch]) -> None:
+def check(ours: Ours, theirs: Theirs, batches: Sequence[Rendered]) -> None:
     """Three updates of both; raises SystemExit unless they do the same work."""
     for number, (batch, tolerance) in enumerate(zip(batches, TOLERANCES, strict=False)):
         mine, peers = ours(batch).item(), theirs(batch).item()
@@ -430,7 +484,7 @@ def check(ours: Ours, theirs: Theirs, batches: Sequence[Batch]) -> None:
             raise SystemExit(f"after {number} updates our loss is {mine:.7f}, the peer's {peers:.7f}")
 
 
-def seconds(side: Ours | Theirs, batch: Batch, clock: Callable[[], float]) -> float:
+def seconds(side: Ours | Theirs, batch: Rendered, clock: Callable[[], float]) -> float:
     """Of one update."""
     start = clock()
     side(batch)
@@ -442,7 +496,7 @@ def measure(
 ) -> dict[str, Any]:
     """Both sides' seconds a step, round by round."""
     step = Step(recipe_of(case, backbone, width), CLASSES).train()
-    batches = batches_of(step, batch)
+    batches = batches_of(step, case, batch)
     ours, theirs = Ours(step, case), Theirs(case.peer(step).train(), case)
     check(ours, theirs, batches)
     spent: dict[str, list[float]] = {"ours": [], "peer": []}

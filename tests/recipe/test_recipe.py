@@ -403,7 +403,7 @@ def test_every_value_is_checked(override, message):
 
 def test_a_source_that_does_not_exist_is_refused_before_data_is_opened():
     message = refused("source: digits", "source: digit", DataError)
-    assert message.startswith("data.source: unknown source 'digit'; did you mean 'digits'? sources: cifar10, ")
+    assert message.startswith("data.source: unknown source 'digit'; did you mean 'digits'? sources: digits, ")
     message = refused("{source: digits}", "{source: digits(8)}", DataError)
     assert message.startswith("data.source: ")
     assert "write digits()" in message
