@@ -493,7 +493,7 @@ def test_a_loaders_plan_reaches_a_process_that_knows_no_words(words):
 
     recipe = loaded(use=words)
     train = open_splits(recipe.data, recipe.seed).train
-    plan = _Values(Batches(train, 16, 4, recipe.seed, views=recipe.seen_views, classes=3))
+    plan = _Values(Batches(train, 16, 4, recipe.seed, views=recipe.seen_views, classes=3), None)  # no worker, no desk
     ours, theirs = server().Pipe()
     process = server().Process(target=fresh, args=(pickle.dumps(plan), theirs))
     process.start()
