@@ -103,7 +103,12 @@ CASES = {
     "moco with sam": ["train.optimizer=sam(sgd(lr=0.05, momentum=0.9), adaptive=True)", "data.render=device"],
     "dino in parts": ["train.accumulate=2", "train.clip=3.0"],
     "streams": [],
-    "streams in parts, with sam": ["train.accumulate=2", "train.optimizer=sam(sgd(lr=0.05, momentum=0.9))"],
+    "streams in parts, with sam": [
+        "train.accumulate=2",  # which free() refuses
+        "train.optimizer=sam(sgd(lr=0.05, momentum=0.9))",
+        "relations=['cross_entropy(logits(x))', 'pseudo_label(logits(strong), toward=stop(logits(weak)), "
+        "threshold=flex(0.3))']",
+    ],
     "streams by two workers": ["data.workers=2", "data.render=workers"],
     "lejepa": [],
 }

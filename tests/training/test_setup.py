@@ -62,7 +62,7 @@ def test_nothing_is_written_by_what_is_refused(tmp_path, monkeypatch):
 def test_a_journal_writes_speed_and_terms(setup, tmp_path):
     (tmp_path / "run").mkdir()
     journal = Journal(setup, Run(tmp_path / "run"), 4)
-    output = {"z": [torch.eye(8), torch.eye(8)], "output": None}
+    output = {"z": [torch.eye(8), torch.eye(8)], "output": None, "measures": {}}
     journal.update(10, 0.25, {"one": 1.5, "two": 0.5}, output, seconds=3.0)
     journal.epoch(10, {"top1": 50.0}, {"one": 1.5})
     journal.epoch(10, {})  # nothing to write
