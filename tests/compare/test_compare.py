@@ -281,6 +281,27 @@ def test_only_what_is_missing_is_trained(compared, recipes, tmp_path):
     assert again["table"] == before["table"]
 
 
+def test_the_terminal_goes_by_t_and_the_command_that_is_kept_is_whole(compared, recipes, tmp_path):
+    """Six seeds, the last four of which are copies: a bootstrap of six is too narrow, too."""
+    folder = tmp_path / "out"
+    shutil.copytree(compared[0], folder)
+    for run in [*(folder / "runs").glob("*/seed-0")]:
+        for seed in range(2, 6):
+            again = run.with_name(f"seed-{seed}")
+            shutil.copytree(run, again)
+            text = (again / "recipe.yaml").read_text()
+            (again / "recipe.yaml").write_text(text.replace("\nseed: 0\n", f"\nseed: {seed}\n"))
+    code, out, err = manyview("compare", recipes["two"], recipes["one"], recipes["sla"], "--seeds", 6, "--split", "val",
+                              "--measure", "top1", "--out", folder)  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "95 % t" in out
+    assert "95 % bootstrap" not in out
+    assert (
+        "--seeds 6 --split val --measure top1 --budget forwards"
+        in json.loads((folder / "compare.json").read_text())["command"]
+    )
+
+
 def test_processes_may_divide_the_recipes_and_the_last_tabulates(compared, recipes, tmp_path):
     texts = [recipes["two"], recipes["one"]]
     arguments = ("compare", *texts, "--seeds", 1, "--out", tmp_path, "--budget", "forwards")

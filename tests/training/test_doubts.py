@@ -120,7 +120,7 @@ def test_an_optimiser_that_clips_a_probe_with_all_else_is_told():
 
 def test_an_epoch_that_has_one_rate_is_told():
     (line,) = told("train.schedule=cosine(per='epoch')", clock=Clock(25, 25))
-    assert line.startswith("train.schedule: per='epoch' keeps one lr through the run's 25 steps (1 epochs); ")
+    assert line.startswith("train.schedule: per='epoch' keeps one lr through the run's 25 steps (1 epoch); ")
 
 
 def test_a_warm_up_of_one_epoch_by_the_epoch_is_told():

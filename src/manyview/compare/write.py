@@ -53,6 +53,8 @@ def command(comparison: Comparison) -> str:
     """The command that makes this comparison; folders are left for the reader to fill in."""
     seeds = [f"--seeds {len(comparison.seeds)}"]
     seeds += [f"--first-seed {comparison.seeds[0]}"] if comparison.seeds[0] else []
+    seeds += [f"--split {comparison.split}"] if comparison.split != "test" else []
+    seeds += [f"--measure {shlex.quote(comparison.measure)}"] if comparison.measure else []
     overrides = ["data.root=DIR" if text.startswith("data.root=") else text for text in comparison.overrides]
     words = [*comparison.texts, *overrides]
     return " ".join(["manyview compare", *map(shlex.quote, words), *seeds, f"--budget {comparison.budget} --out OUT"])
@@ -124,10 +126,10 @@ def _finite(value: Any) -> Any:
 
 
 def show(results: Results, console: Console) -> None:
-    """Prints the main table, with the interval to go by, the cost and the remarks."""
+    """Prints the main table, with the bootstrap where it covers, the cost and the remarks."""
     main, few = main_table(results), len(results.comparison.seeds) < FEW
-    left_out = "95 % bootstrap" if few else "95 % t"
-    console.print(rich_table("", _only(main, [column for column in main.columns if column != left_out])))
+    shown = [column for column in main.columns if column != "95 % bootstrap" or not few]
+    console.print(rich_table("", _only(main, shown)))
     console.print()
     console.print(rich_table("", _only(cost_table(results), BRIEF)))
     console.print()
