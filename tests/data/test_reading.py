@@ -1,10 +1,12 @@
 """A worker that dies, and an image that never comes back: named in one line, and left out where the recipe says so."""
 
+import multiprocessing
 import os
 import re
 import signal
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 
 from manyview.data.loader import Batches, load
 from manyview.data.once import Once, read_once
+from manyview.data.reading import LOST, _ended
 from manyview.errors import ManyviewWarning, RunError
 from subjects import pictures
 
@@ -75,6 +78,20 @@ def test_an_image_that_a_reader_cannot_leave_is_left_out(tmp_path, what):
         expected = [int(p) if p != BAD else next(plan.instead_of(BAD, epoch)) for p in positions]
         assert batch.index.tolist() == expected
         assert torch.equal(batch.images, pictures(16).pixels[expected])
+
+
+@pytest.mark.parametrize(("end", "told"), [("exit", "exited unexpectedly"), ("kill", "is killed by signal: Killed")])
+def test_an_end_that_torch_has_not_noticed_is_told_as_torch_would(end, told):
+    """What a worker handed over lies with it: to take it fails in other ways than torch's where it dies just then."""
+    worker = multiprocessing.get_context("fork").Process(
+        target=os._exit if end == "exit" else signal.raise_signal, args=(3 if end == "exit" else signal.SIGKILL,)
+    )
+    worker.start()
+    found = _ended(SimpleNamespace(_workers=[worker]), EOFError())
+    assert found == f"DataLoader worker (pid {worker.pid}) {told}"
+    assert LOST.search(found)
+    with pytest.raises(FileNotFoundError, match="in DataLoader worker process 0"):
+        _ended(SimpleNamespace(_workers=[worker]), FileNotFoundError("Caught it in DataLoader worker process 0."))
 
 
 def test_a_worker_that_died_once_changes_nothing(tmp_path):

@@ -100,6 +100,8 @@ def handed(loader: DataLoader[T], desks: Desks, patience: float) -> Generator[T,
                 gone = str(error)
             elif "timed out" not in str(error):
                 raise
+        except (EOFError, ConnectionError, FileNotFoundError) as error:
+            gone = _ended(rest, error)
         else:
             yield made
             continue
@@ -109,6 +111,27 @@ def handed(loader: DataLoader[T], desks: Desks, patience: float) -> Generator[T,
             os.kill(late[0][0], signal.SIGKILL)  # a decoder hears nothing else
     del rest  # ends the others
     raise _lost(gone, hung, desks, patience)
+
+
+def _ended(rest: Iterator[Any], error: Exception) -> str:
+    """Which worker is gone, in torch's words, before torch knows: what it had handed over lay with it.
+
+    Raises the error where all are there.
+    """
+    until = time.monotonic() + 5
+    try:
+        while "DataLoader worker process" not in str(error) and time.monotonic() < until:
+            for worker in getattr(rest, "_workers", ()):
+                if not worker.is_alive():
+                    code = worker.exitcode or 0
+                    how = f"is killed by signal: {signal.strsignal(-code)}" if code < 0 else "exited unexpectedly"
+                    return f"DataLoader worker (pid {worker.pid}) {how}"
+            time.sleep(0.01)
+    except RuntimeError as told:  # by torch's handler of a child that ended
+        if LOST.search(str(told)):
+            return str(told)
+        raise
+    raise error
 
 
 def _lost(told: str, hung: str, desks: Desks, patience: float) -> LostError:
