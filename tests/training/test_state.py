@@ -10,7 +10,11 @@ from manyview.foundation.files import read_state, write_state
 from manyview.load import load_recipe
 from manyview.optimize.optimize import make_optimizer
 from manyview.step import Step
-from manyview.training.state import State, read_checkpoint, write_checkpoint
+from manyview.training.state import State, checkpoint_of, read_checkpoint
+
+
+def write(path, step, optimizer, state):
+    write_state(path, checkpoint_of(path, step, optimizer, state))
 
 
 def parts(seed=0):
@@ -32,7 +36,7 @@ def test_what_is_written_is_read(tmp_path):
     state.skip(["b: damaged", "a: damaged"])
     state.skip(["b: damaged"])
     assert state.skipped == ["a: damaged", "b: damaged"]
-    write_checkpoint(tmp_path / "last.pt", step, optimizer, state)
+    write(tmp_path / "last.pt", step, optimizer, state)
     assert read_checkpoint(tmp_path / "last.pt", other, others) == state
     for name, value in step.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
@@ -50,7 +54,7 @@ def test_a_run_begins_with_nothing():
 
 def test_a_checkpoint_without_what_came_later_is_read(tmp_path):
     step, optimizer = parts()
-    write_checkpoint(tmp_path / "last.pt", step, optimizer, State(number=3))
+    write(tmp_path / "last.pt", step, optimizer, State(number=3))
     saved = read_state(tmp_path / "last.pt")
     del saved["run"]["untrained"]
     write_state(tmp_path / "last.pt", saved)
@@ -59,7 +63,7 @@ def test_a_checkpoint_without_what_came_later_is_read(tmp_path):
 
 def test_a_checkpoint_of_a_later_version_is_refused_and_nothing_changes(tmp_path):
     (step, optimizer), (other, others) = parts(), parts(seed=1)
-    write_checkpoint(tmp_path / "last.pt", step, optimizer, State())
+    write(tmp_path / "last.pt", step, optimizer, State())
     saved = read_state(tmp_path / "last.pt")
     saved["run"]["streams"] = {}
     write_state(tmp_path / "last.pt", saved)
@@ -72,7 +76,7 @@ def test_a_checkpoint_of_a_later_version_is_refused_and_nothing_changes(tmp_path
 @pytest.mark.parametrize("case", ["weights", "network", "optimizer"])
 def test_a_checkpoint_of_something_else_is_one_line(tmp_path, case):
     step, optimizer = parts()
-    write_checkpoint(tmp_path / "last.pt", step, optimizer, State())
+    write(tmp_path / "last.pt", step, optimizer, State())
     saved = read_state(tmp_path / "last.pt")
     if case == "weights":
         saved = saved["step"]

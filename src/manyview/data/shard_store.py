@@ -13,16 +13,11 @@ from typing import Any, BinaryIO, final
 
 from manyview.data.shard_format import File
 from manyview.errors import DataError, reason, shown
-from manyview.foundation.files import at_home, open_regular
+from manyview.foundation.files import at_home, cache_folder, open_regular
 
 PIECE = 1 << 22  # bytes of a file that are copied at once
 STRIDE = 1 << 17  # bytes that Linux reads ahead at one asking; of more it leaves out the rest
 LOCAL = ("file", "local")  # addresses of this machine
-
-
-def cache_folder() -> Path:
-    """Where fetched shards are kept: $MANYVIEW_CACHE, by default ~/.cache/manyview, in `shards`."""
-    return Path(os.environ.get("MANYVIEW_CACHE") or Path.home() / ".cache" / "manyview").expanduser() / "shards"
 
 
 @final
@@ -134,7 +129,7 @@ def _remote(address: str) -> tuple[Any, str]:
 @contextlib.contextmanager
 def _kept(store: Store, file: File) -> Iterator[BinaryIO]:
     """A file of the cache, opened; fetched first where it is not there. What was used last is removed last."""
-    path = cache_folder() / f"{file.digest}.{file.bytes}"
+    path = cache_folder("shards") / f"{file.digest}.{file.bytes}"
     try:
         opened = open_regular(path)
     except FileNotFoundError:
@@ -213,4 +208,4 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-__all__ = ["Store", "cache_folder"]
+__all__ = ["Store"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from manyview.errors import DamagedError, RunError, reason
 from manyview.foundation.claims import check_archive, check_claims
+from manyview.foundation.disk import sync
 from manyview.foundation.shards import with_shards
 from manyview.foundation.words import few
 
@@ -45,21 +45,6 @@ def write_atomically(
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def sync(path: Path) -> None:
-    """Waits until a file's bytes, or a folder's names, are on the disk. Raises OSError."""
-    folder = path.is_dir()
-    if folder and os.name == "nt":
-        return  # which opens no folders, and writes their names itself
-    number = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
-    try:
-        os.fsync(number)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that have nothing to wait for
-            raise
-    finally:
-        os.close(number)
-
-
 def _make_folder(folder: Path) -> None:
     """The folder and those above it, whose names are on the disk then."""
     missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
@@ -89,6 +74,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 def at_home(path: str | Path) -> Path:
     """The path with the user's folder for `~`; as it is where there is no such user."""
     return Path(os.path.expanduser(path))  # pathlib's raises
+
+
+def cache_folder(name: str) -> Path:
+    """Where things of one kind are kept that can be made again: $MANYVIEW_CACHE/NAME, by default ~/.cache/manyview."""
+    return Path(os.environ.get("MANYVIEW_CACHE") or Path.home() / ".cache" / "manyview").expanduser() / name
 
 
 def open_regular(path: Path) -> BinaryIO:

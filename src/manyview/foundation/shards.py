@@ -6,7 +6,6 @@ reader is a process alone, which gets whole tensors, or a group of any size, of 
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import warnings
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyview.errors import DamagedError, RunError, reason
+from manyview.foundation.disk import sync
 from manyview.foundation.words import few
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def put_shards(path: Path, saved: Mapping[str, Any], number: int, older: int = 1
         dcp.save(flat, storage_writer=writer)
         if dist.get_rank() == 0:
             for each in (*folder.iterdir(), folder, folder.parent):
-                _sync(each)
+                sync(each)
     except Exception as error:  # of a disk, or of another process, whose error torch brings in its own kind
         raise RunError(f"cannot write {folder}: {reason(error)}") from None
     return {**rest, KEY: {"folder": folder.name, "shapes": shapes}}
@@ -156,11 +156,3 @@ def _new_folder(path: Path, number: int, older: int) -> str:
     name = next(each for each in free if not (path.parent / each).exists())
     (path.parent / name).mkdir(parents=True)
     return name
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,14 +23,14 @@ from manyview.evaluate.features import Keeper
 from manyview.evaluate.model import Model
 from manyview.evaluate.rows import MEMORY, Lying, Mapped, spans
 from manyview.foundation.environment import code, versions
-from manyview.foundation.files import write_atomically
+from manyview.foundation.files import cache_folder, write_atomically
 
 DECODERS = ("pillow", "simplejpeg", "imagecodecs", "tifffile")
 
 
 def usual_folder() -> Path:
     """Where features of models that are no run are kept: $MANYVIEW_CACHE, by default ~/.cache/manyview."""
-    return Path(os.environ.get("MANYVIEW_CACHE") or Path.home() / ".cache" / "manyview").expanduser() / "features"
+    return cache_folder("features")
 
 
 def key_of(model: Model, images: Images) -> str:

@@ -8,7 +8,6 @@ all runs that follow the same teacher; it is written whole, and mapped into memo
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +25,7 @@ from manyview.data.fingerprint import fingerprint
 from manyview.data.once import Once, read_once
 from manyview.errors import RunError, warn
 from manyview.foundation.environment import code, versions
-from manyview.foundation.files import write_bytes
+from manyview.foundation.files import cache_folder, write_bytes
 from manyview.optimize.optimize import images_of
 from manyview.training.setup import Setup
 from manyview.views.plan import stream_of
@@ -48,11 +47,6 @@ def keep_features(setup: Setup) -> None:
             branch.kept = Kept(tables)
 
 
-def usual_folder() -> Path:
-    """Where such files lie."""
-    return Path(os.environ.get("MANYVIEW_CACHE") or Path.home() / ".cache" / "manyview").expanduser() / "teachers"
-
-
 def _tables(setup: Setup, branch: Branch, stream: str) -> dict[Pair, Table]:
     """What a branch says of the images of a stream."""
     reads = [read for plan in setup.recipe.relation_plan for read in plan.all_reads if read.branch == branch.spec.name]
@@ -60,7 +54,7 @@ def _tables(setup: Setup, branch: Branch, stream: str) -> dict[Pair, Table]:
     if not pairs:
         return {}
     together = _together(setup, stream)
-    path = usual_folder() / f"{_key(setup, branch, pairs, stream, together)}.safetensors"
+    path = cache_folder("teachers") / f"{_key(setup, branch, pairs, stream, together)}.safetensors"
     found = _load(path)
     if found is None and setup.main:
         found = _made(setup, branch, pairs, stream, together)
@@ -158,4 +152,4 @@ def _to(device: torch.device) -> Callable[[Tensor], Tensor]:
     return lambda tensor: tensor.to(device)
 
 
-__all__ = ["keep_features", "usual_folder"]
+__all__ = ["keep_features"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from manyview.errors import ManyviewError, RunError, reason
-from manyview.foundation.files import write_json
+from manyview.foundation.files import cache_folder, read_json, write_json
 from manyview.recipe.find import text_of_run
 from manyview.recipe.flat import changed, flat
 from manyview.recipe.strict_yaml import read_yaml
@@ -123,7 +123,7 @@ def _progress(metrics: Path) -> tuple[float | None, dict[str, float]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -154,9 +154,9 @@ class Registry:
     @property
     def kept(self) -> Path:
         """Where what was read is kept: below $MANYVIEW_CACHE, by default ~/.cache/manyview."""
-        cache = Path(os.environ.get("MANYVIEW_CACHE") or Path.home() / ".cache" / "manyview").expanduser()
         said = f"{version('manyview')} {self.top.resolve()}"
-        return cache / "runs" / f"{hashlib.blake2b(said.encode(errors='replace'), digest_size=12).hexdigest()}.json"
+        digest = hashlib.blake2b(said.encode(errors="replace"), digest_size=12)
+        return cache_folder("runs") / f"{digest.hexdigest()}.json"
 
     def runs(self) -> tuple[list[Known], list[str]]:
         """All of them in the order of their folders, and a line for each that is damaged."""
@@ -237,7 +237,7 @@ def unlike(one: Path, other: Path) -> Unlike:
 
 def _surroundings(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        splits = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
+        splits = read_json(folder / "splits.json")
         marks = {
             name: {key: value for key, value in mark.items() if key != "index"} if isinstance(mark, dict) else mark
             for name, mark in splits.items()

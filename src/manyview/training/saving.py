@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from manyview.errors import ManyviewError, RunError
-from manyview.foundation.files import sync, write_state
+from manyview.foundation.disk import sync
+from manyview.foundation.files import write_state
 
 LARGE = 2**23  # bytes of a state from which on training does not wait for the disk
 AHEAD = 2  # checkpoints that may wait to be written: the best and the last of one update

@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from manyview.errors import RunError
-from manyview.foundation.files import read_state, write_state
+from manyview.foundation.files import read_state
 from manyview.foundation.shards import put_shards
 from manyview.step import Step
 from manyview.training.sharding import share_out
@@ -50,11 +50,6 @@ def checkpoint_of(
     """
     found = {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "run": asdict(state)}
     return put_shards(path, found, state.number, older)
-
-
-def write_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Writes a checkpoint, see `checkpoint_of`, of a process alone. Raises RunError where it cannot be written."""
-    write_state(path, checkpoint_of(path, step, optimizer, state))
 
 
 def read_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer, mesh: Any = None) -> State:
