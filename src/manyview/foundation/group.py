@@ -8,6 +8,7 @@ the one place where a group of processes is made.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
@@ -61,6 +62,8 @@ def join() -> None:
             dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.size)
         except (RuntimeError, ValueError) as error:
             raise RunError(f"{told}: {_first_line(error)}") from None
+        # before the interpreter goes: gloo's threads let go of tensors, and abort the process where there is no Python
+        atexit.register(leave)
     if dist.is_initialized() and dist.get_world_size() != here.size:
         raise RunError(f"this process is in a group of {dist.get_world_size()}, but its launcher says {here.size}")
 
