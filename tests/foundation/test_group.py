@@ -3,6 +3,8 @@
 import os
 import re
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -94,6 +96,24 @@ def test_all_refuse_and_the_first_tells(two, case, told, tells):
 def test_what_all_refuse_stays_the_mistake_it_is(two):
     assert all(process["none"] is None and process["all"] == ["DataError"] for process in two)
     assert {process["lost"][2] for process in two} == {Lost.__name__}
+
+
+LEAVING = """
+from manyview.foundation.group import leave
+import torch.distributed as dist
+import weakref
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+group = weakref.ref(dist.group.WORLD)
+import manyview.training.train  # and whatever keeps the group of the moment when it is loaded
+leave()
+print(group())
+"""
+
+
+def test_nothing_holds_a_group_that_was_left():
+    """Gloo's threads would give tensors back where there is no Python any more, which aborts one process in 20."""
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("None\n", "")
 
 
 def test_one_alone_is_no_group(monkeypatch):

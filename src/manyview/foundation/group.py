@@ -13,6 +13,8 @@ import json
 import os
 import re
 import sys
+import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -20,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before there is a group, which its functions' defaults would keep
 
 from manyview.errors import Lost, ManyviewError, RunError
 from manyview.foundation.environment import code
@@ -28,6 +31,7 @@ from manyview.foundation.launcher import PORT, Place, place
 JOIN = "MANYVIEW_JOIN_SECONDS"
 JOINS = 600  # seconds that processes wait for one another before there is a group
 LINGERS = timedelta(seconds=10)  # that the host stays, for the others to read why there is no group
+SETTLES = 0.2  # seconds in which a thread of gloo's gives back what it holds of Python's
 LOST = re.compile(r"gloo|NCCL|Connection \w+ by peer|Broken pipe")
 WHY = re.compile(r"Connection \w+ by peer|Broken pipe|[Tt]imed out[^\n.]*")
 
@@ -71,7 +75,10 @@ def join() -> None:
 def leave() -> None:
     """Ends the group, where there is one."""
     if dist.is_initialized():
+        held = weakref.ref(dist.group.WORLD)
         dist.destroy_process_group()
+        if held() is not None:  # by FSDP's hooks, say: no thread of it is waited for, so they get time to let go
+            time.sleep(SETTLES)
 
 
 def alone() -> bool:
