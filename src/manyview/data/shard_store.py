@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, final
 
 from manyview.data.shard_format import File
 from manyview.errors import DataError, reason, shown
+from manyview.foundation.disk import sync
 from manyview.foundation.files import at_home, cache_folder, open_regular
 
 PIECE = 1 << 22  # bytes of a file that are copied at once
@@ -156,6 +157,7 @@ def _fetch(store: Store, file: File, path: Path) -> None:
             digest = _copied(source, target, file.bytes)
         if digest != file.digest:
             raise DataError(f"{store.where(file.name)} is damaged: its checksum is not that of the description")
+        sync(temporary)  # what has the name is not proved again
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -147,7 +147,7 @@ def losing_none() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if alone() or not LOST.search(str(error)):
+        if alone() or not (isinstance(error, dist.DistError) or LOST.search(str(error))):
             raise
         why = WHY.search(str(error))
         lost = Lost(

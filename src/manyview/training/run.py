@@ -104,6 +104,8 @@ class Run:
             self.check_same(recipe, splits)
             check_networks(self.folder, self.networks(), networks or {}, begins=not kept(self.last))
             self._check_starts(starts)
+            for torn in (*self.folder.glob(".*.tmp"), *self.last.parent.glob(".*.tmp")):
+                torn.unlink(missing_ok=True)  # of a run that was killed while it wrote, each as large as what it wrote
             if recipe.data.on_bad_image == "skip":
                 self._skips_from_here()
             return

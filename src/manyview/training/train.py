@@ -35,6 +35,7 @@ from manyview.training.validation import Validation
 
 
 @left_as_found()
+@losing_none()
 def train(
     recipe: Recipe,
     out: str | Path,
