@@ -10,7 +10,6 @@ from typing import Any
 
 from manyview.errors import REQUEUED, Interrupted
 
-
 ECHO = 5.0  # seconds in which a second SIGTERM is the first: a launcher passes on what a scheduler sent to all
 
 

@@ -115,7 +115,7 @@ class Run:
         write_json(self.folder / "splits.json", {**noted, **marks_of(splits)})
         if networks:
             write_json(self.folder / "networks.json", networks)
-        text = _anywhere(recipe).to_yaml()
+        text = placed(recipe).to_yaml()
         keep_words(self.folder, recipe.words.used_in(text))
         write_text(self.folder / "recipe.yaml", text)
 
@@ -155,7 +155,7 @@ class Run:
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
         own = self.recipe(exact=True)
-        changed = difference(own, _anywhere(recipe), dict.fromkeys(INCIDENTAL))
+        changed = difference(own, placed(recipe), dict.fromkeys(INCIDENTAL))
         if changed:
             more = f"; its own is {self.folder / 'recipe.yaml'}" if len(changed) > SHOWN else ""
             more += self._further(own) if all(each.startswith("train.") for each in changed) else ""
@@ -275,7 +275,7 @@ class Run:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ManyviewWarning)  # who loaded the recipe was told
             own = parse_recipe(text_of_run(self.folder), use=recipe.words)
-        if changed := difference(own, _anywhere(recipe), dict.fromkeys(ELSEWHERE)):
+        if changed := difference(own, placed(recipe), dict.fromkeys(ELSEWHERE)):
             told = in_a_line(changed)
             raise RunError(f"the recipe given is another than that of {self.folder}, Run(folder).recipe(): {told}")
 
@@ -306,7 +306,7 @@ def run_of(given: Run | str | Path, use: Use | Sequence[Use] = (), where: str = 
     return Run(taken_path(given, where), use)
 
 
-def _anywhere(recipe: Recipe) -> Recipe:
+def placed(recipe: Recipe) -> Recipe:
     """The recipe with the paths of data and weights made absolute, so that the run can be read from any folder."""
     if (branches := anywhere(recipe.branches)) != recipe.branches:
         recipe = recipe.model_copy(update={"branches": branches})
