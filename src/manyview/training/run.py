@@ -19,10 +19,11 @@ from manyview.branches.start import Start
 from manyview.branches.teacher import Absent
 from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
-from manyview.data.mark import is_same, marks_of
-from manyview.errors import ManyviewWarning, RunError, reason, warn
+from manyview.data.mark import exchanged, is_same, looks_of, marks_of
+from manyview.errors import ManyviewWarning, RunError, reason, shown, warn
 from manyview.foundation.files import at_home, read_json, read_state, write_json, write_text
 from manyview.foundation.taken import check_overrides, taken_path
+from manyview.foundation.words import few
 from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
 from manyview.recipe.method import SHOWN, in_a_line
@@ -112,6 +113,8 @@ class Run:
         noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
         if starts:
             noted["starts"] = {part: start.noted for part, start in starts.items()}
+        if not splits.given:  # whose marks are of pixels, too
+            noted["looks"] = looks_of(splits)
         write_json(self.folder / "splits.json", {**noted, **marks_of(splits)})
         if networks:
             write_json(self.folder / "networks.json", networks)
@@ -171,6 +174,11 @@ class Run:
                         f"began with; restore {'them' if same else 'the data'}, "
                         f"or begin anew in another folder"
                     )
+            if changed := exchanged(stored.get("looks", {}), splits):
+                warn(
+                    f"{self.folder}: {shown(few(changed))}: other pixels than when the run began; files were exchanged, "
+                    "or are decoded otherwise here"
+                )
 
     def _further(self, recipe: Recipe) -> str:
         """What to say where a run should be trained in another way, or longer, than it was."""
