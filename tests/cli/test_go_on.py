@@ -136,6 +136,13 @@ def test_the_first_signal_is_noted_and_the_second_ends_at_once():
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_a_scheduler_s_signal_that_a_launcher_passes_on_too_is_one():
+    with interruptible() as asked:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert asked() == signal.SIGTERM
+
+
 def test_what_is_to_be_typed_next(monkeypatch):
     folder, words = Path("it's a run"), Path("my words.py")
     line = again(folder, [words])

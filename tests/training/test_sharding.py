@@ -1,6 +1,7 @@
 """A run whose weights are shared out over two processes: the weights it ends with, its checkpoints, what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from commands import done
 from manyview import parse_recipe
 from manyview.branches.weights import open_weights
 from manyview.errors import ManyviewWarning, RunError
-from manyview.foundation.files import read_state
+from manyview.foundation.files import read_state, write_state
+from manyview.foundation.group import join
+from manyview.foundation.shards import put_shards
 from manyview.training.run import Run
 from manyview.training.train import train
 from processes import on_two
@@ -140,6 +143,26 @@ def test_a_run_that_was_begun_on_two_goes_on_on_one_and_back(two, tmp_path):
     assert state(folder)["run"]["number"] == 22
 
 
+def saving_is_cut_short(rank, folder):
+    """Twice before `last.pt` names what was written: the run would go on from what it names."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    join()
+    mesh, path = init_device_mesh("cpu", (2,)), Path(folder) / "last.pt"
+    for number in (20, 40, 40):
+        tensor = distribute_tensor(torch.full((4, 2), float(number)), mesh, [Shard(0)])
+        rest = put_shards(path, {"step": {"weight": tensor}}, number)
+        if rank == 0 and number == 20:
+            write_state(path, rest)
+
+
+def test_what_the_checkpoint_names_outlives_saves_that_were_cut_short(tmp_path):
+    on_two(saving_is_cut_short, str(tmp_path))
+    assert (read_state(tmp_path / "last.pt")["step"]["weight"] == 20).all()
+    assert len([*tmp_path.glob("last.shards-*")]) == 2  # and of what was cut short nothing piles up
+
+
 def test_it_is_taken_out_as_plain_weights(two, tmp_path):
     done("export", two / "whole", tmp_path / "exported")
     held = open_weights(two / "whole")
@@ -166,6 +189,9 @@ def test_shards_that_are_lost_or_cut_short_are_told(two, tmp_path):
     shards = folder / raw["shards"]["folder"]
     one, other = sorted(shards.iterdir())
     kept = one.read_bytes()
+    one.write_bytes(kept[:-5] + bytes([kept[-5] ^ 1]) + kept[-4:])  # a bit of a weight
+    with pytest.raises(RunError, match="is damaged: its checksums are not those"):
+        read_state(folder / "last.pt")
     one.write_bytes(kept[: len(kept) // 2])
     with pytest.raises(RunError, match="is damaged"):
         read_state(folder / "last.pt")

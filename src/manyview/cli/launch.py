@@ -90,10 +90,10 @@ def start(words: Sequence[str], processes: int, nodes: int, meet: str | None) ->
 
 @contextmanager
 def _as_one() -> Iterator[None]:
-    from manyview.foundation.group import as_one, join
+    from manyview.foundation.group import as_one, join, losing_none
 
     join()
-    with as_one():
+    with losing_none(), as_one():
         yield
 
 

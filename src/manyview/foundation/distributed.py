@@ -23,7 +23,7 @@ def gather(tensor: Tensor) -> Tensor:
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return tensor
-    return torch.cat(all_gather(tensor.contiguous()))
+    return torch.cat(all_gather(tensor.contiguous(), group=dist.group.WORLD))
 
 
 def largest(number: int, accelerator: Accelerator) -> int:

@@ -13,12 +13,11 @@ import json
 import os
 import re
 import sys
-import time
-import weakref
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -31,7 +30,6 @@ from manyview.foundation.launcher import PORT, Place, place
 JOIN = "MANYVIEW_JOIN_SECONDS"
 JOINS = 600  # seconds that processes wait for one another before there is a group
 LINGERS = timedelta(seconds=10)  # that the host stays, for the others to read why there is no group
-SETTLES = 0.2  # seconds in which a thread of gloo's gives back what it holds of Python's
 LOST = re.compile(r"gloo|NCCL|Connection \w+ by peer|Broken pipe")
 WHY = re.compile(r"Connection \w+ by peer|Broken pipe|[Tt]imed out[^\n.]*")
 
@@ -75,10 +73,29 @@ def join() -> None:
 def leave() -> None:
     """Ends the group, where there is one."""
     if dist.is_initialized():
-        held = weakref.ref(dist.group.WORLD)
         dist.destroy_process_group()
-        if held() is not None:  # by FSDP's hooks, say: no thread of it is waited for, so they get time to let go
-            time.sleep(SETTLES)
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process with an exit code; one of a group at once, behind all that was to be done at exit.
+
+    gloo's threads may outlive Python, for as long as anything holds the group: an error's frames, what wrapped the
+    step. And one that gives up waits for none of its messages that are under way: the others find it gone.
+    """
+    if alone():
+        sys.exit(code)
+    atexit.unregister(leave)
+    threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter would
+    atexit._run_exitfuncs()
+    at_once(code)
+
+
+def at_once(code: int) -> NoReturn:
+    """Ends this process now; what was printed is there."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def alone() -> bool:
@@ -130,7 +147,7 @@ def losing_none() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if alone() or not LOST.search(str(error)):
+        if alone() or not (isinstance(error, dist.DistError) or LOST.search(str(error))):
             raise
         why = WHY.search(str(error))
         lost = Lost(
@@ -267,4 +284,4 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
-__all__ = ["alone", "as_one", "check_alike", "join", "leave", "losing_none", "on_cpus"]
+__all__ = ["alone", "as_one", "at_once", "check_alike", "end", "join", "leave", "losing_none", "on_cpus"]

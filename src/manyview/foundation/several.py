@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from manyview.foundation.group import at_once, leave
 
 
 def on_several(count: int, worker: Callable[..., None], *arguments: Any, method: str = "spawn") -> None:
@@ -27,9 +30,12 @@ def _joined(rank: int, worker: Callable[..., None], count: int, port: int, argum
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
     torch.set_num_threads(1)
-    worker(rank, *arguments)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    try:
+        worker(rank, *arguments)
+        leave()
+    except BaseException:
+        atexit.register(at_once, 1)  # behind what torch does with the error; see `end`
+        raise
 
 
 def _free_port() -> int:
