@@ -20,6 +20,7 @@ from manyview.cli.speech import ringing
 from manyview.cli.train import again
 from manyview.errors import Interrupted, RunError
 from manyview.foundation.files import read_state
+from manyview.show.display import Display
 from manyview.training.interrupt import interruptible
 
 TINY = ("train.steps=3", "train.batch_size=16", "train.schedule=cosine()", "data.limit=60", "train.log_every=1")
@@ -134,6 +135,15 @@ def test_the_first_signal_is_noted_and_the_second_ends_at_once():
             signal.raise_signal(signal.SIGINT)
     assert noted == [signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [("SIGINT", "; Ctrl-C again ends at once"), ("SIGTERM", "; SIGTERM again ends at once"), ("SIGUSR1", "")],
+)
+def test_what_the_same_signal_would_do_is_said(name, ends, capsys):
+    Display().stopping(getattr(signal, name))
+    assert capsys.readouterr().out == f"stopping after this step{ends}\n"
 
 
 def test_what_is_to_be_typed_next(monkeypatch):

@@ -19,7 +19,7 @@ def on_several(count: int, worker: Callable[..., None], *arguments: Any, method:
     from torch import multiprocessing  # loads torch.distributed's launcher
 
     multiprocessing.start_processes(
-        _joined, (worker, count, _free_port(), arguments), nprocs=count, start_method=method
+        _joined, (worker, count, free_port(), arguments), nprocs=count, start_method=method
     )  # fmt: skip
 
 
@@ -32,7 +32,8 @@ def _joined(rank: int, worker: Callable[..., None], count: int, port: int, argum
         torch.distributed.destroy_process_group()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

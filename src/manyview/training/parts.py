@@ -24,8 +24,8 @@ def check_parts(step: Step, processes: int, together: int) -> None:
         if getattr(step.relations[plan.name], "whole_batch", False):
             raise RecipeError(
                 f"train.accumulate: {plan.text} compares the images of a whole batch, and over {parts} parts of it the "
-                "mean is another loss; set train.accumulate=1, with a smaller batch_size, train.checkpointing=true, "
-                "or more processes"
+                "mean is another loss; set train.accumulate=1, with train.micro_batch for memory, "
+                "train.checkpointing=true, a smaller batch_size, or more processes"
             )
     if processes * parts > 1 and (seen := _alone(step, parts)):
         told = f"each of the {processes * parts} parts of a batch, {counted(together, 'image')}, is by itself for"
