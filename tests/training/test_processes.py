@@ -124,7 +124,7 @@ def test_another_number_of_processes_is_told_and_replayed(two, recipe, tmp_path)
     noted = Run(folder)
     assert [noted.processes(step) for step in (0, 5, 6, 8)] == [1, 1, 2, 2]
     unfinished(folder, recipe, 8)
-    told = r"^resumed on 1 process, begun on 2: .* parts of 4 images, until now of 2$"
+    told = r"^resumed on 1 process, begun on 2: mixing in a sees parts of 4 images, until now of 2$"
     with pytest.warns(ManyviewWarning, match=told):
         train(recipe, folder, quiet=True, resume=True)
     assert [noted.processes(step) for step in (0, 5, 6, 7, 8)] == [1, 1, 2, 2, 1]
