@@ -23,7 +23,6 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from manyview.foundation import distributed
 from manyview.foundation.group import join
 from manyview.foundation.several import on_several
 from manyview.load import parse_recipe
@@ -45,20 +44,20 @@ def counted_bytes() -> dict[str, int]:
     """Relation -> bytes that a process gives to a gather in one update, forward, for OF_EACH images."""
     found: dict[str, int] = {}
     sent: list[int] = []
-    plain = distributed.all_gather
+    plain = dist.all_gather
 
-    def counting(tensor: torch.Tensor) -> object:
-        sent.append(tensor.numel() * tensor.element_size())
-        return plain(tensor)
+    def counting(parts: list[torch.Tensor], rows: torch.Tensor) -> object:
+        sent.append(rows.numel() * rows.element_size())
+        return plain(parts, rows)
 
-    distributed.all_gather = counting
+    dist.all_gather = counting
     for name in CASES:
         step = Case(name).step()
         step.attach(make_optimizer(step.recipe.train, step))
         sent.clear()
         step(Case(name).batch(0, 2 * OF_EACH, slice(dist.get_rank() * OF_EACH, (dist.get_rank() + 1) * OF_EACH)))
         found[name] = sum(sent)
-    distributed.all_gather = plain
+    dist.all_gather = plain
     return found
 
 

@@ -4,25 +4,16 @@ A fresh interpreter takes seconds each, and a fork of this process would inherit
 a name in a test's module.
 """
 
-import multiprocessing
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
-from manyview.foundation import several
-
-LOADED = [
-    "manyview.cli",
-    "manyview.training.train",
-    "torch.utils.tensorboard",
-]  # once for all who ask: of all, the union
+from manyview.foundation.several import begins, on_several
 
 
 def server() -> ForkServerContext:
     """Where processes begin, with all that a run needs loaded."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LOADED)
-    return context
+    return begins()
 
 
 def on_two(worker: Callable[..., None], *arguments: Any) -> None:
@@ -30,7 +21,4 @@ def on_two(worker: Callable[..., None], *arguments: Any) -> None:
     on_several(2, worker, *arguments)
 
 
-def on_several(count: int, worker: Callable[..., None], *arguments: Any) -> None:
-    """As `on_two`, on so many."""
-    server()
-    several.on_several(count, worker, *arguments, method="forkserver")
+__all__ = ["on_several", "on_two", "server"]

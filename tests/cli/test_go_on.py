@@ -20,6 +20,7 @@ from manyview.cli.speech import ringing
 from manyview.cli.train import again
 from manyview.errors import Interrupted, RunError
 from manyview.foundation.files import read_state
+from manyview.show.display import Display
 from manyview.training.interrupt import interruptible
 
 TINY = ("train.steps=3", "train.batch_size=16", "train.schedule=cosine()", "data.limit=60", "train.log_every=1")
@@ -141,6 +142,15 @@ def test_a_scheduler_s_signal_that_a_launcher_passes_on_too_is_one():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert asked() == signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [("SIGINT", "; Ctrl-C again ends at once"), ("SIGTERM", "; SIGTERM again ends at once"), ("SIGUSR1", "")],
+)
+def test_what_the_same_signal_would_do_is_said(name, ends, capsys):
+    Display().stopping(getattr(signal, name))
+    assert capsys.readouterr().out == f"stopping after this step{ends}\n"
 
 
 def test_what_is_to_be_typed_next(monkeypatch):

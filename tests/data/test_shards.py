@@ -324,8 +324,8 @@ def test_a_folder_that_is_in_use_is_left_alone(photos, tmp_path):
     (tmp_path / "mine.txt").touch()
     told = one_line(*last_line(manyview("data", "pack", "folder", tmp_path, f"data.root={photos}")))
     assert told == f"{tmp_path} is not empty; shards need a folder of their own"
-    assert "--shard-size 0: bytes, as 500MB" in one_line(
-        *manyview("data", "pack", "digits", tmp_path / "x", "--shard-size", "0")
+    assert "--shard-size 1: bytes, as 500MB" in one_line(
+        *manyview("data", "pack", "digits", tmp_path / "x", "--shard-size", "1")
     )
 
 

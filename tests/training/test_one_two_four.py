@@ -48,7 +48,9 @@ def recipes():
         ),
         "byol": recipe("cosine(p(a), toward=teacher.z(b), swapped=True)", more=", sync_batchnorm: true"),
         "sam": recipe("cross_entropy(logits(a))", optimizer="sam(sgd(lr=0.01, momentum=0.9), rho=0.05)"),
-        "adamw": recipe("cross_entropy(logits(a))", optimizer="adamw(lr=1e-4, eps=1e-4)"),
+        "adamw": recipe(
+            "cross_entropy(logits(a))", optimizer="adamw(lr=1e-4, eps=1e-4)", more=", micro_batch: 3"
+        ),  # pieces that are cut otherwise on each
         "fixmatch": load_recipe("fixmatch_digits", vit, *short, "train.batch_size=8"),
     }
 

@@ -50,7 +50,8 @@ def test_a_loss_over_the_whole_batch_is_not_accumulated(relation):
         check_parts(made, 1, 4)
     assert str(error.value) == (
         f"train.accumulate: {relation} compares the images of a whole batch, and over 2 parts of it the mean is "
-        "another loss; set train.accumulate=1, with a smaller batch_size, train.checkpointing=true, or more processes"
+        "another loss; set train.accumulate=1, with train.micro_batch for memory, train.checkpointing=true, a smaller "
+        "batch_size, or more processes"
     )
     check_parts(step(relation, VIT, "", "train.accumulate=1"), 4, 2)
 

@@ -30,12 +30,12 @@ def test_a_batch_larger_than_the_data_is_said(batch, accumulate, images, world, 
 
 
 def test_parts_that_get_no_image_are_refused():
-    with pytest.raises(
-        RecipeError, match=r"^train\.accumulate: 7 training images are too few for 2 processes x 4 parts"
-    ):
-        images_together(Train(batch_size=8, accumulate=4), 7, 2)
-    with pytest.raises(RecipeError, match=r"^train\.batch_size: 10 is not divisible by 2 processes x 4 parts$"):
-        images_together(Train(batch_size=10, accumulate=4), 100, 2)
+    for world, parts, told in ((2, 4, "2 processes x 4 parts"), (5, 1, "5 processes"), (1, 6, "6 parts")):
+        shared = Train(batch_size=world * parts, accumulate=parts)
+        with pytest.raises(RecipeError, match=rf"^train\.batch_size: 4 training images are too few for {told}$"):
+            images_together(shared, 4, world)
+        with pytest.raises(RecipeError, match=rf"^train\.batch_size: 101 is not divisible by {told}$"):
+            images_together(Train(batch_size=101, accumulate=parts), 1000, world)
 
 
 def test_the_command_line_says_so_in_one_line(tmp_path):
@@ -44,5 +44,5 @@ def test_the_command_line_says_so_in_one_line(tmp_path):
     assert (code, out, err.count("\n")) == (0, "", 1)
     assert err.startswith("manyview: warning: train.batch_size is ")
     message = one_line(*manyview("train", *few, "train.batch_size=32", "train.accumulate=16", "--out", tmp_path / "b"))
-    assert message == "train.accumulate: 12 training images are too few for 1 processes x 16 parts of a batch"
+    assert message == "train.batch_size: 12 training images are too few for 16 parts"
     assert not (tmp_path / "b").exists()

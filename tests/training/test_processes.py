@@ -17,7 +17,7 @@ from manyview.judge.judge import judge
 from manyview.judge.subject import open_subject
 from manyview.training.run import Run
 from manyview.training.train import train
-from processes import on_two
+from processes import on_several, on_two
 
 pytestmark = pytest.mark.slow(reason="runs on two processes")
 RECIPE = """
@@ -80,16 +80,23 @@ def shortened(recipe):
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 6})})
 
 
-def test_two_processes_skip_as_one_does(two, recipe, tmp_path):
-    """With BatchNorm and mixing out of the way, the same weights; and all that was skipped, whoever met it."""
-    plain = parse_recipe(recipe.to_yaml(), "views.a.make=flip(0.5)")
-    train(plain, tmp_path / "one", quiet=True)
-    train_on_two(plain, tmp_path / "two")
-    assert_same(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=1e-4, atol=1e-6)
-    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, recipe):
+    """With BatchNorm and mixing out of the way: the recipe, and its run on one process."""
+    recipe, folder = parse_recipe(recipe.to_yaml(), "views.a.make=flip(0.5)"), tmp_path_factory.mktemp("one") / "run"
+    train(recipe, folder, quiet=True)
+    return recipe, folder
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_skip_as_one_does(plain, tmp_path, count):
+    """The same weights; and all that was skipped, whoever met it."""
+    recipe, one = plain
+    on_several(count, process, recipe, tmp_path / "run", False)
+    assert_same(weights(tmp_path / "run"), weights(one), rtol=1e-4, atol=1e-6)
+    results = [json.loads((run / "result.json").read_text()) for run in (one, tmp_path / "run")]
     assert results[0]["skipped_images"] == results[1]["skipped_images"]
     assert {int(line.partition(".png")[0][-2:]) for line in results[0]["skipped_images"]} == BAD
-    assert json.loads((two / "result.json").read_text())["skipped_images"] == results[0]["skipped_images"]
 
 
 def evaluated(rank, folder, out):
@@ -153,7 +160,7 @@ def test_another_number_of_processes_is_told_and_replayed(two, recipe, tmp_path)
     noted = Run(folder)
     assert [noted.processes(step) for step in (0, 5, 6, 8)] == [1, 1, 2, 2]
     unfinished(folder, recipe, 8)
-    told = r"^resumed on 1 process, begun on 2: .* parts of 4 images, until now of 2$"
+    told = r"^resumed on 1 process, begun on 2: mixing in a sees parts of 4 images, until now of 2$"
     with pytest.warns(ManyviewWarning, match=told):
         train(recipe, folder, quiet=True, resume=True)
     assert [noted.processes(step) for step in (0, 5, 6, 7, 8)] == [1, 1, 2, 2, 1]

@@ -10,8 +10,10 @@ from manyview.branches.blocks import blocks_of
 from manyview.branches.branch import make_backbone
 from manyview.errors import RecipeError
 from manyview.foundation.grammar import parse_call
+from manyview.optimize.optimize import make_optimizer
+from manyview.selftest.cases import CASES, Case
 from manyview.step import Step
-from manyview.training.recompute import recompute
+from manyview.training.recompute import recompute, save_memory
 
 RECIPE = """
 views: {a: {from: image, make: "pad_crop(16, padding=2)"}}
@@ -22,8 +24,8 @@ train: {epochs: 1}
 VIT = "vit_tiny_patch16_224(img_size=16, patch_size=8, depth=3, embed_dim=32, num_heads=2, proj_drop_rate=0.2)"
 
 
-def step_of(backbone):
-    return Step(parse_recipe(RECIPE % backbone), 5)
+def step_of(backbone, *changes):
+    return Step(parse_recipe(RECIPE % backbone, *changes), 5)
 
 
 def learnt(step):
@@ -64,6 +66,60 @@ def test_a_copy_computes_by_its_own_weights():
         for each in other.parameters():
             each.zero_()
     assert not bool(other.eval().predict(torch.ones(2, 3, 16, 16))["h"].any())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pieces_of_a_batch_are_the_whole_batch(name):
+    """A batch that is not accumulated: losses see all its rows, and networks 3 images at a time."""
+    found = []
+    for most in (None, 3):
+        step = Case(name).step()
+        for branch in step.branches.values():
+            branch.most = most
+        optimizer = make_optimizer(step.recipe.train, step)
+        step.attach(optimizer)
+        for number in range(2):
+            out = step(Case(name).batch(number, 8, slice(None)))
+            optimizer.zero_grad()
+            out["loss"].backward()
+            optimizer.step()
+        grads = {key: each.grad for key, each in step.named_parameters() if each.grad is not None}
+        found.append((out["terms"], grads, step.state_dict()))
+    for whole, pieces in zip(*found, strict=True):
+        assert whole.keys() == pieces.keys()
+        largest = max(float(value.detach().abs().max()) for value in whole.values())
+        for key, value in whole.items():  # to the rounding of float32, of sums in another order
+            torch.testing.assert_close(pieces[key], value, rtol=0, atol=2e-5 * largest)
+
+
+def test_pieces_hold_one_piece_and_draw_alike_twice():
+    plain = step_of(VIT)
+    again = step_of(VIT, "train.micro_batch=2")
+    save_memory(again)
+    (_, _, held), (gradients, _, less) = learnt(plain), learnt(again)
+    assert less < 0.2 * held
+    torch.manual_seed(1)  # what is drawn is drawn piece by piece
+    images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    by_hand = step_of(VIT)
+    views = by_hand.views(images, torch.arange(8) % 5, index=torch.arange(8), epoch=0)["a"]
+    net = by_hand.branch("net")
+    h = torch.cat([net._features(piece)["h"] for piece in views.images.split(2)])
+    torch.nn.functional.cross_entropy(net.heads["logits"](h), torch.arange(8) % 5).backward()
+    for name, each in by_hand.named_parameters():
+        torch.testing.assert_close(gradients[name], each.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "change", "told"),
+    [
+        ("test_resnet", "train.micro_batch=2", "train.micro_batch: branches.net.backbone.* looks at all images"),
+        (VIT, "train.compile=true", "train.micro_batch: torch's compiler does not take it"),
+        (VIT, "train.shard=true", "train.micro_batch: weights that are shared out do not take it"),
+    ],
+)
+def test_pieces_are_refused_where_they_would_be_another_run(backbone, change, told):
+    with pytest.raises(RecipeError, match=f"^{told}"):
+        save_memory(step_of(backbone, "train.micro_batch=2", change))
 
 
 def test_a_network_without_blocks_is_refused():

@@ -22,7 +22,7 @@ from manyview.branches.heads import TAPS, build_head
 from manyview.branches.initial import drawn_apart
 from manyview.branches.kept import Kept
 from manyview.branches.origin import origin_of
-from manyview.branches.rows import by_shape, family_read, images_of, in_order, joined, of_member, parted
+from manyview.branches.rows import by_shape, family_read, images_of, in_order, in_pieces, joined, of_member, parted
 from manyview.branches.spec import CLASSIFIER, FEATURES, LOGITS, BranchSpec, source_of
 from manyview.branches.start import Start, doubt_of_normalization, start_backbone, start_head
 from manyview.branches.timm_arguments import timm_options
@@ -57,6 +57,7 @@ class Branch(nn.Module):
             _tell_unread(spec)
         self.spec = spec if given is None else replace(spec, backbone=Call(given.name))
         self.kept: Kept | None = None  # of a frozen branch: what it says of each image, in the place of its passes
+        self.most: int | None = None  # images that pass the backbone at once while it learns; None for all
         self.given = given is not None
         self.backbone: Any
         if given is None:
@@ -277,7 +278,8 @@ class Branch(nn.Module):
         values: dict[tuple[str, str], Tensor] = {}
         alone = [[view] for view in order]
         for group in by_shape(images) if self.spec.joint else alone:
-            features = self._features(joined([images[view] for view in group]))
+            rows = joined([images[view] for view in group])
+            features = in_pieces(self._features, rows, self.most if self.training else None)
             for name, value in features.items():
                 parts = parted(value, [len(images[view]) for view in group])
                 values.update({(name, view): part for view, part in zip(group, parts, strict=True)})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from manyview.views.ops.op import as_float
 from manyview.views.view import View
@@ -22,6 +23,19 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 def parted(rows: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
     """The rows of each part again."""
     return rows.split(counts) if len(counts) > 1 else [rows]
+
+
+def in_pieces(look: Callable[[Tensor], dict[str, Tensor]], images: Tensor, most: int | None) -> dict[str, Tensor]:
+    """What a network says of images, so many of them at a time, each piece computed again in the backward pass.
+
+    Values and gradients are those of all at once, where an image's do not hang on others. In memory are the activations
+    of one piece alone (gradient caching: Gao et al., RepL4NLP 2021); what is drawn inside is drawn again alike.
+    """
+    if most is None or len(images) <= most:
+        return look(images)
+    again = torch.is_grad_enabled()
+    found = [checkpoint(look, piece, use_reentrant=False) if again else look(piece) for piece in images.split(most)]
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 
 def in_order(views: Mapping[str, View]) -> list[str]:

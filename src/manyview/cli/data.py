@@ -17,6 +17,7 @@ from manyview.errors import DataError, RunError, shown
 from manyview.foundation.words import counted
 from manyview.words.files import check_files
 
+LEAST = 1_000  # bytes of a shard that can be asked for
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="As in data.source: folder, cifar10, \"hf(label='fine')\", …")
@@ -129,8 +130,8 @@ def _bytes_of(text: str) -> int:
         size = int(float(number) * UNITS[unit])
     except (ValueError, OverflowError):
         size = 0
-    if not 0 < size < 2**50:
-        raise RunError(f"--shard-size {text}: bytes, as 500MB, 1GB or 1000000000")
+    if not LEAST <= size < 2**50:  # a number alone is bytes, and an image a file would be packed for nothing
+        raise RunError(f"--shard-size {text}: bytes, as 500MB, 1GB or 1000000000, and no fewer than {LEAST:,}")
     return size
 
 

@@ -71,6 +71,7 @@ def train(
         else:
             loaded = _of_run(folder, changes, use or ())
     if others and processes:
+        _begun(folder, resume)
         start(sys.argv[1:], processes, nodes, meet)
 
     if on is not None:
@@ -101,7 +102,7 @@ def train(
 
 
 def _begun(folder: Path, resume: bool) -> Path:
-    """The folder of a run that is trained elsewhere. Raises RunError for one that is not empty, unless it goes on."""
+    """The folder of a run that is trained by others. Raises RunError for one that is not empty, unless it goes on."""
     if not resume and folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty; choose another --out, or continue with --resume")
     return folder

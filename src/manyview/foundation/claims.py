@@ -21,6 +21,9 @@ DEPTH = 100  # collections within one another
 def check_archive(path: Path) -> None:
     """Raises ValueError where what torch.save wrote is not what it wrote, or would unfold to more than it is."""
     if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                raise ValueError("it is cut short")
         return  # of old it was a pickle
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()

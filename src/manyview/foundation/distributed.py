@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
+from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,7 +23,25 @@ def gather(tensor: Tensor) -> Tensor:
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return tensor
-    return torch.cat(all_gather(tensor.contiguous(), group=dist.group.WORLD))
+    return _Gathered.apply(tensor.contiguous())
+
+
+class _Gathered(torch.autograd.Function):
+    """What `torch.distributed.nn.functional.all_gather` did, which torch now calls deprecated, joined."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """What each process's loss says of these rows, added in the order of the processes, so that it is one sum."""
+        told = torch.empty_like(gradient, memory_format=torch.contiguous_format)
+        dist.all_to_all_single(told, gradient.contiguous())
+        return torch.stack(told.chunk(dist.get_world_size())).sum(0)
 
 
 def largest(number: int, accelerator: Accelerator) -> int:

@@ -25,10 +25,8 @@ import torch.distributed.nn.functional  # before there is a group, which its fun
 
 from manyview.errors import Lost, ManyviewError, RunError
 from manyview.foundation.environment import code
-from manyview.foundation.launcher import PORT, Place, place
+from manyview.foundation.launcher import JOIN, PORT, Place, join_seconds, place
 
-JOIN = "MANYVIEW_JOIN_SECONDS"
-JOINS = 600  # seconds that processes wait for one another before there is a group
 LINGERS = timedelta(seconds=10)  # that the host stays, for the others to read why there is no group
 LOST = re.compile(r"gloo|NCCL|Connection \w+ by peer|Broken pipe")
 WHY = re.compile(r"Connection \w+ by peer|Broken pipe|[Tt]imed out[^\n.]*")
@@ -164,7 +162,7 @@ def losing_none() -> Iterator[None]:
 
 def _meet(here: Place) -> dist.Store:
     """Where all processes of the launch have met, and found that they are alike. Raises RunError."""
-    seconds = _seconds()
+    seconds = join_seconds()
     agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torch's launcher is the host
     try:
         tcp = dist.TCPStore(
@@ -267,17 +265,6 @@ def _fit(here: Place) -> None:
             "one process a GPU, or set ACCELERATE_USE_CPU=true"
         )
     torch.cuda.set_device(here.local)
-
-
-def _seconds() -> float:
-    said = os.environ.get(JOIN, str(JOINS))
-    try:
-        seconds = float(said)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e6:
-        raise RunError(f"{JOIN}={said}: seconds that processes wait for one another, above 0")
-    return seconds
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from manyview.errors import RunError
 
 PORT = 29500  # torch's own
+JOIN = "MANYVIEW_JOIN_SECONDS"
+JOINS = 600  # seconds that processes wait for one another before there is a group
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,18 @@ def _of_slurm(environment: Mapping[str, str]) -> Mapping[str, str]:
     }
 
 
+def join_seconds(environment: Mapping[str, str] = os.environ) -> float:
+    """How long processes wait for one another. Raises RunError for what is no number of seconds."""
+    said = environment.get(JOIN, str(JOINS))
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise RunError(f"{JOIN}={said}: seconds that processes wait for one another, above 0")
+    return seconds
+
+
 def first_host(nodes: str) -> str:
     """The first of a list of hosts as Slurm writes it.
 
@@ -94,4 +108,4 @@ def _number(said: Mapping[str, str], name: str, default: int | None = None) -> i
     return int(text)
 
 
-__all__ = ["Place", "first_host", "place"]
+__all__ = ["JOIN", "Place", "first_host", "join_seconds", "place"]

@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from manyview.foundation.group import at_once, leave
 
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
-def on_several(count: int, worker: Callable[..., None], *arguments: Any, method: str = "spawn") -> None:
+# all that a run loads on its way: some 5 s of a core in each process that begins without it
+LOADED = (
+    *("manyview.training.train", "manyview.selftest.alike", "timm", "sklearn.datasets", "numba"),
+    *("torch.utils.tensorboard", "torch.distributed.checkpoint", "torch.distributed.fsdp"),
+)
+
+
+def begins() -> ForkServerContext | SpawnContext:
+    """How processes begin: as copies of one without threads that has loaded what a run needs, where there is fork."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*LOADED])
+    return context
+
+
+def on_several(count: int, worker: Callable[..., None], *arguments: Any) -> None:
     """Runs `worker(rank, *arguments)` on so many processes of one thread each; raises what one of them raised.
 
     Each finds in its environment what a launcher says, and on CPUs that they are to be used; a group that it makes is
-    ended. The worker must have a name in a module. method: how processes start, as of `multiprocessing`.
+    ended. The worker must have a name in a module.
     """
-    from torch import multiprocessing  # loads torch.distributed's launcher
+    from torch.multiprocessing import start_processes  # loads torch.distributed's launcher
 
-    multiprocessing.start_processes(
-        _joined, (worker, count, _free_port(), arguments), nprocs=count, start_method=method
-    )  # fmt: skip
+    told = (worker, count, free_port(), arguments)
+    start_processes(_joined, told, nprocs=count, start_method=begins().get_start_method())
 
 
 def _joined(rank: int, worker: Callable[..., None], count: int, port: int, arguments: tuple[Any, ...]) -> None:
@@ -38,7 +56,11 @@ def _joined(rank: int, worker: Callable[..., None], count: int, port: int, argum
         raise
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+__all__ = ["begins", "free_port", "on_several"]

@@ -47,7 +47,7 @@ from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.parts import check_parts
 from manyview.training.prepare import check_teachers, images_together, in_memory, rehearse
-from manyview.training.recompute import recompute
+from manyview.training.recompute import save_memory
 from manyview.training.run import INCIDENTAL
 from manyview.training.sharding import refuse_shard
 from manyview.views.draws import key_of
@@ -189,9 +189,8 @@ class ViewsModule(lightning.LightningModule):
         refuse_shard(recipe.train, "Lightning's Trainer")
         self.recipe = recipe
         self.step = Step(recipe, num_classes, backbone=backbone, pretrained=pretrained)
-        if recipe.train.checkpointing:
-            recompute(self.step, recipe.train.compile)
         self.step.hold(fixed_parts(recipe.train))
+        save_memory(self.step)
         # DDP wraps this module, and reads of it, not of the step, for which gradients not to wait
         self._ddp_params_and_buffers_to_ignore = [f"step.{name}" for name in sorted(self.step.idle)]
         self._set_lr: Any = None

@@ -104,8 +104,11 @@ class Train(Frozen, strict=True):
     accumulate: parts a batch is cut into to save memory. clip: largest gradient norm. ema: decay of the averaged
     weights that are evaluated. sync_batchnorm: BatchNorm's moments are those of all processes' images together.
     shard: weights, gradients and the optimiser's state are shared out over the processes (FSDP2), for networks
-    that one device has no room for. checkpointing: activations of each block of a backbone are computed again in the
-    backward pass in the place of being kept. compile: by torch's compiler, networks and the rendering on devices.
+    that one device has no room for. checkpointing: activations of each block of a backbone are computed again in
+    the backward pass in the place of being kept. micro_batch: images, of all views, that pass a backbone at once:
+    their readouts are joined, the loss is that of the whole batch, and in the backward pass each piece is computed
+    again, so that only its activations lie in memory; with BatchNorm refused. compile: by torch's compiler,
+    networks and the rendering on devices.
     on_collapse: what happens when the embeddings of a recipe without a classifier collapse, or a classifier gives all
     images one answer: warn, stop or ignore.
     keep: which weights are measured and taken out in the end, the best on validation images or the last. By default the
@@ -131,6 +134,7 @@ class Train(Frozen, strict=True):
     sync_batchnorm: bool = False
     shard: bool = False
     checkpointing: bool = False
+    micro_batch: int | None = Field(None, ge=1, le=COUNTABLE)
     on_collapse: Literal["warn", "stop", "ignore"] = "warn"
     keep: Literal["best", "last"] | None = None
     untrained: bool = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -56,20 +56,14 @@ class Compared:
 
 def compare_with_one(processes: int, shared: bool) -> list[Compared]:
     """Compares so many processes on this machine's CPUs with one. shared: also with weights that are shared out."""
-    before = os.environ.get("TORCHDYNAMO_DISABLE")
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # some optimisers would be compiled, for a minute each
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            on_several(processes, _worker, processes, shared, folder)
-            return [Compared(**each) for each in json.loads((Path(folder) / "found.json").read_text())]
-    finally:
-        os.environ.pop("TORCHDYNAMO_DISABLE")
-        if before is not None:
-            os.environ["TORCHDYNAMO_DISABLE"] = before
+    with tempfile.TemporaryDirectory() as folder:
+        on_several(processes, _worker, processes, shared, folder)
+        return [Compared(**each) for each in json.loads((Path(folder) / "found.json").read_text())]
 
 
 def _worker(rank: int, processes: int, shared: bool, folder: str) -> None:
     warnings.simplefilter("ignore")
+    torch._dynamo.config.disable = True  # some optimisers would be compiled, for a minute each
     count, alone = OF_EACH * processes, slice(None)
     rows = slice(rank * OF_EACH, (rank + 1) * OF_EACH)
     # before there is a group, in which losses would look at all processes' rows

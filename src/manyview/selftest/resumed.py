@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from manyview.foundation.files import read_state
+from manyview.foundation.several import begins
 from manyview.load import parse_recipe
 from manyview.selftest.alike import Compared
 from manyview.training.train import train
@@ -37,7 +37,7 @@ def kill_and_resume() -> Compared:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         recipe, broken, whole = parse_recipe(RECIPE), Path(folder) / "broken", Path(folder) / "whole"
-        process = multiprocessing.get_context("spawn").Process(target=_killed, args=(str(broken),))
+        process = begins().Process(target=_killed, args=(str(broken),))
         process.start()
         process.join()
         if process.exitcode != -signal.SIGKILL:

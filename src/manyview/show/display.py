@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 from rich.console import Console
@@ -112,8 +112,10 @@ class Display:
 
     def stopping(self, signal: int) -> None:
         """A run that was asked to end by a signal goes on until the step under way is done and saved."""
-        asked = "Ctrl-C" if signal == SIGINT else "the signal"
-        self.say(f"stopping after this step; {asked} again ends at once")
+        ends = {int(SIGINT): "Ctrl-C", int(SIGTERM): "SIGTERM"}.get(
+            signal
+        )  # others only announce the end, however often
+        self.say("stopping after this step" + (f"; {ends} again ends at once" if ends else ""))
 
     def advance(
         self,

@@ -18,6 +18,7 @@ from manyview.data import BadImage, Splits, preload
 from manyview.data.loader import read_images
 from manyview.errors import ManyviewWarning, RecipeError, reason
 from manyview.foundation.modes import evaluating
+from manyview.foundation.words import counted
 from manyview.recipe.settings import Data, Train
 from manyview.show.display import Display
 from manyview.step import Step
@@ -33,21 +34,22 @@ def images_together(train: Train, images: int | Mapping[str, int], world: int) -
     """
     parts = world * train.accumulate
     if train.batch_size % parts:
-        raise RecipeError(
-            f"train.batch_size: {train.batch_size} is not divisible by {world} processes x {train.accumulate} parts"
-        )
+        raise RecipeError(f"train.batch_size: {train.batch_size} is not divisible by {_told(world, train.accumulate)}")
     counts = {IMAGE: images} if isinstance(images, int) else images
     for stream, count in counts.items():
         which, asked = "training images" if stream == IMAGE else f"{stream} images", train.batch_of(stream)
         if count < parts:
-            raise RecipeError(
-                f"train.accumulate: {count:,} {which} are too few for {world} processes x {train.accumulate} "
-                f"parts of a batch"
-            )
+            raise RecipeError(f"train.batch_size: {count:,} {which} are too few for {_told(world, train.accumulate)}")
         if count < asked:
             _warn_of_few(count, count - count % parts, parts, asked, which, alone=len(counts) == 1)
     first = next(iter(counts))
     return min(train.batch_of(first), counts[first] - counts[first] % parts) // parts
+
+
+def _told(world: int, accumulate: int) -> str:
+    """What a batch is shared by."""
+    shared = [counted(world, "process", "processes")] * (world > 1) + [counted(accumulate, "part")] * (accumulate > 1)
+    return " x ".join(shared)
 
 
 def _warn_of_few(count: int, whole: int, parts: int, asked: int, which: str, alone: bool) -> None:

@@ -1,7 +1,8 @@
-"""Activations that are computed again in the backward pass, block by block, in the place of being kept.
+"""Activations that are computed again in the backward pass in the place of being kept, block by block, piece by piece.
 
 torch's checkpoint does it, with the random numbers of the first time. What a block keeps of a batch, as BatchNorm its
-running statistics, it keeps of the first time: the second works on copies of its buffers.
+running statistics, it keeps of the first time: the second works on copies of its buffers. Of pieces of a batch, see
+`branches.rows.in_pieces`.
 """
 
 from __future__ import annotations
@@ -13,22 +14,55 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from manyview.branches.blocks import blocks_of
 from manyview.errors import RecipeError
 from manyview.step import Step
 
+REFUSED = (
+    ("checkpointing", "compile", "torch's compiler does"),
+    ("micro_batch", "compile", "torch's compiler does"),
+    ("micro_batch", "shard", "weights that are shared out do"),
+)
 
-def recompute(step: Step, compiled: bool = False) -> None:
-    """Has each block of the backbones that learn compute its activations again. Raises RecipeError for one without.
 
-    compiled: whether the networks will be, which torch's compiler cannot with what stands around the second time.
+def save_memory(step: Step) -> None:
+    """What the step's recipe says of `checkpointing` and `micro_batch`. Raises RecipeError for what cannot be.
+
+    torch's compiler cannot with what stands around the second time.
     """
-    if compiled:
-        raise RecipeError(
-            "train.checkpointing: torch's compiler does not take it; leave out one, train.compile or this"
-        )
+    config = step.recipe.train
+    for key, other, told in REFUSED:
+        if getattr(config, key) and getattr(config, other):
+            raise RecipeError(f"train.{key}: {told} not take it; leave out one, train.{other} or this")
+    if config.checkpointing:
+        recompute(step)
+    if config.micro_batch:
+        _look_piecewise(step, config.micro_batch)
+
+
+def _look_piecewise(step: Step, most: int) -> None:
+    for name in step.branches:
+        branch = step.branch(name)
+        for part, module in branch.backbone.named_modules() if branch.spec.frozen is None else ():
+            if module.training and sees_others(module):
+                raise RecipeError(
+                    f"train.micro_batch: branches.{name}.backbone.{part}, {type(module).__name__}, looks at all images "
+                    "of a batch together, so pieces would be trained otherwise; set train.checkpointing=true, take "
+                    "more processes, or a network without BatchNorm"
+                )
+        branch.most = most
+
+
+def sees_others(module: nn.Module) -> bool:
+    """Whether what a layer says of an image hangs on others of the batch: BatchNorm, and what keeps its statistics."""
+    return isinstance(module, _BatchNorm) or any(name.startswith("running_") for name in module._buffers)
+
+
+def recompute(step: Step) -> None:
+    """Has each block of the backbones that learn compute its activations again. Raises RecipeError for one without."""
     for name in step.branches:
         branch = step.branch(name)
         if branch.spec.learns:

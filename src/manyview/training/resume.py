@@ -12,6 +12,7 @@ from manyview.foundation.files import read_state
 from manyview.foundation.group import as_one, check_alike
 from manyview.foundation.words import counted
 from manyview.training.networks import note_of
+from manyview.training.parts import alone_in
 from manyview.training.run import Run
 from manyview.training.saving import kept
 from manyview.training.setup import Setup
@@ -55,9 +56,12 @@ def take_up(run: Run, setup: Setup, resume: bool) -> State:
             run.best.unlink(missing_ok=True)  # as versions kept it that chose by labels what learnt from none
         setup.display.say(f"resumed at step {state.number} of {setup.clock.steps}")
     if setup.main and (before := run.continue_on(state.number, world)) != world:
-        parts = f"of {setup.together} images, until now of {train.batch_size // (before * train.accumulate)}"
-        told = f"resumed on {counted(world, 'process')}, begun on {before}: BatchNorm and mixing see parts {parts}"
-        warn(told)
+        told = f"resumed on {counted(world, 'process')}, begun on {before}"
+        if seen := alone_in(setup.step, train.accumulate):
+            parts = f"parts of {setup.together} images, until now of {train.batch_size // (before * train.accumulate)}"
+            warn(f"{told}: {' and '.join(seen)} see{'s' * (len(seen) == 1)} {parts}")
+        else:
+            setup.display.say(told)
     return state
 
 

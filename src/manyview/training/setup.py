@@ -46,7 +46,7 @@ from manyview.show.display import Display
 from manyview.step import Step
 from manyview.training.parts import check_parts
 from manyview.training.prepare import check_teachers, images_together, in_memory, rehearse
-from manyview.training.recompute import recompute
+from manyview.training.recompute import save_memory
 from manyview.training.sharding import Twin, shard, shared_over
 from manyview.training.trackers import check_trackers
 
@@ -191,12 +191,11 @@ def set_up(
     check_model(protocols, StepModel(step, splits.classes), splits)
     if together == 1 and any(isinstance(module, torch.nn.BatchNorm1d) for module in step.modules()):
         raise RecipeError("train.batch_size: a head with BatchNorm needs at least two images a part and process")
-    if config.checkpointing:
-        recompute(step, config.compile)
     if config.sync_batchnorm:
         sync_batchnorm(step, world, accelerator.device)
     optimizer = make_optimizer(config, step)
     step.hold(fixed_parts(config))
+    save_memory(step)
     _make_room(step, splits)
     set_lr = make_schedule(config, optimizer, clock)
     with display.busy("drawing a first view"):

@@ -134,7 +134,7 @@ def check_shardable(train: Train, mesh: Any) -> None:
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         raise RunError(f"{told} ({reason(error)[:120]}); take another, as adamw or sgd, or leave shard out") from None
     pairs = zip(trial.parameters(), shared.parameters(), strict=True)
-    found = [float((whole(b) - a).detach().abs().max()) for a, b in pairs]
+    found = [float((whole(b).detach() - a.detach()).abs().max()) for a, b in pairs]
     if not max(found) <= CLOSE:
         raise RunError(f"{told}: its updates differ, by {max(found):.1g}; take another, as adamw, or leave shard out")
 

@@ -24,7 +24,7 @@ from manyview.recipe.method import check_method, method_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.streams import refuse_streams
 from manyview.step import Step
-from manyview.training.recompute import recompute
+from manyview.training.recompute import save_memory
 from manyview.training.sharding import refuse_shard
 
 LOGGER = logging.getLogger(__name__)
@@ -79,8 +79,7 @@ class ViewsTask(TrainingTask):
             if mean is not None and std is not None:  # which tell what the model does not
                 warnings.filterwarnings("ignore", ".*so pixels are normalised by", ManyviewWarning)
             step = Step(recipe, classes, total_steps, backbone=model)
-        if recipe.train.checkpointing:
-            recompute(step, recipe.train.compile)
+        save_memory(step)
         if step.classifier is not None and step.main.reader.classifier is None:
             raise ManyviewError(
                 "ViewsTask: the model has no classifier for this recipe to train; create it with num_classes=…"
