@@ -13,18 +13,18 @@ from manyview.branches.backbones import stem
 from manyview.branches.branch import Branch
 from manyview.branches.weights import SMALL
 
-HEADER = '''\
+HEADER = """\
 # Registers '{name}' with timm, from the folder in which this file and the weights lie:
 #
 #     import sys; sys.path.insert(0, "FOLDER"); import {name}
 #     model = timm.create_model("local-dir:FOLDER", pretrained=True)
 #
 # Written by `manyview export`; needs torch and timm. Apache-2.0.
-'''
+"""
 ENTRY = '''
 
 @register_model
-def small_{name}(pretrained: bool = False, pretrained_cfg: Any = None, cache_dir: Any = None, **kwargs: Any) -> nn.Module:
+def small_{name}(pretrained: bool = False, pretrained_cfg: Any = None, cache_dir: Any = None, **kwargs: Any) -> Any:
     """timm's {name} with the small-image stem, its weights those of the folder that it is made from."""
     model = small_stem(model_entrypoint("{name}")(pretrained_cfg=pretrained_cfg, **kwargs))
     if pretrained:

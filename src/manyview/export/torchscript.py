@@ -18,7 +18,7 @@ FILE = "model.pt"
 
 
 def write_torchscript(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
-    """Writes `model.pt`, for any number of images of one size, into a folder that will be `out`; returns lines to print.
+    """Writes `model.pt`, for any number of images of one size, into a folder that will be `out`; returns lines.
 
     Raises RunError.
     """
@@ -26,7 +26,9 @@ def write_torchscript(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
     example = torch.zeros(2, leaving.channels, *leaving.sized())
     whole = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes that are fixed, as they shall be, and of a successor that is not stable
+        warnings.simplefilter(
+            "ignore"
+        )  # of sizes that are fixed, as they shall be, and of a successor that is not stable
         try:
             torch.jit.save(torch.jit.trace(network, example, check_trace=False), whole)
         except Exception as error:  # of anybody's network
