@@ -31,6 +31,7 @@ WRAPPERS = (
 )
 """What trainers keep weights under. Averaged ones come first, as in timm's own loader and in our runs."""
 AROUND = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
+SMALL = "small_"  # stands before the name under which an exported network with the small stem is registered with timm
 KEPT = (
     "checkpoints/best.pt",
     "checkpoints/last.pt",
@@ -183,6 +184,12 @@ def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | N
     return str(kept), spec.normalize or usually, plain
 
 
+def network_of(config: Mapping[str, Any]) -> tuple[str, bool]:
+    """timm's name of an exported network, and whether its stem is the small one. config: what its config.json holds."""
+    small = bool(config.get("manyview", {}).get("small", False))
+    return config["architecture"].removeprefix(SMALL if small else ""), small
+
+
 def _of_export(folder: Path) -> Weights:
     """What `manyview export` wrote, or a folder of the hub's for timm."""
     try:
@@ -190,8 +197,8 @@ def _of_export(folder: Path) -> Weights:
         prepared = config["pretrained_cfg"]
         normalization = tuple(prepared["mean"]), tuple(prepared["std"])
         named = [f"{key}={value!r}" for key, value in config.get("model_args", {}).items()]
-        small = ["small=True"] if config.get("manyview", {}).get("small") else []
-        backbone = f"{config['architecture']}({', '.join([*small, *named])})"
+        name, is_small = network_of(config)
+        backbone = f"{name}({', '.join([*(['small=True'] if is_small else []), *named])})"
         labels = tuple(map(str, config.get("label_names", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None

@@ -14,7 +14,7 @@ from manyview.branches.fit import Fit
 from manyview.branches.origin import PLACES
 from manyview.branches.spec import FEATURES, LOGITS
 from manyview.branches.timm_models import like_backbones, timm_library, timm_model
-from manyview.branches.weights import Weights, digest_of, open_weights
+from manyview.branches.weights import Weights, digest_of, network_of, open_weights
 from manyview.branches.whole import put, with_classifier
 from manyview.errors import ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.model import Trunk, trunk_of
@@ -101,8 +101,8 @@ def exported(folder: Path, device: str = "cpu", size: int | None = None) -> Timm
     """
     try:
         config = read_json(folder / "config.json")
-        spec = Call(config["architecture"], (), dict(config["model_args"]))
-        small = bool(config.get("manyview", {}).get("small", False))
+        name, small = network_of(config)
+        spec = Call(name, (), dict(config["model_args"]))
         preparation, labels = config["pretrained_cfg"], config.get("label_names", ())
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
