@@ -18,6 +18,7 @@ import typer
 from manyview.cli.compare import compare
 from manyview.cli.data import check, pack
 from manyview.cli.embed import embed
+from manyview.cli.importing import import_
 from manyview.cli.judge import evaluate, export, predict
 from manyview.cli.look import replay, views
 from manyview.cli.new import new
@@ -72,6 +73,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "diff": (diff, ["manyview diff runs/first runs/second"]),
     "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
     "export": (export, ["manyview export runs/first exported"]),
+    "import": (
+        import_,
+        [
+            "manyview import moco_v2_800ep_pretrain.pth.tar imported",
+            "manyview import model.pth imported --as timm --backbone 'convnext_tiny'",
+        ],
+    ),
     "selftest": (selftest, ["manyview selftest", "manyview selftest dino_imagenet --processes 4 --shard"]),
     "data pack": (
         pack,

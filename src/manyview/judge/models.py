@@ -109,6 +109,9 @@ def exported(folder: Path, device: str = "cpu", size: int | None = None) -> Timm
     network = _network(spec, small, int(config["num_classes"]), folder)
     weights = open_weights(folder)
     _tell(put(network, dict(weights.state), weights.source, str(spec)), weights)
+    if weights.normalization is None:
+        told = f"{folder}: how its images were normalised is not known; import it again with --normalize"
+        warnings.warn(told, ManyviewWarning, stacklevel=2)
     return _timm_model(network.to(device), preparation, str(folder), size, labels)
 
 
