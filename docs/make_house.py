@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("functional", "load"),
     ("show",),
     ("training",),
+    ("export",),
     ("judge",),
     ("compare", "integrations", "selftest"),
     ("cli",),
@@ -48,7 +49,8 @@ WHAT = {
     "load": "recipes by name, checked whole",
     "show": "plans, pictures, progress",
     "training": "the loop and what it keeps",
-    "judge": "a model opened, judged, taken out",
+    "export": "a model taken out",
+    "judge": "a model opened, judged, asked",
     "compare": "recipes against each other",
     "integrations": "other people's loops",
     "selftest": "one machine against itself",
@@ -176,7 +178,7 @@ def longest_functions(count: int = 5) -> list[tuple[int, str]]:
 # ----------------------------------------------------------------------------------------------------------- drawing
 
 WIDTH, HEIGHT, GAP, MARGIN, LANE = 270, 50, 26, 40, 13
-COLOURS = {"views": 0, "branches": 0, "relations": 0, "training": 1, "judge": 1, "compare": 1}
+COLOURS = {"views": 0, "branches": 0, "relations": 0, "training": 1, "export": 1, "judge": 1, "compare": 1}
 FILLS = (("#dceeff", "a noun"), ("#ffe9cf", "an act"), ("#f3f4f6", "what serves them"))
 Boxes = Mapping[str, tuple[float, float]]  # left and top of each room
 

@@ -162,6 +162,14 @@ def solo():
     return Made({"state_dict": state}, net.features, scores, USUAL, layout="solo-learn", left=["momentum encoder: "])
 
 
+def solo_cifar():
+    net = stirred(ResNet(small=True, pad=2))  # whose maps are 34 pixels wide
+    classifier = nn.Linear(16, 7)
+    state = {**under("encoder.", net.state_dict()), **under("classifier.", classifier.state_dict())}
+    scores = lambda x: classifier(net.features(x))  # noqa: E731
+    return Made({"state_dict": state}, net.features, scores, USUAL, layout="solo-learn")
+
+
 def tied():
     net = stirred(Wide(4, 2))
     averaged = {"n_averaged": torch.tensor(3), **under("module.", net.state_dict())}
@@ -200,7 +208,7 @@ def of_timm():
 
 MADE = [
     *(agmax, agmax_standard, agmax_wide, sla, sla_sd, augself, dssl, byol, moco, mocov3, simsiam, swav, vicreg, dino),
-    *(lightly, solo, tied, tv_resnet, tv_vit, of_timm),
+    *(lightly, solo, solo_cifar, tied, tv_resnet, tv_vit, of_timm),
 ]
 
 

@@ -51,7 +51,7 @@ VITS = {  # (width, blocks, side of a patch, LayerScale) -> timm's name
 VIT_SIDES = {"224": 224, "dinov2": 518}  # what images timm's have, by the end of the name
 
 
-def network_of(state: Mapping[str, Tensor]) -> Call | None:
+def network_by_shapes(state: Mapping[str, Tensor]) -> Call | None:
     """The call of a recipe for a backbone with these weights; None where they do not tell it."""
     for told in (_vit, _wide_resnet, _cifar_resnet, _resnet):
         if (found := told(state)) is not None:

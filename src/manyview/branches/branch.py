@@ -279,7 +279,7 @@ class Branch(nn.Module):
         for group in by_shape(images) if self.spec.joint else alone:
             features = self._features(joined([images[view] for view in group]))
             for name, value in features.items():
-                parts = parted(value, [len(images[view]) for view in group])
+                parts = parted(value, [images[view].shape[0] for view in group])
                 values.update({(name, view): part for view, part in zip(group, parts, strict=True)})
         for group in [order] if self.spec.joint else alone:
             for head, source in self.inputs.items():
@@ -290,7 +290,7 @@ class Branch(nn.Module):
                     inputs = [self._value(values, source, view, roots, views) for view in asked]
                     rows = joined(inputs)
                     rows = rows.detach() if stops and head in self.stopped else rows
-                    parts = parted(self.head(head)(rows), [len(value) for value in inputs])
+                    parts = parted(self.head(head)(rows), [value.shape[0] for value in inputs])
                     values.update({(head, view): part for view, part in zip(asked, parts, strict=True)})
         return {(name, view): self._value(values, name, view, roots, views) for name, view in wanted}
 

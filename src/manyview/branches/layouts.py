@@ -108,7 +108,7 @@ class Layout:
     classifier: before `weight` and `bias` of one on h. parts: regular expressions of names of the rest, by what that
     is. large, small: how images are normalised by that code for networks with a 7x7 stem or patches, and with a 3x3
     stem, where it has one way; hint: what else it may be. arguments: of networks that no shape tells, by the name that
-    shapes give. joint: whether the classifier may be one of classes x transformations. refused: why such a file cannot
+    shapes give; padding: of a 3x3 stem, where it is not 1. joint: whether the classifier may be one of classes x transformations. refused: why such a file cannot
     come in as manyview's networks.
     """
 
@@ -124,6 +124,7 @@ class Layout:
     small: Normalization | None = None
     hint: str = ""
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    padding: int = 0
     joint: bool = False
     refused: str = ""
 
@@ -272,6 +273,7 @@ LAYOUTS = (
         without=(r"/(backbone\.)?feature_extractor\.",),
         trunk=("backbone.", "encoder."),
         classifier=("classifier.",),
+        padding=2,  # of resnets for CIFAR, solo/methods/base.py
         parts={
             "momentum encoder": r"^momentum_",
             "projector": r"^(projector|projection_head)\.",

@@ -19,13 +19,14 @@ from manyview.branches.checkpoints import read_checkpoint, spelled, stripped, te
 from manyview.branches.layouts import WRAPPERS
 from manyview.branches.origin import without_origin
 from manyview.branches.spec import CLASSIFIER, LOGITS, Normalization, parse_branch
-from manyview.branches.timm_models import COUNTER, timm_library
+from manyview.branches.timm_models import COUNTER, is_stem, timm_library
 from manyview.errors import ManyviewError, RunError
 from manyview.foundation.bounded_yaml import check_yaml
 from manyview.foundation.files import at_home, read_json
 from manyview.foundation.grammar import Call, parse_call
 
 NOT_KNOWN = "not known"  # what the config.json of an import says of a normalisation that nobody told
+SMALL = "small_"  # stands before the name under which an exported network with the small stem is registered with timm
 KEPT = (
     "checkpoints/best.pt",
     "checkpoints/last.pt",
@@ -163,6 +164,14 @@ def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | N
     return str(kept), spec.normalize or usually, plain
 
 
+def network_of(config: Mapping[str, Any]) -> tuple[str, int]:
+    """timm's name of an exported network, and `small` of its stem. config: what its config.json holds."""
+    small = config.get("manyview", {}).get("small", False)
+    if not is_stem(small):
+        raise ValueError(f"small is {small!r}")
+    return config["architecture"].removeprefix(SMALL if small else ""), small
+
+
 def _of_export(folder: Path) -> Weights:
     """What `manyview export` wrote, or a folder of the hub's for timm."""
     try:
@@ -171,8 +180,8 @@ def _of_export(folder: Path) -> Weights:
         known = config.get("manyview", {}).get("normalize") != NOT_KNOWN
         normalization = (tuple(prepared["mean"]), tuple(prepared["std"])) if known else None
         named = [f"{key}={value!r}" for key, value in config.get("model_args", {}).items()]
-        small = ["small=True"] if config.get("manyview", {}).get("small") else []
-        backbone = f"{config['architecture']}({', '.join([*small, *named])})"
+        name, small = network_of(config)
+        backbone = f"{name}({', '.join([*([f'small={small}'] if small else []), *named])})"
         labels = tuple(map(str, config.get("label_names", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None

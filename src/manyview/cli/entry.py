@@ -18,8 +18,9 @@ import typer
 from manyview.cli.compare import compare
 from manyview.cli.data import check, pack
 from manyview.cli.embed import embed
+from manyview.cli.export import export
 from manyview.cli.importing import import_
-from manyview.cli.judge import evaluate, export, predict
+from manyview.cli.judge import evaluate, predict
 from manyview.cli.look import replay, views
 from manyview.cli.new import new
 from manyview.cli.recipes import plan, recipes
@@ -72,7 +73,10 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "runs": (runs, ["manyview runs", "manyview runs runs --sort best"]),
     "diff": (diff, ["manyview diff runs/first runs/second"]),
     "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
-    "export": (export, ["manyview export runs/first exported"]),
+    "export": (
+        export,
+        ["manyview export runs/first exported", "manyview export runs/sla exported --to onnx --aggregate"],
+    ),
     "import": (
         import_,
         [

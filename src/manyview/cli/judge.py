@@ -1,4 +1,4 @@
-"""Trained models: judged, asked, taken out."""
+"""Trained models: judged, and asked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from manyview.cli.arguments import (
     ModelName,
     On,
     Quiet,
-    RunFolder,
     Size,
     Use,
     cluster,
@@ -144,23 +143,3 @@ def predict(
         tell(note)
     if bad and data.on_bad_image != "skip":
         sys.exit(1)
-
-
-def export(
-    run: RunFolder,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
-    to: Annotated[str, typer.Option(help="The format: timm.")] = "timm",
-    quiet: Quiet = False,
-    use: Use = None,
-) -> None:
-    """Takes the trained model out, for timm alone."""
-    if to != "timm":
-        raise RecipeError(f"--to: unknown format '{to}'; formats: timm")
-    text_of_run(run)
-    check_files(use or ())
-
-    from manyview.judge.export import export_timm
-    from manyview.training.run import Run
-
-    for line in export_timm(Run(run, use or ()), out):
-        speaking(quiet).print(line, soft_wrap=True)

@@ -1,1 +1,1 @@
-"""A model opened, judged, used and taken out."""
+"""A model opened, judged, used."""

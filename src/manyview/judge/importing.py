@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from manyview.branches.architecture import network_of
+from manyview.branches.architecture import network_by_shapes
 from manyview.branches.checkpoints import Checkpoint, Taken, layout_of, open_checkpoint, plain_value, take
 from manyview.branches.fit import Fit
 from manyview.branches.layouts import SLA_DATA, Layout
 from manyview.branches.origin import PLACES
 from manyview.branches.spec import LOGITS, NORMALIZATIONS, Normalization, parse_normalize
-from manyview.branches.timm_models import like_backbones, timm_library, timm_model
+from manyview.branches.timm_models import is_stem, like_backbones, timm_library, timm_model
 from manyview.branches.weights import NOT_KNOWN, Weights
 from manyview.branches.whole import with_classifier
 from manyview.errors import RecipeError, RunError
@@ -62,7 +62,7 @@ def import_checkpoint(
     prepared = _prepared(network, call)
     images, told = _normalization(known, network, normalize, named=layout is not None)
     prepared |= {"mean": [*images[0]], "std": [*images[1]]}
-    own = {"small": bool(call.kwargs.get("small")), "checkpoint": path.name, "layout": known.name, **told}
+    own = {"small": call.kwargs.get("small", False), "checkpoint": path.name, "layout": known.name, **told}
     config = {
         "architecture": call.name.split(".")[0],
         "num_classes": network.num_classes,
@@ -91,9 +91,11 @@ def _network(file: Checkpoint, layout: Layout, taken: Taken, backbone: str | Non
     """The call for the network, and in words who says so. Raises RunError."""
     if backbone is not None:
         return _parsed(backbone), "as --backbone says"
-    found = network_of(taken.state)
+    found = network_by_shapes(taken.state)
     if found is not None:
-        own = layout.arguments.get(found.name, {})
+        own = dict(layout.arguments.get(found.name, {}))
+        if layout.padding and found.kwargs.get("small"):
+            own["small"] = layout.padding
         return Call(found.name, (), {**found.kwargs, **own}), "by names and shapes"
     named = plain_value(file, *NAMED)
     if named is not None and timm_library().is_model(named):
@@ -112,7 +114,7 @@ def _parsed(backbone: str) -> Call:
     refused = {*PLACES, "num_classes", "pretrained"} & set(call.kwargs)
     if refused:
         raise RunError(f"--backbone: {call}: drop {min(refused)}; weights and classes are those of the checkpoint")
-    if call.args or not isinstance(call.kwargs.get("small", False), bool):
+    if call.args or not is_stem(call.kwargs.get("small", False)):
         raise RunError(f"--backbone: {call}: write arguments by name, as in {call.name}(small=True)")
     if not timm_library().is_model(call.name):
         raise RunError(f"--backbone: unknown backbone '{call.name}'; {like_backbones(call.name)}")

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from manyview.branches.fit import Fit
 from manyview.branches.origin import PLACES
 from manyview.branches.spec import FEATURES, LOGITS
-from manyview.branches.timm_models import like_backbones, timm_library, timm_model
-from manyview.branches.weights import Weights, digest_of, open_weights
+from manyview.branches.timm_models import is_stem, like_backbones, timm_library, timm_model
+from manyview.branches.weights import Weights, digest_of, network_of, open_weights
 from manyview.branches.whole import put, with_classifier
 from manyview.errors import ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.model import Trunk, trunk_of
@@ -101,8 +101,8 @@ def exported(folder: Path, device: str = "cpu", size: int | None = None) -> Timm
     """
     try:
         config = read_json(folder / "config.json")
-        spec = Call(config["architecture"], (), dict(config["model_args"]))
-        small = bool(config.get("manyview", {}).get("small", False))
+        name, small = network_of(config)
+        spec = Call(name, (), dict(config["model_args"]))
         preparation, labels = config["pretrained_cfg"], config.get("label_names", ())
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
@@ -127,7 +127,7 @@ def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None 
     """
     options = dict(call.kwargs)
     small = options.pop("small", False)
-    if call.args or not isinstance(small, bool):
+    if call.args or not is_stem(small):
         raise RunError(f"{call}: write arguments of a model by name, as in {call.name}(small=True)")
     timm = timm_library()
     if not timm.is_model(call.name):
@@ -158,7 +158,7 @@ def _timm_model(
     return TimmModel(network, config["mean"], config["std"], test, name, labels)
 
 
-def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
+def _network(spec: Call, small: int, classes: int, where: Path) -> Any:
     refused = {*PLACES, "num_classes", "pretrained"} & set(spec.kwargs)
     if refused:
         raise RunError(f"{spec}: {min(refused)} cannot be given; weights and classes are those of {where}")

@@ -1,0 +1,51 @@
+"""Trained models taken out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manyview.cli.arguments import Quiet, RunFolder, Use
+from manyview.cli.speech import ringing, speaking
+from manyview.errors import RecipeError, unknown
+from manyview.recipe.find import text_of_run
+from manyview.words.files import check_files
+
+FORMS = ("timm", "onnx", "torchscript")  # those of `export_model`, which takes seconds to import
+
+
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    to: Annotated[str, typer.Option(help="The format: timm, onnx, torchscript.")] = "timm",
+    features: Annotated[bool, typer.Option("--features", help="The features alone, without the classifier.")] = False,
+    aggregate: Annotated[
+        bool, typer.Option("--aggregate", help="With the orbit inside, averaging over it (SLA+AG).")
+    ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="averaged or trained; by default what is evaluated, averaged where there are any."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="The side of the images that it will see; by default the recipe's.", min=1)
+    ] = None,
+    quiet: Quiet = False,
+    use: Use = None,
+) -> None:
+    """Takes the trained model out, for programs that know no manyview, with outputs that are compared with the run's."""
+    if to not in FORMS:
+        raise RecipeError(f"--to: {unknown('format', to, FORMS)}")
+    text_of_run(run)
+    check_files(use or ())
+
+    from manyview.export.export import export_model
+    from manyview.training.run import Run
+
+    with ringing("export", quiet):
+        lines = export_model(
+            Run(run, use or ()), out, to, features=features, aggregate=aggregate, weights=weights, size=size
+        )
+    for line in lines:
+        speaking(quiet).print(line, soft_wrap=True)

@@ -1,0 +1,54 @@
+"""`manyview export`: a run's network as other programs take it, compared with the run before it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from manyview.branches.given import Given
+from manyview.errors import RunError, unknown
+from manyview.export.onnx import check_onnx, write_onnx
+from manyview.export.outgoing import Outgoing, outgoing
+from manyview.export.timm import write_timm
+from manyview.export.torchscript import write_torchscript
+from manyview.foundation.folders import check_free, filled
+from manyview.foundation.taken import taken_path
+from manyview.training.run import Run, run_of
+
+FORMS: Mapping[str, Callable[[Outgoing, Path, Path], list[str]]] = MappingProxyType(
+    {"timm": write_timm, "onnx": write_onnx, "torchscript": write_torchscript}
+)
+"""Name -> what writes it into a folder that will be another, and returns lines on how it is used there."""
+
+
+def export_model(
+    run: Run | str | Path,
+    out: str | Path,
+    to: str = "timm",
+    *,
+    backbone: Given | None = None,
+    features: bool = False,
+    aggregate: bool = False,
+    weights: str | None = None,
+    size: int | None = None,
+) -> list[str]:
+    """Writes the folder `out`, which needs no manyview; returns lines to print.
+
+    run: or its folder. to: timm, onnx or torchscript. backbone: as it was given to `train`. features: without the
+    classifier. aggregate: scores averaged over the orbit of a joint head (SLA+AG). weights: averaged or trained; by
+    default those that are evaluated, averaged where the run averages them. size: the side of the images it looks at; by
+    default the recipe's. Nothing is there until its outputs were found to be the run's. Raises ManyviewError.
+    """
+    if to not in FORMS:
+        raise RunError(f"export: {unknown('format', str(to), FORMS)}")
+    run, out = run_of(run), taken_path(out, "export_model: out")
+    check_free(out)
+    if to == "onnx":
+        check_onnx()
+    leaving = outgoing(run, backbone=backbone, features=features, aggregate=aggregate, weights=weights, size=size)
+    with filled(out) as folder:
+        return FORMS[to](leaving, folder, out)
+
+
+__all__ = ["FORMS", "export_model"]

@@ -1,0 +1,98 @@
+"""ONNX: one file for onnxruntime and whatever else reads it, made by torch's exporter of whole graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manyview.errors import RunError, reason
+from manyview.export.about import ABOUT, about, told, write_about
+from manyview.export.network import Network
+from manyview.export.outgoing import Outgoing, check_answers
+
+FILE = "model.onnx"
+NEEDS = ("onnx", "onnxscript", "onnxruntime")
+OPSET = 18
+ONE_FILE = 2**31 - 2**24  # bytes of weights that the format holds in one file, with room for the graph
+IN = "images"
+
+
+def check_onnx() -> None:
+    """Raises RunError where a library is missing."""
+    if missing := [name for name in NEEDS if find_spec(name) is None]:
+        raise RunError(f"--to onnx: {missing[0]} is not installed; pip install 'manyview[export]'")
+
+
+def write_onnx(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
+    """Writes `model.onnx`, for any number of images of one size, into a folder that will be `out`; returns lines to print.
+
+    Weights beyond two gigabytes lie beside it, in `model.onnx.data`. Raises RunError.
+    """
+    check_onnx()
+    network = Network(leaving)
+    example = torch.zeros(2, leaving.channels, *leaving.sized())
+    try:
+        program = _program(network, example, leaving.answer)
+    except Exception as error:  # of anybody's network
+        raise RunError(f"torch.onnx cannot export {leaving.branch.spec.backbone}: {reason(error)}") from None
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in about(leaving).items()})
+    large = sum(each.numel() * each.element_size() for each in network.state_dict().values()) > ONE_FILE
+    program.save(str(folder / FILE), external_data=large)
+    session = opened(folder / FILE)
+    check_answers(leaving, FILE, lambda pixels: torch.from_numpy(session.run(None, {IN: pixels.numpy()})[0]))
+    write_about(leaving, folder)
+    return [
+        f"wrote {out / FILE} and {ABOUT}: {told(leaving)}",
+        f"opset {OPSET}; input '{IN}', output '{leaving.answer}'; onnxruntime.InferenceSession(\"{out / FILE}\")",
+    ]
+
+
+def opened(path: Path) -> Any:
+    """A session of onnxruntime on the CPU."""
+    import onnxruntime  # an extra, and a second to import
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _program(network: Network, example: Tensor, answer: str) -> Any:
+    """torch's exporter of the whole graph; that of TorchScript knows no rotations, and is no longer kept up."""
+    with torch.no_grad(), _hushed():
+        return torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[IN],
+            output_names=[answer],
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """What the exporter tells on its way is of itself, not of the model."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+
+
+__all__ = ["FILE", "IN", "check_onnx", "opened", "write_onnx"]
