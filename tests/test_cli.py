@@ -774,8 +774,8 @@ def test_replay_refuses(refused, run, tmp_path):
 def test_export_is_what_timm_loads(trained, tmp_path):
     out = tmp_path / "exported"
     printed = done("export", trained, out)
-    assert f"wrote {out / 'model.safetensors'} and config.json: cresnet20, 10 classes" in printed
-    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json"}
+    assert f"wrote {out / 'model.safetensors'}, config.json and cresnet20.py: cresnet20, 10 classes" in printed
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json", "cresnet20.py"}
     model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     config = json.loads((out / "config.json").read_text())
     assert config["label_names"] == [str(digit) for digit in range(10)]
@@ -795,7 +795,9 @@ def test_export_refuses(refused, run, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("precious")
     assert refused("export", run, tmp_path / "full") == f"{tmp_path / 'full'} is not empty; choose another folder"
-    assert refused("export", run, tmp_path / "new", "--to", "onnx") == "--to: unknown format 'onnx'; formats: timm"
+    assert refused("export", run, tmp_path / "new", "--to", "tflite") == (
+        "--to: unknown format 'tflite'; formats: hub, onnx, timm, torchscript"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- folder data

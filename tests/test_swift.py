@@ -67,6 +67,7 @@ def test_help_lists_and_unknown_names_need_no_torch(tmp_path):
         "embed nosuch image.png --out features.txt",
         "export nosuch out",
         "export nosuch out --to onnx",
+        "export nosuch out --to tflite",
     ]
     for command, code, out, err, loaded in after([*helps, *mistakes], tmp_path):
         assert (code, bool(out), err.count("\n")) == ((0, True, 0) if command in helps else (2, False, 1)), command

@@ -13,13 +13,13 @@ from manyview.errors import RecipeError, unknown
 from manyview.recipe.find import text_of_run
 from manyview.words.files import check_files
 
-FORMS = ("timm", "onnx", "torchscript")  # those of `export_model`, which takes seconds to import
+FORMS = ("timm", "onnx", "torchscript", "hub")  # those of `export_model`, which takes seconds to import
 
 
 def export(
     run: RunFolder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
-    to: Annotated[str, typer.Option(help="The format: timm, onnx, torchscript.")] = "timm",
+    to: Annotated[str, typer.Option(help="The format: timm, onnx, torchscript, hub.")] = "timm",
     features: Annotated[bool, typer.Option("--features", help="The features alone, without the classifier.")] = False,
     aggregate: Annotated[
         bool, typer.Option("--aggregate", help="With the orbit inside, averaging over it (SLA+AG).")
@@ -31,10 +31,13 @@ def export(
     size: Annotated[
         int | None, typer.Option(help="The side of the images that it will see; by default the recipe's.", min=1)
     ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", "--license", help="Of the data, for the model card of hub.")
+    ] = None,
     quiet: Quiet = False,
     use: Use = None,
 ) -> None:
-    """Takes the trained model out, for programs that know no manyview, with outputs that are compared with the run's."""
+    """Takes the trained model out, for programs that know no manyview; its outputs are compared with the run's."""
     if to not in FORMS:
         raise RecipeError(f"--to: {unknown('format', to, FORMS)}")
     text_of_run(run)
@@ -45,7 +48,14 @@ def export(
 
     with ringing("export", quiet):
         lines = export_model(
-            Run(run, use or ()), out, to, features=features, aggregate=aggregate, weights=weights, size=size
+            Run(run, use or ()),
+            out,
+            to,
+            features=features,
+            aggregate=aggregate,
+            weights=weights,
+            size=size,
+            licence=licence,
         )
     for line in lines:
         speaking(quiet).print(line, soft_wrap=True)

@@ -24,7 +24,7 @@ HEADER = """\
 ENTRY = '''
 
 @register_model
-def small_{name}(pretrained: bool = False, pretrained_cfg: Any = None, cache_dir: Any = None, **kwargs: Any) -> nn.Module:
+def small_{name}(pretrained: bool = False, pretrained_cfg: Any = None, cache_dir: Any = None, **kwargs: Any) -> Any:
     """timm's {name} with the small-image stem, its weights those of the folder that it is made from."""
     model = small_stem(model_entrypoint("{name}")(pretrained_cfg=pretrained_cfg, **kwargs), {padding})
     if pretrained:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from manyview.branches.given import Given
 from manyview.errors import RunError, unknown
+from manyview.export.hub import write_hub
 from manyview.export.onnx import check_onnx, write_onnx
 from manyview.export.outgoing import Outgoing, outgoing
 from manyview.export.timm import write_timm
@@ -17,7 +19,7 @@ from manyview.foundation.taken import taken_path
 from manyview.training.run import Run, run_of
 
 FORMS: Mapping[str, Callable[[Outgoing, Path, Path], list[str]]] = MappingProxyType(
-    {"timm": write_timm, "onnx": write_onnx, "torchscript": write_torchscript}
+    {"timm": write_timm, "onnx": write_onnx, "torchscript": write_torchscript, "hub": write_hub}
 )
 """Name -> what writes it into a folder that will be another, and returns lines on how it is used there."""
 
@@ -32,23 +34,31 @@ def export_model(
     aggregate: bool = False,
     weights: str | None = None,
     size: int | None = None,
+    licence: str | None = None,
 ) -> list[str]:
     """Writes the folder `out`, which needs no manyview; returns lines to print.
 
-    run: or its folder. to: timm, onnx or torchscript. backbone: as it was given to `train`. features: without the
+    run: or its folder. to: timm, onnx, torchscript or hub. backbone: as it was given to `train`. features: without the
     classifier. aggregate: scores averaged over the orbit of a joint head (SLA+AG). weights: averaged or trained; by
     default those that are evaluated, averaged where the run averages them. size: the side of the images it looks at; by
-    default the recipe's. Nothing is there until its outputs were found to be the run's. Raises ManyviewError.
+    default the recipe's. licence: of the data, for the model card of `hub`. Nothing is there until its outputs were
+    found to be the run's. Raises ManyviewError.
     """
     if to not in FORMS:
         raise RunError(f"export: {unknown('format', str(to), FORMS)}")
     run, out = run_of(run), taken_path(out, "export_model: out")
+    if licence is not None and to != "hub":
+        raise RunError("licence: it stands in the model card, which hub alone has")
     check_free(out)
     if to == "onnx":
         check_onnx()
     leaving = outgoing(run, backbone=backbone, features=features, aggregate=aggregate, weights=weights, size=size)
+    leaving = replace(leaving, licence=licence)
     with filled(out) as folder:
-        return FORMS[to](leaving, folder, out)
+        lines = FORMS[to](leaving, folder, out)
+    if leaving.recipe.train.precision == "bf16":
+        lines.append("the run is evaluated in bf16, and this is float32, whose scores differ by bf16's rounding")
+    return lines
 
 
 __all__ = ["FORMS", "export_model"]

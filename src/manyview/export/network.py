@@ -18,8 +18,8 @@ from manyview.views.ops.orbit import ORBITS, orbit
 class Network(nn.Module):
     """Normalised pixels [B, C, h, w] -> what a run answers, [B, n].
 
-    Scores over an orbit (SLA+AG) are averaged inside: the members are made of the image, pass as one batch, and answer for
-    it. Where normalising treats colours unlike, they change places before it.
+    Scores over an orbit (SLA+AG) are averaged inside: the members are made of the image, pass as one batch, and answer
+    for it. Where normalising treats colours unlike, they change places before it.
     """
 
     def __init__(self, leaving: Outgoing) -> None:

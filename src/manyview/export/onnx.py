@@ -34,7 +34,7 @@ def check_onnx() -> None:
 
 
 def write_onnx(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
-    """Writes `model.onnx`, for any number of images of one size, into a folder that will be `out`; returns lines to print.
+    """Writes `model.onnx`, for any number of images of one size, into a folder that will be `out`; returns lines.
 
     Weights beyond two gigabytes lie beside it, in `model.onnx.data`. Raises RunError.
     """

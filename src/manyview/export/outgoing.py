@@ -30,8 +30,9 @@ CLOSE = 1e-5
 class Outgoing:
     """A run's network on its way out.
 
-    answer: `logits`, scores of classes; `h`, the features alone; or `aggregated`, scores averaged over the orbit that its
-    joint head tells apart (SLA+AG). size: height and width of the images that it looks at, where they are known.
+    answer: `logits`, scores of classes; `h`, the features alone; or `aggregated`, scores averaged over the orbit that
+    its joint head tells apart (SLA+AG). size: height and width of the images that it looks at, where they are known.
+    licence: of the data, where it was told.
     """
 
     run: Run
@@ -39,6 +40,7 @@ class Outgoing:
     step: Step
     answer: str
     size: tuple[int, int] | None
+    licence: str | None = None
 
     @property
     def branch(self) -> Branch:
@@ -64,6 +66,15 @@ class Outgoing:
     def labels(self) -> list[str]:
         """Names of the classes that it tells apart."""
         return [] if self.answer == FEATURES else self.run.classes()
+
+    @property
+    def command(self) -> str:
+        """What takes it out in the same way, for a card."""
+        evaluated = (self.weights == "averaged") == bool(self.recipe.train.ema)
+        told = {FEATURES: " --features" if self.step.classifier else "", AGGREGATED: " --aggregate"}.get(
+            self.answer, ""
+        )
+        return f"manyview export OUT FOLDER --to hub{told}{'' if evaluated else f' --weights {self.weights}'}"
 
     @torch.no_grad()
     def outputs(self, pixels: Tensor) -> Tensor:
@@ -106,12 +117,12 @@ def outgoing(
     scores = LOGITS if step.classifier is not None else FEATURES
     found = (fixed_size(step.test_plan, TEST) if step.test_plan else None) or step.trained_size
     own = getattr(getattr(step.evaluated.backbone, "patch_embed", None), "img_size", None)
-    found = (size, size) if size is not None else found or (tuple(own) if own else None)  # type: ignore[assignment]
+    found = (size, size) if size is not None else found or (tuple(own) if own else None)
     return Outgoing(run, recipe, step, FEATURES if features else AGGREGATED if aggregate else scores, found)
 
 
 def pictures(count: int, channels: int, size: tuple[int, int], seed: int = 0) -> Tensor:
-    """Images to try a network on, uint8 [count, channels, h, w]: patches of colour, edges and grain, the same each time."""
+    """Images to try a network on, uint8 [count, channels, h, w], always the same: patches, edges and grain."""
     drawn = torch.Generator().manual_seed(seed)
     made = torch.zeros(count, channels, *size)
     for places, share in ((2, 0.4), (7, 0.3), (16, 0.2)):

@@ -40,20 +40,15 @@ def export_timm(run: Run | str | Path, out: str | Path, *, backbone: Given | Non
 
 
 def write_timm(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
-    """Writes a run's backbone, with its classifier if it has one, into a folder that will be `out`; returns lines to print.
+    """Writes a run's backbone, with its classifier if it has one, into a folder that will be `out`; returns lines.
 
     Only what timm builds by name can be written, as timm builds it by default, or what a file of ours registers. The
     classifier of SLA+SI is every m-th row of the joint head. Raises RunError if timm's model would not give the same.
     """
+    if (why := no_place(leaving)) is not None:
+        raise RunError(f"{why}{ANYWAY}")
     step, branch = leaving.step, leaving.branch
-    if leaving.answer == AGGREGATED:
-        raise RunError("timm has no place for an orbit inside a network; --to onnx and --to torchscript have")
     spec = branch.spec.backbone
-    if branch.given and not timm_library().is_model(spec.name):
-        raise RunError(
-            f"timm knows no {spec.name}, so there is no export; its weights are its own state_dict(), "
-            f"of Run(folder).step(recipe, backbone=model).evaluated.backbone{ANYWAY}"
-        )
     weights, classes = timm_state(step, branch, features=not leaving.classes)
     small = spec.kwargs.get("small", False)
     arguments = {key: value for key, value in spec.kwargs.items() if key not in OURS}
@@ -89,6 +84,28 @@ def write_timm(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
     return _lines(leaving, name, classes, beside is not None, out)
 
 
+def no_place(leaving: Outgoing) -> str | None:
+    """Why timm has no place for what leaves; None where it has one."""
+    branch, head = leaving.branch, leaving.step.classifier
+    name = branch.spec.backbone.name
+    if leaving.answer == AGGREGATED:
+        return "timm has no place for an orbit inside a network"
+    if branch.given and not timm_library().is_model(name):
+        return (
+            f"timm knows no {name}, so there is no export; its weights are its own state_dict(), "
+            "of Run(folder).step(recipe, backbone=model).evaluated.backbone"
+        )
+    return None if head is None or not leaving.classes else _misplaced(branch, head)
+
+
+def _misplaced(branch: Branch, head: str) -> str | None:
+    if not isinstance(branch.head(head), nn.Linear) or branch.inputs[head] != "h":
+        return f"head '{head}' is no linear layer on h, so timm has no place for it; export works on linear(h)"
+    if not isinstance(branch.backbone.pretrained_cfg.get("classifier", "fc"), str):
+        return f"{branch.spec.backbone.name} has several classifiers in timm; it cannot be exported with one"
+    return None
+
+
 def _lines(leaving: Outgoing, name: str, classes: int, beside: bool, out: Path) -> list[str]:
     files = "config.json" if not beside else f"config.json and {name}.py"
     lines = [f"wrote {out / FILE}{',' if beside else ' and'} {files}: {name}, {counted(classes, 'class')}"]
@@ -111,17 +128,10 @@ def timm_state(step: Step, branch: Branch, features: bool = False) -> tuple[dict
     head = step.classifier
     if head is None or features:
         return state, 0
-    layer = branch.head(head)
-    if not isinstance(layer, nn.Linear) or branch.inputs[head] != "h":
-        raise RunError(
-            f"head '{head}' is no linear layer on h, so timm has no place for it; export works on linear(h){ANYWAY}"
-        )
-    members = branch.members(head)
-    prefix: Any = branch.backbone.pretrained_cfg.get("classifier", "fc")
-    if not isinstance(prefix, str):
-        raise RunError(
-            f"{branch.spec.backbone.name} has several classifiers in timm; it cannot be exported with one{ANYWAY}"
-        )
+    if (why := _misplaced(branch, head)) is not None:
+        raise RunError(f"{why}{ANYWAY}")
+    layer: Any = branch.head(head)
+    members, prefix = branch.members(head), branch.backbone.pretrained_cfg.get("classifier", "fc")
     state[f"{prefix}.weight"] = layer.weight.detach()[::members].clone()
     state[f"{prefix}.bias"] = layer.bias.detach()[::members].clone()
     return state, step.num_classes

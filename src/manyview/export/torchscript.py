@@ -18,7 +18,7 @@ FILE = "model.pt"
 
 
 def write_torchscript(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
-    """Writes `model.pt`, for any number of images of one size, into a folder that will be `out`; returns lines to print.
+    """Writes `model.pt`, for any number of images of one size, into a folder that will be `out`; returns lines.
 
     Raises RunError.
     """
