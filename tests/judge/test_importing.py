@@ -1,16 +1,30 @@
 """`manyview import`: a checkpoint of each layout gives what the network gave that it was made of, or is refused."""
 
 import argparse
+import pickle
+import re
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from authors import AgMax, ResNet, Sla, ViT, Wide, mlp, numbered, sla_cresnet, stirred, under
+from commands import contents, done, manyview, one_line, png
+from manyview import Step, parse_recipe
+from manyview.branches.architecture import network_by_shapes
+from manyview.branches.layouts import LAYOUTS
+from manyview.branches.timm_models import timm_model
+from manyview.branches.weights import open_weights
+from manyview.foundation.grammar import Call, parse_call
 from manyview.judge.importing import import_checkpoint
 from manyview.judge.models import exported
+from pages import ROOT
+from subjects import TIED
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SWAV = (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)
@@ -212,7 +226,12 @@ MADE = [
 ]
 
 
-@pytest.mark.parametrize("make", MADE, ids=lambda make: make.__name__)
+SLOW = pytest.mark.slow(reason="a ViT-S of twelve blocks, the smallest whose heads MoCo v3 has otherwise than timm")
+
+
+@pytest.mark.parametrize(
+    "make", [pytest.param(make, id=make.__name__, marks=[SLOW] if make is mocov3 else []) for make in MADE]
+)
 @torch.no_grad()
 def test_a_file_of_each_layout_gives_what_its_network_gave(make, tmp_path, recwarn):
     torch.manual_seed(0)
@@ -230,7 +249,7 @@ def test_a_file_of_each_layout_gives_what_its_network_gave(make, tmp_path, recwa
     if images is USUAL:
         images = model.normalization[0].flatten().tolist(), model.normalization[1].flatten().tolist()
         assert "is not known; import it again with --normalize" in str(recwarn.pop().message)
-    assert any(" is not known: " in line for line in lines) == (made.images is USUAL)
+    assert any(" is not known; " in line for line in lines) == (made.images is USUAL)
     mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in images)
     expected = {"h": made.h((pixels - mean) / std)}
     if made.logits is not None:
@@ -240,3 +259,271 @@ def test_a_file_of_each_layout_gives_what_its_network_gave(make, tmp_path, recwa
     for name, value in expected.items():
         assert value.std() > 1e-2
         assert (found[name] - value).abs().max() <= 1e-6 * max(1, value.abs().max()), name
+
+
+def saved(path, file):
+    (save_file if path.suffix == ".safetensors" else torch.save)(file, path)
+    return path
+
+
+def normalised(pixels, mean=IMAGENET[0], std=IMAGENET[1]):
+    mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in (mean, std))
+    return (pixels - mean) / std
+
+
+@torch.no_grad()
+@pytest.mark.slow(reason="three commands on it, and a step that begins with it")
+def test_it_is_a_model_as_any_other(tmp_path, recwarn):
+    torch.manual_seed(1)
+    made = sla_sd()
+    path, out = saved(tmp_path / "c.pth", made.file), tmp_path / "out"
+    told = done("import", path, out)
+    assert (
+        "\nmatched   67 weights, model: base_model.*; renamed from a ResNet's children, numbered (under base_" in told
+    )
+    assert "\nhead      7 classes, classifiers.1.*\nleft      joint head: 2 tensors (classifiers.0.weight, " in told
+    assert told.endswith(f"\nnot read  iteration\nimages    normalised by imagenet, as the code of sla has it\n"
+                         f"wrote     {out / 'model.safetensors'} and config.json\n")  # fmt: skip
+    photos = tmp_path / "photos"
+    files = [png(photos / name / f"{seed}.png", (40, 40), seed) for seed, name in enumerate("abababab")]
+    done("embed", out, photos, "--out", tmp_path / "f.npz", "--size", "32")
+    model = exported(out, size=32)
+    pixels = model.prepare([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in sorted(files)])
+    kept = torch.from_numpy(np.load(tmp_path / "f.npz")["features"])
+    assert torch.allclose(kept, made.h(normalised(pixels)), atol=1e-5)
+    predicted = done("predict", out, files[0], "--size", "32").rstrip("\n").split("\t")
+    scores = made.logits(normalised(pixels[:1])).softmax(1)[0]
+    assert predicted[1] == str(int(scores.argmax()))
+    data = "data.source=folder", f"data.root={photos}", "data.val_fraction=0.5"
+    assert "knn" in done("eval", out, "knn(k=1)", *data, "--size", "32", "--out", tmp_path / "judged")
+    backbone = f"resnet18(layers=(1, 1, 1, 1), channels=(4, 8, 8, 16), init={str(out)!r})"
+    text = TIED.replace("cresnet20", f'"{backbone}"').replace("half", "imagenet")
+    text = text.replace("normalize: imagenet", f'normalize: imagenet, logits: "linear(h, init={str(out)!r})"')
+    found = Step(parse_recipe(text), 7).eval().main.read(pixels, ["h", "logits"])
+    assert torch.allclose(found["h"], made.h(normalised(pixels)), atol=1e-5)
+    assert torch.allclose(found["logits"], made.logits(normalised(pixels)), atol=1e-5)
+    assert not recwarn.list
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [sla_sd, agmax_wide, dssl, tied], ids=lambda make: make.__name__)
+def test_init_reads_the_same_spellings(make, tmp_path, recwarn):
+    torch.manual_seed(0)
+    made = make()
+    import_checkpoint(saved(tmp_path / "c.pth", made.file), tmp_path / "out")
+    imported = open_weights(tmp_path / "out")
+    step = Step(parse_recipe(TIED.replace("cresnet20", begins(imported.backbone, tmp_path / "c.pth"))), 3)
+    own = step.main.backbone.state_dict()
+    assert all(torch.equal(value, imported.state[name]) for name, value in own.items())
+
+
+def begins(backbone, path):
+    call = parse_call(backbone, "")
+    return f'"{Call(call.name, (), {**call.kwargs, "init": str(path)})}"'
+
+
+def spoilt(state, **changed):
+    """Weights of which some are others, or gone."""
+    found = {**state, **{name.replace("__", "."): value for name, value in changed.items()}}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def refusals():
+    """(name, file, options, what the refusal says)."""
+    net = ResNet()
+    state, moco_state = net.state_dict(), under("encoder_q.", net.state_dict())
+    one = torch.zeros(1)
+    yield "two", {"state_dict": {**moco_state, **under("base_encoder.", state)}}, (), (
+        "may be of several layouts; say which: --as moco (MoCo v1 and v2, facebookresearch/moco) or --as mocov3 ("
+    )  # fmt: skip
+    yield "layout", moco_state, ("--as", "mocco"), "--as: unknown layout 'mocco'; did you mean 'moco'? layouts: moco, "
+    yield (
+        "other",
+        state,
+        ("--as", "moco"),
+        "has no weights encoder_q.*, as files of MoCo v1 and v2, facebookresearch/moco",
+    )
+    yield "section", {"model": state}, ("--as", "dino"), "has no teacher or student, as files of DINO"
+    told = "holds weights of another architecture than resnet18(layers=(1, 1, 1, 1), channels=(4, 8, 8, 16)): "
+    yield "missing", spoilt(state, layer2__0__bn1__bias=None), (), told + "1 missing (layer2.0.bn1.bias)"
+    yield (
+        "shape",
+        spoilt(state, layer2__0__bn1__bias=one),
+        (),
+        told + "1 of another shape (layer2.0.bn1.bias [1], not [8])",
+    )
+    yield "beyond", spoilt(state, layer2__0__bn3__bias=one), (), told + "1 unknown (layer2.0.bn3.bias)"
+    yield (
+        "network",
+        {"a.weight": one},
+        (),
+        "names and shapes of its weights (a.weight) tell no network; say which, as in --b",
+    )
+    yield "empty", spoilt(state, layer1__0__conv2__weight=torch.zeros(4, 0, 3, 3)), (), "tell no network; say which"
+    yield (
+        "backbone",
+        state,
+        ("--backbone", "resnet19"),
+        "--backbone: unknown backbone 'resnet19'; did you mean resnet18",
+    )
+    yield "said", state, ("--backbone", "resnet18(num_classes=3)"), "drop num_classes; weights and classes are those of"
+    yield "call", state, ("--backbone", "resnet18("), "--backbone: "
+    yield "unlike", state, ("--backbone", "resnet34"), "holds weights of another architecture than resnet34(): "
+    yield (
+        "images",
+        state,
+        ("--normalize", "cifar"),
+        "--normalize: unknown normalisation 'cifar'; did you mean 'cifar10'? ",
+    )
+    yield "std", state, ("--normalize", "[[0.5],[0]]"), "--normalize: expected 3 means and 3 positive stds"
+    yield "classes", state, ("--classes", "3"), "--classes is for heads of classes x transformations, as SLA's; "
+    sla_state = under("base_model.", numbered(net).state_dict())
+    heads = {"classifiers.0.weight": torch.zeros(28, 16), "classifiers.0.bias": torch.zeros(28)}
+    yield (
+        "rows",
+        {**sla_state, **heads},
+        ("--classes", "5"),
+        "classifiers.0.weight has 28 rows, no multiple of 5 classes",
+    )
+    flat = {**sla_state, "classifiers.0.weight": torch.zeros(16)}
+    yield "flat", flat, (), "classifiers.0.weight [16] is of no linear layer"
+    wide = Wide().state_dict()
+    yield (
+        "fixmatch",
+        {"state_dict": wide, "ema_state_dict": None},
+        (),
+        "cannot be imported: its Wide ResNet has LeakyReLU",
+    )
+    lightly_own = {"backbone.1.running_mean": one, "backbone.3.0.shortcut.0.weight": one}
+    yield "lightly", lightly_own, (), "cannot be imported: a Sequential of that ResNet's children has no ReLU behind"
+    yield (
+        "biases",
+        spoilt(Wide(6, 2, agmax=True).state_dict(), layer2__1__conv1__bias=None),
+        (),
+        "lacks layer2.1.conv1.bias; ",
+    )
+    yield (
+        "code",
+        {"state_dict": state, "hook": Code()},
+        (),
+        "holds more than tensors: it names builtins.print, which is code; ",
+    )
+    yield "nothing", {"epoch": 3}, (), "holds no weights by name"
+    yield "list", [one], (), "holds no weights by name"
+
+
+@pytest.mark.parametrize(("file", "options", "said"), [pytest.param(*rest, id=name) for name, *rest in refusals()])
+def test_what_cannot_come_in_is_refused_in_a_line(file, options, said, tmp_path):
+    path = saved(tmp_path / "c.pth", file)
+    before = contents(tmp_path)
+    assert said in one_line(*manyview("import", path, tmp_path / "out", *options))
+    assert contents(tmp_path) == before
+
+
+def test_places_that_are_no_use(tmp_path):
+    state = ResNet().state_dict()
+    path = saved(tmp_path / "c.pth", state)
+    whole = path.read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "flax.msgpack").write_bytes(b"\x82\xa4step\x03\xa6params\x80")
+    (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "code.pkl").write_bytes(pickle.dumps(Code()))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    before = contents(tmp_path)
+    for name, out, said in [
+        ("cut.pth", "out", "cut.pth is damaged"),
+        ("flax.msgpack", "out", "flax.msgpack is no file of weights, neither torch.save's nor .safetensors"),
+        ("text.safetensors", "out", "text.safetensors is damaged: "),
+        ("code.pkl", "out", "code.pkl is damaged, or holds more than tensors"),
+        ("nofile.pth", "out", "no checkpoint "),
+        ("full", "out", "full is a folder, and a checkpoint is a file"),
+        ("c.pth", "full", "full is not empty; choose another folder"),
+        ("c.pth", "c.pth", "c.pth is not empty; choose another folder"),
+        ("c.pth", "c.pth/out", "cannot write "),
+    ]:
+        assert said in one_line(*manyview("import", tmp_path / name, tmp_path / out)), name
+    assert contents(tmp_path) == before
+
+
+@torch.no_grad()
+def test_safetensors_half_precision_and_what_is_said(tmp_path, recwarn):
+    net = stirred(ResNet(layers=(2, 2, 2, 2), fc=7))
+    half = {name: value.half() if value.is_floating_point() else value for name, value in net.state_dict().items()}
+    path = saved(tmp_path / "c.safetensors", {**half, "odd\x1b[31m\n.name": torch.zeros(2)})
+    out = done("import", path, tmp_path / "out", "--as", "torchvision")
+    assert "as the code of torchvision has it" in out
+    assert "left      no part of the network: 1 tensor (odd\\x1b[31m\\n.name)\n" in out
+    net.load_state_dict(half)
+    pixels = torch.rand(2, 3, 32, 32)
+    found = exported(tmp_path / "out").read(pixels)
+    assert torch.allclose(found["logits"], net(normalised(pixels)), atol=1e-6)
+    lines = import_checkpoint(path, tmp_path / "said", normalize="[[0.1,0.2,0.3],[0.4,0.5,0.6]]")
+    assert "images    normalised by [[0.1,0.2,0.3],[0.4,0.5,0.6]], as --normalize says" in lines
+    found = exported(tmp_path / "said").read(pixels)
+    assert torch.allclose(found["logits"], net(normalised(pixels, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))), atol=1e-6)
+    assert not recwarn.list
+
+
+def test_a_joint_head_without_its_command_line(tmp_path):
+    file = {key: value for key, value in sla().file.items() if key != "args"}
+    path = saved(tmp_path / "c.pth", file)
+    lines = import_checkpoint(path, tmp_path / "whole")
+    assert (
+        "head      40 classes, classifiers.0.*, all of its rows; if those are classes x transformations, say --classes"
+        in lines
+    )
+    lines = import_checkpoint(path, tmp_path / "ten", classes=10)
+    told = "head      10 classes, classifiers.0.*: of its 40 rows each 4th, that of the image as it is (SLA+SI)"
+    assert told in lines
+    whole, ten = (open_weights(tmp_path / name).state["fc.weight"] for name in ("whole", "ten"))
+    assert torch.equal(whole[::4], ten)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {}),
+        ("resnet34", {"small": True}),
+        ("resnet50", {"in_chans": 1}),
+        ("resnet101", {}),
+        ("wide_resnet50_2", {}),
+        ("resnext50_32x4d", {}),
+        ("resnet50", {"layers": (1, 1, 1, 1), "cardinality": 2}),
+        ("cresnet56", {}),
+        ("wrn28_10", {}),
+        ("vit_small_patch16_224", {"img_size": 96}),
+        ("vit_base_patch14_dinov2", {"img_size": 28}),
+        ("vit_small_patch14_reg4_dinov2", {}),
+    ],
+    ids=str,
+)
+def test_networks_by_names_and_shapes(name, options):
+    with torch.device("meta"):
+        own = {key: value for key, value in options.items() if key != "small"}
+        state = timm_model(name, {"num_classes": 5, **own}, options.get("small", False)).state_dict()
+    assert network_by_shapes(state) == Call(name, (), options)
+
+
+def test_networks_that_shapes_do_not_tell():
+    for name in ("resnet50d", "seresnet50", "resnet50_clip", "vit_base_patch16_clip_224", "convnext_tiny", "wrn28_10"):
+        with torch.device("meta"):
+            state = timm.create_model(name, num_classes=0).state_dict()
+        if name == "wrn28_10":
+            state = {key: value for key, value in state.items() if not key.startswith("layer3.1.")}
+        assert network_by_shapes(state) is None, name
+
+
+def test_layouts_have_names_of_their_own():
+    assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
+    assert [layout.name for layout in LAYOUTS if not layout.marks] == ["timm"]
+
+
+def test_the_page_has_every_layout():
+    page = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([\w-]+)` \|", page, re.M) == [layout.name for layout in LAYOUTS]

@@ -48,6 +48,8 @@ VITS = {  # (width, blocks, side of a patch, LayerScale) -> timm's name
     (768, 12, 14, True): "vit_base_patch14_dinov2",
     (1024, 24, 14, True): "vit_large_patch14_dinov2",
 }
+VIT_PARTS = {"cls_token", "pos_embed", "patch_embed", "blocks", "norm", "head"}
+VIT_PARTS |= {"mask_token", "register_tokens", "reg_token"}  # DINOv2's
 VIT_SIDES = {"224": 224, "dinov2": 518}  # what images timm's have, by the end of the name
 
 
@@ -65,8 +67,9 @@ def _blocks(state: Mapping[str, Tensor], stage: str) -> int:
 
 
 def _size(state: Mapping[str, Tensor], name: str, dims: int) -> Sequence[int] | None:
+    """The shape of a tensor that is there and holds something."""
     value = state.get(name)
-    return value.shape if value is not None and value.ndim == dims else None
+    return value.shape if value is not None and value.ndim == dims and value.numel() else None
 
 
 def _first(state: Mapping[str, Tensor], name: str) -> tuple[int, int, int] | None:
@@ -92,7 +95,9 @@ def _resnet(state: Mapping[str, Tensor]) -> Call | None:
     if None in outs or second is None:
         return None
     channels = tuple(out[0] // (4 if parts == 3 else 1) for out in outs if out is not None)
-    groups = second[0] // second[1] if parts == 3 and second[1] else 1
+    if not all(channels) or second[0] % second[1]:
+        return None
+    groups = second[0] // second[1] if parts == 3 else 1
     width = second[0] * 64 // channels[0] // groups if parts == 3 else 64
     layers = tuple(_blocks(state, stage) for stage in stages)
     options: dict[str, Any] = {"small": True} if first[2] == 3 else {}
@@ -129,6 +134,8 @@ def _vit(state: Mapping[str, Tensor]) -> Call | None:
     first, places = _first(state, "patch_embed.proj"), _size(state, "pos_embed", 3)
     if first is None or places is None or "cls_token" not in state or "blocks.0.attn.qkv.weight" not in state:
         return None
+    if {name.partition(".")[0] for name in state} - VIT_PARTS:  # another norm, or none, that shapes cannot tell
+        return None
     known = VITS.get((first[0], _blocks(state, "blocks"), first[2], "blocks.0.ls1.gamma" in state))
     if known is None:
         return None
@@ -136,8 +143,8 @@ def _vit(state: Mapping[str, Tensor]) -> Call | None:
     if registers is not None:
         known = known.replace("patch14_", f"patch14_reg{registers[1]}_")
     patches = places[1] - ("reg_token" not in state)  # to timm's with registers the class has no place
-    side = isqrt(patches)
-    if side * side != patches:
+    side = isqrt(max(0, patches))
+    if not side or side * side != patches:
         return None
     pixels = side * first[2]
     return _with(known, first[1], **({} if pixels == VIT_SIDES[known.rsplit("_", 1)[1]] else {"img_size": pixels}))

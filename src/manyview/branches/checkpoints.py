@@ -50,8 +50,11 @@ def stripped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def spelled(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights under the names that timm or manyview have for them, wherever they stand, and what was renamed so."""
+def spelled(state: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights under the names that timm or manyview have for them, wherever they stand, and what was renamed so.
+
+    source: where they lie. Raises RunError for what is cut short.
+    """
     found, told = dict(state), []
     for spelling in SPELLINGS:
         for prefix in _prefixes(spelling, found):
@@ -60,8 +63,9 @@ def spelled(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
             back = {inner[name]: f"{prefix}{new}" for name, new in renamed.items()}
             found = {back.get(name, name): value for name, value in found.items()}
             if spelling.biased:
-                found = unbiased(found, prefix)
-            told.append(f"{spelling.network}{f' (under {prefix}*)' if prefix else ''}")
+                found = unbiased(found, prefix, source)
+            into = ", whose biases go into the means behind them" if spelling.biased else ""
+            told.append(f"{spelling.network}{into}{f' (under {prefix}*)' if prefix else ''}")
     return found, told
 
 
@@ -80,7 +84,7 @@ def _renamed(name: str, spelling: Spelling) -> str:
     return next((re.sub(old, new, name) for old, new in spelling.renames if re.search(old, name)), name)
 
 
-def unbiased(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def unbiased(state: Mapping[str, Tensor], prefix: str, source: Path) -> dict[str, Tensor]:
     """A Wide ResNet whose convolutions have biases as one without, which gives the same.
 
     All that reads a convolution is a BatchNorm, once what blocks add up has been counted, so a bias is as much less of
@@ -88,12 +92,19 @@ def unbiased(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """
     found = dict(state)
 
+    def taken(name: str) -> Tensor:
+        if (value := found.pop(f"{prefix}{name}", None)) is None or value.ndim != 1:
+            raise RunError(f"{source} has a Wide ResNet with biases, which lacks {prefix}{name}; was it cut short?")
+        return value.detach()
+
     def bias(name: str) -> Tensor:
-        return found.pop(f"{prefix}{name}.bias").double()
+        return taken(f"{name}.bias").double()
 
     def less(name: str, by: Tensor) -> None:
-        mean = f"{prefix}{name}.running_mean"
-        found[mean] = (found[mean].double() - by).to(found[mean].dtype)
+        mean = taken(f"{name}.running_mean")
+        if mean.shape != by.shape:
+            raise RunError(f"{source} has a Wide ResNet with biases, whose shapes differ at {prefix}{name}")
+        found[f"{prefix}{name}.running_mean"] = (mean.double() - by).to(mean.dtype)
 
     added = bias("conv1")
     blocks = [name.removeprefix(prefix).removesuffix(".bn1.weight") for name in state if name.endswith(".bn1.weight")]
@@ -193,7 +204,7 @@ def take(file: Checkpoint, layout: Layout) -> Taken:
     section = next((key for key in places if key in file.sections), None)
     if section is None:
         raise RunError(f"{file.path} has no {' or '.join(layout.sections)}, as files of {layout.code} have")
-    state, told = spelled(file.sections[section])
+    state, told = spelled(file.sections[section], file.path)
     under = next((prefix for prefix in layout.trunk if any(name.startswith(prefix) for name in state)), None)
     if under is None:
         wanted = " or ".join(f"{prefix}*" for prefix in layout.trunk)

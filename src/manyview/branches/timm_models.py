@@ -34,10 +34,10 @@ def timm_library() -> ModuleType:
 
 
 def timm_model(name: str, options: Mapping[str, Any], small: int = False, where: str = "") -> Any:
-    """timm's model of that name. small: with a 3x3 stem without max-pool, see `PADDED`. Raises RecipeError with the reason alone.
+    """timm's model of that name. Raises RecipeError with the reason alone.
 
-    where: the place of a recipe's backbone, for advice on published weights. These are refused where they leave weights
-    of the network at random.
+    small: with a 3x3 stem without max-pool, see `PADDED`. where: the place of a recipe's backbone, for advice on
+    published weights. These are refused where they leave weights of the network at random.
     """
     from manyview.branches.backbones.stem import small_stem
 

@@ -100,7 +100,7 @@ def _of_file(path: Path) -> Weights:
     state = stripped(state)
     if any(name.startswith("branches.") for name in state):  # a step's own state dict, of a loop of one's own
         return _of_step(state, path)
-    state, renamed = spelled(state)
+    state, renamed = spelled(state, path)
     told = [keys[0], *(f"not {key}" for key in keys[1:])] if keys else []
     told += [f"renamed from {each}" for each in renamed]
     return Weights(state, f"{path} ({', '.join(told)})" if told else str(path), tuple(keys[1:]))

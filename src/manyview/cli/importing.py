@@ -9,6 +9,7 @@ import typer
 
 from manyview.cli.arguments import Quiet
 from manyview.cli.speech import speaking
+from manyview.errors import shown
 
 
 def import_(
@@ -41,4 +42,4 @@ def import_(
     for line in import_checkpoint(
         checkpoint, out, layout=layout, backbone=backbone, normalize=normalize, classes=classes
     ):
-        speaking(quiet).print(line, soft_wrap=True, markup=False, highlight=False)
+        speaking(quiet).print(shown(line), soft_wrap=True)

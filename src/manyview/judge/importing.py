@@ -14,7 +14,7 @@ from torch import Tensor
 from manyview.branches.architecture import network_by_shapes
 from manyview.branches.checkpoints import Checkpoint, Taken, layout_of, open_checkpoint, plain_value, take
 from manyview.branches.fit import Fit
-from manyview.branches.layouts import SLA_DATA, Layout
+from manyview.branches.layouts import SLA_DATA, WRAPPERS, Layout
 from manyview.branches.origin import PLACES
 from manyview.branches.spec import LOGITS, NORMALIZATIONS, Normalization, parse_normalize
 from manyview.branches.timm_models import is_stem, like_backbones, timm_library, timm_model
@@ -73,6 +73,7 @@ def import_checkpoint(
         "manyview": {**own, "left": {what: len(names) for what, names in taken.left.items()}},
     }
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    within = counted(network.num_classes, "class") if network.num_classes else "none, it gives features"
     with filled(out) as folder:
         write_bytes(folder / "model.safetensors", save(state, metadata={"format": "pt"}))
         write_json(folder / "config.json", config)
@@ -80,7 +81,7 @@ def import_checkpoint(
         f"layout    {known.name} ({known.code})",
         f"network   {call}, {by}",
         *_what_came(file, taken, found),
-        f"head      {head.told if head else counted(network.num_classes, 'class') if network.num_classes else 'none'}",
+        f"head      {head.told if head else within}",
         *_what_did_not(file, taken, found),
         f"images    {_images(images, told, known, call)}",
         f"wrote     {out / 'model.safetensors'} and config.json",
@@ -91,14 +92,16 @@ def _network(file: Checkpoint, layout: Layout, taken: Taken, backbone: str | Non
     """The call for the network, and in words who says so. Raises RunError."""
     if backbone is not None:
         return _parsed(backbone), "as --backbone says"
-    found = network_by_shapes(taken.state)
-    if found is not None:
+    found, named = network_by_shapes(taken.state), plain_value(file, *NAMED) or ""
+    if named and not timm_library().is_model(named):
+        named = ""
+    # some networks of timm differ in nothing that has a shape, so its own trainer's word goes first
+    if found is not None and (not named or layout.marks or named.partition(".")[0] == found.name):
         own = dict(layout.arguments.get(found.name, {}))
         if layout.padding and found.kwargs.get("small"):
             own["small"] = layout.padding
         return Call(found.name, (), {**found.kwargs, **own}), "by names and shapes"
-    named = plain_value(file, *NAMED)
-    if named is not None and timm_library().is_model(named):
+    if named:
         return Call(named), "as the file says"
     raise RunError(
         f"{file.path}: names and shapes of its weights ({few([*taken.state])}) tell no network; say which, as in "
@@ -147,8 +150,12 @@ def _head(file: Checkpoint, layout: Layout, taken: Taken, classes: int | None) -
     if not taken.classifier:
         return None
     weight = taken.classifier["weight"]
-    rows = len(weight)
+    rows = len(weight) if weight.ndim == 2 else 0
     bias = taken.classifier.get("bias", torch.zeros(rows, dtype=weight.dtype))
+    if not rows or bias.shape != weight.shape[:1]:
+        raise RunError(
+            f"{file.path}: {taken.head}weight {[*weight.shape]} is of no linear layer with a bias {[*bias.shape]}"
+        )
     mode = plain_value(file, "mode") if layout.joint else None
     count = classes or (_sla_classes(file) if mode == "sla" else None) or rows
     if not 0 < count <= rows or rows % count:
@@ -186,20 +193,21 @@ def _normalization(
     layout: Layout, network: Any, given: str | None, named: bool
 ) -> tuple[Normalization, dict[str, str]]:
     """How images are normalised, and what config.json says of it. named: whether `--as` was said. Raises RunError."""
-    first: Any = network.pretrained_cfg.get("first_conv")
-    stem = network.get_submodule(first if isinstance(first, str) else first[0])
+    first: Any = network.pretrained_cfg.get("first_conv") or ""
+    stem: Any = network.get_submodule(first if isinstance(first, str) else first[0])
+    channels = getattr(stem, "in_channels", 3)
     if given is not None:
         try:
             value = parse_value(given, "--normalize") if given.startswith(("[", "(")) else given
-            said = parse_normalize(value, "--normalize", stem.in_channels)
+            said = parse_normalize(value, "--normalize", channels)
             return said, {"normalize": SAID}  # type: ignore[return-value]
         except RecipeError as error:
             raise RunError(str(error)) from None
-    theirs = layout.small if stem.stride == (1, 1) else layout.large
-    if theirs is not None and stem.in_channels == 3:
+    theirs = layout.small if getattr(stem, "stride", None) == (1, 1) else layout.large
+    if theirs is not None and channels == 3:
         return theirs, {"normalize": layout.name}
     cfg = network.pretrained_cfg
-    usual = (tuple(cfg["mean"]), tuple(cfg["std"])) if stem.in_channels == 3 else NORMALIZATIONS["half"]
+    usual = (tuple(cfg["mean"]), tuple(cfg["std"])) if channels == 3 else NORMALIZATIONS["half"]
     return usual, {"normalize": layout.name if named and not layout.marks else NOT_KNOWN}
 
 
@@ -209,14 +217,12 @@ def _images(images: Normalization, told: Mapping[str, str], layout: Layout, call
     if told["normalize"] != NOT_KNOWN:
         by = "as --normalize says" if told["normalize"] == SAID else f"as the code of {told['normalize']} has it"
         return f"normalised by {written}, {by}"
-    hint = f"; {layout.hint}" if layout.hint else ""
-    return (
-        f"how they were normalised is not known: {written} is taken, usual for {call.name}; else say --normalize{hint}"
-    )
+    hint = f" ({layout.hint})" if layout.hint else ""
+    return f"how they were normalised is not known; {written} is taken, usual for {call.name}, so say --normalize{hint}"
 
 
 def _what_came(file: Checkpoint, taken: Taken, found: Fit) -> list[str]:
-    others = [key for key in file.sections if key and key != taken.section]
+    others = [key for key in file.sections if key in WRAPPERS and key != taken.section]
     place = ": ".join(filter(None, (taken.section, f"{taken.under}*" if taken.under else "")))
     beside = f" (not {', '.join(others)})" if others else ""
     changed = [f"renamed from {each}" for each in taken.told] + found.changed
