@@ -31,6 +31,12 @@ def export(
     size: Annotated[
         int | None, typer.Option(help="The side of the images that it will see; by default the recipe's.", min=1)
     ] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            metavar="nchw|nhwc", help="onnx: whole uint8 images go in, and are resized and normalised inside."
+        ),
+    ] = None,
     licence: Annotated[
         str | None, typer.Option("--licence", "--license", help="Of the data, for the model card of hub.")
     ] = None,
@@ -55,6 +61,7 @@ def export(
             aggregate=aggregate,
             weights=weights,
             size=size,
+            preprocess=preprocess,
             licence=licence,
         )
     for line in lines:

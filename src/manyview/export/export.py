@@ -12,6 +12,7 @@ from manyview.errors import RunError, unknown
 from manyview.export.hub import write_hub
 from manyview.export.onnx import check_onnx, write_onnx
 from manyview.export.outgoing import Outgoing, outgoing
+from manyview.export.prepare import LAYOUTS
 from manyview.export.timm import write_timm
 from manyview.export.torchscript import write_torchscript
 from manyview.foundation.folders import check_free, filled
@@ -34,6 +35,7 @@ def export_model(
     aggregate: bool = False,
     weights: str | None = None,
     size: int | None = None,
+    preprocess: str | None = None,
     licence: str | None = None,
 ) -> list[str]:
     """Writes the folder `out`, which needs no manyview; returns lines to print.
@@ -41,19 +43,24 @@ def export_model(
     run: or its folder. to: timm, onnx, torchscript or hub. backbone: as it was given to `train`. features: without the
     classifier. aggregate: scores averaged over the orbit of a joint head (SLA+AG). weights: averaged or trained; by
     default those that are evaluated, averaged where the run averages them. size: the side of the images it looks at; by
-    default the recipe's. licence: of the data, for the model card of `hub`. Nothing is there until its outputs were
-    found to be the run's. Raises ManyviewError.
+    default the recipe's. preprocess: nchw or nhwc, the layout of whole images, uint8, that ONNX takes, to resize, cut
+    and normalise them inside; without it, float32 images of that size go in, normalised. licence: of the data, for the
+    model card of `hub`. Nothing is there until its outputs were found to be the run's. Raises ManyviewError.
     """
     if to not in FORMS:
         raise RunError(f"export: {unknown('format', str(to), FORMS)}")
     run, out = run_of(run), taken_path(out, "export_model: out")
     if licence is not None and to != "hub":
         raise RunError("licence: it stands in the model card, which hub alone has")
+    if preprocess is not None and to != "onnx":
+        raise RunError("preprocess: it is for onnx, whose graph can hold it")
+    if preprocess not in (None, *LAYOUTS):
+        raise RunError(f"preprocess: {unknown('layout', str(preprocess), LAYOUTS)}")
     check_free(out)
     if to == "onnx":
         check_onnx()
     leaving = outgoing(run, backbone=backbone, features=features, aggregate=aggregate, weights=weights, size=size)
-    leaving = replace(leaving, licence=licence)
+    leaving = replace(leaving, preprocess=preprocess, licence=licence)
     with filled(out) as folder:
         lines = FORMS[to](leaving, folder, out)
     if leaving.recipe.train.precision == "bf16":

@@ -7,18 +7,19 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manyview.errors import RunError, reason
 from manyview.export.about import ABOUT, about, told, write_about
 from manyview.export.network import Network
-from manyview.export.outgoing import Outgoing, check_answers
+from manyview.export.outgoing import Outgoing, answered, check_alike, check_answers, pictures
+from manyview.export.prepare import Prepared, cuts, expected, sizes_to_try, view_of
 
 FILE = "model.onnx"
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
@@ -39,22 +40,43 @@ def write_onnx(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
     Weights beyond two gigabytes lie beside it, in `model.onnx.data`. Raises RunError.
     """
     check_onnx()
-    network = Network(leaving)
-    example = torch.zeros(2, leaving.channels, *leaving.sized())
+    network: Network | Prepared
+    if leaving.preprocess is None:
+        network = Network(leaving)
+        example, axes = torch.zeros(2, leaving.channels, *leaving.sized()), {0: "batch"}
+    else:
+        network = Prepared(leaving, leaving.preprocess)
+        at = leaving.preprocess.index("h")
+        example, axes = network.example(leaving.channels), {0: "batch", at: "height", at + 1: "width"}
     try:
-        program = _program(network, example, leaving.answer)
+        program = _program(network, example, axes, leaving.answer)
     except Exception as error:  # of anybody's network
         raise RunError(f"torch.onnx cannot export {leaving.branch.spec.backbone}: {reason(error)}") from None
     program.model.metadata_props.update({name: json.dumps(value) for name, value in about(leaving).items()})
     large = sum(each.numel() * each.element_size() for each in network.state_dict().values()) > ONE_FILE
     program.save(str(folder / FILE), external_data=large)
-    session = opened(folder / FILE)
-    check_answers(leaving, FILE, lambda pixels: torch.from_numpy(session.run(None, {IN: pixels.numpy()})[0]))
+    _check(leaving, network, opened(folder / FILE))
     write_about(leaving, folder)
-    return [
+    lines = [
         f"wrote {out / FILE} and {ABOUT}: {told(leaving)}",
         f"opset {OPSET}; input '{IN}', output '{leaving.answer}'; onnxruntime.InferenceSession(\"{out / FILE}\")",
     ]
+    cut = cuts(view_of(leaving)) if leaving.preprocess else None
+    return [*lines, *([cut] if cut else [])]
+
+
+def _check(leaving: Outgoing, network: Network | Prepared, session: Any) -> None:
+    """Raises RunError where the file does not answer as the run does."""
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {IN: images.numpy()})[0])
+
+    if isinstance(network, Network):
+        check_answers(leaving, FILE, run)
+        return
+    for number, size in enumerate(sizes_to_try(leaving)):
+        images = pictures(3 - number % 3, leaving.channels, size, number)
+        check_alike(FILE, expected(leaving, images), answered(FILE, run, network.laid(images)))
 
 
 def opened(path: Path) -> Any:
@@ -66,14 +88,14 @@ def opened(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _program(network: Network, example: Tensor, answer: str) -> Any:
+def _program(network: nn.Module, example: Tensor, axes: Mapping[int, str], answer: str) -> Any:
     """torch's exporter of the whole graph; that of TorchScript knows no rotations, and is no longer kept up."""
     with torch.no_grad(), _hushed():
         return torch.onnx.export(
             network,
             (example,),
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in axes.items()},),
             input_names=[IN],
             output_names=[answer],
             opset_version=OPSET,

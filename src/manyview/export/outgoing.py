@@ -32,7 +32,8 @@ class Outgoing:
 
     answer: `logits`, scores of classes; `h`, the features alone; or `aggregated`, scores averaged over the orbit that
     its joint head tells apart (SLA+AG). size: height and width of the images that it looks at, where they are known.
-    licence: of the data, where it was told.
+    asked: whether the size was asked for, and is not the recipe's. preprocess: the layout of whole images, where these
+    go in. licence: of the data, where it was told.
     """
 
     run: Run
@@ -40,6 +41,8 @@ class Outgoing:
     step: Step
     answer: str
     size: tuple[int, int] | None
+    asked: bool = False
+    preprocess: str | None = None
     licence: str | None = None
 
     @property
@@ -118,7 +121,9 @@ def outgoing(
     found = (fixed_size(step.test_plan, TEST) if step.test_plan else None) or step.trained_size
     own = getattr(getattr(step.evaluated.backbone, "patch_embed", None), "img_size", None)
     found = (size, size) if size is not None else found or (tuple(own) if own else None)
-    return Outgoing(run, recipe, step, FEATURES if features else AGGREGATED if aggregate else scores, found)
+    return Outgoing(
+        run, recipe, step, FEATURES if features else AGGREGATED if aggregate else scores, found, size is not None
+    )
 
 
 def pictures(count: int, channels: int, size: tuple[int, int], seed: int = 0) -> Tensor:
@@ -157,14 +162,28 @@ def check_answers(leaving: Outgoing, name: str, run: Runner) -> float:
     run: what left, from normalised pixels [B, C, h, w] to outputs.
     """
     images = pictures(5, leaving.channels, leaving.sized()).float() / 255
-    apart = 0.0
-    for part in (images, images[:1]):
-        try:
-            found = run(leaving.normalized(part))
-        except Exception as error:  # of anybody's network, in anybody's runtime
-            raise RunError(f"{name} does not take {counted(len(part), 'image')}: {reason(error)}") from None
-        apart = max(apart, check_alike(name, leaving.outputs(part), found))
-    return apart
+    return max(
+        check_alike(name, leaving.outputs(part), answered(name, run, leaving.normalized(part)))
+        for part in (images, images[:1])
+    )
 
 
-__all__ = ["AGGREGATED", "CLOSE", "WEIGHTS", "Outgoing", "check_alike", "check_answers", "outgoing", "pictures"]
+def answered(name: str, run: Runner, images: Tensor) -> Tensor:
+    """What it gives for images. Raises RunError where it does not take them."""
+    try:
+        return run(images)
+    except Exception as error:  # of anybody's network, in anybody's runtime
+        raise RunError(f"{name} does not take {counted(len(images), 'image')}: {reason(error)}") from None
+
+
+__all__ = [
+    "AGGREGATED",
+    "CLOSE",
+    "WEIGHTS",
+    "Outgoing",
+    "answered",
+    "check_alike",
+    "check_answers",
+    "outgoing",
+    "pictures",
+]
