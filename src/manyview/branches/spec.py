@@ -158,7 +158,7 @@ def _parse_frozen(name: str, text: str, raw: Mapping[str, Any], channels: int) -
                 f"before, and stop({network.name}.h(…)) reads a branch without training it"
             )
         timm_options(network, where, channels)
-    normalize = _parse_normalize(frozen.normalize, f"{where}.normalize", channels)
+    normalize = parse_normalize(frozen.normalize, f"{where}.normalize", channels)
     backbone = network if isinstance(network, Call) else Call("frozen")
     return BranchSpec(name, backbone, {}, normalize=normalize, frozen=frozen)
 
@@ -192,7 +192,7 @@ def parse_branch(name: str, raw: Any, channels: int = 3, words: Words = NONE) ->
     forward = fields.pop("forward", "joint")
     if forward not in ("joint", "separate"):
         raise RecipeError(f"{where}.forward: {unknown('way', str(forward), ['joint', 'separate'])}")
-    normalize = _parse_normalize(fields.pop("normalize", None), f"{where}.normalize", channels)
+    normalize = parse_normalize(fields.pop("normalize", None), f"{where}.normalize", channels)
     start = fields.pop("init", None)
     init = None if start is None else parse_init(start, f"{where}.init")
     init_std = fields.pop("init_std", None)
@@ -244,7 +244,8 @@ def _parse_backbone(text: Any, where: str) -> Call:
     return parse_call(text, where)
 
 
-def _parse_normalize(value: Any, where: str, channels: int) -> Normalization | None:
+def parse_normalize(value: Any, where: str, channels: int) -> Normalization | None:
+    """(means, standard deviations) from a name, or from both; None stays None. Raises RecipeError."""
     if value is None:
         return None
     name = value if isinstance(value, str) else None

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from manyview.branches.origin import INIT, origin_of, without_origin
-from manyview.branches.timm_models import like_backbones, timm_library
+from manyview.branches.timm_models import is_stem, like_backbones, timm_library
 from manyview.errors import RecipeError
 from manyview.foundation.grammar import Call
 
@@ -17,7 +17,7 @@ PLACES = ("custom_load", "file", "hf_hub_filename", "hf_hub_id", "source", "stat
 CONFIGURATIONS = ("pretrained_cfg", "pretrained_cfg_overlay")
 
 
-def timm_options(call: Call, where: str, channels: int = 3) -> tuple[dict[str, Any], bool]:
+def timm_options(call: Call, where: str, channels: int = 3) -> tuple[dict[str, Any], int]:
     """timm's arguments of `resnet18(small=True, …)`, without classifier, and `small`. channels: of the images.
 
     `init`, the place of its weights, is none of them.
@@ -43,7 +43,7 @@ def timm_options(call: Call, where: str, channels: int = 3) -> tuple[dict[str, A
         raise RecipeError(f"{where}: h is the pooled feature; drop global_pool=''")
     if options.get("features_only"):
         raise RecipeError(f"{where}: h is the pooled feature; drop features_only, and read layers by pool('layer2')")
-    if not isinstance(small, bool):
+    if not is_stem(small):
         raise RecipeError(f"{where}: small must be True or False, got {small!r}")
     for key in CONFIGURATIONS:
         places = sorted({*options[key]} & {*PLACES}) if isinstance(options.get(key), dict) else ()

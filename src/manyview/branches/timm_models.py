@@ -16,6 +16,7 @@ from manyview.foundation.words import few
 
 COUNTER = "num_batches_tracked"  # BatchNorm's, which has no part in what it gives
 LOUD = ("timm", "huggingface_hub")  # they log what the error's line says again, each retry in a line
+PADDED = 2  # what `small` may be beside True: the padding of the 3x3 convolution, as solo-learn's networks have it
 SHARES = ("drop_rate", "drop_path_rate")
 
 
@@ -32,11 +33,11 @@ def timm_library() -> ModuleType:
     return timm
 
 
-def timm_model(name: str, options: Mapping[str, Any], small: bool = False, where: str = "") -> Any:
-    """timm's model of that name. small: with a 3x3 stem without max-pool. Raises RecipeError with the reason alone.
+def timm_model(name: str, options: Mapping[str, Any], small: int = False, where: str = "") -> Any:
+    """timm's model of that name. Raises RecipeError with the reason alone.
 
-    where: the place of a recipe's backbone, for advice on published weights. These are refused where they leave weights
-    of the network at random.
+    small: with a 3x3 stem without max-pool, see `PADDED`. where: the place of a recipe's backbone, for advice on
+    published weights. These are refused where they leave weights of the network at random.
     """
     from manyview.branches.backbones.stem import small_stem
 
@@ -46,7 +47,7 @@ def timm_model(name: str, options: Mapping[str, Any], small: bool = False, where
             if options.get("pretrained"):
                 look_for(_published(name, options), options.get("cache_dir"))
             model = timm_library().create_model(name, **options)
-        model = small_stem(model) if small else model
+        model = small_stem(model, int(small)) if small else model
     except Exception as error:  # what models and the hub raise has no common base
         raise RecipeError(_why(error, name, options, where)) from None
     if lost := _at_random(said):
@@ -55,6 +56,11 @@ def timm_model(name: str, options: Mapping[str, Any], small: bool = False, where
             "leave out what adds them, or drop pretrained"
         )
     return model
+
+
+def is_stem(small: object) -> bool:
+    """Whether `small` may be this: True, False, or 2."""
+    return isinstance(small, bool) or (type(small) is int and small == PADDED)
 
 
 def like_backbones(name: str) -> str:

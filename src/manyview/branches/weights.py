@@ -13,24 +13,19 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
+from manyview.branches.checkpoints import read_checkpoint, spelled, stripped, tensors
+from manyview.branches.layouts import WRAPPERS
 from manyview.branches.origin import without_origin
 from manyview.branches.spec import CLASSIFIER, LOGITS, Normalization, parse_branch
-from manyview.branches.timm_models import COUNTER, timm_library
+from manyview.branches.timm_models import COUNTER, is_stem, timm_library
 from manyview.errors import ManyviewError, RunError
 from manyview.foundation.bounded_yaml import check_yaml
-from manyview.foundation.files import at_home, read_json, read_state
+from manyview.foundation.files import at_home, read_json
 from manyview.foundation.grammar import Call, parse_call
 
-WRAPPERS = (
-    *("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "student"),
-    *("target_encoder", "encoder", "backbone", "network", "net", "module"),
-)
-"""What trainers keep weights under. Averaged ones come first, as in timm's own loader and in our runs."""
-AROUND = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
+NOT_KNOWN = "not known"  # what the config.json of an import says of a normalisation that nobody told
 SMALL = "small_"  # stands before the name under which an exported network with the small stem is registered with timm
 KEPT = (
     "checkpoints/best.pt",
@@ -95,40 +90,25 @@ def digest_of(state: Mapping[str, Any], *said: object) -> str:
 
 
 def _of_file(path: Path) -> Weights:
-    found = _read(path)
+    found = read_checkpoint(path)
     if isinstance(found, Mapping) and isinstance(found.get("step"), Mapping):
         return _of_step(found["step"], path)
-    keys = [key for key in WRAPPERS if _tensors(found.get(key))] if isinstance(found, Mapping) else []
-    state = _tensors(found[keys[0]] if keys else found)
+    keys = [key for key in WRAPPERS if tensors(found.get(key))] if isinstance(found, Mapping) else []
+    state = tensors(found[keys[0]] if keys else found)
     if not state:
         raise RunError(f"{path} holds no weights by name")
-    while prefix := next((p for p in AROUND if all(name.startswith(p) for name in state)), None):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    state = stripped(state)
     if any(name.startswith("branches.") for name in state):  # a step's own state dict, of a loop of one's own
         return _of_step(state, path)
+    state, renamed = spelled(state, path)
     told = [keys[0], *(f"not {key}" for key in keys[1:])] if keys else []
+    told += [f"renamed from {each}" for each in renamed]
     return Weights(state, f"{path} ({', '.join(told)})" if told else str(path), tuple(keys[1:]))
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise RunError(f"no checkpoint {path}")
-    if path.suffix != ".safetensors":
-        return read_state(path)
-    try:
-        return load(path.read_bytes())  # its own reader takes no path that is not UTF-8
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} is damaged: {error}") from None
-
-
-def _tensors(found: Any) -> dict[str, Tensor]:
-    items = found.items() if isinstance(found, Mapping) else ()
-    return {str(name): value for name, value in items if isinstance(value, Tensor)}
 
 
 def _of_step(saved: Mapping[str, Any], path: Path) -> Weights:
     """A run's checkpoint. Its main branch is the first it holds, since EMAs are built after what they follow."""
-    state = _tensors(saved)
+    state = tensors(saved)
     name = next((key.split(".")[1] for key in state if key.startswith("branches.") and ".backbone." in key), None)
     if name is None:
         raise RunError(f"{path} holds no branch; it is no checkpoint of a run")
@@ -184,9 +164,11 @@ def _described(recipe: Path, branch: str) -> tuple[str | None, Normalization | N
     return str(kept), spec.normalize or usually, plain
 
 
-def network_of(config: Mapping[str, Any]) -> tuple[str, bool]:
-    """timm's name of an exported network, and whether its stem is the small one. config: what its config.json holds."""
-    small = bool(config.get("manyview", {}).get("small", False))
+def network_of(config: Mapping[str, Any]) -> tuple[str, int]:
+    """timm's name of an exported network, and `small` of its stem. config: what its config.json holds."""
+    small = config.get("manyview", {}).get("small", False)
+    if not is_stem(small):
+        raise ValueError(f"small is {small!r}")
     return config["architecture"].removeprefix(SMALL if small else ""), small
 
 
@@ -195,10 +177,11 @@ def _of_export(folder: Path) -> Weights:
     try:
         config = read_json(folder / "config.json")
         prepared = config["pretrained_cfg"]
-        normalization = tuple(prepared["mean"]), tuple(prepared["std"])
+        known = config.get("manyview", {}).get("normalize") != NOT_KNOWN
+        normalization = (tuple(prepared["mean"]), tuple(prepared["std"])) if known else None
         named = [f"{key}={value!r}" for key, value in config.get("model_args", {}).items()]
-        name, is_small = network_of(config)
-        backbone = f"{name}({', '.join([*(['small=True'] if is_small else []), *named])})"
+        name, small = network_of(config)
+        backbone = f"{name}({', '.join([*([f'small={small}'] if small else []), *named])})"
         labels = tuple(map(str, config.get("label_names", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None

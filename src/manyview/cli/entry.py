@@ -19,6 +19,7 @@ from manyview.cli.compare import compare
 from manyview.cli.data import check, pack
 from manyview.cli.embed import embed
 from manyview.cli.export import export
+from manyview.cli.importing import import_
 from manyview.cli.judge import evaluate, predict
 from manyview.cli.look import replay, views
 from manyview.cli.new import new
@@ -76,6 +77,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "export": (
         export,
         ["manyview export runs/first exported", "manyview export runs/sla exported --to onnx --aggregate"],
+    ),
+    "import": (
+        import_,
+        [
+            "manyview import moco_v2_800ep_pretrain.pth.tar imported",
+            "manyview import model.pth imported --as timm --backbone 'convnext_tiny'",
+        ],
     ),
     "selftest": (selftest, ["manyview selftest", "manyview selftest dino_imagenet --processes 4 --shard"]),
     "data pack": (

@@ -26,7 +26,7 @@ ENTRY = '''
 @register_model
 def small_{name}(pretrained: bool = False, pretrained_cfg: Any = None, cache_dir: Any = None, **kwargs: Any) -> Any:
     """timm's {name} with the small-image stem, its weights those of the folder that it is made from."""
-    model = small_stem(model_entrypoint("{name}")(pretrained_cfg=pretrained_cfg, **kwargs))
+    model = small_stem(model_entrypoint("{name}")(pretrained_cfg=pretrained_cfg, **kwargs), {padding})
     if pretrained:
         # in_chans: its first convolution is not that of published weights, which would be adapted
         load_pretrained(model, num_classes=model.num_classes, in_chans=3, cache_dir=cache_dir)
@@ -44,9 +44,9 @@ def name_for_timm(branch: Branch) -> str:
 def file_beside(branch: Branch) -> str | None:
     """The text of the Python file that registers a network; None where timm, or a user's own words, know it."""
     name = name_for_timm(branch)
-    if branch.spec.backbone.kwargs.get("small"):
+    if small := branch.spec.backbone.kwargs.get("small"):
         text = _source(stem).replace("from torch import nn\n", IMPORTS)
-        text += ENTRY.format(name=branch.spec.backbone.name.partition(".")[0])
+        text += ENTRY.format(name=branch.spec.backbone.name.partition(".")[0], padding=int(small))
     elif type(branch.backbone).__module__.startswith("manyview."):
         text = _source(sys.modules[type(branch.backbone).__module__])
     else:

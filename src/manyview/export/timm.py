@@ -50,7 +50,7 @@ def write_timm(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
     step, branch = leaving.step, leaving.branch
     spec = branch.spec.backbone
     weights, classes = timm_state(step, branch, features=not leaving.classes)
-    small = bool(spec.kwargs.get("small"))
+    small = spec.kwargs.get("small", False)
     arguments = {key: value for key, value in spec.kwargs.items() if key not in OURS}
     if leaving.channels != 3:
         arguments["in_chans"] = leaving.channels
@@ -138,7 +138,7 @@ def timm_state(step: Step, branch: Branch, features: bool = False) -> tuple[dict
 
 
 def _check_same(
-    leaving: Outgoing, name: str, arguments: dict[str, Any], small: bool, classes: int, weights: dict[str, Tensor]
+    leaving: Outgoing, name: str, arguments: dict[str, Any], small: int, classes: int, weights: dict[str, Tensor]
 ) -> None:
     """Raises RunError unless timm's model with these weights gives the step's outputs."""
     model = timm_model(name, {"num_classes": classes, **arguments}, small)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from manyview.branches.fit import Fit
 from manyview.branches.origin import PLACES
 from manyview.branches.spec import FEATURES, LOGITS
-from manyview.branches.timm_models import like_backbones, timm_library, timm_model
+from manyview.branches.timm_models import is_stem, like_backbones, timm_library, timm_model
 from manyview.branches.weights import Weights, digest_of, network_of, open_weights
 from manyview.branches.whole import put, with_classifier
 from manyview.errors import ManyviewWarning, RecipeError, RunError
@@ -109,6 +109,9 @@ def exported(folder: Path, device: str = "cpu", size: int | None = None) -> Timm
     network = _network(spec, small, int(config["num_classes"]), folder)
     weights = open_weights(folder)
     _tell(put(network, dict(weights.state), weights.source, str(spec)), weights)
+    if weights.normalization is None:
+        told = f"{folder}: how its images were normalised is not known; import it again with --normalize"
+        warnings.warn(told, ManyviewWarning, stacklevel=2)
     return _timm_model(network.to(device), preparation, str(folder), size, labels)
 
 
@@ -124,7 +127,7 @@ def of_timm(call: Call, checkpoint: Path, device: str = "cpu", size: int | None 
     """
     options = dict(call.kwargs)
     small = options.pop("small", False)
-    if call.args or not isinstance(small, bool):
+    if call.args or not is_stem(small):
         raise RunError(f"{call}: write arguments of a model by name, as in {call.name}(small=True)")
     timm = timm_library()
     if not timm.is_model(call.name):
@@ -155,7 +158,7 @@ def _timm_model(
     return TimmModel(network, config["mean"], config["std"], test, name, labels)
 
 
-def _network(spec: Call, small: bool, classes: int, where: Path) -> Any:
+def _network(spec: Call, small: int, classes: int, where: Path) -> Any:
     refused = {*PLACES, "num_classes", "pretrained"} & set(spec.kwargs)
     if refused:
         raise RunError(f"{spec}: {min(refused)} cannot be given; weights and classes are those of {where}")

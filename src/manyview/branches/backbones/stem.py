@@ -9,13 +9,15 @@ from torch import nn
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-def small_stem(model: ModelT) -> ModelT:
+def small_stem(model: ModelT, padding: int = 1) -> ModelT:
     """Fit a timm ResNet to small images: a 3x3 stride-1 first convolution, and no max-pool.
 
     Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR), ICML
     2020, appendix B.9; DSSL's CIFAR code has this stem too. Every stage gets 4 times the height and width
     that it had: the last one of a ResNet-18 gives [B, 512, H/8, W/8] instead of [B, 512, H/32, W/32]. The
     reductions that `feature_info` states are set to match.
+
+    padding: of that convolution; solo-learn's networks for CIFAR have 2, and maps two pixels larger.
 
     Changes `model` in place and returns it. The new convolution has the old one's channels, device and
     dtype, no bias, and starts from Kaiming's normal (fan_out) as timm's does; pretrained weights of the old
@@ -36,7 +38,7 @@ def small_stem(model: ModelT) -> ModelT:
         )
 
     like: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
-    new = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=False, **like)
+    new = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=padding, bias=False, **like)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     model.conv1 = new.train(model.training)
     model.maxpool = nn.Identity().train(model.training)
