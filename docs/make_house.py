@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("show",),
     ("training",),
     ("judge",),
-    ("compare", "integrations", "selftest"),
+    ("compare", "integrations", "report", "selftest"),
     ("cli",),
     ("__main__",),
 )
@@ -51,6 +51,7 @@ WHAT = {
     "judge": "a model opened, judged, taken out",
     "compare": "recipes against each other",
     "integrations": "other people's loops",
+    "report": "runs as a page to look at",
     "selftest": "one machine against itself",
     "cli": "commands, one family a file",
     "__main__": "python -m manyview",

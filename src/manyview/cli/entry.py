@@ -22,6 +22,7 @@ from manyview.cli.judge import evaluate, export, predict
 from manyview.cli.look import replay, views
 from manyview.cli.new import new
 from manyview.cli.recipes import plan, recipes
+from manyview.cli.report import report, watch
 from manyview.cli.runs import diff, runs
 from manyview.cli.selftest import selftest
 from manyview.cli.speech import tell
@@ -71,6 +72,11 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "runs": (runs, ["manyview runs", "manyview runs runs --sort best"]),
     "diff": (diff, ["manyview diff runs/first runs/second"]),
     "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
+    "report": (
+        report,
+        ["manyview report runs/first --out first.html", "manyview report runs/compared --out compared.html"],
+    ),
+    "watch": (watch, ["manyview watch runs/first", "manyview watch runs --port 0"]),
     "export": (export, ["manyview export runs/first exported"]),
     "selftest": (selftest, ["manyview selftest", "manyview selftest dino_imagenet --processes 4 --shard"]),
     "data pack": (
