@@ -110,7 +110,7 @@ def test_without_a_classifier_neighbours_answer(runs):
 
 
 def test_several_runs_stand_beside_each_other(runs):
-    made = page(find([runs["tied"], runs["siamese"]]), Wishes(images=0))
+    made = page(find([runs["tied"], runs["siamese"]]), Wishes(samples=0))
     text = html(made)
     names = {trace["name"] for trace in charts(text)["side-0"]["data"]}
     assert names == {folder.as_posix() for folder in runs.values()}
@@ -206,7 +206,7 @@ def test_what_a_run_does_not_have_is_told(runs, tmp_path):
     shutil.copytree(runs["tied"], moved)
     recipe = (moved / "recipe.yaml").read_text()
     (moved / "recipe.yaml").write_text(
-        recipe.replace("source: digits", "source: folder").replace("root: null", "root: gone")
+        recipe.replace("source: digits", "source: folder").replace("  root: null", "  root: gone")
     )
     shown = Read(html(page(find([moved]), Wishes())))
     assert "No samples, which need the run's data:" in shown.text
@@ -223,7 +223,7 @@ def test_damaged_files_are_one_line(runs, tmp_path):
     ):
         (folder / "result.json").write_text(odd)
         tell(folder, "odd")
-        html(page(find([folder]), Wishes(images=0)))
+        html(page(find([folder]), Wishes(samples=0)))
     (folder / "result.json").write_text("{")
     out = tmp_path / "page.html"
     assert "result.json is damaged" in one_line(*manyview("report", folder, "--out", out))

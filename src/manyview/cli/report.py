@@ -23,14 +23,14 @@ Runs = Annotated[
     ),
 ]
 Split = Annotated[str, typer.Option(help="Whose answers are shown: val, or test.")]
-Images = Annotated[int, typer.Option(help="How many images are shown as the network saw them.", min=0, max=24)]
+Samples = Annotated[int, typer.Option(help="How many images are shown as the network saw them.", min=0, max=24)]
 
 
 def report(
     runs: Runs,
     out: Annotated[Path, typer.Option(help="The page to write, .html.")],
     split: Split = "val",
-    images: Images = 3,
+    samples: Samples = 3,
     measure: Annotated[bool, typer.Option("--measure", help="Train two steps here for memory and FLOPs.")] = False,
     quiet: Quiet = False,
     use: Use = None,
@@ -51,7 +51,7 @@ def report(
     from manyview.report.render import check_installed, html
 
     check_installed()
-    wishes = Wishes(split, overrides, use or (), images, measure, quiet)
+    wishes = Wishes(split, overrides, use or (), samples, measure, quiet)
     with ringing("report", quiet):
         text = html(page(find(folders), wishes))
         write_text(out, text)
@@ -62,7 +62,7 @@ def watch(
     runs: Runs,
     port: Annotated[int, typer.Option(help="Of this machine; 0 for one that is free.", min=0, max=65535)] = 8765,
     split: Split = "val",
-    images: Images = 3,
+    samples: Samples = 3,
     quiet: Quiet = False,
     use: Use = None,
 ) -> None:
@@ -79,7 +79,7 @@ def watch(
     from manyview.report.watch import serve
 
     check_installed()
-    wishes = Wishes(split, overrides, use or (), images)
+    wishes = Wishes(split, overrides, use or (), samples)
     serve(folders, wishes, port, lambda place: speaking(quiet).print(f"{place}  (Ctrl-C ends)", soft_wrap=True))
 
 

@@ -30,14 +30,14 @@ MOST_RUNS = 60
 class Wishes:
     """What is asked for beside the runs' files.
 
-    split: whose answers are shown. overrides: where data are. use: words of one's own. images: samples of each stream.
+    split: whose answers are shown. overrides: where data are. use: words of one's own. samples: images of each stream.
     measure: train two steps for memory and FLOPs.
     """
 
     split: str = "val"
     overrides: Sequence[str] = ()
     use: Use | Sequence[Use] = ()
-    images: int = 3
+    samples: int = 3
     measure: bool = False
     quiet: bool = True
 
@@ -139,7 +139,7 @@ def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[
         (run.folder, key, "samples", seen_to),
         lambda: guarded(
             "No samples, which need the run's data",
-            lambda: samples(run.folder, wishes.overrides, wishes.use, wishes.images, steps),
+            lambda: samples(run.folder, wishes.overrides, wishes.use, wishes.samples, steps),
         ),
     )
     if run.result or not live:

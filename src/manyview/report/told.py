@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from manyview.foundation.files import read_json
 from manyview.recipe.find import text_of_run
 from manyview.report.blocks import Block, Text
 from manyview.report.curves import Curves, read_curves
-from manyview.training.registry import Known, known_of
+from manyview.training.registry import Known, known_of, number, numbers
 
 MOST_ROWS = 60
 """Of a table that some file holds."""
@@ -63,21 +62,9 @@ def _json(path: Path) -> Any:
         raise RunError(f"{path} is damaged: {reason(error)}") from None
 
 
-def number(value: object) -> float | None:
-    """A finite number, or None."""
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if fits else None  # type: ignore[arg-type]
-
-
 def mapping(value: object) -> dict[str, Any]:
     """A mapping of names, empty for all else."""
     return dict(value) if isinstance(value, Mapping) else {}
-
-
-def numbers(value: object) -> dict[str, float]:
-    """The finite numbers of a mapping."""
-    found = {str(name): number(each) for name, each in mapping(value).items()}
-    return {name: each for name, each in found.items() if each is not None}
 
 
 def table(value: object) -> Table | None:
