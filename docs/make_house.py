@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("export",),
     ("judge",),
-    ("compare", "integrations", "selftest"),
+    ("compare", "integrations", "report", "selftest"),
     ("cli",),
     ("__main__",),
 )
@@ -53,6 +53,7 @@ WHAT = {
     "judge": "a model opened, judged, asked",
     "compare": "recipes against each other",
     "integrations": "other people's loops",
+    "report": "runs as a page to look at",
     "selftest": "one machine against itself",
     "cli": "commands, one family a file",
     "__main__": "python -m manyview",

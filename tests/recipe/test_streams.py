@@ -236,7 +236,7 @@ def test_rows_count_each_stream(recipe, splits):
     assert step.rows_per_image == (8 + 24 * 2) / 32
     made = plan(recipe)
     assert "8 images and 24 unlabeled, 56 through the networks (1 and 2 an image)" in made.summary()
-    drawn = layout(made)
+    drawn = layout(made.recipe)
     assert [node.label for node in drawn.nodes if node.kind == "image"] == ["image", "unlabeled"]
     assert ("unlabeled", "weak", False) in drawn.edges
 

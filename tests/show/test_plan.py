@@ -305,7 +305,7 @@ def test_the_plan_says_what_is_mixed_and_like_what():
     (b,) = (line for line in lines if line.startswith("b "))
     assert "mixed" not in b
     assert any("h(a), mix(h(b), like=a)" in line for line in lines)
-    drawn = svg(made)
+    drawn = svg(made.recipe)
     # image to views, views to readouts, readouts to relations; and from a to the relation that mixes b like it
     assert drawn.count("<path") == 2 + 4 + 4 + 1
     assert drawn.count("stroke-dasharray") == 1
@@ -332,8 +332,8 @@ def test_classes_are_the_datas_where_they_can_be_seen(tmp_path):
 )
 def test_the_graph_is_written_as_its_name_says(tmp_path, name, begins):
     made = plan(load_recipe("quickstart"))
-    save_graph(made, tmp_path / name)
-    save_graph(made, tmp_path / f"again.{name}")
+    save_graph(made.recipe, tmp_path / name)
+    save_graph(made.recipe, tmp_path / f"again.{name}")
     assert (tmp_path / name).read_bytes().startswith(begins)
     assert (tmp_path / name).read_bytes() == (tmp_path / f"again.{name}").read_bytes()
 
@@ -347,4 +347,4 @@ def test_a_name_that_says_no_format_is_refused(tmp_path, name):
 
 def test_a_long_title_keeps_within_the_figure():
     made = plan(load_recipe("quickstart", f"title={'a long title ' * 12}"))
-    assert layout(made).width >= 7 * len(made.recipe.title)
+    assert layout(made.recipe).width >= 7 * len(made.recipe.title)

@@ -229,7 +229,7 @@ def test_the_plan_and_its_figure_tell_who_is_opposite_to_whom(recipe):
     with console.capture() as shown:
         console.print(plan.render())
     assert "pad_crop(padding=2) opposite to a | flip() opposite to a" in shown.get()
-    assert ">b  (opposite to a)<" in svg(plan)
+    assert ">b  (opposite to a)<" in svg(plan.recipe)
     assert recipe.view_plan["heavy_b"].source == "b"
 
 

@@ -24,6 +24,7 @@ from manyview.cli.judge import evaluate, predict
 from manyview.cli.look import replay, views
 from manyview.cli.new import new
 from manyview.cli.recipes import plan, recipes
+from manyview.cli.report import report, watch
 from manyview.cli.runs import diff, runs
 from manyview.cli.selftest import selftest
 from manyview.cli.speech import tell
@@ -74,6 +75,11 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "runs": (runs, ["manyview runs", "manyview runs runs --sort best"]),
     "diff": (diff, ["manyview diff runs/first runs/second"]),
     "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
+    "report": (
+        report,
+        ["manyview report runs/first --out first.html", "manyview report runs/compared --out compared.html"],
+    ),
+    "watch": (watch, ["manyview watch runs/first", "manyview watch runs --port 0"]),
     "export": (
         export,
         ["manyview export runs/first exported", "manyview export runs/sla exported --to onnx --aggregate"],

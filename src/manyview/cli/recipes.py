@@ -73,5 +73,5 @@ def plan(
         for line in step_cost(loaded, made.step, seen).lines(loaded.train.steps if clock is None else clock.steps):
             console.print(line, soft_wrap=True)
     if svg is not None:
-        save_graph(made, svg)
+        save_graph(loaded, svg)
         console.print(f"drew {svg}", soft_wrap=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manyview.foundation.files import write_bytes, write_text
+from manyview.recipe.recipe import Recipe
 from manyview.show.pictures import DRAWINGS, check_name
-from manyview.show.plan import BOX, EDGE, FILL, HEIGHT, INK, MARGIN, PALE, Plan, cut, layout, svg
+from manyview.show.plan import BOX, EDGE, FILL, HEIGHT, INK, MARGIN, PALE, cut, layout, svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,31 +17,31 @@ if TYPE_CHECKING:
 POINTS = 72  # an inch
 
 
-def save_graph(plan: Plan, path: Path) -> None:
+def save_graph(recipe: Recipe, path: Path) -> None:
     """Writes SVG, PNG or PDF, as the file's name says. Raises RunError."""
     check_name(path, DRAWINGS, "--svg")
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "pdf"):
-        write_text(path, svg(plan))
+        write_text(path, svg(recipe))
         return
     drawn = BytesIO()
     metadata = {"CreationDate": None} if kind == "pdf" else None
-    figure(plan).savefig(drawn, format=kind, dpi=2 * POINTS, metadata=metadata)
+    figure(recipe).savefig(drawn, format=kind, dpi=2 * POINTS, metadata=metadata)
     write_bytes(path, drawn.getvalue())
 
 
-def figure(plan: Plan) -> Figure:
+def figure(recipe: Recipe) -> Figure:
     """The view graph, a unit of the axes a point."""
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch, PathPatch
     from matplotlib.path import Path as Curve
 
-    drawn = layout(plan)
+    drawn = layout(recipe)
     made = Figure(figsize=(drawn.width / POINTS, drawn.height / POINTS), facecolor="white")
     axes = made.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, drawn.width), ylim=(drawn.height, 0))
     axes.axis("off")
-    axes.text(MARGIN, MARGIN, plan.recipe.title, fontsize=12, fontweight="bold", color=INK, parse_math=False)
+    axes.text(MARGIN, MARGIN, recipe.title, fontsize=12, fontweight="bold", color=INK, parse_math=False)
     for start, end, dashed in drawn.edges:
         curve = Curve(drawn.bend(start, end), [Curve.MOVETO, *[Curve.CURVE4] * 3])
         axes.add_patch(PathPatch(curve, fill=False, edgecolor=EDGE, linestyle=(0, (5, 4)) if dashed else "-"))

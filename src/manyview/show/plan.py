@@ -201,9 +201,9 @@ class Layout:
         return (x1, y1), (middle, y1), (middle, y2), (x2, y2)
 
 
-def layout(plan: Plan) -> Layout:
+def layout(recipe: Recipe) -> Layout:
     """The view graph from left to right: image, views, readouts, relations; as wide as its title, too."""
-    nodes, edges = _graph(plan)
+    nodes, edges = _graph(recipe)
     columns: dict[int, list[Node]] = {}
     for node in nodes:
         columns.setdefault(node.rank, []).append(node)
@@ -213,19 +213,19 @@ def layout(plan: Plan) -> Layout:
         offset = (tallest - len(column)) * ROW / 2
         for position, node in enumerate(column):
             at[node.key] = (MARGIN + rank * COLUMN, MARGIN + 20 + offset + position * ROW)
-    width = max(max(columns) * COLUMN + BOX, math.ceil(LETTER * len(plan.recipe.title)))
+    width = max(max(columns) * COLUMN + BOX, math.ceil(LETTER * len(recipe.title)))
     return Layout(nodes, edges, at, 2 * MARGIN + width, 2 * MARGIN + 20 + tallest * ROW)
 
 
-def svg(plan: Plan) -> str:
+def svg(recipe: Recipe) -> str:
     """The view graph as an SVG."""
-    drawn = layout(plan)
+    drawn = layout(recipe)
     width, height = drawn.width, drawn.height
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="system-ui, sans-serif">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        f'<text x="{MARGIN}" y="{MARGIN}" font-size="14" font-weight="600">{escape(plan.recipe.title)}</text>',
+        f'<text x="{MARGIN}" y="{MARGIN}" font-size="14" font-weight="600">{escape(recipe.title)}</text>',
     ]
     for start, end, dashed in drawn.edges:
         (x1, y1), (middle, _), _, (x2, y2) = drawn.bend(start, end)
@@ -252,9 +252,9 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _graph(plan: Plan) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]:
-    views = plan.recipe.seen_views
-    streams = streams_seen(plan.recipe)
+def _graph(recipe: Recipe) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]:
+    views = recipe.seen_views
+    streams = streams_seen(recipe)
     rank = dict.fromkeys(streams, 0)
     nodes = [Node(stream, stream, "", 0, "image") for stream in streams]
     edges: list[tuple[str, str, bool]] = []
@@ -268,8 +268,8 @@ def _graph(plan: Plan) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]
         edges.append((source, name, False))
     readout_rank = max(rank.values()) + 1
     seen: set[str] = set()
-    many = len(plan.step.branches) > 1
-    for number, relation in enumerate(plan.recipe.relation_plan):
+    many = len({read.branch for relation in recipe.relation_plan for read in relation.all_reads}) > 1
+    for number, relation in enumerate(recipe.relation_plan):
         key = f"relation {number}"
         for read in relation.all_reads:
             readout = f"{read.branch}.{read.name}({read.view})"
@@ -278,7 +278,7 @@ def _graph(plan: Plan) -> tuple[Sequence[Node], Sequence[tuple[str, str, bool]]]
                 shown = readout if many else f"{read.name}({read.view})"
                 nodes.append(Node(readout, shown, "", readout_rank, "readout"))
                 edges.append((read.view.partition(".")[0], readout, False))
-            teaches = not plan.recipe.branch_plan[read.branch].learns
+            teaches = not recipe.branch_plan[read.branch].learns
             edges.append((readout, key, teaches or "stop" in read.functions))
             edges += [(like.partition(".")[0], key, True) for like in read.views[1:]]  # mixed as that view is
         weight = str(relation.weight)

@@ -68,6 +68,22 @@ def contact_sheet(
     beside the images again. titles: what stands above a view instead of its name. stream: whose views to show, of
     images of that stream; by default those of all.
     """
+    source, *drawn = drawn_columns(recipe, images, names, index, epoch, rows, titles, stream)
+    width = columns or len(drawn)
+    return compose(*([source, *drawn[first : first + width]] for first in range(0, len(drawn), width)))
+
+
+def drawn_columns(
+    recipe: Recipe,
+    images: Source,
+    names: Sequence[str],
+    index: Sequence[int],
+    epoch: int,
+    rows: Sequence[int] | None = None,
+    titles: Mapping[str, str] | None = None,
+    stream: str | None = None,
+) -> list[Column]:
+    """What a contact sheet shows, the images as they were read first; arguments as there."""
     shown = range(len(index)) if rows is None else rows
     # what no relation reads may need the whole image
     plan = recipe.seen_views if isinstance(images, Reduced) else recipe.train_views
@@ -75,16 +91,14 @@ def contact_sheet(
     views: dict[str, View] = {}
     for each in STREAMS if stream is None else (stream,):
         views |= draw_views(of_stream(plan, each), images, None, index, epoch, seed_of(recipe.seed, each))
-    drawn: list[Column] = []
+    drawn: list[Column] = [("image", [pictures[row] for row in shown], [names[row].splitlines() for row in shown])]
     for name, view in views.items():
         for member in range(view.members):
             pixels = view.pixels[member :: view.members]
             captions = [caption(view, row * view.members + member) for row in shown]
             title = (titles or {}).get(name, name) if view.members == 1 else f"{name}.{member}"
             drawn.append((title, [pixels[row] for row in shown], captions))
-    source: Column = ("image", [pictures[row] for row in shown], [names[row].splitlines() for row in shown])
-    width = columns or len(drawn)
-    return compose(*([source, *drawn[first : first + width]] for first in range(0, len(drawn), width)))
+    return drawn
 
 
 def compose(*bands: Sequence[Column]) -> Image.Image:

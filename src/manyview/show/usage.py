@@ -13,7 +13,7 @@ USAGE: Any = typer.BadParameter.__base__
 """What typer raises for all that its parser refuses; its own way to say so is a box of several lines."""
 
 EXAMPLES = {"--index": "--index 3", "--epoch": "--epoch 0"}
-OUT = {"views": "views.png", "replay": "seen.png", "embed": "features.npz"}
+OUT = {"views": "views.png", "replay": "seen.png", "embed": "features.npz", "report": "report.html"}
 """Command -> a file; all others write folders."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -76,7 +77,7 @@ def known_of(folder: Path, name: str) -> Known:
     result, failure = _json(folder / "result.json"), folder / "failure" / "failure.json"
     state = "finished" if result else "failed" if failure.is_file() else "unfinished"
     epochs, watched = _progress(folder / "metrics.jsonl")
-    measured = dict(result.get("eval") or {}) if result else watched
+    measured = numbers(result.get("eval")) if result else watched
     measure = next((one for one in MAIN if one in measured), next(iter(measured), None))
     return Known(
         folder=name,
@@ -84,11 +85,11 @@ def known_of(folder: Path, name: str) -> Known:
         seed=int(settings.get("seed", 0)),
         changed={},
         state=state,
-        epochs=result.get("epochs", epochs),
+        epochs=number(result.get("epochs", epochs)),
         measure=measure,
-        best=None if measure is None else float(measured[measure]),
-        split=None if measure is None else result.get("eval_split", "val"),
-        seconds=result.get("seconds"),
+        best=None if measure is None else measured[measure],
+        split=None if measure is None else str(result.get("eval_split", "val")),
+        seconds=number(result.get("seconds")),
         when=max(stamp[0] for stamp in _stamps(folder) if stamp) / 1e9,
         settings=settings,
     )
@@ -112,13 +113,27 @@ def _progress(metrics: Path) -> tuple[float | None, dict[str, float]]:
     best: dict[str, float] = {}
     with contextlib.suppress(OSError), metrics.open(encoding="utf-8") as lines:
         for line in lines:
-            with contextlib.suppress(ValueError, TypeError, KeyError):  # the last may be half written
+            with contextlib.suppress(
+                ValueError, TypeError, KeyError, AttributeError, RecursionError
+            ):  # half written, or none
                 said = json.loads(line)
                 epochs = float(said["epoch"])
                 for name, value in (said.get("val") or {}).items():
                     if name in MAIN:
                         best[name] = max(best.get(name, float(value)), float(value))
     return epochs, best
+
+
+def number(value: object) -> float | None:
+    """A finite number, or None for all else that a file may hold in its place."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if fits else None  # type: ignore[arg-type]
+
+
+def numbers(value: object) -> dict[str, float]:
+    """The finite numbers of a mapping, none of what is no mapping."""
+    found = {name: number(each) for name, each in value.items()} if isinstance(value, dict) else {}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -249,4 +264,16 @@ def _surroundings(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     return flat({"data": marks, **{name: result[name] for name in told if name in result}})
 
 
-__all__ = ["SORTS", "Known", "Registry", "Unlike", "known_of", "ordered", "run_folders", "settings_of", "unlike"]
+__all__ = [
+    "SORTS",
+    "Known",
+    "Registry",
+    "Unlike",
+    "known_of",
+    "number",
+    "numbers",
+    "ordered",
+    "run_folders",
+    "settings_of",
+    "unlike",
+]

@@ -1,0 +1,192 @@
+"""Runs and comparisons as a page: which sections there are, and where each part of them comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from manyview.errors import RunError
+from manyview.foundation.words import counted
+from manyview.load import parse_recipe
+from manyview.recipe.recipe import Recipe
+from manyview.report import comparison, one_run
+from manyview.report.answers import answers
+from manyview.report.blocks import Block, Page, Section, Text
+from manyview.report.seen import graph, samples
+from manyview.report.side import side_by_side
+from manyview.report.told import Told, guarded, tell
+from manyview.show.step_cost import step_cost
+from manyview.step import Step
+from manyview.training.registry import run_folders
+from manyview.words.load import Use, words_of
+
+DETAILED = 6
+"""Runs of a page that have pictures and answers; what one file holds is bounded."""
+MOST_RUNS = 60
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked for beside the runs' files.
+
+    split: whose answers are shown. overrides: where data are. use: words of one's own. samples: images of each stream.
+    measure: train two steps for memory and FLOPs.
+    """
+
+    split: str = "val"
+    overrides: Sequence[str] = ()
+    use: Use | Sequence[Use] = ()
+    samples: int = 3
+    measure: bool = False
+    quiet: bool = True
+
+
+Keep = Callable[[Hashable, Callable[[], list[Block]]], list[Block]]
+"""Gives what was made before under a key, or makes it."""
+
+
+def anew(key: Hashable, make: Callable[[], list[Block]]) -> list[Block]:
+    """Keeps nothing."""
+    return make()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page is of.
+
+    runs: (folder, name, group), of one group those of one colour. detailed: places of those shown whole. compared: of
+    a finished comparison, which lies in `top`.
+    """
+
+    title: str
+    runs: Sequence[tuple[Path, str, str]]
+    detailed: Sequence[int] = field(default_factory=tuple)
+    compared: comparison.Compared | None = None
+    top: Path = Path()
+
+
+def find(targets: Sequence[Path]) -> Shown:
+    """The runs that are named, those below a folder of runs, or those of a comparison.
+
+    Raises RunError for what is neither, and for a comparison beside others.
+    """
+    compared = [each for each in targets if (each / comparison.NAME).is_file()]
+    if compared and len(targets) > 1:
+        raise RunError(f"{compared[0]} is a comparison; report it alone")
+    if compared:
+        return _compared(compared[0])
+    runs: list[tuple[Path, str, str]] = []
+    for target in targets:
+        found = list(run_folders(target))
+        if not found:
+            raise RunError(f"{target} is neither a run (it has no recipe.yaml) nor a comparison nor a folder of runs")
+        for folder in found:
+            name = folder.as_posix()
+            runs.append((folder, name, name))
+    runs = list(dict.fromkeys(runs))
+    if len(runs) > MOST_RUNS:
+        raise RunError(f"{counted(len(runs), 'run')} are too many for a page; name at most {MOST_RUNS}")
+    title = runs[0][0].name if len(runs) == 1 else counted(len(runs), "run")
+    return Shown(title, runs, range(min(DETAILED, len(runs))))
+
+
+def _compared(top: Path) -> Shown:
+    found = comparison.read(top)
+    folders = found.folders(top)
+    runs = [(folder, f"{name}, seed {seed}", name) for name, seed, folder in folders]
+    groups = [group for _, _, group in runs]
+    first = [groups.index(group) for group in dict.fromkeys(groups)]
+    return Shown(
+        f"Comparison of {', '.join(entry.name for entry in found.recipes)}", runs, first[:DETAILED], found, top
+    )
+
+
+def page(about: Shown, wishes: Wishes, live: bool = False, keep: Keep = anew) -> Page:
+    """All of it; what is not there is told in its place. Raises ManyviewError for a run whose recipe is damaged."""
+    runs = [(tell(folder, name), group) for folder, name, group in about.runs]
+    if len(runs) == 1 and about.compared is None:
+        run = runs[0][0]
+        sections = _parts(run, "run", wishes, live, keep)
+        return Page(run.title, f"Run {run.name}, seed {run.known.seed}", sections, live)
+    found = about.compared
+    sections = []
+    if found is not None:
+        verdict = [*comparison.verdict(found), *comparison.others(found)]
+        sections += [Section("comparison", "Comparison", verdict)]
+        sections += [Section("comparison-cost", "Cost", comparison.cost(found))]
+    sections.append(Section("side", "Side by side", side_by_side(runs) if runs else [Text("No runs are here.", True)]))
+    for number in about.detailed:
+        run, key = runs[number][0], f"run-{number}"
+        sections.append(Section(key, run.name, (), _parts(run, key, wishes, live, keep), run.title))
+    left = len(runs) - len(about.detailed)
+    if found is not None:
+        sections.append(Section("comparison-again", "Make it again", comparison.again(found)))
+    elif left:
+        told = f"{counted(left, 'further run')} in tables and curves alone; name fewer runs to see all of them."
+        sections.append(Section("left", "Further runs", [Text(told, told=True)]))
+    return Page(about.title, counted(len(runs), "run"), sections, live)
+
+
+def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[Section]:
+    """A run's sections. live: of a run that goes on, answers come when it is finished."""
+    steps = None if run.result else run.curves.step or 0
+    seen_to = None if steps is None else steps // max(1, _each_epoch(run))
+    graphs = keep(
+        (run.folder, key, "graph", run.text), lambda: guarded("No view graph", lambda: graph(_recipe(run, wishes)))
+    )
+    shown = keep(
+        (run.folder, key, "samples", seen_to),
+        lambda: guarded(
+            "No samples, which need the run's data",
+            lambda: samples(run.folder, wishes.overrides, wishes.use, wishes.samples, steps),
+        ),
+    )
+    if run.result or not live:
+        said = keep(
+            (run.folder, key, "answers", bool(run.result)),
+            lambda: guarded(
+                "No answers, which need the run's data and weights",
+                lambda: answers(run.folder, key, wishes.split, wishes.overrides, wishes.use, wishes.quiet),
+            ),
+        )
+    else:
+        said = [Text("Answers of the network come when the run is finished.", told=True)]
+    protocols = one_run.kept_protocols(run, key)
+    measured = keep((run.folder, "cost"), lambda: _measured(run, wishes)) if wishes.measure else []
+    parts = [
+        Section(f"{key}-overview", "At a glance", one_run.overview(run)),
+        Section(f"{key}-graph", "What is asked of the views", graphs),
+        Section(f"{key}-samples", "What the network saw", shown),
+        Section(f"{key}-training", "Training", one_run.training(run, key)),
+        Section(f"{key}-results", "Results", one_run.results(run, key)),
+        Section(f"{key}-answers", "Answers", said),
+    ]
+    if protocols:
+        parts.append(Section(f"{key}-protocols", "Evaluated afterwards", (), protocols))
+    parts.append(Section(f"{key}-cost", "Cost", [*one_run.cost(run, bool(measured)), *measured]))
+    parts.append(Section(f"{key}-again", "Make it again", one_run.again(run)))
+    return parts
+
+
+def _each_epoch(run: Told) -> int:
+    """Updates an epoch, by the last line of metrics; 1 where that cannot be told."""
+    epoch, step = run.curves.epoch, run.curves.step
+    return round(step / epoch) if epoch and step else 1
+
+
+def _recipe(run: Told, wishes: Wishes) -> Recipe:
+    return parse_recipe(run.text, use=words_of(wishes.use))
+
+
+def _measured(run: Told, wishes: Wishes) -> list[Block]:
+    def lines() -> list[Block]:
+        recipe = _recipe(run, wishes)
+        classes = run.splits.get("classes")
+        step = Step(recipe, len(classes) if isinstance(classes, list) else 10, pretrained=False)
+        return [Text(line.strip()) for line in step_cost(recipe, step, None).lines(None)]
+
+    return guarded("Memory and FLOPs could not be measured", lines)
+
+
+__all__ = ["Shown", "Wishes", "find", "page"]

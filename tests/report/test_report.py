@@ -1,0 +1,255 @@
+"""A page about runs: what stands in it, what is told where something is not there, and that texts stay texts."""
+
+import base64
+import gzip
+import json
+import re
+import shutil
+
+import pytest
+
+from commands import done, manyview, one_line
+from manyview.report.page import Wishes, find, page
+from manyview.report.told import tell
+from pages_of_runs import SIAMESE, TIED, Read, trained
+
+pytest.importorskip("plotly", reason="plotly is not installed")
+
+from manyview.report.render import html, wordy
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run with a classifier and one without."""
+    top = tmp_path_factory.mktemp("runs")
+    return {"tied": trained(TIED, top / "tied"), "siamese": trained(SIAMESE, top / "siamese")}
+
+
+@pytest.fixture(scope="module")
+def written(runs, tmp_path_factory):
+    """The page of the run with a classifier, as the command writes it."""
+    out = tmp_path_factory.mktemp("page") / "tied.html"
+    told = done("report", runs["tied"], "--out", out)
+    assert re.fullmatch(rf"wrote {re.escape(str(out))}, 2\.\d MB\n", told)
+    return out.read_text(encoding="utf-8")
+
+
+def charts(text):
+    """Every chart of a page by its key, as Plotly is given it."""
+    (found,) = (script for attributes, script in Read(text).scripts if attributes.get("id") == "charts")
+    return json.loads(found)
+
+
+def test_a_run_has_all_its_parts(runs, written):
+    shown = Read(written)
+    result = json.loads((runs["tied"] / "result.json").read_text())
+    assert [each["id"] for each in shown.named("section")] == [
+        f"run-{part}" for part in ("overview", "graph", "samples", "training", "results", "answers", "cost", "again")
+    ]
+    drawn = charts(written)
+    assert {"run-loss", "run-val", "run-lr", "run-std", "run-rank", "run-confusion", "run-reliability"} <= set(drawn)
+    for wanted in (
+        f"{result['eval']['top1']:.2f} %",
+        f"{result['eval']['knn']:.2f} %",
+        f"{result['waiting']:.1f} % of the time",
+        "manyview train recipe.yaml --out OUT",
+        result["versions"]["torch"],
+        "relation cross_entropy(logits(a), logits(b))",
+        "Memory and FLOPs were not measured",
+    ):
+        assert wanted in shown.text, wanted
+    assert "kind='mse'" in shown.text or 'kind="mse"' in shown.text
+    assert (runs["tied"] / "recipe.yaml").read_text().split() == shown.text.partition("recipe.yaml title:")[2].join(
+        ["title:", ""]
+    ).partition(" Made by manyview report")[0].split()
+
+
+def test_curves_are_those_of_the_metrics(runs, written):
+    lines = [json.loads(line) for line in (runs["tied"] / "metrics.jsonl").read_text().splitlines()]
+    loss, own, _ = charts(written)["run-loss"]["data"]
+    assert (loss["name"], own["name"]) == ("loss", "cross_entropy")
+    assert loss["y"] == [line["loss"] for line in lines if "loss" in line]
+    assert own["x"] == [line["epoch"] for line in lines if "loss" in line]
+    top1 = charts(written)["run-val"]["data"][0]
+    assert top1["y"] == [line["val"]["top1"] for line in lines if "val" in line]
+
+
+def test_answers_are_the_runs_own_on_validation(runs, written):
+    result = json.loads((runs["tied"] / "result.json").read_text())
+    (matrix,) = charts(written)["run-confusion"]["data"]
+    counts = [[cell[2] for cell in row] for row in matrix["customdata"]]
+    total = sum(map(sum, counts))
+    assert 100 * sum(row[at] for at, row in enumerate(counts)) / total == pytest.approx(result["val"]["top1"])
+    bars = charts(written)["run-reliability"]["data"][0]
+    assert sum(count for count, _ in bars["customdata"]) == total
+    right = sum(count * share for (count, _), share in zip(bars["customdata"], bars["y"], strict=True) if count)
+    assert 100 * right / total == pytest.approx(result["val"]["top1"])
+    assert f"to {total} images of val" in Read(written).text
+
+
+def test_samples_are_what_the_network_saw(runs, written, tmp_path):
+    shown = Read(written)
+    views = [each for each in shown.named("img") if str(each["alt"]).startswith("view ")]
+    assert len(views) == 3 * 3 * 2  # images, epochs, views
+    assert all(str(each["src"]).startswith("data:image/png;base64,") for each in views)
+    captions = {str(each["alt"]).partition(":")[0] for each in views}
+    assert captions == {f"view {view} in epoch {epoch}" for view in "ab" for epoch in range(3)}
+
+
+def test_without_a_classifier_neighbours_answer(runs):
+    text = html(page(find([runs["siamese"]]), Wishes()))
+    drawn = charts(text)
+    assert {"run-confusion", "run-std", "run-rank"} <= set(drawn)
+    assert "run-reliability" not in drawn
+    assert "Answers of the 5 nearest training images" in Read(text).text
+    result = json.loads((runs["siamese"] / "result.json").read_text())
+    (matrix,) = drawn["run-confusion"]["data"]
+    counts = [[cell[2] for cell in row] for row in matrix["customdata"]]
+    right = 100 * sum(row[at] for at, row in enumerate(counts)) / sum(map(sum, counts))
+    assert right == pytest.approx(result["val"]["knn"])
+
+
+def test_several_runs_stand_beside_each_other(runs):
+    made = page(find([runs["tied"], runs["siamese"]]), Wishes(samples=0))
+    text = html(made)
+    names = {trace["name"] for trace in charts(text)["side-0"]["data"]}
+    assert names == {folder.as_posix() for folder in runs.values()}
+    assert {"run-0-loss", "run-1-loss"} <= set(charts(text))
+    assert [each.title for each in made.sections] == ["Side by side", *(f.as_posix() for f in runs.values())]
+    below = find([runs["tied"].parent])
+    assert sorted(folder for folder, _, _ in below.runs) == sorted(runs.values())
+
+
+def test_the_page_asks_nothing_of_others_and_lets_nothing_else_run(written):
+    shown = Read(written)
+    (policy,) = (each["content"] for each in shown.named("meta") if each.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "connect-src" not in policy
+    assert "unsafe-inline" not in policy.partition("style-src")[0]
+    places = [each[key] for _, each in shown.tags for key in ("src", "href", "action", "data", "poster") if key in each]
+    assert places
+    assert all(re.match("data:|#", str(place)) for place in places)
+    kinds = [attributes.get("type") for attributes, _ in shown.scripts]
+    assert sorted(map(str, kinds)) == ["None", "application/json", "text/plain"]
+    (folded,) = (script for attributes, script in shown.scripts if attributes.get("id") == "plotly")
+    assert gzip.decompress(base64.b64decode(folded)).startswith(b"/**\n* plotly.js")
+    assert len(written.encode()) < 5e6
+
+
+def test_everything_has_a_name_for_who_does_not_see_it(written):
+    shown = Read(written)
+    tags = [tag for tag, _ in shown.tags]
+    assert [tags.count(tag) for tag in ("h1", "header", "nav", "main", "footer")] == [1] * 5
+    assert all(each.get("alt") for each in shown.named("img"))
+    plots = [each for each in shown.named("div") if "data-chart" in each]
+    assert all(each["role"] == "img" and len(str(each["aria-label"])) > 30 for each in plots)
+    ids = [attributes["id"] for _, attributes in shown.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    assert {f"{each['data-chart']}-numbers" for each in plots} <= set(ids)
+    targets = {str(each["href"])[1:] for each in shown.named("a")}
+    assert targets <= set(ids)
+    assert {attributes.get("lang") for tag, attributes in shown.tags if tag == "html"} == {"en"}
+
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}\u2028"
+
+
+def test_what_strangers_wrote_stays_text(runs, tmp_path):
+    folder = tmp_path / "evil"
+    shutil.copytree(runs["tied"], folder)
+    recipe = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(recipe.replace("title: two views of digits", f"title: {json.dumps(EVIL)}"))
+    result = json.loads((folder / "result.json").read_text())
+    result["eval"][EVIL] = 1.0
+    result["notes"] = {EVIL: EVIL}
+    result["data"] = result["device"] = result["git"] = EVIL
+    result["versions"][EVIL] = EVIL
+    table = {"columns": [EVIL, EVIL], "rows": [[EVIL, EVIL], ["x", 1.0]]}
+    ops = {"columns": ["op", "strength", "cosine", "score"], "rows": [[EVIL, EVIL, 0.5, 0.5]]}
+    result["evaluations"] = {
+        f"{EVIL} on test": {"measures": {EVIL: 1.0}, "note": EVIL, "tables": {EVIL: table}},
+        "invariance() on test": {"measures": {"": 0.5}, "tables": {"ops": ops}},
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+    with (folder / "metrics.jsonl").open("a") as file:
+        for epoch in (4, 5):
+            file.write(json.dumps({"step": 30, "epoch": epoch, "terms": {EVIL: 1.0}, "val": {EVIL: epoch}}) + "\n")
+    splits = json.loads((folder / "splits.json").read_text())
+    (folder / "splits.json").write_text(json.dumps({**splits, "classes": [EVIL + str(at) for at in range(10)]}))
+    text = html(page(find([folder]), Wishes()))
+    shown = Read(text)
+    assert "alert(1)" in shown.text
+    assert "{{7*7}}" in shown.text
+    assert [dict(attributes).get("type") for attributes, _ in shown.scripts].count(None) == 1
+    assert not any(name.startswith("on") for _, attributes in shown.tags for name in attributes)
+    assert all(str(each["src"]).startswith("data:image/") for each in shown.named("img"))
+    for chart in charts(text).values():
+        for trace in chart["data"]:
+            assert "<img" not in json.dumps(trace).replace("<extra></extra>", "").replace("<br>", "")
+
+
+def test_what_a_run_does_not_have_is_told(runs, tmp_path):
+    folder = tmp_path / "begun"
+    shutil.copytree(runs["tied"], folder, ignore=shutil.ignore_patterns("result.json", "checkpoints", "features"))
+    shown = Read(html(page(find([folder]), Wishes())))
+    for told in (
+        "not finished",
+        "Not finished: results come at the end.",
+        "has no checkpoint yet",
+        "Not finished: times come at the end.",
+        "Not finished: versions are noted at the end.",
+    ):
+        assert told in shown.text, told
+    (folder / "metrics.jsonl").unlink()
+    assert "nothing was logged yet" in Read(html(page(find([folder]), Wishes()))).text
+    moved = tmp_path / "moved"
+    shutil.copytree(runs["tied"], moved)
+    recipe = (moved / "recipe.yaml").read_text()
+    (moved / "recipe.yaml").write_text(
+        recipe.replace("source: digits", "source: folder").replace("  root: null", "  root: gone")
+    )
+    shown = Read(html(page(find([moved]), Wishes())))
+    assert "No samples, which need the run's data:" in shown.text
+    assert "No answers, which need the run's data and weights:" in shown.text
+    assert "relation cross_entropy(logits(a), logits(b))" in shown.text  # of what needs no data nothing is lost
+
+
+def test_damaged_files_are_one_line(runs, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(runs["tied"], folder)
+    for odd in (
+        '{"eval": [1], "val": 3, "versions": "x", "evaluations": {"a": 1, "b": {"tables": {"c": {"columns": 1}}}}}',
+        "[]",
+    ):
+        (folder / "result.json").write_text(odd)
+        tell(folder, "odd")
+        html(page(find([folder]), Wishes(samples=0)))
+    (folder / "result.json").write_text("{")
+    out = tmp_path / "page.html"
+    assert "result.json is damaged" in one_line(*manyview("report", folder, "--out", out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nosuch"], "nosuch is not there; give a folder with runs in it"),
+        (["."], ". is neither a run (it has no recipe.yaml) nor a comparison nor a folder of runs"),
+        ([], "missing argument"),
+        (["data.root=x"], "name a run's folder, several, or a comparison's"),
+        ([".", "--split", "trian"], "--split: unknown split 'trian'"),
+        ([".", "--out", "page.pdf"], "--out: 'page.pdf' does not say what to write; end it in .html, as in page.html"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    out = [] if "--out" in words else ["--out", "page.html"]
+    assert told in one_line(*manyview("report", *words, *out))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_stand_right_and_words_left():
+    from manyview.evaluate.report import Table
+
+    table = Table(("name", "best", "n", "empty"), (("a", "top-1 3 %", "3", None), ("b", None, 4, None)))
+    assert wordy(table) == [True, True, False, False]
