@@ -38,7 +38,7 @@ def recipe(relations="teacher", **changes):
 
 
 def counted(made, images=6):
-    return flops_of_update(made, Step(made, 10), {stream: images for stream in streams_seen(made)})
+    return flops_of_update(made, Step(made, 10), dict.fromkeys(streams_seen(made), images))
 
 
 def computed(made, images=6):

@@ -1,8 +1,8 @@
 """Floating-point operations of an update, counted without computing: on meta tensors, which have shapes alone.
 
 Two images of each stream are rendered, and their views' shapes are stretched to the batch that the recipe asks for. A
-copy of the step then makes the whole update of them: every part of the batch, every look of the optimiser at it, forward
-and backward; teachers, crops of every size, the networks of relations and the optimiser's own products. torch's
+copy of the step then makes the whole update of them: every part of the batch, every look of the optimiser at it,
+forward and backward; teachers, crops of every size, the networks of relations and the optimiser's own products. torch's
 FlopCounterMode counts convolutions, matrix products and attention, a multiplication and an addition being two. So the
 number is a function of the recipe, the same on every machine, and is had in about a second whatever the network. Where
 a mask chooses rows by their values, all are counted.
