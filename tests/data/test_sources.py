@@ -67,8 +67,8 @@ def chosen(images) -> list[int]:
 
 
 def test_a_seed_of_the_data_gives_runs_of_unlike_seeds_the_same_images():
-    def opened(seed, **choice):
-        return open_splits(Spec(limit=200, **choice), seed)
+    def opened(of_run, **choice):
+        return open_splits(Spec(limit=200, **choice), of_run)
 
     fixed, again, own, third = opened(3, seed=1), opened(4, seed=1), opened(1), opened(3)
     for split in ("train", "val", "test"):
