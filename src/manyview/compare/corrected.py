@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 
 def t_test(values: NDArray[np.float64]) -> float | None:
-    """The two-sided p-value of Student's test that the mean of values [n] is 0; of equal or fewer than 2 values None."""
+    """The two-sided p-value of Student's test that the mean of values [n] is 0; None of equal ones, and of one."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2 or values.std(ddof=1) <= 1e-12 * max(1.0, float(np.abs(values).max())):
         return None

@@ -26,8 +26,9 @@ class OverImages:
     """Two recipes by images, differences in percent. seeds, images: how many of both were seen.
 
     interval: of the mean difference, over seeds and images. only_this, only_reference: images a seed that one of both
-    alone gets right. mcnemar: seed -> exact p-value. unlike: on how many seeds that is below 5 %. overlap: of the images
-    that either gets wrong, the part that both do. same_error: of those that both get wrong, the part given one answer.
+    alone gets right. mcnemar: seed -> exact p-value. unlike: on how many seeds that is below 5 %. overlap: of the
+    images that either gets wrong, the part that both do. same_error: of those that both get wrong, the part that is
+    given one answer.
     """
 
     seeds: int

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manyview.data import Splits
+from manyview.data import BadImage, Splits
 from manyview.data.batch import Batch
 from manyview.data.images import ArrayImages, Images, Subset
 from manyview.data.loader import read_images
@@ -46,13 +46,18 @@ def flops_of_update(recipe: Recipe, step: Step, images: Mapping[str, int], split
     from torch.fx.experimental import _config as shapes_config  # both only where something is counted
     from torch.utils.flop_counter import FlopCounterMode
 
-    train, seen = recipe.train, splits or random_splits(recipe, step, dict.fromkeys(images, FEW))
+    train = recipe.train
     part = {stream: max(1, count // train.accumulate) for stream, count in images.items()}
-    batch = _stretched(_small(step, seen), part)
+    drawn = random_splits(recipe, step, dict.fromkeys(images, FEW))
+    try:
+        small = _small(step, splits or drawn)
+    except BadImage:  # which is the loader's affair
+        small = _small(step, drawn)
+    batch = _stretched(small, part)
     shapes = copy.deepcopy(step).to("meta").train()
     shapes.total_steps = shapes.total_steps or 1
     try:
-        chosen = shapes_config.patch(meta_nonzero_assume_all_nonzero=True)
+        chosen = shapes_config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
         with warnings.catch_warnings(), chosen, FlopCounterMode(display=False) as counter:
             warnings.simplefilter("ignore", ManyviewWarning)  # of habits, which are training's to tell
             optimizer = make_optimizer(train, shapes)

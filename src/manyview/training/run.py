@@ -1,7 +1,7 @@
 """A run's folder: what lies where, and how it is opened, continued, and read again.
 
 recipe.yaml  splits.json  networks.json  metrics.jsonl  checkpoints/{last,best}.pt  events.out.tfevents…  result.json
-words/
+predictions/{val,test}.safetensors  words/
 """
 
 from __future__ import annotations
