@@ -29,6 +29,7 @@ from manyview.branches.start import Start
 from manyview.branches.teacher import open_teachers
 from manyview.data.batch import Batch, as_batch
 from manyview.errors import ManyviewError, RecipeError
+from manyview.foundation.autocast import autocast
 from manyview.optimize.after_update import AfterUpdate
 from manyview.optimize.habits import Habits, check_held, refuse_compiler, refuse_replicas
 from manyview.optimize.layers import layers_after
@@ -310,7 +311,7 @@ class Step(nn.Module):
         terms: dict[str, Tensor] = {}
         moment = Moment(self.updates, self.progress, self.recipe.seed)
         device_type = next(iter(values.values())).device.type
-        with torch.autocast(device_type, enabled=False):
+        with autocast(device_type, enabled=False):
             for plan in self.recipe.relation_plan:
                 weight = plan.weight.at(replace(moment, relation=plan.name))
                 for call in plan.calls:

@@ -27,64 +27,6 @@ from manyview.load import load_recipe
 from manyview.step import Step
 from manyview.training.run import Run
 
-TWO_VIEWS = """
-title: two views of digits
-data: {source: digits, limit: 120}
-views:
-  a: {from: image, make: "pad_crop(8, padding=1) | flip(0.5)"}
-  b: {like: a}
-branches: {net: {backbone: cresnet20, normalize: half}}
-relations:
-  - cross_entropy(logits(a), logits(b))
-train:
-  epochs: 2
-  batch_size: 24
-  optimizer: "sgd(lr=0.05, momentum=0.9)"
-  schedule: "multistep(at=(0.5,), warmup='2 steps')"
-evaluate: [knn(k=5)]
-"""
-ONE_VIEW = TWO_VIEWS.replace("logits(a), logits(b)", "logits(a)").replace("batch_size: 24", "batch_size: 16")
-ROTATED = """
-title: SLA on digits
-data: {source: digits, limit: 120}
-views:
-  a: {from: image, make: "pad_crop(8, padding=1)"}
-  r: {from: a, orbit: rotation}
-branches: {net: {backbone: cresnet20, normalize: half, joint: "linear(h, orbit=r)"}}
-relations: [joint_cross_entropy(joint(r))]
-train: {epochs: 2, batch_size: 24, optimizer: "sgd(lr=0.05)", schedule: "cosine()"}
-evaluate: [knn(k=5)]
-"""
-TEACHER = """
-title: a teacher on digits
-data: {source: digits, limit: 120}
-views:
-  a: {from: image, make: "pad_crop(8, padding=1) | flip(0.5)"}
-  b: {like: a}
-branches:
-  net: {backbone: cresnet20, normalize: half, z: "projector(h, 16)", p: "predictor(z, 8)"}
-  teacher: ema(net, momentum=0.9)
-relations: ["cosine(p(a), toward=teacher.z(b), swapped=True)"]
-train: {epochs: 2, batch_size: 24, optimizer: "sgd(lr=0.05)", schedule: "cosine()"}
-evaluate: [knn(k=5)]
-"""
-
-
-@pytest.fixture(scope="module")
-def recipes(tmp_path_factory) -> dict[str, str]:
-    """Recipe files by name."""
-    folder = tmp_path_factory.mktemp("recipes")
-    for name, text in {"two": TWO_VIEWS, "one": ONE_VIEW, "sla": ROTATED, "teacher": TEACHER}.items():
-        (folder / f"{name}.yaml").write_text(text)
-    return {path.stem: str(path) for path in folder.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def compared(recipes, tmp_path_factory) -> tuple[Path, dict]:
-    """A finished comparison: (folder, what compare.json holds)."""
-    folder = tmp_path_factory.mktemp("compared") / "out"
-    return folder, compare([recipes["two"], recipes["one"], recipes["sla"]], folder, seeds=2, quiet=True)
-
 
 def result(folder, name, seed) -> dict:
     return json.loads((folder / "runs" / name / f"seed-{seed}" / "result.json").read_text())
@@ -291,15 +233,12 @@ def test_the_terminal_goes_by_t_and_the_command_that_is_kept_is_whole(compared, 
             shutil.copytree(run, again)
             text = (again / "recipe.yaml").read_text()
             (again / "recipe.yaml").write_text(text.replace("\nseed: 0\n", f"\nseed: {seed}\n"))
-    code, out, err = manyview("compare", recipes["two"], recipes["one"], recipes["sla"], "--seeds", 6, "--split", "val",
+    code, out, err = manyview("compare", recipes["two"], recipes["one"], recipes["sla"], "--seeds", 6,
                               "--measure", "top1", "--out", folder)  # fmt: skip
     assert (code, err) == (0, "")
     assert "95 % t" in out
     assert "95 % bootstrap" not in out
-    assert (
-        "--seeds 6 --split val --measure top1 --budget forwards"
-        in json.loads((folder / "compare.json").read_text())["command"]
-    )
+    assert "--seeds 6 --measure top1 --budget forwards" in json.loads((folder / "compare.json").read_text())["command"]
 
 
 def test_processes_may_divide_the_recipes_and_the_last_tabulates(compared, recipes, tmp_path):
@@ -398,20 +337,6 @@ def test_the_files_hold_the_figures_of_the_runs(compared):
     assert svg.rstrip().endswith("</svg>")
 
 
-def test_on_val_nothing_of_the_test_split_is_shown(compared, recipes, tmp_path):
-    folder = tmp_path / "out"
-    shutil.copytree(compared[0], folder)
-    code, out, _ = manyview(
-        "compare", recipes["two"], recipes["one"], "--seeds", 2, "--out", folder, "--split", "val", "--measure", "top1"
-    )
-    written = json.loads((folder / "compare.json").read_text())
-    assert code == 0
-    assert written["split"] == "val"
-    for seed in (0, 1):
-        assert written["table"]["top1"]["one"]["values"][str(seed)] == result(folder, "one", seed)["val"]["top1"]
-    assert "not for a claim" in out
-
-
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -420,6 +345,11 @@ def test_on_val_nothing_of_the_test_split_is_shown(compared, recipes, tmp_path):
     [
         (["two"], "compare needs at least two recipes, got two"),
         (["two", "two"], "two recipes are named 'two'"),
+        (["two", "two"], "Call one of them otherwise, as in two two@other other:KEY=VALUE"),
+        (["two"], "one with other settings is another: two two@other other:KEY=VALUE"),
+        (["two", "one@a/b"], "a recipe is called by letters, digits"),
+        (["two", "one", "data.test=false"], "compare reads the test images where --split test asks for them"),
+        (["two", "one", "--setting", "small"], "--setting names the lines in the file of --runs"),
         (["two", "quickstar"], "unknown recipe 'quickstar'; did you mean 'quickstart'?"),
         (["two", "nowhere/x.yaml"], "no recipe file nowhere/x.yaml"),
         (["two", "one", "seed=3"], "compare sets the seeds; use --seeds and --first-seed"),

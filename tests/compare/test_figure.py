@@ -7,9 +7,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from manyview.compare.budget import Length
+from manyview.compare.comparison import Comparison, Entry
 from manyview.compare.figure import NAME, draw, lines
 from manyview.compare.intervals import Difference
-from manyview.compare.plan import Comparison, Entry
 from manyview.compare.table import Results, Score
 from manyview.load import load_recipe
 

@@ -59,7 +59,30 @@ class Spec:
     unlabeled: str | None = None
     unlabeled_limit: int | None = None
     unlabeled_root: str | None = None
+    seed: int | None = None
+    test: bool = True
     words: Words = NONE
+
+
+def chosen(images) -> list[int]:
+    return images.index.tolist()
+
+
+def test_a_seed_of_the_data_gives_runs_of_unlike_seeds_the_same_images():
+    def opened(of_run, **choice):
+        return open_splits(Spec(limit=200, **choice), of_run)
+
+    fixed, again, own, third = opened(3, seed=1), opened(4, seed=1), opened(1), opened(3)
+    for split in ("train", "val", "test"):
+        assert chosen(getattr(fixed, split)) == chosen(getattr(again, split)) == chosen(getattr(own, split))
+    assert all(chosen(getattr(fixed, split)) != chosen(getattr(third, split)) for split in ("train", "val"))
+
+
+def test_a_test_split_that_is_left_unread_changes_no_other():
+    whole, sealed = open_splits(Spec(limit=200), 0), open_splits(Spec(limit=200, test=False), 0)
+    assert (chosen(whole.train), chosen(whole.val)) == (chosen(sealed.train), chosen(sealed.val))
+    assert sealed.test is None
+    assert sealed.note == f"{whole.note}; test is left unread"
 
 
 def open_(name, *args, root=None, seed=0, options=None, **choice):

@@ -28,6 +28,7 @@ from manyview.branches.start import Start, doubt_of_normalization, start_backbon
 from manyview.branches.timm_arguments import timm_options
 from manyview.branches.timm_models import timm_model
 from manyview.errors import ManyviewWarning, RecipeError, reason, unknown
+from manyview.foundation.autocast import autocast
 from manyview.foundation.grammar import Call
 from manyview.views.ops.op import as_float
 from manyview.views.plan import PlannedView
@@ -129,7 +130,7 @@ class Branch(nn.Module):
             self.backbone.eval()
         precision: Any = contextlib.nullcontext()
         if frozen is not None and frozen.precision is not None:
-            precision = torch.autocast(self.mean.device.type, torch.bfloat16, enabled=frozen.precision == "bf16")
+            precision = autocast(self.mean.device.type, enabled=frozen.precision == "bf16")
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.spec.learns), precision:
             yield
 

@@ -11,7 +11,7 @@ from manyview.cli.arguments import Cpus, Gpus, On, Quiet, Use, cluster, is_overr
 from manyview.cli.complete import recipe_names
 from manyview.cli.speech import ringing
 from manyview.errors import RecipeError
-from manyview.recipe.find import recipe_text
+from manyview.recipe.find import called, recipe_text
 from manyview.words.files import check_files
 
 
@@ -20,7 +20,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RECIPE… [KEY=VALUE]…",
-            help="The first is the reference. NAME:KEY=VALUE: one's.",
+            help="The first is the reference. RECIPE@NAME: called so. NAME:KEY=VALUE: one's.",
             autocompletion=recipe_names,
         ),
     ],
@@ -28,11 +28,20 @@ def compare(
     seeds: Annotated[int, typer.Option(help="How many seeds each recipe is trained with.")] = 3,
     first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
     budget: Annotated[
-        str | None, typer.Option(help="What all are given alike: images, forwards (default), seconds; or own lengths.")
+        str | None,
+        typer.Option(help="What all are given alike: forwards (default), flops, images, seconds; or own lengths."),
     ] = None,
-    measure: Annotated[str | None, typer.Option(help="The main measure; by default top1, else knn.")] = None,
-    split: Annotated[str, typer.Option(help="Read results on test, or on val to choose by.")] = "test",
+    measure: Annotated[str | None, typer.Option(help="The primary measure; by default top1, else knn.")] = None,
+    split: Annotated[
+        str, typer.Option(help="Read results on test, or on val to choose by: test stays unread.")
+    ] = "test",
     only: Annotated[list[str] | None, typer.Option(help="Train only this recipe now; may be repeated.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Finished runs, a line each: go on from it, add to it.")
+    ] = None,
+    setting: Annotated[
+        str | None, typer.Option(help="How its lines in --runs are called; by default as --out.")
+    ] = None,
     quiet: Quiet = False,
     use: Use = None,
     on: On = None,
@@ -47,7 +56,7 @@ def compare(
     if len({*budgets, *filter(None, [budget])}) > 1:
         raise RecipeError(f"the budget is given twice: {', '.join([*budgets, *filter(None, [budget])])}")
     for name in named:
-        recipe_text(name)
+        recipe_text(called(name)[0])
     check_files(use or ())
 
     from manyview.compare.compare import compare as run_comparison
@@ -64,6 +73,8 @@ def compare(
             split=split,
             only=only or (),
             use=use or (),
+            runs=runs,
+            setting=setting,
             quiet=quiet,
             verbose=verbose,
             begin=None if on is None else cluster(on, cpus, gpus, use).training,

@@ -47,8 +47,7 @@ def pack(
     check_files(use or ())
 
     from manyview.data.pack import pack_splits
-    from manyview.data.sources import open_raw
-    from manyview.data.splits import make_splits
+    from manyview.data.sources import open_raw, splits_of
     from manyview.foundation.files import at_home
     from manyview.load import data_of
     from manyview.show.display import Display
@@ -61,7 +60,7 @@ def pack(
     display = Display(quiet)
     with display.busy("opening"):
         raw = open_raw(spec)
-        splits = make_splits(raw, spec, seed)
+        splits = splits_of(raw, spec, seed)
     speaking(quiet).print(splits.note, soft_wrap=True)
     total = sum(len(images) for images in (splits.train, splits.val, splits.test) if images is not None)
     with ringing("packing", quiet), display.evaluating("pack", total) as watch:
@@ -71,7 +70,7 @@ def pack(
             size,
             seed,
             root=None if spec.root is None else at_home(spec.root),
-            carve_test=raw.carve_test and splits.test is None,
+            carve_test=raw.carve_test and splits.test is None and spec.test,
             skip=spec.on_bad_image == "skip",
             workers=_processes(workers),
             watch=watch,

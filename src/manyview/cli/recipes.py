@@ -58,6 +58,7 @@ def plan(
     from manyview.show.plan import plan as make_plan
     from manyview.show.plan import visible_data
     from manyview.show.step_cost import step_cost
+    from manyview.show.step_flops import work_line
     from manyview.training.doubts import doubts
 
     asked = any(change.partition("=")[0] in ("data.root", "data.source") for change in overrides or ())
@@ -65,12 +66,14 @@ def plan(
     made = make_plan(loaded, classes or (len(splits.classes) if splits is not None else 0) or 10)
     clock = None if splits is None else clock_of(loaded.train, splits.counts)
     console.print(made.render(note, clock))
+    # the data's labels belong to the data's classes
+    seen, steps = None if classes else splits, loaded.train.steps if clock is None else clock.steps
+    console.print(work_line(loaded, made.step, seen, steps), soft_wrap=True)
     if splits is not None and clock is not None:
         for doubt in doubts(loaded, made.step, clock, len(splits.train)):
             tell(f"warning: {doubt}")
     if measure:
-        seen = None if classes else splits  # the data's labels belong to the data's classes
-        for line in step_cost(loaded, made.step, seen).lines(loaded.train.steps if clock is None else clock.steps):
+        for line in step_cost(loaded, made.step, seen).lines(steps):
             console.print(line, soft_wrap=True)
     if svg is not None:
         save_graph(loaded, svg)

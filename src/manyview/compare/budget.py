@@ -1,4 +1,4 @@
-"""How long each recipe of a comparison trains, so that all are given the same: images, forward passes, or time."""
+"""How long each recipe of a comparison trains, so that all are given the same: operations, passes, images, or time."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ from manyview.step import Step
 from manyview.training.update import shown
 
 BUDGETS = {
+    "flops": "as many floating-point operations as the first recipe: forward, backward, teachers and second passes at "
+    "their own cost",
     "images": "as many images as the first recipe sees",
     "forwards": "as many images through the networks as the first recipe, all views, branches and passes counted",
     "seconds": "as long as the first recipe takes, by the time of a training step on this machine",
@@ -42,12 +44,21 @@ ROUNDS, WARM_UP, TIMED = 5, 4, 8  # in each round, every recipe's steps before t
 
 @dataclass(frozen=True)
 class Length:
-    """What a recipe is given. images_per_step: of all streams. rows_per_image: that pass networks, see `Step`."""
+    """What a recipe is given. images_per_step: of all streams. rows_per_image: that pass networks, see `Step`.
+
+    flops_per_step: floating-point operations of an update, see `show.step_flops`; None where they cannot be counted.
+    """
 
     steps: int
     steps_per_epoch: int
     images_per_step: int
     rows_per_image: float
+    flops_per_step: int | None = None
+
+    @property
+    def flops(self) -> int | None:
+        """Of all updates."""
+        return None if self.flops_per_step is None else self.steps * self.flops_per_step
 
     @property
     def images(self) -> int:
@@ -83,10 +94,14 @@ def equal_steps(own: Length, reference: Length, budget: str, speed: tuple[float,
             total, each = float(reference.images), float(own.images_per_step)
         case "forwards":
             total, each = float(reference.forwards), float(own.images_per_step * own.rows_per_image)
+        case "flops" if own.flops_per_step and reference.flops:
+            total, each = float(reference.flops), float(own.flops_per_step)
         case "seconds" if speed is not None:
             total, each = reference.steps * speed[1], speed[0]
         case _:
-            raise ValueError(f"budget is one of {', '.join(BUDGETS)}, and seconds needs the speeds; got {budget!r}")
+            raise ValueError(
+                f"budget is one of {', '.join(BUDGETS)}; seconds needs the speeds, flops their counts; got {budget!r}"
+            )
     return max(1, math.floor(total / each + 0.5))
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from manyview.compare.corrected import t_test
+
 LEVEL, RESAMPLES = 0.95, 10_000
 FEW = 20  # seeds below which the bootstrap's interval is too narrow
 
@@ -25,7 +27,7 @@ Floats = NDArray[np.float64]
 class Difference:
     """Paired differences to the reference. n: pairs. higher: on how many seeds it was positive.
 
-    bootstrap, t: intervals of the mean, None of a single pair.
+    bootstrap, t: intervals of the mean, None of a single pair. p: of Student's test, see `corrected.t_test`.
     """
 
     n: int
@@ -33,6 +35,7 @@ class Difference:
     higher: int
     bootstrap: tuple[float, float] | None
     t: tuple[float, float] | None
+    p: float | None = None
 
 
 def paired(differences: Floats) -> Difference:
@@ -43,6 +46,7 @@ def paired(differences: Floats) -> Difference:
         int((np.asarray(differences) > 0).sum()),
         bootstrap_interval(differences),
         t_interval(differences),
+        t_test(differences),
     )
 
 

@@ -4,68 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from manyview.compare.plan import Comparison, Entry
+from manyview.compare.comparison import Comparison, Entry
+from manyview.compare.ledger import Ledger
+from manyview.compare.outcome import Outcome, Outcomes, ended, measures_of
 from manyview.errors import Interrupted, RunError
-from manyview.foundation.files import read_json
 from manyview.foundation.words import counted, duration
 from manyview.recipe.recipe import Recipe
 from manyview.show.display import table_row
-from manyview.training.run import Run
 from manyview.training.train import train
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: with a result, or with the line that says why there is none."""
-
-    result: dict[str, Any] | None
-    failure: str | None = None
-
-
-Outcomes = dict[tuple[str, int], Outcome]
-
-
-def ended(run: Run) -> Outcome | None:
-    """How a run ended before; None while it is not finished.
-
-    A run whose numbers stopped being numbers would do so again, to the bit: it is not tried twice.
-    """
-    if (result := run.finished()) is not None:
-        return Outcome(result)
-    report = run.folder / "failure" / "failure.json"
-    if report.is_file():
-        try:
-            why = str(read_json(report)["message"])
-        except (ValueError, KeyError, TypeError):
-            why = "it failed, and its report is damaged"
-        return Outcome(None, f"{why}; see {report.parent}")
-    return None
-
 
 Begin = Callable[[Recipe, Path], Callable[[], dict[str, Any]]]
 """Begins a run of a recipe into a folder, or goes on with it; returns what waits for its result."""
 
 
-def train_runs(comparison: Comparison, console: Console, verbose: bool = False, begin: Begin | None = None) -> Outcomes:
+def train_runs(
+    comparison: Comparison,
+    console: Console,
+    verbose: bool = False,
+    begin: Begin | None = None,
+    ledger: Ledger | None = None,
+) -> Outcomes:
     """Trains what is not finished, a line for each run; returns how all runs ended, without those still to come.
 
-    begin: begins runs elsewhere, all of them at once; by default they are trained here, one after another.
+    begin: begins runs elsewhere, all of them at once; by default they are trained here, one after another. ledger:
+    where finished runs are found, too, and written down.
 
     A run that fails is told of, and the next is trained. Raises RunError when it is asked to stop, and DataError or
     RecipeError, which would end all other runs alike.
     """
-    outcomes: Outcomes = {}
-    for entry, seed in comparison.runs:
-        if (outcome := ended(comparison.run(entry, seed))) is not None:
-            outcomes[entry.name, seed] = outcome
+    outcomes = _before(comparison, ledger)
     mine = [(entry, seed) for entry, seed in comparison.runs if not comparison.only or entry.name in comparison.only]
     waiting = [(entry, seed) for entry, seed in mine if (entry.name, seed) not in outcomes]
     if len(waiting) < len(mine):
@@ -75,7 +49,8 @@ def train_runs(comparison: Comparison, console: Console, verbose: bool = False, 
         (entry.name, seed): (begin or here)(comparison.recipe(entry, seed), comparison.run(entry, seed).folder)
         for entry, seed in waiting
     }
-    spent: dict[str, list[float]] = {}
+    took: dict[str, list[float]] = {}
+    started = time.perf_counter()
     for number, (entry, seed) in enumerate(waiting):
         began = time.perf_counter()
         status = f"{entry.name}, seed {seed}: run {number + 1} of {len(waiting)}"
@@ -83,13 +58,29 @@ def train_runs(comparison: Comparison, console: Console, verbose: bool = False, 
             outcome = _ended(under_way[entry.name, seed], entry, seed)
         outcomes[entry.name, seed] = outcome
         if outcome.result is not None:
-            spent.setdefault(entry.name, []).append(time.perf_counter() - began)
-        left = _time_left([entry for entry, _ in waiting[number + 1 :]], {e.name: e for e in comparison.entries}, spent)
-        took = duration(time.perf_counter() - began)
+            took.setdefault(entry.name, []).append(float(outcome.result["seconds"]))
+            if ledger is not None:
+                ledger.append(comparison, entry, seed, outcome.result)
+        further = [entry for entry, _ in waiting[number + 1 :]]
+        left = time_left(comparison.entries, further, took, time.perf_counter() - started)
         place = f"{number + 1} of {len(waiting)}" + (f", about {duration(left)} left" if left else "")
+        spent = duration(time.perf_counter() - began)
         console.print(
-            f"{entry.name}, seed {seed}: {_told(outcome, comparison.split)} ({took}); {place}", soft_wrap=True
+            f"{entry.name}, seed {seed}: {_told(outcome, comparison.split)} ({spent}); {place}", soft_wrap=True
         )
+    return outcomes
+
+
+def _before(comparison: Comparison, ledger: Ledger | None) -> Outcomes:
+    """How runs ended before, in their folders or elsewhere; those here are written down, where they were not."""
+    outcomes: Outcomes = {}
+    for entry, seed in comparison.runs:
+        here = ended(comparison.run(entry, seed))
+        if here is not None and here.result is not None and ledger is not None:
+            ledger.append(comparison, entry, seed, here.result)
+        there = None if ledger is None or here is not None else ledger.outcome(comparison, entry, seed)
+        if (outcome := here or there) is not None:
+            outcomes[entry.name, seed] = outcome
     return outcomes
 
 
@@ -107,11 +98,6 @@ def _ended(run: Callable[[], dict[str, Any]], entry: Entry, seed: int) -> Outcom
         return Outcome(None, str(error))
 
 
-def measures_of(result: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """What a run's result.json says of a split; what it was only watched by, of val where there was a test split."""
-    return result["eval"] if result["eval_split"] == split else result.get("val", {})
-
-
 def _told(outcome: Outcome, split: str) -> str:
     if outcome.result is None:
         return f"failed: {outcome.failure}"
@@ -120,10 +106,20 @@ def _told(outcome: Outcome, split: str) -> str:
     return ", ".join(" ".join(table_row(name, measures[name])) for name in shown) or "finished"
 
 
-def _time_left(waiting: list[Entry], entries: dict[str, Entry], spent: dict[str, list[float]]) -> float:
-    """Seconds that the waiting runs will take: as those of their recipe took, else by forward passes; 0 if unknown."""
-    if not spent:
+def time_left(
+    entries: Sequence[Entry], waiting: Sequence[Entry], took: Mapping[str, Sequence[float]], elapsed: float
+) -> float:
+    """Seconds until all that waits is done; 0 if unknown.
+
+    entries: all recipes. took: seconds of training of each finished run, by recipe; one that has none yet takes what
+    its operations say, or where these are not known its forward passes. elapsed: since the first run began, with all
+    that is beside training, and less than the sum where runs go on side by side.
+    """
+    done = sum(map(sum, took.values()))
+    if not waiting or not done:
         return 0.0
-    means = {name: sum(times) / len(times) for name, times in spent.items()}
-    pace = sum(means.values()) / sum(entries[name].length.forwards for name in means)
-    return sum(means.get(entry.name, pace * entry.length.forwards) for entry in waiting)
+    known = all(entry.length.flops for entry in entries)
+    work = {entry.name: float((known and entry.length.flops) or entry.length.forwards) for entry in entries}
+    means = {name: sum(each) / len(each) for name, each in took.items()}
+    pace = sum(means.values()) / sum(work[name] for name in means)
+    return sum(means.get(entry.name, pace * work[entry.name]) for entry in waiting) * elapsed / done

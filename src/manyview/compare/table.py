@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from manyview.compare.budget import BUDGETS
+from manyview.compare.comparison import Comparison, Entry
+from manyview.compare.corrected import holm
+from manyview.compare.images import OverImages
 from manyview.compare.intervals import FEW, Difference, paired
-from manyview.compare.plan import Comparison, Entry
-from manyview.compare.runs import Outcome, Outcomes, measures_of
+from manyview.compare.kept import OverTasks, over_images_of, over_tasks_of
+from manyview.compare.outcome import Outcome, Outcomes, measures_of
 from manyview.errors import RunError, unknown
 from manyview.evaluate.report import Table
+from manyview.foundation.words import counted
 from manyview.show.display import LABELS, table_row
 
 AGGREGATED = "aggregated_top1"
+FLOORS = r"_floor(_low|_high)?$"
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,20 @@ class Cost:
 
 @dataclass(frozen=True)
 class Results:
-    """A comparison whose runs have ended. scores: measure -> recipe -> score; where all runs failed there is none."""
+    """A comparison whose runs have ended. scores: measure -> recipe -> score; where all runs failed there is none.
+
+    main: the primary measure. holm: recipe -> its p-value there, adjusted over all recipes. images, tasks: recipe ->
+    what the kept predictions say of it and the reference, see `kept`.
+    """
 
     comparison: Comparison
     outcomes: Outcomes
     main: str
     scores: Mapping[str, Mapping[str, Score]]
     costs: Mapping[str, Cost]
+    holm: Mapping[str, float | None] = field(default_factory=dict)
+    images: Mapping[str, OverImages] = field(default_factory=dict)
+    tasks: Mapping[str, Mapping[int, OverTasks]] = field(default_factory=dict)
 
     @property
     def reference(self) -> Entry:
@@ -87,7 +100,19 @@ def tabulate(comparison: Comparison, outcomes: Outcomes) -> Results:
         }
         for measure, of in values.items()
     }
-    return Results(comparison, outcomes, _main(comparison, values), scores, _costs(comparison, outcomes))
+    main = _main(comparison, values)
+    of_main = {name: score.difference for name, score in scores.get(main, {}).items()}
+    p = {entry.name: found.p if (found := of_main.get(entry.name)) else None for entry in comparison.entries[1:]}
+    return Results(
+        comparison,
+        outcomes,
+        main,
+        scores,
+        _costs(comparison, outcomes),
+        holm(p),
+        over_images_of(comparison, main),
+        over_tasks_of(comparison, main),
+    )
 
 
 def _results(comparison: Comparison, outcomes: Outcomes, entry: Entry) -> dict[int, dict[str, Any]]:
@@ -148,17 +173,17 @@ def main_table(results: Results) -> Table:
         score = results.scores.get(results.main, {}).get(entry.name)
         row = [entry.name, _seeds(results, entry), _spread(results.main, score)]
         row += [_spread(AGGREGATED, aggregated.get(entry.name))] if aggregated else []
-        rows.append((*row, *_compared(results.main, score)))
-    return Table((*columns, *_compared_columns(results)), tuple(rows))
+        rows.append((*row, *_compared(results.main, score), _p(results.holm.get(entry.name))))
+    return Table((*columns, *_compared_columns(results), "p (Holm)"), tuple(rows))
 
 
 def measures_table(results: Results) -> Table | None:
-    """A row a further measure and recipe; None where there is none."""
+    """A row a further measure and recipe; None where there is none. Floors of calibration are left to compare.json."""
     rows = [
         (_label(measure), entry.name, _spread(measure, of[entry.name]), *_compared(measure, of[entry.name]))
         for measure, of in results.scores.items()
         for entry in results.comparison.entries
-        if measure != results.main and entry.name in of
+        if measure != results.main and entry.name in of and not re.search(FLOORS, measure)
     ]
     columns = ("measure", "recipe", "mean ± sd", *_compared_columns(results))
     return Table(columns, tuple(rows)) if rows else None
@@ -169,7 +194,11 @@ def cost_table(results: Results) -> Table:
     rows = []
     for entry in results.comparison.entries:
         length, cost = entry.length, results.costs.get(entry.name)
-        given = (length.steps, length.images, length.forwards, length.rows_per_image, f"{length.epochs:.4g}")
+        work = None if length.flops is None else f"{length.flops:.3g}"
+        first = results.reference.length.flops
+        share = None if length.flops is None or not first else f"{length.flops / first:.2f}"
+        seen = (length.steps, length.images, length.forwards, length.rows_per_image)
+        given = (*seen, f"{length.epochs:.4g}", work, share)
         took: tuple[str | None, ...] = (None, None, None)
         if cost is not None:
             relative = None if cost.relative is None else f"{cost.relative:.2f}"
@@ -179,7 +208,7 @@ def cost_table(results: Results) -> Table:
                 relative,
             )
         rows.append((entry.name, entry.backbone, entry.parameters, *given, *took))
-    given_columns = ("steps", "images", "forward passes", "an image", "epochs")
+    given_columns = ("steps", "images", "forward passes", "an image", "epochs", "FLOPs", "FLOPs, relative")
     took_columns = ("seconds", "images/s", "time, relative")
     return Table(("recipe", "network", "parameters", *given_columns, *took_columns), tuple(rows))
 
@@ -193,6 +222,7 @@ def remarks(results: Results) -> list[str]:
         f"the order of images.",
         f"Budget `{comparison.budget}`: each recipe was given {BUDGETS[comparison.budget]}, to the nearest step.",
     ]
+    lines += [*comparison.told, corrected_line(results)]
     pairs = [score.difference.n for of in results.scores.values() for score in of.values() if score.difference]
     if pairs and min(pairs) < FEW:
         lines.append(
@@ -200,9 +230,8 @@ def remarks(results: Results) -> list[str]:
             "mean in 72 % of cases at 3 seeds, in 83 % at 5, in 90 % at 10): go by the t interval."
         )
     if comparison.split == "val":
-        lines.append(
-            "Weights were chosen on validation, too: such figures are for choosing a setting, not for a claim."
-        )
+        chose = "Weights were chosen on validation, too: such" if _chose(results) else "Such"
+        lines.append(f"{chose} figures are for choosing a setting, not for a claim; claim on test with other seeds.")
     for name, seed, why in results.failed:
         lines.append(f"Failed: {name}, seed {seed}: {why}. Means are over the other seeds, which flatters {name}.")
     ends = [result for entry in comparison.entries for result in results.results(entry).values()]
@@ -213,6 +242,24 @@ def remarks(results: Results) -> list[str]:
         if len({str(result.get(key)) for result in ends}) > 1:
             lines.append(f"The runs were made with unlike {what}; compare.json tells which.")
     return lines
+
+
+def corrected_line(results: Results) -> str:
+    """What was tested how often."""
+    count = len(results.comparison.entries) - 1
+    return (
+        f"p (Holm): Student's paired test of the primary measure, adjusted over {counted(count, 'recipe')} beside the "
+        "reference; below 0.05 one may say that a recipe is unlike it. Intervals are of each recipe by itself."
+    )
+
+
+def _chose(results: Results) -> bool:
+    ends = [result for entry in results.comparison.entries for result in results.results(entry).values()]
+    return any(str(result["selected_by"]).startswith("validation") for result in ends)
+
+
+def _p(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _compared_columns(results: Results) -> tuple[str, ...]:

@@ -10,9 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
+from manyview.compare.comparison import Comparison
 from manyview.compare.figure import draw, save_svg
+from manyview.compare.images import OverImages
+from manyview.compare.images_table import images_table, tasks_table
 from manyview.compare.intervals import FEW
-from manyview.compare.plan import Comparison
 from manyview.compare.table import Results, cost_table, main_table, measures_table, remarks
 from manyview.evaluate.report import Table
 from manyview.foundation.environment import git_commit, versions
@@ -20,7 +22,20 @@ from manyview.foundation.files import write_atomically, write_json, write_text
 from manyview.recipe.strict_yaml import read_yaml
 from manyview.show.display import rich_table
 
-BRIEF = ("recipe", "images", "forward passes", "epochs", "seconds", "time, relative")  # what a terminal has room for
+BRIEF = (
+    "recipe",
+    "images",
+    "forward passes",
+    "FLOPs, relative",
+    "epochs",
+    "seconds",
+    "time, relative",
+)  # what a terminal has room for
+
+BY_IMAGES = (
+    "By images, where runs kept what they predict (right alone: images a seed that one of both alone gets right; "
+    "errors shared: of the images that either gets wrong):"
+)
 
 
 def write_all(results: Results) -> dict[str, Any]:
@@ -36,7 +51,7 @@ def write_all(results: Results) -> dict[str, Any]:
 
 def markdown(results: Results) -> str:
     """Tables and remarks."""
-    further = measures_table(results)
+    by_image, by_task, further = images_table(results), tasks_table(results), measures_table(results)
     parts = [
         f"`{command(results.comparison)}`",
         main_table(results).markdown(),
@@ -44,8 +59,12 @@ def markdown(results: Results) -> str:
         "What each recipe was given, and what a run took:",
         cost_table(results).markdown(),
     ]
+    if by_image is not None:
+        parts += [BY_IMAGES, by_image.markdown()]
+    if by_task is not None:
+        parts += ["Few-shot tasks in pairs:", by_task.markdown()]
     if further is not None:
-        parts += ["All other measures:", further.markdown()]
+        parts += ["All other measures, exploratory: nothing is corrected for their number.", further.markdown()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -70,14 +89,15 @@ def as_json(results: Results) -> dict[str, Any]:
             end = results.outcomes[entry.name, seed]
             folder = str(comparison.run(entry, seed).folder.relative_to(comparison.folder))
             runs[str(seed)] = {"folder": folder, **(end.result or {"failed": end.failure})}
-        length = {**asdict(entry.length), "images": entry.length.images, "forwards": entry.length.forwards}
+        given = entry.length
+        length = {**asdict(given), "images": given.images, "forwards": given.forwards, "flops": given.flops}
         cost = results.costs.get(entry.name)
         recipes.append(
             {
                 "name": entry.name,
                 "overrides": list(entry.overrides),
                 "recipe": read_yaml(entry.recipe.to_yaml()),
-                "length": {**length, "epochs": entry.length.epochs},
+                "length": {**length, "epochs": given.epochs},
                 "backbone": entry.backbone,
                 "parameters": entry.parameters,
                 "cost": None if cost is None else asdict(cost),
@@ -108,12 +128,21 @@ def as_json(results: Results) -> dict[str, Any]:
             "measure": results.main,
             "git": git_commit(),
             "versions": versions(),
+            "holm": dict(results.holm),
+            "by_images": {name: _by_images(found) for name, found in results.images.items()},
+            "by_tasks": {
+                name: {str(seed): asdict(found) for seed, found in of.items()} for name, of in results.tasks.items()
+            },
             "table": scores,
             "failed": [{"recipe": name, "seed": seed, "why": why} for name, seed, why in results.failed],
             "remarks": remarks(results),
             "recipes": recipes,
         }
     )
+
+
+def _by_images(found: OverImages) -> dict[str, Any]:
+    return {**asdict(found), "mcnemar": {str(seed): p for seed, p in found.mcnemar.items()}}
 
 
 def _finite(value: Any) -> Any:
@@ -127,14 +156,18 @@ def _finite(value: Any) -> Any:
 
 def show(results: Results, console: Console) -> None:
     """Prints the main table, with the bootstrap where it covers, the cost and the remarks."""
-    main, few = main_table(results), len(results.comparison.seeds) < FEW
+    main, few, by_image = main_table(results), len(results.comparison.seeds) < FEW, images_table(results)
     shown = [column for column in main.columns if column != "95 % bootstrap" or not few]
     console.print(rich_table("", _only(main, shown)))
     console.print()
     console.print(rich_table("", _only(cost_table(results), BRIEF)))
+    if by_image is not None:
+        console.print()
+        console.print(rich_table("", by_image))
     console.print()
     for line in remarks(results):
-        console.print(line, soft_wrap=True)
+        if line not in results.comparison.told:  # before the runs
+            console.print(line, soft_wrap=True)
     console.print(f"written: {results.comparison.folder}/compare.md, compare.json, compare.svg", soft_wrap=True)
 
 

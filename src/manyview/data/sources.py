@@ -80,13 +80,27 @@ class DataSpec(Choice, Reading, Protocol):
     def download(self) -> bool:
         """Whether files may be downloaded."""
 
+    @property
+    def seed(self) -> int | None:
+        """What choices of images are a function of; None for the seed of the run."""
+
+    @property
+    def test(self) -> bool:
+        """Whether there is a test split."""
+
 
 def open_splits(spec: DataSpec, seed: int, data: Mapping[str, Any] | None = None) -> Splits:
     """Open the source that `spec` names (see `open_raw`), then split and thin it out (see `make_splits`).
 
     Raises `DataError`, in one line, for whatever cannot be meant or is not there.
     """
-    return make_splits(open_raw(spec, data), spec, seed)
+    return splits_of(open_raw(spec, data), spec, seed)
+
+
+def splits_of(raw: RawSplits, spec: DataSpec, seed: int) -> Splits:
+    """What `spec` takes of a source. Without a test split it is as if the source had none, but train stays the same."""
+    splits = make_splits(raw, spec, seed if spec.seed is None else spec.seed)
+    return splits if spec.test else replace(splits, test=None, note=f"{splits.note}; test is left unread")
 
 
 def open_raw(spec: DataSpec, data: Mapping[str, Any] | None = None) -> RawSplits:

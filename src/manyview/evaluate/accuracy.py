@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +15,8 @@ from manyview.errors import DataError
 from manyview.evaluate.report import Report
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from manyview.data import Splits
     from manyview.evaluate.features import Features
 
@@ -81,8 +84,24 @@ class Classify:
         """Measures by their own names."""
         outputs = features.of(split, aggregated=features.model.orbit is not None)
         measures: dict[str, float] = {}
+        each = {"labels": _small(outputs.labels)}
         for prefix, scores in (("", outputs.logits), ("aggregated_", outputs.aggregated)):
             if scores is not None:
                 found = accuracy(scores, outputs.labels)
                 measures |= {f"{prefix}{name}": found[name] for name in found if name != "top5" or scores.shape[1] > 5}
-        return Report(measures)
+                each |= {f"{prefix}{name}": value for name, value in answers(scores).items()}
+        return Report(measures, each=each)
+
+
+def answers(scores: Tensor) -> dict[str, NDArray[Any]]:
+    """The class that each row [classes] scores highest, and its probability, in six bytes at most.
+
+    predicted: unsigned [N]; a row with a score that is not a number has the number of classes. probability: float16.
+    """
+    sure, predicted = scores.double().softmax(dim=1).max(dim=1)
+    predicted = predicted.masked_fill(scores.isnan().any(dim=1), scores.shape[1])
+    return {"predicted": _small(predicted), "probability": sure.half().cpu().numpy()}
+
+
+def _small(numbers: Tensor) -> NDArray[Any]:
+    return numbers.cpu().numpy().astype(np.uint16 if not len(numbers) or int(numbers.max()) < 2**16 else np.uint32)

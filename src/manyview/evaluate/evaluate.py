@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from manyview.data import Splits
 from manyview.errors import ManyviewError, Unreadable, WordsError, brief
@@ -19,6 +19,8 @@ from manyview.evaluate.scores import check_classifier
 from manyview.foundation.vocabulary import own_fault
 from manyview.step import Step
 
+T = TypeVar("T")
+
 
 def evaluate(
     features: Features,
@@ -26,13 +28,14 @@ def evaluate(
     protocols: Sequence[Measure],
     failed: dict[str, str] | None = None,
     notes: dict[str, str] | None = None,
+    each: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """All protocols on one split: measure -> value, accuracies in percent (see `flat`).
 
     Only labelled images count, and of train only they are learnt from. Raises DataError for a split that is not there
     or has none. failed: receives, by its call, why a protocol could not be measured, and the others are; without it,
     and for `classify` unless no image can be read, that is raised. notes: receives, by its call and split, what a
-    reader has to know of a protocol.
+    reader has to know of a protocol. each: receives what protocols say of every image or task, see `Report`.
     """
     reports = {}
     for protocol in dict.fromkeys(protocols):
@@ -45,6 +48,8 @@ def evaluate(
             continue
         if notes is not None and report.note:
             notes[f"{call_of(protocol)} on {split}"] = report.note
+    if each is not None:
+        each |= in_one(reports, lambda report: report.each)
     return flat(reports)
 
 
@@ -72,11 +77,15 @@ def flat(reports: Mapping[Measure, Report]) -> dict[str, float]:
 
     Those of `classify` go by their own names: `top1`.
     """
-    names = measure_names(list(reports))
+    return in_one(reports, lambda report: report.measures)
+
+
+def in_one(reports: Mapping[Measure, Report], of: Callable[[Report], Mapping[str, T]]) -> dict[str, T]:
+    """A part of all reports by the names of `flat`."""
     return {
         key or name if isinstance(protocol, Classify) else "_".join(filter(None, (name, key))): value
-        for protocol, name in names.items()
-        for key, value in reports[protocol].measures.items()
+        for protocol, name in measure_names(list(reports)).items()
+        for key, value in of(reports[protocol]).items()
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 Cell = str | int | float | None
 
@@ -44,13 +45,15 @@ class Report:
 
     measures: name -> value; accuracies are in percent. The name "" is the protocol's main measure, which is shown under
     the protocol's own name. tables: what is behind them, by name. draw: makes the figure that shows them, if any. note:
-    what a reader has to know of how they came about.
+    what a reader has to know of how they came about. each: what a run keeps of every image or task, by name, small
+    arrays [N] that comparisons pair.
     """
 
     measures: Mapping[str, float]
     tables: Mapping[str, Table] = field(default_factory=dict)
     draw: Callable[[], Figure] | None = None
     note: str = ""
+    each: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """What is stored of it: plain values."""

@@ -174,8 +174,12 @@ def _told(spec: Data, splits: Splits, seed: int = 0) -> str:
 def told_apart(data: Data, seed: int = 0) -> str:
     """Data in a line: source, folder, and each choice of images that is not the usual one."""
     usual, root = Data(), None if data.root is None else at_home(data.root).resolve()
-    chosen = ("val_fraction", "labels_per_class", "imbalance", "limit", "channels")
-    told = {"root": root, **{name: getattr(data, name) for name in chosen}, "seed": seed or None}
+    chosen = ("val_fraction", "labels_per_class", "imbalance", "limit", "channels", "test")
+    told = {
+        "root": root,
+        **{name: getattr(data, name) for name in chosen},
+        "seed": (seed if data.seed is None else data.seed) or None,
+    }
     return ", ".join([data.source, *(f"{k}={v}" for k, v in told.items() if v != getattr(usual, k, None))])
 
 

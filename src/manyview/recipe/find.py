@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,17 @@ def _beside(path: Path) -> str:
     if path.is_dir():
         return f"; {path} is a folder, and a recipe is a file, NAME.yaml"
     return f"; the file {path} would be one if it were called {path}.yaml" if path.is_file() else ""
+
+
+def called(text: str) -> tuple[str, str]:
+    """A recipe and the name that it goes by among others: `RECIPE@NAME`, else its own, or its file's.
+
+    Raises RecipeError for a name that is no folder's.
+    """
+    recipe, at, name = text.rpartition("@")
+    if not at or Path(text).is_file():
+        path = Path(text)
+        return text, path.stem if path.suffix in (".yaml", ".yml") else path.name
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
+        raise RecipeError(f"{text}: a recipe is called by letters, digits, '_', '-' and '.', as in {recipe}@weak")
+    return recipe, name

@@ -40,7 +40,7 @@ class Frozen(BaseModel):
 
 
 class Data(Frozen, strict=True):
-    """Where images come from and which of them are used; every choice is a function of the recipe's seed.
+    """Where images come from and which of them are used; every choice is a function of a seed.
 
     source: digits, folder, hf, listed, torchvision, or a data set by name (cifar10, …); images may be without labels,
     as of folder(labels=None) or stl10(split='train+unlabeled'). root: its folder. val_fraction: the share of training
@@ -48,7 +48,9 @@ class Data(Frozen, strict=True):
     labels_per_class, imbalance (largest class / smallest, exponential; both leave images without labels alone), limit:
     which training images remain. unlabeled: opens the stream of that name beside `image`, for views `from: unlabeled`:
     all training images without their labels; the rest, whose label is not kept or that have none; or another source's,
-    as in stl10(split='unlabeled'), in unlabeled_root (by default root). unlabeled_limit: so many of them. on_bad_image:
+    as in stl10(split='unlabeled'), in unlabeled_root (by default root). unlabeled_limit: so many of them. seed: of
+    which images remain and are held out, where runs of unlike seeds are to have the same ones; by default the recipe's.
+    test: false leaves the test images unread, as for a search, and what is measured is measured on val. on_bad_image:
     raise, or skip and list; in training another image takes its place. So it is with one that keeps a worker longer
     than timeout, in seconds, or that ends it twice. channels: images are taken as they are stored,
     8-bit or deeper, and must have this many channels; null makes them 8-bit RGB. Either way they stand upright, and
@@ -70,6 +72,8 @@ class Data(Frozen, strict=True):
     unlabeled: str | None = None
     unlabeled_root: str | None = None
     unlabeled_limit: int | None = Field(None, ge=1, le=COUNTABLE)
+    seed: int | None = Field(None, ge=0, le=2**63 - 1)
+    test: bool = True
     on_bad_image: Literal["raise", "skip"] = "raise"
     timeout: float = Field(PATIENCE, gt=0)
     channels: int | None = Field(None, ge=1, le=MOST_CHANNELS)

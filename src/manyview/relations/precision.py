@@ -9,6 +9,8 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor
 
+from manyview.foundation.autocast import autocast
+
 P = ParamSpec("P")
 
 
@@ -22,7 +24,7 @@ def in_float32(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     def raised(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         device = tensors[0].device.type if tensors else "cpu"
-        with torch.autocast(device, enabled=False):
+        with autocast(device, enabled=False):
             return function(*map(_raise, args), **{key: _raise(value) for key, value in kwargs.items()})
 
     return raised

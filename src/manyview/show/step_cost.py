@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from manyview.data import Splits
-from manyview.data.images import ArrayImages, Subset
 from manyview.foundation.environment import best_device
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import clock_of, make_optimizer
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.streams import streams_seen
+from manyview.show.step_flops import random_splits
 from manyview.step import Step
-
-UNSEEN = 64  # the side of random images where no view says what it needs
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,9 @@ def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
     from torch.utils.flop_counter import FlopCounterMode
 
     train, device = recipe.train, torch.device(best_device())
-    seen = _random_splits(recipe, step) if splits is None else splits
+    seen = splits
+    if seen is None:
+        seen = random_splits(recipe, step, {stream: train.batch_of(stream) for stream in streams_seen(recipe)})
     batches = batches_of(recipe, seen, "workers", step.num_classes)
     step.total_steps = step.total_steps or clock_of(train, seen.counts).steps
     step.train().to(device)
@@ -134,25 +132,3 @@ def size(number: int) -> str:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _random_splits(recipe: Recipe, step: Step) -> Splits:
-    """A batch of random images of each stream that the recipe reads."""
-    train, *others = (_random_images(recipe, step, recipe.train.batch_of(stream)) for stream in streams_seen(recipe))
-    return Splits(
-        train,
-        None,
-        None,
-        (),
-        "random",
-        unlabeled=Subset(others[0], np.arange(len(others[0])), hidden=True) if others else None,
-    )
-
-
-def _random_images(recipe: Recipe, step: Step, count: int) -> ArrayImages:
-    """So many random images, a little larger than the first view, with labels in turn."""
-    side = UNSEEN if step.trained_size is None else math.ceil(max(step.trained_size) * 8 / 7)
-    drawn = torch.Generator().manual_seed(recipe.seed)
-    shape = (count, recipe.data.channels or 3, side, side)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=drawn)
-    return ArrayImages(pixels, np.arange(count) % max(1, step.num_classes), np.arange(count), "random images")

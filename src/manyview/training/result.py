@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from manyview.errors import ManyviewWarning
 from manyview.evaluate.crew import Post
+from manyview.evaluate.on_one_set import Measure
 from manyview.foundation.environment import git_commit, versions
 from manyview.foundation.files import read_state, write_json
 from manyview.foundation.vocabulary import Words
+from manyview.training.predictions import keep_predictions
 from manyview.training.run import Run
 from manyview.training.validation import Validation
 
@@ -46,16 +49,25 @@ def write_result(run: Run, validation: Validation, post: Post | None = None) -> 
     features = validation.features(post)
     unmeasured: dict[str, str] = {}  # a protocol that fails must not cost the run its end
     notes: dict[str, str] = {}
+
+    def measure(split: str, chosen: Sequence[Measure]) -> dict[str, float]:
+        each: dict[str, Any] = {}
+        found = validation.measure(features, split, chosen, unmeasured, notes, each)
+        keep_predictions(run.folder, split, each)
+        return found
+
     if splits.val is not None:
         chosen = setup.protocols if splits.test is None else validation.chooses
-        result["val"] = validation.measure(features, "val", chosen, unmeasured, notes)
+        result["val"] = measure("val", chosen)
     if splits.test is not None:
-        result["eval"] = validation.measure(features, "test", setup.protocols, unmeasured, notes)
+        result["eval"] = measure("test", setup.protocols)
     else:
         result["eval"] = result.get("val", {})
     result["eval_split"] = "test" if splits.test is not None else "val" if splits.val is not None else None
     if state.untrained:
         result["untrained"] = state.untrained
+    held = {"val": splits.val, "test": splits.test}
+    result["n"] = {name: int((of.labels >= 0).sum()) for name, of in held.items() if of is not None}
     result["skipped_images"] = state.skipped
     if notes:
         result["notes"] = notes

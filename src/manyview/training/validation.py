@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from manyview.errors import ManyviewError, ManyviewWarning, Unreadable
 from manyview.evaluate.crew import Crew, Post, Task, crew_of, led
@@ -95,9 +95,10 @@ class Validation:
         chosen: Sequence[Measure],
         failed: dict[str, str] | None = None,
         notes: dict[str, str] | None = None,
+        each: dict[str, Any] | None = None,
     ) -> dict[str, float]:
         """As `evaluate`, and what online probes say; images that could not be read are noted."""
-        measures = evaluate(features, split, chosen, failed, notes)
+        measures = evaluate(features, split, chosen, failed, notes, each)
         try:
             measures |= probe_accuracies(self.setup.judged, features, split)
         except ManyviewError as error:

@@ -1,0 +1,115 @@
+"""What recipes of a comparison must have in common, and in what else they differ than in what is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from manyview.branches.origin import without_origin
+from manyview.branches.spec import SETTINGS
+from manyview.compare.comparison import Draft
+from manyview.errors import RecipeError
+from manyview.evaluate.protocols import measure_names, parse_protocols
+from manyview.recipe.flat import changed
+from manyview.recipe.recipe import Recipe, difference
+from manyview.show.plan import describe
+from manyview.training.run import INCIDENTAL
+from manyview.views.plan import TEST
+
+# settings of data that say how images are reached, not which they are
+ANYWHERE = ("data.download", "data.memory", "data.render", "data.workers")
+# what the budget sets, and what is made equal elsewhere
+SET_ELSEWHERE = ("train.epochs", "train.steps", "train.keep", "train.evaluate_every")
+MOST = 60  # letters of a value that a line shows
+
+
+def check_alike(recipes: Mapping[str, Recipe]) -> None:
+    """Raises RecipeError unless all recipes have the same data, and a protocol that several name the same settings."""
+    (reference, first), *others = recipes.items()
+    for name, recipe in others:
+        lines = [line for line in difference(first, recipe, dict.fromkeys(ANYWHERE)) if line.startswith("data.")]
+        if lines:
+            raise RecipeError(
+                f"{reference} and {name} are not trained on the same data: {'; '.join(lines)}; give one value for all"
+            )
+    protocols: dict[str, tuple[str, object]] = {}
+    for name, recipe in recipes.items():
+        for protocol, label in measure_names(parse_protocols(recipe.evaluate, words=recipe.words)).items():
+            other, known = protocols.setdefault(label, (name, protocol))
+            if known != protocol:
+                raise RecipeError(
+                    f"evaluate: {label} has other settings in {other} than in {name}: {known} and {protocol}; "
+                    "give the same to all, as in evaluate=['knn(k=20)']"
+                )
+
+
+def unlike(drafts: Sequence[Draft]) -> list[str]:
+    """A line for each recipe that differs from the reference in more than its relations, views and heads.
+
+    That is in networks and their settings, in optimiser, schedule, batch size and the like, in the ops of its views,
+    and in the view that is looked at to evaluate; and where it was tuned by itself. A difference of results is then not
+    the method's alone.
+    """
+    reference = drafts[0]
+    lines = []
+    for draft in drafts[1:]:
+        found = [*_networks(reference, draft), *_training(reference.recipe, draft.recipe)]
+        found += _augmentations(reference, draft)
+        if draft.own:
+            found.append(f"overrides of its own: {', '.join(draft.own)}")
+        if found:
+            lines.append(
+                f"{draft.name} differs from {reference.name} in more than relations and views, which may be what is "
+                f"measured: {'; '.join(found)}."
+            )
+    return lines
+
+
+def _networks(reference: Draft, other: Draft) -> list[str]:
+    ours, theirs = (str(without_origin(draft.step.main.spec.backbone)) for draft in (reference, other))
+    found = [] if ours == theirs else [f"network: {_short(ours)} -> {_short(theirs)}"]
+    return found + _lines(_of_main(reference), _of_main(other))
+
+
+def _of_main(draft: Draft) -> dict[str, object]:
+    """What a recipe says of its first trained branch beside network and heads, whatever that is called."""
+    said = draft.recipe.branches[draft.step.main.spec.name]
+    return {key: said[key] for key in SETTINGS if key != "backbone" and key in said}
+
+
+def _training(reference: Recipe, other: Recipe) -> list[str]:
+    skipped = tuple(f"{key}." for key in (*INCIDENTAL, *SET_ELSEWHERE))
+    left, right = (
+        {k: v for k, v in recipe.flat.items() if k.startswith("train.") and not f"{k}.".startswith(skipped)}
+        for recipe in (reference, other)
+    )
+    return _lines(left, right)
+
+
+def _lines(left: Mapping[str, object], right: Mapping[str, object]) -> list[str]:
+    return [f"{key}: {_short(old)} -> {_short(new)}" for key, (old, new) in changed(left, right).items()]
+
+
+def _augmentations(reference: Draft, other: Draft) -> list[str]:
+    ours, theirs = _ops(reference.recipe), _ops(other.recipe)
+    parts = ((reference.name, ours, theirs), (other.name, theirs, ours))
+    only = {name: [op for op in own if op not in others] for name, own, others in parts}
+    told = [f"only in {name}: {', '.join(ops)}" for name, ops in only.items() if ops]
+    return [f"augmentation {' and '.join(told)}"] if told else []
+
+
+def _ops(recipe: Recipe) -> list[str]:
+    """The ops of all views that are read, and of that which evaluation looks at, each once."""
+    test = {TEST: recipe.view_plan[TEST]} if TEST in recipe.view_plan else {}
+    named = {**recipe.seen_views, **test}
+    return list(
+        dict.fromkeys(
+            describe(planned.op) + (" to evaluate" if name == TEST else "")
+            for name, view in named.items()
+            for planned in view.ops
+        )
+    )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= MOST else f"{text[: MOST - 1]}…"

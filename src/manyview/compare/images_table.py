@@ -1,0 +1,32 @@
+"""Tables of what kept predictions say of a recipe and the reference, image by image and task by task."""
+
+from __future__ import annotations
+
+from manyview.compare.table import Results
+from manyview.evaluate.report import Table
+
+
+def images_table(results: Results) -> Table | None:
+    """A row a recipe: what it and the reference say of each image; None where no predictions were kept."""
+    rows = []
+    for name, found in results.images.items():
+        interval = None if found.interval is None else " to ".join(f"{end:+.2f}" for end in found.interval)
+        shares = [None if part is None else f"{100 * part:.0f} %" for part in (found.overlap, found.same_error)]
+        alone = f"{found.only_this:.1f}", f"{found.only_reference:.1f}"
+        unlike = f"{found.unlike} of {found.seeds}"
+        rows.append((name, found.images, f"{found.mean:+.2f}", interval, *alone, unlike, *shares))
+    reference = results.reference.name
+    columns = ("recipe", "images", f"difference to {reference}", "95 %, seeds and images", "right alone")
+    more = (f"{reference} right alone", "McNemar p < 0.05", "errors shared", "with the same answer")
+    return Table((*columns, *more), tuple(rows)) if rows else None
+
+
+def tasks_table(results: Results) -> Table | None:
+    """A row a recipe and seed: few-shot tasks in pairs; None where there are none."""
+    rows = [
+        (name, seed, found.tasks, f"{found.mean:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}")
+        for name, of in results.tasks.items()
+        for seed, found in of.items()
+    ]
+    columns = ("recipe", "seed", "tasks in pairs", f"difference to {results.reference.name}", "95 %, over tasks")
+    return Table(columns, tuple(rows)) if rows else None

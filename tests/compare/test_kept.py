@@ -1,0 +1,74 @@
+"""What runs keep of every image and task, against a model that answers again, and how comparisons pair it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from manyview.compare.compare import compare
+from manyview.evaluate.accuracy import answers
+from manyview.judge.judge import judge
+from manyview.training.predictions import kept_predictions
+
+FEWSHOT = "evaluate=['fewshot(ways=3, shots=2, queries=4, tasks=50, classifier=centroid)']"
+
+
+def test_a_run_keeps_what_its_model_answers(compared):
+    run = compared[0] / "runs" / "sla" / "seed-0"
+    kept = kept_predictions(run, "test")
+    result = json.loads((run / "result.json").read_text())
+    assert result["n"]["test"] == len(kept["labels"])
+    assert {name: value.dtype.itemsize for name, value in kept.items()} == dict.fromkeys(kept, 2)
+    for prefix in ("", "aggregated_"):
+        right = kept[f"{prefix}predicted"] == kept["labels"]
+        assert 100 * right.mean() == pytest.approx(result["eval"][f"{prefix}top1"], abs=1e-9)
+        assert (kept[f"{prefix}probability"] > 0.09).all()
+    assert kept_predictions(run, "val").keys() == kept.keys()
+    assert kept_predictions(run, "train") == {}
+    assert judge(run).measures["top1"] == result["eval"]["top1"]
+
+
+def test_answers_are_the_likeliest_class_and_none_for_what_is_no_number():
+    scores = torch.tensor([[0.0, 2.0, 1.0], [5.0, 0.0, 0.0], [float("nan"), 0.0, 1.0]])
+    found = answers(scores)
+    assert found["predicted"].tolist() == [1, 0, 3]
+    assert found["predicted"].dtype == np.uint16
+    assert found["probability"][:2] == pytest.approx(scores[:2].softmax(1).max(1).values.numpy(), abs=1e-3)
+
+
+def test_a_comparison_pairs_images(compared):
+    folder, written = compared
+    for name in ("one", "sla"):
+        found = written["by_images"][name]
+        difference = written["table"]["top1"][name]["difference"]
+        pairs = [
+            [kept_predictions(folder / "runs" / of / f"seed-{seed}", "test") for of in (name, "two")] for seed in (0, 1)
+        ]
+        assert all((ours["labels"] == theirs["labels"]).all() for ours, theirs in pairs)
+        assert (found["seeds"], found["images"]) == (2, len(pairs[0][0]["labels"]))
+        assert found["mean"] == pytest.approx(difference["mean"], abs=1e-9)
+        low, high = found["interval"]
+        assert low <= difference["t"][0] + 1e-9
+        assert high >= difference["t"][1] - 1e-9
+        right = [[each["predicted"] == each["labels"] for each in pair] for pair in pairs]
+        assert found["only_this"] == np.mean([(ours & ~theirs).sum() for ours, theirs in right])
+        assert found["only_reference"] == np.mean([(theirs & ~ours).sum() for ours, theirs in right])
+        assert set(found["mcnemar"]) == {"0", "1"}
+    assert "By images" in (folder / "compare.md").read_text()
+
+
+def test_few_shot_tasks_are_paired(recipes, tmp_path):
+    written = compare(
+        [recipes["two"], recipes["one"]], tmp_path / "out", seeds=1, overrides=[FEWSHOT], measure="fewshot", quiet=True
+    )
+    found = written["by_tasks"]["one"]["0"]
+    ours, theirs = (
+        kept_predictions(tmp_path / "out" / "runs" / name / "seed-0", "test")["fewshot_tasks"].astype(float)
+        for name in ("one", "two")
+    )
+    assert found["tasks"] == len(ours) == 50
+    assert found["mean"] == pytest.approx((ours - theirs).mean(), abs=1e-6)
+    assert found["low"] < found["mean"] < found["high"]
+    assert written["by_images"] == {}
+    assert "Few-shot tasks in pairs" in (tmp_path / "out" / "compare.md").read_text()
