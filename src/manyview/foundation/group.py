@@ -142,8 +142,8 @@ def check_alike(values: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def losing_none() -> Iterator[None]:
-    """Raises Lost, in place of torch's many lines, where another process of the group has gone."""
+def losing_none(then: str = "continue with the same command and resume=True") -> Iterator[None]:
+    """Raises Lost, in place of torch's many lines, where another process of the group has gone. then: the cure."""
     try:
         yield
     except RuntimeError as error:
@@ -152,8 +152,7 @@ def losing_none() -> Iterator[None]:
         why = WHY.search(str(error))
         lost = Lost(
             "another process of the group ended, or could not be reached any more; what it said, or what its launcher "
-            f"says of it, is the reason ({why[0] if why else _first_line(error)}); continue with the same command and "
-            "resume=True"
+            f"says of it, is the reason ({why[0] if why else _first_line(error)}); {then}"
         )
         lost.tells = dist.get_rank() == 0
         raise lost from None
