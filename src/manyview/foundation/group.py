@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional  # whose defaults would otherwise hold the group of the first import for ever
 
-from manyview.errors import Lost, ManyviewError, RunError
+from manyview.errors import Interrupted, Lost, ManyviewError, RunError
 from manyview.foundation.environment import code
 from manyview.foundation.launcher import PORT, Place, place
 
@@ -118,13 +118,15 @@ def as_one() -> Iterator[None]:
         mine = error
     if alone():
         return
-    told: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, None if mine is None else str(mine))
-    said = {text: rank for rank, text in reversed([*enumerate(told)]) if text is not None}
+    told: list[tuple[str, int] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, mine and (str(mine), mine.signal if isinstance(mine, Interrupted) else 0))
+    said = {each: rank for rank, each in reversed([*enumerate(told)]) if each is not None}
     if not said:
         return
-    text, rank = min(said.items(), key=lambda item: item[1])
-    if mine is None or str(mine) != text or told.count(text) < len(told):
+    (text, signal), rank = min(said.items(), key=lambda item: item[1])
+    if stops := [each for each in said if each[1]]:  # by a signal, which all get sooner or later, and leave alike
+        mine = Interrupted(*stops[0])
+    elif mine is None or str(mine) != text or told.count((text, signal)) < len(told):
         mine = RunError(f"process {rank} of {len(told)}: {text}")
     mine.tells = dist.get_rank() == 0
     raise mine
