@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manyview.errors import DamagedError, RunError, reason
+from manyview.errors import DamagedError, ManyviewError, RunError, reason
 from manyview.foundation.disk import sync
 from manyview.foundation.group import as_one
 from manyview.foundation.words import few
@@ -94,10 +94,7 @@ def with_shards(saved: Any, path: Path, mesh: DeviceMesh | None = None) -> Any:
     if not folder.is_dir():
         raise DamagedError(f"{path} is damaged: {folder}, where its weights lie, is not there")
     found: dict[str, Any] = {key: value for key, value in saved.items() if key != KEY}
-    rank, world = (0, 1) if mesh is None else (mesh.get_rank(), mesh.size())
-    if (proved := _digests(folder, files, rank, world)) != {name: files[name] for name in proved}:
-        raise DamagedError(f"{folder} is damaged: its checksums are not those of what it holds")
-    for key, tensor in _read(folder, shapes, mesh).items():
+    for key, tensor in _read(folder, shapes, files, mesh).items():
         _put(found, key.split(PLACE), tensor)
     return found
 
@@ -108,6 +105,8 @@ def _all_writing(path: Path) -> Iterator[None]:
     with as_one():
         try:
             yield
+        except ManyviewError:
+            raise
         except Exception as error:  # of a disk, or of another process, whose error torch brings in its own kind
             raise RunError(f"cannot write {path}: {reason(error)}") from None
 
@@ -120,11 +119,11 @@ def _digests(folder: Path, names: Iterable[str], rank: int, world: int) -> dict[
     """BLAKE2b of files, by name, of which each process looks at its share: its own, where all have written one."""
     found = {}
     for name in sorted(names)[rank::world]:
-        with suppress(OSError), open(folder / name, "rb") as file:
-            digest = hashlib.blake2b()
+        digest = hashlib.blake2b()
+        with open(folder / name, "rb") as file:
             while piece := file.read(PIECE):
                 digest.update(piece)
-            found[name] = digest.hexdigest()
+        found[name] = digest.hexdigest()
     return found
 
 
@@ -152,12 +151,18 @@ def _put(found: dict[Any, Any], keys: list[str], tensor: Tensor) -> None:
     found[keys[-1]] = tensor
 
 
-def _read(folder: Path, shapes: Mapping[str, Any], mesh: DeviceMesh | None) -> dict[str, Tensor]:
+def _read(
+    folder: Path, shapes: Mapping[str, Any], files: Mapping[str, Any], mesh: DeviceMesh | None
+) -> dict[str, Tensor]:
     import torch
     import torch.distributed.checkpoint as dcp
 
     reader = dcp.HuggingFaceStorageReader(str(folder))
+    rank, world = (0, 1) if mesh is None else (mesh.get_rank(), mesh.size())
     try:
+        proved = _digests(folder, [name for name in files if (folder / name).is_file()], rank, world)
+        if proved != {name: files[name] for name in proved}:
+            raise ValueError("its checksums are not those of what it holds")
         found: Any = reader.read_metadata().state_dict_metadata
         held = {key: sum(chunk.sizes.numel() for chunk in each.chunks) for key, each in found.items()}
         lost = [key for key in shapes if held.get(key) != torch.Size(shapes[key]).numel()]
