@@ -86,8 +86,10 @@ def end(code: int) -> NoReturn:
         sys.exit(code)
     atexit.unregister(leave)
     threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter would
-    atexit._run_exitfuncs()
-    at_once(code)
+    try:
+        atexit._run_exitfuncs()
+    finally:
+        at_once(code)
 
 
 def at_once(code: int) -> NoReturn:
