@@ -142,7 +142,7 @@ def _made(
     ends = [*range(together, len(images), together), len(images)]
     windows = np.concatenate([np.arange(max(0, end - together), end) for end in ends])
     rank, world = (0, 1) if crew is None else (crew.rank, crew.world)
-    plan = Once(images, windows, together, skip=data.on_bad_image == "skip", rank=rank, world=world)
+    plan = Once(images, windows, together, data.on_bad_image == "skip", rank, world, data.timeout)
     views = sorted({view.partition(".")[0] for _, view in pairs})
 
     @torch.no_grad()
