@@ -126,7 +126,7 @@ def as_one() -> Iterator[None]:
     said = {each: rank for rank, each in reversed([*enumerate(told)]) if each is not None}
     if not said:
         return
-    (text, signal), rank = min(said.items(), key=lambda item: item[1])
+    (text, _), rank = min(said.items(), key=lambda item: item[1])
     if stops := [each for each in said if each[1]]:  # by a signal, which all get sooner or later, and leave alike
         mine = Interrupted(*stops[0])
     elif mine is None or str(mine) != text or told.count(own) < len(told):
