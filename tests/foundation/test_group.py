@@ -2,14 +2,13 @@
 
 import os
 import re
+import signal
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from manyview.errors import DataError, Lost, RunError
+from manyview.errors import REQUEUE, DataError, Interrupted, Lost, RunError
 from manyview.foundation.group import as_one, check_alike, join, losing_none
 from processes import on_two
 
@@ -31,6 +30,12 @@ def refusing(text):
             raise DataError(text)
 
 
+def stopping(rank):
+    with as_one():
+        if rank:  # the signal has not come to the first yet
+            raise Interrupted("stopped", signal.SIGTERM)
+
+
 def losing():
     with losing_none():
         raise RuntimeError("[pair.cc:538] Read error [127.0.0.1]:3: Connection reset by peer\nmore")
@@ -48,6 +53,7 @@ def worker(rank, folder, ports):
     found["none"] = refusal(lambda: refusing(""))
     found["all"] = [type(error).__name__ for error in [_raised(lambda: refusing("broken"))]]
     found["second"] = refusal(lambda: refusing("broken" if rank else ""))
+    found["stopped"] = [error.code for error in [_raised(lambda: stopping(rank))]]
     found["recipe"] = refusal(lambda: check_alike({"recipe": f"steps: {rank}", "folder": "runs/x"}))
     found["lost"] = refusal(losing)
     torch.save(found, f"{folder}/{rank}.pt")
@@ -56,7 +62,7 @@ def worker(rank, folder, ports):
 def _raised(act):
     try:
         act()
-    except DataError as error:
+    except (DataError, Interrupted) as error:
         return error
 
 
@@ -98,22 +104,8 @@ def test_what_all_refuse_stays_the_mistake_it_is(two):
     assert {process["lost"][2] for process in two} == {Lost.__name__}
 
 
-LEAVING = """
-from manyview.foundation.group import leave
-import torch.distributed as dist
-import weakref
-dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-group = weakref.ref(dist.group.WORLD)
-import manyview.training.train  # and whatever keeps the group of the moment when it is loaded
-leave()
-print(group())
-"""
-
-
-def test_nothing_holds_a_group_that_was_left():
-    """Gloo's threads would give tensors back where there is no Python any more, which aborts one process in 20."""
-    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("None\n", "")
+def test_what_a_scheduler_stops_all_leave_to_be_queued_again(two):
+    assert [found["stopped"] for found in two] == [[REQUEUE], [REQUEUE]]
 
 
 def test_one_alone_is_no_group(monkeypatch):

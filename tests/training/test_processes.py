@@ -131,7 +131,7 @@ class Mortal:
 
 
 def judging(rank, recipe, folder):
-    with pytest.raises(Lost, match="^another process of the group ended, or could not be reached any more"):
+    with pytest.raises(Lost, match=r"^another process of the group ended, or could not be reached any more"):
         train(recipe, folder, quiet=True, data={"train": Mortal(folder / "none"), "test": Mortal(folder, 128)})
     (folder / "told").touch()
 

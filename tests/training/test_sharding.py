@@ -1,6 +1,7 @@
 """A run whose weights are shared out over two processes: the weights it ends with, its checkpoints, what is refused."""
 
 import json
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from manyview.branches.weights import open_weights
 from manyview.errors import ManyviewWarning, RunError
 from manyview.foundation.files import read_state, write_state
 from manyview.foundation.group import join
-from manyview.foundation.shards import put_shards
+from manyview.foundation.put_shards import put_shards
 from manyview.training.run import Run
 from manyview.training.train import train
 from processes import on_two
@@ -38,7 +39,8 @@ train: {steps: 20, batch_size: 8, log_every: 5, checkpoint_every: 10 steps, sche
 SHARP = ("train.steps=4", "train.optimizer=sam(sgd(lr=0.02, momentum=0.9), rho=0.05)")
 LOW = ("train.steps=4", "train.precision=bf16", "train.checkpointing=true", "train.clip=null")
 CONVOLVED = ("train.steps=3", "branches.net.backbone=resnet18(small=True)", "train.optimizer=sgd(lr=0.01)")
-CASES = {"sam": SHARP, "bf16": LOW, "batchnorm": CONVOLVED}
+COMPILED = ("train.steps=3", "train.optimizer=sgd(lr=0.02)", "train.compile=true")
+CASES = {"sam": SHARP, "bf16": LOW, "batchnorm": CONVOLVED, "compiled": COMPILED}
 REFUSED = ("sgdp(lr=0.01)", "novograd(lr=0.01)", "cadamw(lr=0.01)")
 
 
@@ -54,6 +56,8 @@ def half(folder, shard):
 
 
 def worker(rank, folder):
+    # what is traced is what meets shards; no compiler is asked for
+    torch.nn.Module.compile = partialmethod(torch.nn.Module.compile, backend="eager")
     for name, overrides in {"whole": (), **CASES}.items():
         train(made(*overrides), f"{folder}/{name}-whole", quiet=True)
         train(made(*overrides, shard=True), f"{folder}/{name}", quiet=True)
@@ -107,7 +111,7 @@ def test_the_weights_are_those_of_whole_ones_and_of_one_process(two, tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_sam_low_precision_recomputing_and_batchnorm_are_as_of_whole_weights(two, case):
+def test_sam_low_precision_recomputing_batchnorm_and_compiled_ones_are_as_of_whole_weights(two, case):
     assert furthest(state(two / case), state(two / f"{case}-whole")) < 1e-5
 
 

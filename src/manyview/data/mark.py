@@ -46,8 +46,11 @@ def looks_of(splits: Splits) -> dict[str, dict[str, str]]:
 
 def exchanged(before: Mapping[str, Mapping[str, str]], splits: Splits) -> list[str]:
     """The names of images that looked otherwise before, see `looks_of`."""
-    return [images.name(int(at)) for name, images in _parts(splits).items()
-            for at, look in before.get(name, {}).items() if int(at) < len(images) and _look(images, int(at)) != look]  # fmt: skip
+    found = []
+    for name, images in _parts(splits).items():
+        looks = {int(at): look for at, look in before.get(name, {}).items()}
+        found += [images.name(at) for at, look in looks.items() if at < len(images) and _look(images, at) != look]
+    return found
 
 
 def _parts(splits: Splits) -> dict[str, Images]:

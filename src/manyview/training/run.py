@@ -178,8 +178,8 @@ class Run:
                     )
             if changed := exchanged(stored.get("looks", {}), splits):
                 warn(
-                    f"{self.folder}: {shown(few(changed))}: other pixels than when the run began; files were exchanged, "
-                    "or are decoded otherwise here"
+                    f"{self.folder}: {shown(few(changed))}: other pixels than when the run began; files were "
+                    "exchanged, or are decoded otherwise here"
                 )
 
     def _further(self, recipe: Recipe) -> str:
