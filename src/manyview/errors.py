@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import os
@@ -195,6 +196,7 @@ class ManyviewWarning(UserWarning):
 
 
 _OURS = os.path.dirname(__file__) + os.sep
+_WRAPS = contextlib.__file__  # whose contexts stand around functions of ours
 _LOOPS = tuple(os.path.join("-packages", name, "") for name in ("torch", "accelerate"))  # which call modules and hooks
 
 
@@ -207,4 +209,4 @@ def warn(text: str) -> None:
 
 
 def _is_not_the_callers(file: str) -> bool:
-    return file.startswith(_OURS) or any(loop in file for loop in _LOOPS)
+    return file.startswith((_OURS, _WRAPS)) or any(loop in file for loop in _LOOPS)

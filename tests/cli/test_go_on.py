@@ -139,11 +139,22 @@ def test_the_first_signal_is_noted_and_the_second_ends_at_once():
 
 @pytest.mark.parametrize(
     ("name", "ends"),
-    [("SIGINT", "; Ctrl-C again ends at once"), ("SIGTERM", "; SIGTERM again ends at once"), ("SIGUSR1", "")],
+    [
+        ("SIGINT", "; Ctrl-C again ends at once"),
+        ("SIGTERM", "; SIGTERM once more, 5 s from now, ends at once"),
+        ("SIGUSR1", ""),
+    ],
 )
 def test_what_the_same_signal_would_do_is_said(name, ends, capsys):
     Display().stopping(getattr(signal, name))
     assert capsys.readouterr().out == f"stopping after this step{ends}\n"
+
+
+def test_a_scheduler_s_signal_that_a_launcher_passes_on_too_is_one():
+    with interruptible() as asked:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert asked() == signal.SIGTERM
 
 
 def test_what_is_to_be_typed_next(monkeypatch):

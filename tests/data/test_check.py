@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import datasets
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from PIL import Image
 
 from commands import done, manyview, png
+from manyview.data.check import check_source
+from manyview.data.splits import RawSplits
+from subjects import pictures
 
 
 @pytest.fixture
@@ -61,6 +65,30 @@ def test_all_that_is_odd_is_found_and_named(odd):
     code, out, err = manyview("data", "check", "folder", f"data.root={odd}")
     assert (code, err) == (1, "")
     assert out.splitlines()[-1].endswith("2 classes: 7 findings")
+
+
+class Slow:
+    """Images of which one keeps whoever reads it."""
+
+    def __init__(self, images):
+        self.images, self.labels, self.index = images, images.labels, images.index
+
+    def __len__(self):
+        return len(self.images)
+
+    def read(self, position, scale=1):
+        if position == 5:
+            time.sleep(60)
+        return self.images.read(position)
+
+    def name(self, position):
+        return f"picture {position}"
+
+
+def test_an_image_that_keeps_a_decoder_is_named_and_the_others_are_looked_at():
+    raw = RawSplits(Slow(pictures(70, classes=2)), None, None, ("a", "b"), carve_test=True)
+    found = check_source(raw, workers=1, patience=0.5).findings
+    assert [each.told for each in found] == ["picture 5: reading it took longer than 0.5 s"]
 
 
 def test_labels_that_name_no_class_and_classes_without_images(tmp_path):

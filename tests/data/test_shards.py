@@ -28,6 +28,7 @@ from manyview.data.loader import Batches, stream
 from manyview.data.mark import is_same, marks_of
 from manyview.data.shard_format import digest_of
 from manyview.errors import DataError
+from manyview.foundation.lock import alone_at
 from manyview.load import data_of
 
 COUNTS = {"train": 50, "test": 9}
@@ -245,6 +246,9 @@ def test_a_pack_that_was_ended_goes_on(photos, packed, tmp_path, monkeypatch):
         assert manyview(*command, "--workers", "0")[0] == 130
     assert "it is not packed to its end" in one_line(*manyview("data", "check", f"shards('{tmp_path}/out')"))
     (tmp_path / "out" / f".{asked[2]}.7.tmp").write_bytes(b"torn")
+    with alone_at(tmp_path / "out" / ".packing" / "plan.json"):
+        told = one_line(*last_line(manyview(*command)))
+    assert told == f"{tmp_path}/out is being packed by another process; let it end, or end it"
     torn = tmp_path / "out" / asked[1]
     torn.write_bytes(torn.read_bytes()[:-512])
     done(*command, "--workers", "0", "--quiet")
@@ -404,6 +408,8 @@ HOSTILE = {
     "label": (retabled(lambda a: first(3)(a["label"])), "label 3 is none of the 3 classes"),
     "negative label": (retabled(lambda a: first(-2)(a["label"])), "label -2 is none of"),
     "numbers": (retabled(lambda a: first(a["index"][1])(a["index"])), "two images have one number"),
+    "below 0": (retabled(lambda a: first(-1)(a["index"])), "has the number -1; they are 0 to"),
+    "a number without end": (retabled(lambda a: first(2**62)(a["index"])), "has the number 4611686018427387904; they"),
     "names": (retabled(lambda a: first(-4)(a["ends"])), "names do not fill"),
     "one array less": (retabled(lambda a: a.pop("check")), "it holds ends, index"),
     "floats": (retabled(lambda a: a.update(check=a["check"].astype(np.float32))), "'check' is float32"),

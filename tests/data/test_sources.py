@@ -7,6 +7,8 @@ import pickle
 import re
 import shutil
 import sys
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
@@ -605,6 +607,28 @@ def test_torchvision_without_a_network(monkeypatch, tmp_path):
     made = r"torchvision\.datasets\.CIFAR10\('DIR', download=True\) makes a folder to bring here as data\.root"
     told = rf"CIFAR10 cannot be opened under .* \(<urlopen error no route to host>\); where there is a network, {made}"
     fails(told, "cifar10", root=tmp_path, download=True)
+
+
+def test_one_downloads_and_the_others_wait(monkeypatch, tmp_path):
+    import torchvision
+
+    inside, most = [], []
+
+    def fetch(*arguments, **more):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fetch)
+    how = {"root": tmp_path, "download": True}
+    asked = [threading.Thread(target=fails, args=("CIFAR10 cannot .*", "cifar10"), kwargs=how) for _ in range(3)]
+    for each in asked:
+        each.start()
+    for each in asked:
+        each.join()
+    assert most == [1, 1, 1]
 
 
 def write(path, image, label, **extra):

@@ -8,7 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from manyview.evaluate.accuracy import accuracy
-from manyview.evaluate.linear import METRICS, WEIGHTS, Fit, fit_linear, fit_path, linear_probe
+from manyview.evaluate.linear import METRICS, WEIGHTS, fit_linear, fit_path, linear_probe
+from manyview.evaluate.logistic import Fit
 from manyview.evaluate.rows import Mapped, Rows, Store
 
 

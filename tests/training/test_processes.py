@@ -1,6 +1,7 @@
 """A run on two processes, with images that cannot be read; resumed on another number of them; replayed."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from commands import done, manyview, png
 from manyview import parse_recipe
 from manyview.data import open_splits
 from manyview.data.loader import Batches
-from manyview.errors import ManyviewWarning, RunError
+from manyview.errors import Lost, ManyviewWarning, RunError
 from manyview.foundation.files import read_state
 from manyview.foundation.group import join
 from manyview.judge.judge import judge
@@ -112,6 +113,34 @@ def test_two_processes_judge_a_run_as_one_does(two, tmp_path):
     on_two(evaluated, two, tmp_path / "two")
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
     assert results[0]["eval"] == results[1]["eval"] if "eval" in results[0] else results[0] == results[1]
+
+
+class Mortal:
+    """Images, of which the second process dies once a run is trained."""
+
+    def __init__(self, folder, first=0):
+        self.folder, self.first = folder, first
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, number):
+        if os.environ.get("RANK") == "1" and (self.folder / "checkpoints" / "last.pt").is_file():
+            os._exit(0)
+        return torch.full((3, 8, 8), self.first + 7 * number, dtype=torch.uint8), number % 2
+
+
+def judging(rank, recipe, folder):
+    with pytest.raises(Lost, match=r"^another process of the group ended, or could not be reached any more"):
+        train(recipe, folder, quiet=True, data={"train": Mortal(folder / "none"), "test": Mortal(folder, 128)})
+    (folder / "told").touch()
+
+
+def test_a_process_that_dies_while_it_judges_is_told_in_a_line(recipe, tmp_path):
+    short = parse_recipe(recipe.to_yaml(), "train.steps=1", "data.memory=0", "data.val_fraction=0")
+    on_two(judging, short, tmp_path / "run")
+    assert (tmp_path / "run" / "told").exists()
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_two_processes_resume_exactly(two, recipe, tmp_path):

@@ -240,6 +240,7 @@ def test_half_a_line_and_leftovers(killed, recipe, uninterrupted):
     (killed / "checkpoints" / ".last.pt.7.tmp").write_bytes(b"half")
     assert complete(killed, recipe, "--resume") == 0
     assert_same_run(killed, uninterrupted("dropout and random weights"))
+    assert not [*killed.rglob(".*.tmp")], "of many kills they would fill the disk"
 
 
 def test_lost_metrics_do_no_harm_to_the_weights(killed, recipe, uninterrupted):

@@ -1,6 +1,8 @@
 """A run whose weights are shared out over two processes: the weights it ends with, its checkpoints, what is refused."""
 
 import json
+from functools import partialmethod
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,9 @@ from commands import done
 from manyview import parse_recipe
 from manyview.branches.weights import open_weights
 from manyview.errors import ManyviewWarning, RunError
-from manyview.foundation.files import read_state
+from manyview.foundation.files import read_state, write_state
+from manyview.foundation.group import join
+from manyview.foundation.shards import put_shards
 from manyview.training.run import Run
 from manyview.training.train import train
 from processes import on_two
@@ -35,7 +39,8 @@ train: {steps: 20, batch_size: 8, log_every: 5, checkpoint_every: 10 steps, sche
 SHARP = ("train.steps=4", "train.optimizer=sam(sgd(lr=0.02, momentum=0.9), rho=0.05)")
 LOW = ("train.steps=4", "train.precision=bf16", "train.checkpointing=true", "train.clip=null")
 CONVOLVED = ("train.steps=3", "branches.net.backbone=resnet18(small=True)", "train.optimizer=sgd(lr=0.01)")
-CASES = {"sam": SHARP, "bf16": LOW, "batchnorm": CONVOLVED}
+COMPILED = ("train.steps=3", "train.optimizer=sgd(lr=0.02)", "train.compile=true")
+CASES = {"sam": SHARP, "bf16": LOW, "batchnorm": CONVOLVED, "compiled": COMPILED}
 REFUSED = ("sgdp(lr=0.01)", "novograd(lr=0.01)", "cadamw(lr=0.01)")
 
 
@@ -51,6 +56,8 @@ def half(folder, shard):
 
 
 def worker(rank, folder):
+    # what is traced is what meets shards; no compiler is asked for
+    torch.nn.Module.compile = partialmethod(torch.nn.Module.compile, backend="eager")
     for name, overrides in {"whole": (), **CASES}.items():
         train(made(*overrides), f"{folder}/{name}-whole", quiet=True)
         train(made(*overrides, shard=True), f"{folder}/{name}", quiet=True)
@@ -104,7 +111,7 @@ def test_the_weights_are_those_of_whole_ones_and_of_one_process(two, tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_sam_low_precision_recomputing_and_batchnorm_are_as_of_whole_weights(two, case):
+def test_sam_low_precision_recomputing_batchnorm_and_compiled_ones_are_as_of_whole_weights(two, case):
     assert furthest(state(two / case), state(two / f"{case}-whole")) < 1e-5
 
 
@@ -140,6 +147,26 @@ def test_a_run_that_was_begun_on_two_goes_on_on_one_and_back(two, tmp_path):
     assert state(folder)["run"]["number"] == 22
 
 
+def saving_is_cut_short(rank, folder):
+    """Twice before `last.pt` names what was written: the run would go on from what it names."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    join()
+    mesh, path = init_device_mesh("cpu", (2,)), Path(folder) / "last.pt"
+    for number in (20, 40, 40):
+        tensor = distribute_tensor(torch.full((4, 2), float(number)), mesh, [Shard(0)])
+        rest = put_shards(path, {"step": {"weight": tensor}}, number)
+        if rank == 0 and number == 20:
+            write_state(path, rest)
+
+
+def test_what_the_checkpoint_names_outlives_saves_that_were_cut_short(tmp_path):
+    on_two(saving_is_cut_short, str(tmp_path))
+    assert (read_state(tmp_path / "last.pt")["step"]["weight"] == 20).all()
+    assert len([*tmp_path.glob("last.shards-*")]) == 2  # and of what was cut short nothing piles up
+
+
 def test_it_is_taken_out_as_plain_weights(two, tmp_path):
     done("export", two / "whole", tmp_path / "exported")
     held = open_weights(two / "whole")
@@ -166,6 +193,9 @@ def test_shards_that_are_lost_or_cut_short_are_told(two, tmp_path):
     shards = folder / raw["shards"]["folder"]
     one, other = sorted(shards.iterdir())
     kept = one.read_bytes()
+    one.write_bytes(kept[:-5] + bytes([kept[-5] ^ 1]) + kept[-4:])  # a bit of a weight
+    with pytest.raises(RunError, match="is damaged: its checksums are not those"):
+        read_state(folder / "last.pt")
     one.write_bytes(kept[: len(kept) // 2])
     with pytest.raises(RunError, match="is damaged"):
         read_state(folder / "last.pt")

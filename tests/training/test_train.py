@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -743,6 +744,19 @@ def test_public_names():
 
 
 # ------------------------------------------------------------------------------------------ what cannot be measured
+
+
+def test_images_exchanged_under_their_names_since_a_run_began_are_named(tmp_path, image_folder):
+    recipe = parse_recipe(on_folder(image_folder))
+    run = Run(tmp_path / "run")
+    run.begin(recipe, open_splits(recipe.data, recipe.seed), resume=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ManyviewWarning)
+        run.splits(recipe)
+    path = Path(open_splits(recipe.data, recipe.seed).train.name(0))
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    with pytest.warns(ManyviewWarning, match=rf"run: {path}: other pixels than when the run began; files were exch"):
+        run.splits(recipe)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -111,7 +111,7 @@ def check(
     raw = open_raw(spec)
     total = sum(len(images) for images in (raw.train, raw.val, raw.test) if images is not None)
     with ringing("the check", quiet), Display(quiet, bars).evaluating("check", total) as watch:
-        found = check_source(raw, _processes(workers), watch)
+        found = check_source(raw, _processes(workers), watch, spec.timeout)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
     else:

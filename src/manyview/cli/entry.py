@@ -35,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+GROUP = "manyview.foundation.group"
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk
 STOPPED = 130  # the exit code of a command that Ctrl-C ended: 128 and the number of the signal
 COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
@@ -96,7 +97,21 @@ for name, inner in groups.items():
 
 
 def main() -> None:
-    """Entry point: turns users' mistakes into one line on stderr and exit code 2, and doubts into one line each."""
+    """Entry point: see `_run`. A process of a group ends as one of a group has to."""
+    try:
+        code = _run()
+    except Exception:
+        if GROUP not in sys.modules:
+            raise
+        sys.excepthook(*sys.exc_info())  # a fault of ours, as Python would tell it
+        code = 1
+    if GROUP in sys.modules:  # else there is none, nor torch
+        sys.modules[GROUP].end(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The exit code of the command: users' mistakes are one line on stderr and code 2, and doubts one line each."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # what its encoding lacks must not end a run; typer.echo would write UTF-8 where ASCII was asked for
@@ -135,7 +150,7 @@ def main() -> None:
             told = "stopped" if code == STOPPED else ""
     if told:
         tell(told)
-    sys.exit(code)
+    return code
 
 
 def _as_override(key: str, value: str) -> str:

@@ -135,10 +135,10 @@ def _is_here(host: str) -> bool:
 
 @contextmanager
 def _as_one() -> Iterator[None]:
-    from manyview.foundation.group import as_one, join
+    from manyview.foundation.group import as_one, join, losing_none
 
     join()
-    with as_one():
+    with losing_none(), as_one():
         yield
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from manyview.data.decode import BadImage
 from manyview.data.images import Images
 from manyview.data.loader import load
+from manyview.data.reading import PATIENCE, watched
 from manyview.data.splits import RawSplits
 from manyview.errors import shown
 from manyview.foundation.words import counted
@@ -52,6 +53,7 @@ class _Look:
     """Part number n: the n-th `TOGETHER` images: (digest of pixels, height, width), or why one cannot be read."""
 
     images: Images
+    skip: bool = True  # for one that ends or keeps its worker to be a finding, see `loader.load`
 
     def __len__(self) -> int:
         return -(-len(self.images) // TOGETHER)
@@ -62,7 +64,7 @@ class _Look:
 
     def _one(self, position: int) -> tuple[bytes, int, int] | str:
         try:
-            image = self.images.read(position)
+            image = watched(self.images, position, 1)
         except BadImage as error:
             return str(error)
         digest = hashlib.blake2b(f"{image.dtype} {[*image.shape]}".encode(), digest_size=16)
@@ -70,8 +72,13 @@ class _Look:
         return digest.digest(), image.shape[-2], image.shape[-1]
 
 
-def check_source(raw: RawSplits, workers: int = 0, watch: Watch = lambda done, total: None) -> Checked:
-    """Looks at every image of a source. watch: told how many images are done, of how many."""
+def check_source(
+    raw: RawSplits, workers: int = 0, watch: Watch = lambda done, total: None, patience: float = PATIENCE
+) -> Checked:
+    """Looks at every image of a source. watch: told how many images are done, of how many.
+
+    patience: seconds that a worker may be at one, which is unreadable then, as is one at which two have died.
+    """
     splits = {name: images for name in SPLITS if (images := getattr(raw, name)) is not None}
     total, before = sum(map(len, splits.values())), 0
     findings: list[Finding] = []
@@ -80,7 +87,7 @@ def check_source(raw: RawSplits, workers: int = 0, watch: Watch = lambda done, t
         seen, unread = np.zeros(len(images), "V16"), {}
         sides = np.zeros((len(images), 2), np.int32)
         look = _Look(images)
-        for number, part in enumerate(load(look, 0, len(look), workers)):
+        for number, part in enumerate(load(look, 0, len(look), workers, patience=patience)):
             for position, found in enumerate(part, number * TOGETHER):
                 if isinstance(found, str):
                     unread[position] = found

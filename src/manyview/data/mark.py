@@ -38,6 +38,34 @@ def mark_of(images: Images | None, pixels: bool = False) -> dict[str, Any] | Non
     return {**which, "digest": digest.hexdigest(), "images": alone.hexdigest()}
 
 
+def looks_of(splits: Splits) -> dict[str, dict[str, str]]:
+    """A digest of the pixels of some images, by split and position: what marks of files do not tell, their contents."""
+    return {name: {str(at): look for at in spread(len(images)) if (look := _look(images, at))}
+            for name, images in _parts(splits).items()}  # fmt: skip
+
+
+def exchanged(before: Mapping[str, Mapping[str, str]], splits: Splits) -> list[str]:
+    """The names of images that looked otherwise before, see `looks_of`."""
+    found = []
+    for name, images in _parts(splits).items():
+        looks = {int(at): look for at, look in before.get(name, {}).items()}
+        found += [images.name(at) for at, look in looks.items() if at < len(images) and _look(images, at) != look]
+    return found
+
+
+def _parts(splits: Splits) -> dict[str, Images]:
+    parts = {name: getattr(splits, name) for name in ("train", "val", "test", "unlabeled")}
+    return {name: images for name, images in parts.items() if images is not None}
+
+
+def _look(images: Images, position: int) -> str | None:
+    """None for an image that cannot be read."""
+    try:
+        return hashlib.blake2b(pixels_of(images, position), digest_size=16).hexdigest()
+    except BadImage:
+        return None
+
+
 def is_same(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
     """Whether two marks are of the same split; one that was kept by an older version says less."""
     if before is None or now is None:

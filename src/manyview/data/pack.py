@@ -13,7 +13,8 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,11 +43,13 @@ from manyview.data.shard_format import (
 )
 from manyview.data.splits import Splits
 from manyview.errors import DataError, RunError, shown
-from manyview.foundation.files import write_bytes, write_text
+from manyview.foundation.files import write_atomically, write_bytes, write_text
+from manyview.foundation.lock import alone_at
 from manyview.views.draws import order_of
 
 SAMPLED = 256  # images whose sizes say how many go into a shard
 BLOCK = tarfile.BLOCKSIZE
+PLAN = "plan.json"
 SPLITS = ("train", "val", "test")
 ROW = ("position", "offset", "size", "check")  # what is noted of an image
 Watch = Callable[[int, int], None]
@@ -98,16 +101,33 @@ def pack_splits(
         return done
     tasks = _Tasks(out, parts, together, seed, skip)
     total, finished, skipped = sum(map(len, parts.values())), 0, []
-    for written in load(tasks, 0, len(tasks), workers):
-        finished += written.seen
-        skipped += written.skipped
-        watch(finished, total)
-    described = {name: tasks.close(name, root) for name in parts}
-    given = {"format": "manyview shards", "version": VERSION, "classes": [*splits.classes], "carve_test": carve_test}
-    manifest = Manifest.model_validate({**given, "plan": digest_of(text.encode()), **described})
-    write_text(out / MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True) + "\n")
-    shutil.rmtree(out / PACKING)
+    with _alone(out):
+        for written in load(tasks, 0, len(tasks), workers):
+            finished += written.seen
+            skipped += written.skipped
+            watch(finished, total)
+        described = {name: tasks.close(name, root) for name in parts}
+        given = {"format": "manyview shards", "version": VERSION, "classes": [*splits.classes]}
+        plan_of = {"plan": digest_of(text.encode()), "carve_test": carve_test}
+        manifest = Manifest.model_validate({**given, **plan_of, **described})
+        write_text(out / MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True) + "\n")
+        shutil.rmtree(out / PACKING)
     return _told(manifest, skipped)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Holds other packers off, and clears away what a killed one left half. Raises RunError where one is at work."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(alone_at(out / PACKING / PLAN, wait=False))
+        except BlockingIOError:
+            raise RunError(f"{shown(out)} is being packed by another process; let it end, or end it") from None
+        except OSError:  # a disk that knows no locks
+            pass
+        for torn in (*out.glob(".*.tmp"), *(out / PACKING).glob(".*.tmp")):
+            torn.unlink()
+        yield
 
 
 def _told(manifest: Manifest, skipped: list[str], before: bool = False) -> Packed:
@@ -119,7 +139,7 @@ def _told(manifest: Manifest, skipped: list[str], before: bool = False) -> Packe
 
 def _begin(out: Path, plan: str) -> Packed | None:
     """Notes what will be packed, once. Raises RunError for a folder that something else lies in."""
-    noted, manifest = out / PACKING / "plan.json", out / MANIFEST
+    noted, manifest = out / PACKING / PLAN, out / MANIFEST
     try:
         if manifest.is_file():
             found = Manifest.model_validate_json(manifest.read_bytes())
@@ -134,8 +154,6 @@ def _begin(out: Path, plan: str) -> Packed | None:
                     f"{shown(out)} was begun with other {', '.join(other)}; go on as it was begun, or pack into "
                     "another folder"
                 )
-            for torn in (*out.glob(".*.tmp"), *noted.parent.glob(".*.tmp")):
-                torn.unlink()
             return None
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RunError(
@@ -157,6 +175,14 @@ def _a_shard(images: Images, shard_size: int) -> int:
             continue
     together = max(1, int(shard_size / (np.mean(sizes or [BLOCK]) + 3 * BLOCK)))  # a header, and another file's label
     return -(-len(images) // max(1, -(-len(images) // together)))
+
+
+def _content(images: Images, position: int) -> bytes:
+    """An image's bytes. Raises BadImage, for more than are kept, too."""
+    content = content_of(images, position)
+    if len(content) > LARGEST:
+        raise BadImage(f"{images.name(position)}: has {len(content):,} bytes; at most {LARGEST:,} are kept")
+    return content
 
 
 def _room(size: int) -> int:
@@ -219,35 +245,28 @@ class _Tasks:
 
     def _write(self, name: str, path: Path, placed: Ints, first: int) -> _Note:
         """The tar file of the images at positions `placed`, which are the split's from number `first` on."""
-        images, rows, skipped = self.parts[name], [], []
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        images, tar = self.parts[name], _Tar()
+        rows: list[tuple[int, ...]] = []
+        skipped: list[str] = []
+
+        def write(temporary: Path) -> None:
             with open(temporary, "wb") as file:
-                tar = _Tar(file)
                 for number, position in enumerate(map(int, placed), first):
                     try:
-                        content = content_of(images, position)
-                        if len(content) > LARGEST:
-                            raise BadImage(
-                                f"{images.name(position)}: has {len(content):,} bytes; at most {LARGEST:,} are kept"
-                            )
+                        content = _content(images, position)
                     except BadImage as error:
                         if not self.skip:
-                            raise BadImage(
-                                f"{error}; repair it, or leave such out with data.on_bad_image=skip"
-                            ) from None
+                            cure = "repair it, or leave such out with data.on_bad_image=skip"
+                            raise BadImage(f"{error}; {cure}") from None
                         skipped.append(str(error))
                         continue
-                    at = tar.add(f"{number:09d}.{kind_of(content)}", content)
+                    at = tar.add(file, f"{number:09d}.{kind_of(content)}", content)
                     rows.append((position, at, len(content), zlib.crc32(content)))
                     if images.labels[position] >= 0:
-                        tar.add(f"{number:09d}.cls", b"%d" % images.labels[position])
-                tar.close()
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+                        tar.add(file, f"{number:09d}.cls", b"%d" % images.labels[position])
+                tar.close(file)
+
+        write_atomically(path, write)
         described = File(name=path.name, bytes=tar.size, digest=tar.digest.hexdigest())
         return _Note(described, np.array(rows, np.int64).reshape(-1, len(ROW)), skipped)
 
@@ -303,25 +322,25 @@ def _read_note(path: Path) -> _Note:
 class _Tar:
     """A tar file as it grows: its length, and the digest of its bytes. The same contents give the same bytes."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.size, self.digest = file, 0, hashlib.blake2b(digest_size=16)
+    def __init__(self) -> None:
+        self.size, self.digest = 0, hashlib.blake2b(digest_size=16)
 
-    def add(self, name: str, content: bytes) -> int:
-        """Appends a file; returns where its content begins."""
+    def add(self, file: BinaryIO, name: str, content: bytes) -> int:
+        """Appends a file to that which it grows in; returns where its content begins."""
         head = tarfile.TarInfo(name)
         head.size = len(content)
-        self._put(head.tobuf(tarfile.USTAR_FORMAT))
+        self._put(file, head.tobuf(tarfile.USTAR_FORMAT))
         at = self.size
-        self._put(content)
-        self._put(bytes(_room(len(content)) - len(content)))
+        self._put(file, content)
+        self._put(file, bytes(_room(len(content)) - len(content)))
         return at
 
-    def close(self) -> None:
+    def close(self, file: BinaryIO) -> None:
         """Writes what ends a tar file."""
-        self._put(bytes(2 * BLOCK))
+        self._put(file, bytes(2 * BLOCK))
 
-    def _put(self, data: bytes) -> None:
-        self._file.write(data)
+    def _put(self, file: BinaryIO, data: bytes) -> None:
+        file.write(data)
         self.digest.update(data)
         self.size += len(data)
 

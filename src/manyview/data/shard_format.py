@@ -29,6 +29,7 @@ MANIFEST = "shards.json"
 PACKING = ".packing"  # what is noted until all is packed
 VERSION = 1
 LARGEST = 1 << 30  # bytes of one image
+MOST = 1 << 31  # above every number of an image, for some losses keep something of each
 LARGEST_TABLE = 1 << 34  # bytes of a split's table, and
 LARGEST_MANIFEST = 1 << 28  # of shards.json
 TABLE = {
@@ -174,6 +175,9 @@ def _fault(arrays: Mapping[str, NDArray[Any]], split: Split, classes: int) -> st
     if arrays["label"].min() < -1 or arrays["label"].max() >= classes:
         worst = arrays["label"].max() if arrays["label"].min() >= -1 else arrays["label"].min()
         return f"label {worst} is none of the {classes} classes, nor -1 (no label)"
+    if arrays["index"].min() < 0 or arrays["index"].max() >= MOST:
+        worst = arrays["index"].max() if arrays["index"].min() >= 0 else arrays["index"].min()
+        return f"an image has the number {worst}; they are 0 to {MOST - 1:,}"
     if not np.diff(np.sort(arrays["index"])).all():
         return "two images have one number"
     return ""

@@ -13,7 +13,9 @@ from typing import Any, BinaryIO, final
 
 from manyview.data.shard_format import File
 from manyview.errors import DataError, reason, shown
+from manyview.foundation.disk import sync
 from manyview.foundation.files import at_home, cache_folder, open_regular
+from manyview.foundation.lock import alone_at
 
 PIECE = 1 << 22  # bytes of a file that are copied at once
 STRIDE = 1 << 17  # bytes that Linux reads ahead at one asking; of more it leaves out the rest
@@ -133,7 +135,7 @@ def _kept(store: Store, file: File) -> Iterator[BinaryIO]:
     try:
         opened = open_regular(path)
     except FileNotFoundError:
-        with _alone(path):
+        with alone_at(_lock(path)):
             if not path.is_file():
                 _fetch(store, file, path)
             opened = open_regular(path)
@@ -143,10 +145,14 @@ def _kept(store: Store, file: File) -> Iterator[BinaryIO]:
         yield opened
 
 
+def _lock(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
 def _fetch(store: Store, file: File, path: Path) -> None:
     """Brings a file whole into the cache, where there is room or older ones make it. Raises DataError if damaged."""
     temporary = path.with_suffix(f".{os.getpid()}.part")
-    with _alone(path.parent / "room"):
+    with alone_at(_lock(path.parent / "room")):
         _make_room(path.parent, store.cache - file.bytes)
         with open(temporary, "wb") as target:  # its length counts from now on, for others who make room
             target.truncate(file.bytes)
@@ -156,6 +162,7 @@ def _fetch(store: Store, file: File, path: Path) -> None:
             digest = _copied(source, target, file.bytes)
         if digest != file.digest:
             raise DataError(f"{store.where(file.name)} is damaged: its checksum is not that of the description")
+        sync(temporary)  # what has the name is not proved again
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -192,20 +199,6 @@ def _alive(path: Path) -> bool:
     except PermissionError:
         pass
     return True
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Holds other processes of this machine off a file of the cache; a process that dies lets go."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl  # not there on Windows, where a file is fetched twice at worst
-    except ImportError:
-        yield
-        return
-    with open(path.with_name(f"{path.name}.lock"), "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 __all__ = ["Store"]

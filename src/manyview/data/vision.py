@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from manyview.data.folder import own_images
 from manyview.data.images import ArrayImages, FolderImages, Images, pack
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, reason, shown, unknown
+from manyview.foundation.lock import alone_at
 
 Read = Callable[[Any, str, Stored | None], Images]
 
@@ -27,14 +29,28 @@ def vision(
     trained on in place of the usual split, by torchvision's name for it, such as STL-10's "train+unlabeled" or SVHN's
     "extra". Raises `DataError` for an unknown name or split, and for files that are missing or broken.
     """
-    import torchvision.datasets
-
     names = {known.lower(): known for known in DATASETS}
     if str(name).lower() not in names:
         raise DataError(unknown("torchvision dataset", str(name).lower(), names))
     name = names[name.lower()]
     if root is None:
         raise DataError(f"{name} needs data.root: the folder where its files are (data.download=true puts them there)")
+    with _alone(root) if download else nullcontext():  # one brings the files, others wait and find them
+        return _opened(root, name, split, download, stored)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    with ExitStack() as held:
+        with suppress(OSError):  # a folder that cannot be written to holds all there will be
+            held.enter_context(alone_at(root / ".download.lock"))
+        yield
+
+
+def _opened(root: Path, name: str, split: str | None, download: bool, stored: Stored | None) -> RawSplits:
+    """A data set by torchvision's name."""
+    import torchvision.datasets
+
     splits, read = DATASETS[name]
     if split is not None:
         if "split" not in splits["train"]:

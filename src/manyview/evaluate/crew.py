@@ -73,7 +73,7 @@ def crew_of(device: torch.device) -> Crew | None:
     return None if alone() else Crew(dist.get_rank(), dist.get_world_size(), device)
 
 
-def led(crew: Crew | None, work: Callable[[Post | None], T], help: Callable[[Task], None]) -> T | None:
+def led(crew: Crew | None, work: Callable[[Post | None], T], help: Callable[[Task], object]) -> T | None:
     """What `work` gives on the first process; the others do with `help` all tasks that it posts, and get None.
 
     work: receives what posts a task, of which the first then does its own part; None where it is alone. All processes

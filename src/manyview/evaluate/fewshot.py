@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manyview.errors import DataError, unknown
-from manyview.evaluate.linear import check_rows
+from manyview.evaluate.logistic import check_rows
 from manyview.evaluate.report import Report
 from manyview.foundation.words import counted
 from manyview.views.draws import Draws

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from manyview.errors import DataError, unknown
 from manyview.evaluate.accuracy import accuracy_of, check_labelled
-from manyview.evaluate.linear import METRICS, check_rows, held_out
+from manyview.evaluate.linear import METRICS, held_out
+from manyview.evaluate.logistic import check_rows
 from manyview.evaluate.report import Report, Table
 from manyview.evaluate.rows import Rows, blocks_of, rows_of
 from manyview.views.draws import Draws, order_of

@@ -106,7 +106,7 @@ def collect(
         return Seen(found | {"labels": torch.from_numpy(images.labels[part.kept])}, part.skipped)
 
     stores: dict[str, Store] = {}
-    with contextlib.closing(_seen(plan, workers, look, crew)) as parts:
+    with contextlib.closing(seen_by(plan, workers, look, crew)) as parts:
         for number, seen in enumerate(parts, 1):
             if skipped is not None:
                 skipped += seen.skipped
@@ -132,8 +132,8 @@ class Seen:
     skipped: list[str]
 
 
-def _seen(plan: Once, workers: int, look: Callable[[Part], Seen], crew: Crew | None) -> Generator[Seen, None, None]:
-    """What the parts gave, in their order; of several processes on the first alone."""
+def seen_by(plan: Once, workers: int, look: Callable[[Part], Seen], crew: Crew | None) -> Generator[Seen, None, None]:
+    """What the parts gave, in their order; of several processes, all of which call this, on the first alone."""
     with contextlib.closing(read_once(plan, workers)) as parts:
         if crew is None:
             yield from map(look, parts)

@@ -13,13 +13,15 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # whose defaults would otherwise hold the group of the first import for ever
 
 from manyview.errors import Lost, ManyviewError, RunError
 from manyview.foundation.environment import code
@@ -72,6 +74,28 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def end(code: int) -> NoReturn:
+    """Ends this process with an exit code; one of a group at once, behind all that was to be done at exit.
+
+    gloo's threads may outlive Python, for as long as anything holds the group: an error's frames, what wrapped the
+    step. And one that gives up waits for none of its messages that are under way: the others find it gone.
+    """
+    if alone():
+        sys.exit(code)
+    atexit.unregister(leave)
+    threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter would
+    atexit._run_exitfuncs()
+    at_once(code)
+
+
+def at_once(code: int) -> NoReturn:
+    """Ends this process now; what was printed is there."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 def alone() -> bool:
     """Whether there is no other process."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
@@ -121,7 +145,7 @@ def losing_none() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if alone() or not LOST.search(str(error)):
+        if alone() or not (isinstance(error, dist.DistError) or LOST.search(str(error))):
             raise
         why = WHY.search(str(error))
         lost = Lost(
@@ -247,4 +271,4 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
-__all__ = ["alone", "as_one", "check_alike", "join", "leave", "losing_none", "on_cpus"]
+__all__ = ["alone", "as_one", "at_once", "check_alike", "end", "join", "leave", "losing_none", "on_cpus"]

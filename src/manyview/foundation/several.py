@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import socket
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from manyview.foundation.group import at_once, leave
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -45,9 +48,12 @@ def _joined(rank: int, worker: Callable[..., None], count: int, port: int, argum
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
     torch.set_num_threads(1)
-    worker(rank, *arguments)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    try:
+        worker(rank, *arguments)
+        leave()
+    except BaseException:
+        atexit.register(at_once, 1)  # behind what torch does with the error; see `end`
+        raise
 
 
 def free_port() -> int:

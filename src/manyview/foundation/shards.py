@@ -6,23 +6,27 @@ reader is a process alone, which gets whole tensors, or a group of any size, of 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyview.errors import DamagedError, RunError, reason
 from manyview.foundation.disk import sync
+from manyview.foundation.group import as_one
 from manyview.foundation.words import few
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed.device_mesh import DeviceMesh
 
-KEY = "shards"  # of a checkpoint: {"folder": name, "shapes": {path of a tensor in it: its shape}}
+KEY = "shards"  # of a checkpoint: {"folder": name, "shapes": {path of a tensor: its shape}, "files": {name: digest}}
 NAME = re.compile(r"[\w-]+\.shards-(\d+)(-\d+)?")
+PIECE = 1 << 22  # bytes of a file that are looked at together
 PLACE = "/"  # between the keys on the way to a tensor
 
 
@@ -43,12 +47,11 @@ def own_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_shard(tensor) else tensor  # type: ignore[attr-defined]
 
 
-def put_shards(path: Path, saved: Mapping[str, Any], number: int, older: int = 1) -> dict[str, Any]:
-    """Writes the shards of a checkpoint beside `path`; returns the rest of it, which names them.
+def put_shards(path: Path, saved: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Writes the shards of a checkpoint beside `path`; returns the rest of it, which names them and their digests.
 
-    All processes must call it, and one of them then writes the rest. number: of updates, for the folder's name. older:
-    how many folders of earlier checkpoints stay, which are in use until the rest is written. Without shards nothing is
-    written. Raises RunError.
+    All processes must call it, and one of them then writes the rest. number: of updates, for the folder's name. Folders
+    that no checkpoint of this name has any more are removed before. Without shards nothing is written. Raises RunError.
     """
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp
@@ -57,37 +60,71 @@ def put_shards(path: Path, saved: Mapping[str, Any], number: int, older: int = 1
     rest = _split(saved, "", flat)
     if not flat:
         return rest
-    named = [_new_folder(path, number, older) if dist.get_rank() == 0 else None]
+    named, digests = [""], [dict[str, str]()] * dist.get_world_size()
+    with _all_writing(path):
+        if dist.get_rank() == 0:
+            named = [_new_folder(path, number)]
     dist.broadcast_object_list(named)
-    folder = path.parent / str(named[0])
+    folder = path.parent / named[0]
     shapes = {key: [*tensor.shape] for key, tensor in flat.items()}
-    try:
-        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        dcp.save(flat, storage_writer=writer)
+    with _all_writing(folder):
+        dcp.save(flat, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    with _all_writing(folder):
+        own = _digests(folder, [each.name for each in folder.iterdir()], dist.get_rank(), len(digests))
         if dist.get_rank() == 0:
             for each in (*folder.iterdir(), folder, folder.parent):
                 sync(each)
-    except Exception as error:  # of a disk, or of another process, whose error torch brings in its own kind
-        raise RunError(f"cannot write {folder}: {reason(error)}") from None
-    return {**rest, KEY: {"folder": folder.name, "shapes": shapes}}
+    dist.all_gather_object(digests, own)
+    files = {name: digest for each in digests for name, digest in each.items()}
+    return {**rest, KEY: {"folder": folder.name, "shapes": shapes, "files": files}}
 
 
 def with_shards(saved: Any, path: Path, mesh: DeviceMesh | None = None) -> Any:
     """A checkpoint that was read from `path`, with the tensors that lie beside it; as it is where there are none.
 
-    mesh: the processes, of which each then reads its own part of each. Raises DamagedError where they are not there.
+    mesh: the processes, of which each then reads its own part of each, and proves its share of the files. Raises
+    DamagedError where they are not there, or not what was written.
     """
     if not isinstance(saved, Mapping) or not isinstance(saved.get(KEY), Mapping):
         return saved
-    name, shapes = saved[KEY].get("folder"), saved[KEY].get("shapes")
-    if not isinstance(name, str) or not NAME.fullmatch(name) or not isinstance(shapes, Mapping):
+    name, shapes, files = (saved[KEY].get(part) for part in ("folder", "shapes", "files"))
+    if not (isinstance(name, str) and NAME.fullmatch(name) and isinstance(shapes, Mapping) and _are_names(files)):
         raise DamagedError(f"{path} is damaged: it names no folder of shards beside it")
     folder = path.parent / name
     if not folder.is_dir():
         raise DamagedError(f"{path} is damaged: {folder}, where its weights lie, is not there")
     found: dict[str, Any] = {key: value for key, value in saved.items() if key != KEY}
+    rank, world = (0, 1) if mesh is None else (mesh.get_rank(), mesh.size())
+    if (proved := _digests(folder, files, rank, world)) != {name: files[name] for name in proved}:
+        raise DamagedError(f"{folder} is damaged: its checksums are not those of what it holds")
     for key, tensor in _read(folder, shapes, mesh).items():
         _put(found, key.split(PLACE), tensor)
+    return found
+
+
+@contextmanager
+def _all_writing(path: Path) -> Iterator[None]:
+    """What one process cannot write, all refuse."""
+    with as_one():
+        try:
+            yield
+        except Exception as error:  # of a disk, or of another process, whose error torch brings in its own kind
+            raise RunError(f"cannot write {path}: {reason(error)}") from None
+
+
+def _are_names(files: Any) -> bool:
+    return isinstance(files, Mapping) and all(isinstance(name, str) and Path(name).name == name for name in files)
+
+
+def _digests(folder: Path, names: Iterable[str], rank: int, world: int) -> dict[str, str]:
+    """BLAKE2b of files, by name, of which each process looks at its share: its own, where all have written one."""
+    found = {}
+    for name in sorted(names)[rank::world]:
+        with suppress(OSError), open(folder / name, "rb") as file:
+            digest = hashlib.blake2b()
+            while piece := file.read(PIECE):
+                digest.update(piece)
+            found[name] = digest.hexdigest()
     return found
 
 
@@ -146,13 +183,23 @@ def _empty(shape: Any, dtype: Any, mesh: DeviceMesh | None) -> Tensor:
     return empty(shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
 
 
-def _new_folder(path: Path, number: int, older: int) -> str:
-    """A name that is free; folders of this name's checkpoints but for the newest are removed."""
-    there = [each for each in path.parent.glob(f"{path.stem}.shards-*") if NAME.fullmatch(each.name)]
-    there.sort(key=lambda each: each.stat().st_mtime_ns)
-    for each in there[: len(there) - older]:
-        shutil.rmtree(each, ignore_errors=True)
+def _new_folder(path: Path, number: int) -> str:
+    """A name that is free; folders that no checkpoint names are removed, as those of which a run was killed midway."""
+    there = {each.name: each for each in path.parent.glob(f"{path.stem}.shards-*") if NAME.fullmatch(each.name)}
+    for name in there.keys() - _in_use(path):
+        shutil.rmtree(there[name], ignore_errors=True)
     free = (f"{path.stem}.shards-{number}{f'-{more}' * bool(more)}" for more in range(len(there) + 1))
     name = next(each for each in free if not (path.parent / each).exists())
     (path.parent / name).mkdir(parents=True)
     return name
+
+
+def _in_use(path: Path) -> set[str]:
+    """The folders that checkpoints of this name, and those before it, say they have."""
+    import torch
+
+    found = set()
+    for each in (path, *path.parent.glob(f"{path.stem}-*{path.suffix}")):
+        with suppress(Exception):  # one that is not there, or damaged, has none
+            found.add(torch.load(each, map_location="cpu", mmap=True, weights_only=True)[KEY]["folder"])
+    return found

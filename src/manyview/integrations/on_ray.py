@@ -23,6 +23,7 @@ from manyview.judge.judge import judge
 from manyview.judge.subject import open_subject
 from manyview.load import parse_recipe
 from manyview.recipe.recipe import Recipe
+from manyview.training.run import placed
 from manyview.training.train import train
 from manyview.words.load import words_of
 
@@ -55,7 +56,7 @@ class Cluster:
 
     def training(self, recipe: Recipe, out: Path) -> Callable[[], dict[str, Any]]:
         """Begins a run, or goes on with it; returns what waits for its result. Raises then what training raises."""
-        return self._begun(_train, recipe.to_yaml(), str(out.resolve()), self._use)
+        return self._begun(_train, placed(recipe).to_yaml(), str(out.resolve()), self._use)
 
     def judging(self, run: Path, protocols: Sequence[str], split: str) -> Callable[[], dict[str, Any]]:
         """Begins to measure a run by protocols; returns what waits for the measures, by protocol."""

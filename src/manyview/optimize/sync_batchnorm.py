@@ -50,8 +50,14 @@ def alone_again(step: nn.Module) -> None:
         if isinstance(norm, _BatchNorm):
             vars(norm).pop("forward", None)
         if isinstance(norm, nn.SyncBatchNorm):
-            alike: type[nn.Module] = BatchNormAct2d if hasattr(norm, "act") else nn.BatchNorm2d
+            alike: type[nn.Module] = BatchNormAct2d if hasattr(norm, "act") else _OfAnyShape
             norm.__class__ = alike  # type: ignore[assignment]
+
+
+class _OfAnyShape(_BatchNorm):
+    """Of vectors, images or volumes, as what SyncBatchNorm took the place of."""
+
+    def _check_input_dim(self, input: Tensor) -> None: ...
 
 
 def _forward(norm: _BatchNorm, images: Tensor) -> Tensor:

@@ -22,8 +22,10 @@ from manyview.branches.branch import Branch
 from manyview.branches.kept import Kept, Pair, Table
 from manyview.branches.weights import digest_of
 from manyview.data.fingerprint import fingerprint
-from manyview.data.once import Once, read_once
+from manyview.data.once import Once, Part
 from manyview.errors import RunError, warn
+from manyview.evaluate.crew import Crew, Post, crew_of, led
+from manyview.evaluate.outputs import Seen, seen_by
 from manyview.foundation.environment import code, versions
 from manyview.foundation.files import cache_folder, write_bytes
 from manyview.optimize.optimize import images_of
@@ -37,7 +39,7 @@ INDEX = "index"
 def keep_features(setup: Setup) -> None:
     """Gives each frozen branch that says so what it says of all images to train on. Raises BadImage where one is bad.
 
-    The main process passes the images, where no file has them; the others wait for it.
+    Where the first process has no file of it, all pass the images, each its share, as in evaluation.
     """
     for name, spec in setup.recipe.branch_plan.items():
         if spec.frozen is not None and spec.frozen.keep and name in setup.step.branches:
@@ -55,16 +57,23 @@ def _tables(setup: Setup, branch: Branch, stream: str) -> dict[Pair, Table]:
         return {}
     together = _together(setup, stream)
     path = cache_folder("teachers") / f"{_key(setup, branch, pairs, stream, together)}.safetensors"
-    found = _load(path)
-    if found is None and setup.main:
-        found = _made(setup, branch, pairs, stream, together)
+    kept, crew = _load(path), crew_of(setup.accelerator.device)
+
+    def make(post: Post | None) -> dict[str, Tensor]:
+        if kept is not None:
+            return kept
+        if post is not None:
+            post({})
+        made = _made(setup, branch, pairs, stream, together, crew)
         try:
-            write_bytes(path, save(found, {"digest": _digest(found, path)}))
+            write_bytes(path, save(made, {"digest": _digest(made, path)}))
         except RunError as error:
             warn(f"branches.{branch.spec.name}: what it says of images is not kept: {error}")
-    setup.accelerator.wait_for_everyone()
-    if found is None:
-        found = _load(path) or _made(setup, branch, pairs, stream, together)
+        return made
+
+    found = led(crew, make, lambda task: _made(setup, branch, pairs, stream, together, crew))
+    # the others find it where the first put it, unless that is another disk
+    found = found or kept or _load(path) or _made(setup, branch, pairs, stream, together)
     members = {view: setup.step.plan[view].members if "." not in view else 1 for _, view in pairs}
     return {pair: Table(found[INDEX], found[_name(pair)], members[pair[1]]) for pair in pairs}
 
@@ -112,34 +121,46 @@ def _digest(found: dict[str, Tensor], path: Path) -> str:
     return digest_of(dict(sorted(found.items())), path.stem)
 
 
-def _made(setup: Setup, branch: Branch, pairs: Collection[Pair], stream: str, together: int) -> dict[str, Tensor]:
-    """All images of a stream passed through the branch, `together` at a time, the last of them twice if need be."""
+def _made(
+    setup: Setup, branch: Branch, pairs: Collection[Pair], stream: str, together: int, crew: Crew | None = None
+) -> dict[str, Tensor]:
+    """All images of a stream passed through the branch, `together` at a time, the last of them twice if need be.
+
+    crew: processes that all call this, of which each passes its share; empty on all but the first.
+    """
     images, data, device = setup.splits.streams[stream], setup.recipe.data, setup.accelerator.device
     parts: dict[str, list[Tensor]] = {}
     ends = [*range(together, len(images), together), len(images)]
     windows = np.concatenate([np.arange(max(0, end - together), end) for end in ends])
-    plan = Once(images, windows, together, skip=data.on_bad_image == "skip")
+    rank, world = (0, 1) if crew is None else (crew.rank, crew.world)
+    plan = Once(images, windows, together, skip=data.on_bad_image == "skip", rank=rank, world=world)
     views = sorted({view.partition(".")[0] for _, view in pairs})
+
+    @torch.no_grad()
+    def look(part: Part) -> Seen:
+        index = images.index[part.kept]
+        if not len(index):
+            return Seen({}, part.skipped)
+        source = part.images
+        source = source.to(device) if isinstance(source, Tensor) else [image.to(device) for image in source]
+        made: dict[str, View] = setup.step.views(
+            source, index=torch.from_numpy(index), epoch=0, only=views, stream=stream
+        )
+        with setup.accelerator.autocast(), branch.looking():
+            said = branch({name: view.moved(_to(device)) for name, view in made.items()}, pairs)
+        found = {_name(pair): value.reshape(len(index), -1).cpu() for pair, value in said.items()}
+        return Seen({**found, INDEX: torch.from_numpy(index)}, part.skipped)
+
     with (
-        closing(read_once(plan, data.workers)) as read,
+        closing(seen_by(plan, data.workers, look, crew)) as seen,
         setup.display.evaluating(f"pass {stream} through {branch.spec.name}", len(images)) as tick,
-        torch.no_grad(),
     ):
-        for number, part in enumerate(read, 1):
-            index = images.index[part.kept]
-            if not len(index):
-                continue
-            source = part.images
-            source = source.to(device) if isinstance(source, Tensor) else [image.to(device) for image in source]
-            made: dict[str, View] = setup.step.views(
-                source, index=torch.from_numpy(index), epoch=0, only=views, stream=stream
-            )
-            with setup.accelerator.autocast(), branch.looking():
-                said = branch({name: view.moved(_to(device)) for name, view in made.items()}, pairs)
-            for pair, value in said.items():
-                parts.setdefault(_name(pair), []).append(value.reshape(len(index), -1).cpu())
-            parts.setdefault(INDEX, []).append(torch.from_numpy(index))
+        for number, part in enumerate(seen, 1):
+            for name, value in part.found.items():
+                parts.setdefault(name, []).append(value)
             tick(min(number * together, len(images)), len(images))
+    if crew is not None and not crew.leads:
+        return {}
     whole = {name: torch.cat(values) for name, values in parts.items()}
     if not whole:
         raise RunError(f"branches.{branch.spec.name}: none of the {stream} images could be read")

@@ -47,7 +47,7 @@ def take_up(run: Run, setup: Setup, resume: bool) -> State:
             raise RunError(
                 f"{run.last} says that {state.number:,} updates were made; the run has {setup.clock.steps:,}"
             )
-        damaged |= _without_best(run, state)
+        damaged |= _without_best(run, state) if setup.main else {}  # which alone chooses
         setup.accelerator.wait_for_everyone()  # they all have read the same
         for path, told in damaged.items() if setup.main else ():
             os.replace(path, path.with_name(f"{path.name}.damaged"))

@@ -19,10 +19,11 @@ from manyview.branches.start import Start
 from manyview.branches.teacher import Absent
 from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
-from manyview.data.mark import is_same, marks_of
-from manyview.errors import ManyviewWarning, RunError, reason, warn
+from manyview.data.mark import exchanged, is_same, looks_of, marks_of
+from manyview.errors import ManyviewWarning, RunError, reason, shown, warn
 from manyview.foundation.files import at_home, read_json, read_state, write_json, write_text
 from manyview.foundation.taken import check_overrides, taken_path
+from manyview.foundation.words import few
 from manyview.load import parse_recipe
 from manyview.recipe.find import text_of_run
 from manyview.recipe.method import SHOWN, in_a_line
@@ -104,16 +105,20 @@ class Run:
             self.check_same(recipe, splits)
             check_networks(self.folder, self.networks(), networks or {}, begins=not kept(self.last))
             self._check_starts(starts)
+            for torn in (*self.folder.glob(".*.tmp"), *self.last.parent.glob(".*.tmp")):
+                torn.unlink(missing_ok=True)  # of a run that was killed while it wrote, each as large as what it wrote
             if recipe.data.on_bad_image == "skip":
                 self._skips_from_here()
             return
         noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
         if starts:
             noted["starts"] = {part: start.noted for part, start in starts.items()}
+        if not splits.given:  # whose marks are of pixels, too
+            noted["looks"] = looks_of(splits)
         write_json(self.folder / "splits.json", {**noted, **marks_of(splits)})
         if networks:
             write_json(self.folder / "networks.json", networks)
-        text = _anywhere(recipe).to_yaml()
+        text = placed(recipe).to_yaml()
         keep_words(self.folder, recipe.words.used_in(text))
         write_text(self.folder / "recipe.yaml", text)
 
@@ -153,7 +158,7 @@ class Run:
     def check_same(self, recipe: Recipe, splits: Splits | None = None) -> None:
         """Raises RunError if the folder was made by another recipe or other data, and shows the difference."""
         own = self.recipe(exact=True)
-        changed = difference(own, _anywhere(recipe), dict.fromkeys(INCIDENTAL))
+        changed = difference(own, placed(recipe), dict.fromkeys(INCIDENTAL))
         if changed:
             more = f"; its own is {self.folder / 'recipe.yaml'}" if len(changed) > SHOWN else ""
             more += self._further(own) if all(each.startswith("train.") for each in changed) else ""
@@ -169,6 +174,11 @@ class Run:
                         f"began with; restore {'them' if same else 'the data'}, "
                         f"or begin anew in another folder"
                     )
+            if changed := exchanged(stored.get("looks", {}), splits):
+                warn(
+                    f"{self.folder}: {shown(few(changed))}: other pixels than when the run began; files were "
+                    "exchanged, or are decoded otherwise here"
+                )
 
     def _further(self, recipe: Recipe) -> str:
         """What to say where a run should be trained in another way, or longer, than it was."""
@@ -273,7 +283,7 @@ class Run:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ManyviewWarning)  # who loaded the recipe was told
             own = parse_recipe(text_of_run(self.folder), use=recipe.words)
-        if changed := difference(own, _anywhere(recipe), dict.fromkeys(ELSEWHERE)):
+        if changed := difference(own, placed(recipe), dict.fromkeys(ELSEWHERE)):
             told = in_a_line(changed)
             raise RunError(f"the recipe given is another than that of {self.folder}, Run(folder).recipe(): {told}")
 
@@ -304,7 +314,7 @@ def run_of(given: Run | str | Path, use: Use | Sequence[Use] = (), where: str = 
     return Run(taken_path(given, where), use)
 
 
-def _anywhere(recipe: Recipe) -> Recipe:
+def placed(recipe: Recipe) -> Recipe:
     """The recipe with the paths of data and weights made absolute, so that the run can be read from any folder."""
     if (branches := anywhere(recipe.branches)) != recipe.branches:
         recipe = recipe.model_copy(update={"branches": branches})

@@ -89,7 +89,7 @@ class Saver:
             self._take()
         made = Copy(self._spare.pop() if self._spare else [])
         copied = made.of(state)
-        if any(tensor.is_pinned() for tensor in made.taken[:1]):
+        if any(tensor.is_pinned() for tensor in made.taken):
             torch.cuda.synchronize()  # they were copied from the GPU without waiting for each
         self._under_way.append(self._thread.submit(self._write, path, copied, made.taken, after, alone))
 

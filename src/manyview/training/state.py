@@ -40,16 +40,13 @@ class State:
         self.skipped = sorted({*self.skipped, *lines})
 
 
-def checkpoint_of(
-    path: Path, step: Step, optimizer: torch.optim.Optimizer, state: State, older: int = 1
-) -> dict[str, Any]:
+def checkpoint_of(path: Path, step: Step, optimizer: torch.optim.Optimizer, state: State) -> dict[str, Any]:
     """All that a run needs to go on as if nothing had happened; what is shared out is written beside `path` already.
 
-    older: how many checkpoints of this name are kept. All processes must call it. Raises RunError where it cannot be
-    written.
+    All processes must call it. Raises RunError where it cannot be written.
     """
     found = {"step": step.state_dict(), "optimizer": optimizer.state_dict(), "run": asdict(state)}
-    return put_shards(path, found, state.number, older)
+    return put_shards(path, found, state.number)
 
 
 def read_checkpoint(path: Path, step: Step, optimizer: torch.optim.Optimizer, mesh: Any = None) -> State:

@@ -35,6 +35,7 @@ from manyview.training.validation import Validation
 
 
 @left_as_found()
+@losing_none()
 def train(
     recipe: Recipe,
     out: str | Path,
@@ -107,7 +108,7 @@ def _loop(run: Run, setup: Setup, state: State, validation: Validation) -> None:
             state.seconds, state.waited = watch.seconds, watch.waited
             if setup.mesh is not None:
                 saver.wait()  # what it writes names shards, of which only those in use are left
-            found = checkpoint_of(path, step, setup.optimizer, state, config.checkpoints)
+            found = checkpoint_of(path, step, setup.optimizer, state)
             if setup.main:
                 saver.save(path, found, run.metrics, alone=path == run.best)
 
