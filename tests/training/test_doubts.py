@@ -69,6 +69,10 @@ def told(*overrides, images=800, clock=CLOCK):
             "were before training; branches.teacher.momentum=0.95 leaves 1 %",
         ),
         (
+            ["branches.online.backbone=resnet18", "relations=['cross_entropy(net.logits(a))']"],
+            "branches.online: no relation reads it, so it is not built; what they read is net",
+        ),
+        (
             ["relations=['info_nce(z(a), toward=z(b), queue=1000)']"],
             "relations.info_nce.queue=1000: it holds more keys than there are training images (800), so an image meets "
             "its own older keys as negatives; relations.info_nce.queue=200",

@@ -41,7 +41,7 @@ SHARP = (
     "relations=['cross_entropy(logits(a))', 'info_nce(z(a), toward=teacher.z(b), queue=16, temperature=0.2)']",
 )
 LOW = ("train.steps=4", "train.precision=bf16", "train.checkpointing=true", "train.clip=null")
-CONVOLVED = ("train.steps=3", "branches.net.backbone=resnet18(small=True)", "train.optimizer=sgd(lr=0.01)")
+CONVOLVED = ("train.steps=3", "branches.net.backbone=test_resnet", "train.optimizer=sgd(lr=0.01)")
 COMPILED = ("train.steps=3", "train.optimizer=sgd(lr=0.02)", "train.compile=true")
 CASES = {"sam": SHARP, "bf16": LOW, "batchnorm": CONVOLVED, "compiled": COMPILED}
 REFUSED = ("sgdp(lr=0.01)", "novograd(lr=0.01)", "cadamw(lr=0.01)")
