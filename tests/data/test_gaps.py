@@ -150,6 +150,16 @@ BAD_LISTS = {
     "fields": ("train.csv", "image,label\na/0.png,cat\na/2.png\n", "line 3 has 1 fields, and the first line has 2"),
     "missing": ("train.csv", "image,label\na/0.png,cat\nb.png,dog\nc.png,dog\n", "line 3: no file .*b.png .1 more: c"),
     "twice": ("train.csv", "image,label\na/0.png,cat\n./a/0.png,dog\n", r"line 3: \./a/0.png stands in .*line 2 alre"),
+    "above": (
+        "train.csv",
+        "image,label\na/0.png,cat\na/../../key,dog\n",
+        r"line 3: a/\.\./\.\./key leads out of data\.root",
+    ),
+    "elsewhere": (
+        "train.csv",
+        "image,label\n/etc/passwd,cat\n",
+        "line 2: /etc/passwd leads out of data.root; set data",
+    ),
     "no path": ("train.csv", "image,label\na/0.png,cat\n,dog\n", "line 3: no path"),
     "two labels": ("train.csv", "image,target,class\na/0.png,1,1\n", "several columns of labels, 'target' and 'class'"),
     "number": ("train.csv", "image,label\na/0.png,0\na/2.png,-2\n", "label -2 is not one of 0 to 0"),

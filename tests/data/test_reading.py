@@ -16,6 +16,7 @@ from manyview.data.loader import Batches, load
 from manyview.data.once import Once, read_once
 from manyview.data.reading import LOST, _ended
 from manyview.errors import ManyviewWarning, RunError
+from manyview.evaluate.outputs import collect
 from subjects import pictures
 
 BAD = 5
@@ -114,6 +115,11 @@ def test_without_skipping_it_is_one_line(tmp_path, what):
     with pytest.raises(RunError, match=TOLD[what]) as caught:
         read(Odd(what, tmp_path), skip=False)
     assert "\n" not in str(caught.value)
+
+
+def test_evaluation_waits_as_long_as_the_run_says(tmp_path):
+    with pytest.raises(RunError, match=TOLD["hangs"]):
+        collect(None, Odd("hangs", tmp_path), workers=1, patience=0.5)
 
 
 def test_evaluation_names_it_too(tmp_path):

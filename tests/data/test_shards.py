@@ -27,6 +27,7 @@ from manyview.data import BadImage, open_splits
 from manyview.data.loader import Batches, stream
 from manyview.data.mark import is_same, marks_of
 from manyview.data.shard_format import digest_of
+from manyview.data.shard_store import _make_room
 from manyview.errors import DataError
 from manyview.foundation.lock import alone_at
 from manyview.load import data_of
@@ -208,6 +209,15 @@ def test_what_is_kept_is_bounded(packed, far):
     there = of(address, ", cache=0").train
     assert all(torch.equal(there.read(at), here.read(at)) for at in range(len(here)))
     assert not kept_in(cache)
+
+
+def test_room_is_made_while_others_rename_what_they_fetch(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}").write_bytes(b"four")
+        os.utime(tmp_path / f"{number}", (number, number))
+    (tmp_path / "gone.7.part").symlink_to(tmp_path / "nowhere")  # listed, and then not there
+    _make_room(tmp_path, 5)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.exists()) == ["2"]
 
 
 def test_a_shard_that_is_damaged_on_its_way_is_not_kept(packed, far):

@@ -2,12 +2,13 @@
 
 import os
 import re
+import signal
 import socket
 
 import pytest
 import torch
 
-from manyview.errors import DataError, Lost, RunError
+from manyview.errors import REQUEUE, DataError, Interrupted, Lost, RunError
 from manyview.foundation.group import as_one, check_alike, join, losing_none
 from processes import on_two
 
@@ -29,6 +30,12 @@ def refusing(text):
             raise DataError(text)
 
 
+def stopping(rank):
+    with as_one():
+        if rank:  # the signal has not come to the first yet
+            raise Interrupted("stopped", signal.SIGTERM)
+
+
 def losing():
     with losing_none():
         raise RuntimeError("[pair.cc:538] Read error [127.0.0.1]:3: Connection reset by peer\nmore")
@@ -46,6 +53,7 @@ def worker(rank, folder, ports):
     found["none"] = refusal(lambda: refusing(""))
     found["all"] = [type(error).__name__ for error in [_raised(lambda: refusing("broken"))]]
     found["second"] = refusal(lambda: refusing("broken" if rank else ""))
+    found["stopped"] = [error.code for error in [_raised(lambda: stopping(rank))]]
     found["recipe"] = refusal(lambda: check_alike({"recipe": f"steps: {rank}", "folder": "runs/x"}))
     found["lost"] = refusal(losing)
     torch.save(found, f"{folder}/{rank}.pt")
@@ -54,7 +62,7 @@ def worker(rank, folder, ports):
 def _raised(act):
     try:
         act()
-    except DataError as error:
+    except (DataError, Interrupted) as error:
         return error
 
 
@@ -94,6 +102,10 @@ def test_all_refuse_and_the_first_tells(two, case, told, tells):
 def test_what_all_refuse_stays_the_mistake_it_is(two):
     assert all(process["none"] is None and process["all"] == ["DataError"] for process in two)
     assert {process["lost"][2] for process in two} == {Lost.__name__}
+
+
+def test_what_a_scheduler_stops_all_leave_to_be_queued_again(two):
+    assert [found["stopped"] for found in two] == [[REQUEUE], [REQUEUE]]
 
 
 def test_one_alone_is_no_group(monkeypatch):

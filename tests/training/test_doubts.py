@@ -36,6 +36,12 @@ def told(*overrides, images=800, clock=CLOCK):
     return doubts(recipe, Step(recipe, 10, clock.steps), clock, images)
 
 
+def test_a_time_out_that_nothing_can_keep():
+    line = "data.timeout=5: with data.workers=0 images are read in the main process, where nothing can end a decoder"
+    assert [each.partition(";")[0] for each in told("data.timeout=5")] == [line, *told()]
+    assert told("data.timeout=5", "data.workers=1") == told()
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [

@@ -13,7 +13,7 @@ from manyview.branches.weights import open_weights
 from manyview.errors import ManyviewWarning, RunError
 from manyview.foundation.files import read_state, write_state
 from manyview.foundation.group import join
-from manyview.foundation.shards import put_shards
+from manyview.foundation.put_shards import put_shards
 from manyview.training.run import Run
 from manyview.training.train import train
 from processes import on_two

@@ -40,11 +40,11 @@ def listed(
     """Image files that lists name, a list a split; `download` is not used. `stored`: see `decode`.
 
     `train`, `val`, `test`: `.csv` or `.tsv` files, whose first line names the columns, or `.txt` with a path a line and
-    no labels. They and the paths in them are relative to `root`. With `train` alone, test and val are taken from it,
-    `val_fraction` each. `image`: the column of paths, by default the one of a usual name (image, path, file, …).
-    `label`: the column of labels, whose default "label" may be missing or have another usual name (target, class, …);
-    None reads none. Labels are numbers of classes, or else names, whose classes are the names of train, sorted. An
-    empty cell and -1 mean that the image has no label.
+    no labels. They and the paths in them are relative to `root`, and stay in it. With `train` alone, test and val are
+    taken from it, `val_fraction` each. `image`: the column of paths, by default the one of a usual name (image, path,
+    file, …). `label`: the column of labels, whose default "label" may be missing or have another usual name (target,
+    class, …); None reads none. Labels are numbers of classes, or else names, whose classes are the names of train,
+    sorted. An empty cell and -1 mean that the image has no label.
     Raises `DataError`, naming the line, for files that are not there, a path that comes twice, and what is no label.
     """
     if root is None:
@@ -151,11 +151,18 @@ def _label(head: Sequence[str], label: str | None, place: Path) -> int | None:
 
 
 def _check_files(root: Path, paths: Sequence[str], places: Sequence[str], kind: str) -> None:
-    """Raises `DataError` for a path that is empty, comes twice, or is no file."""
+    """Raises `DataError` for a path that is empty, leads out of the root, comes twice, or is no file.
+
+    Lists may be a stranger's, and packing copies what they name as it is. Links in the root are followed.
+    """
     first: dict[str, str] = {}
+    inside = os.path.join(os.path.abspath(root), "")
     for path, where in zip(paths, places, strict=True):
         if not path or "\0" in path:
             raise DataError(f"{where}: {'no path' if not path else 'a path cannot hold a NUL'}")
+        if not os.path.abspath(root / path).startswith(inside):
+            cure = "set data.root to a folder that holds all images, with paths relative to it"
+            raise DataError(f"{where}: {shown(path)} leads out of data.root; {cure}")
         if (real := os.path.normpath(path)) in first:
             raise DataError(f"{where}: {shown(path)} stands in {first[real]} already; name each image once")
         first[real] = where

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from manyview.data.images import Images, Ints, lie_in_memory
 from manyview.data.loader import read_images, stream
+from manyview.data.reading import PATIENCE
 
 Layout = tuple[torch.dtype, tuple[int, ...], tuple[int, ...]]  # type, shape and strides of an image
 
@@ -67,7 +68,8 @@ class Once:
 
     skip: leave out images that cannot be read (and say so) instead of raising. rank, world: of several processes, each
     has the parts rank, rank + world, … of those of one; all have equally many, so that a network whose weights are
-    spread over them is asked as often by each: where none is left the last comes again, which nobody counts.
+    spread over them is asked as often by each: where none is left the last comes again, which nobody counts. patience:
+    seconds that a worker may be at an image.
     """
 
     images: Images
@@ -76,6 +78,7 @@ class Once:
     skip: bool = False
     rank: int = 0
     world: int = 1
+    patience: float = PATIENCE
 
     @property
     def parts(self) -> int:
@@ -99,4 +102,4 @@ def place_for(images: Images, workers: int) -> str:
 
 def read_once(plan: Once, workers: int = 0) -> Generator[Part, None, None]:
     """All parts in order, read ahead. Closing the generator ends whoever reads. Raises BadImage, unless they skip."""
-    return stream(plan, 0, len(plan), place_for(plan.images, workers), workers)
+    return stream(plan, 0, len(plan), place_for(plan.images, workers), workers, patience=plan.patience)

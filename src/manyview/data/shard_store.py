@@ -132,17 +132,21 @@ def _remote(address: str) -> tuple[Any, str]:
 def _kept(store: Store, file: File) -> Iterator[BinaryIO]:
     """A file of the cache, opened; fetched first where it is not there. What was used last is removed last."""
     path = cache_folder("shards") / f"{file.digest}.{file.bytes}"
-    try:
-        opened = open_regular(path)
-    except FileNotFoundError:
+    while (opened := _open(path)) is None:  # again, where it had to make room for another at once
         with alone_at(_lock(path)):
             if not path.is_file():
                 _fetch(store, file, path)
-            opened = open_regular(path)
     with opened:
         with contextlib.suppress(FileNotFoundError):  # another process needed the room
             os.utime(path)
         yield opened
+
+
+def _open(path: Path) -> BinaryIO | None:
+    try:
+        return open_regular(path)
+    except FileNotFoundError:
+        return None
 
 
 def _lock(path: Path) -> Path:
@@ -180,13 +184,17 @@ def _copied(source: Any, target: BinaryIO, most: int) -> str:
 
 def _make_room(folder: Path, room: int) -> None:
     """Removes what was used longest ago, until the others fit into `room` bytes."""
-    found = sorted((path for path in folder.iterdir() if path.suffix != ".lock"), key=lambda path: path.stat().st_mtime)
-    total = sum(path.stat().st_size for path in found)
-    for path in found:
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a part that just became whole, under another name
+            there = path.stat()
+            found.append((there.st_mtime, path, there.st_size))
+    total = sum(size for *_, size in found)
+    for _, path, size in sorted(found):
         if total <= room:
             return
-        if path.suffix != ".part" or not _alive(path):
-            total -= path.stat().st_size
+        if path.suffix != ".lock" and (path.suffix != ".part" or not _alive(path)):
+            total -= size
             path.unlink(missing_ok=True)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from manyview.data import Images, Splits
 from manyview.data.images import Ints
 from manyview.data.once import Once
+from manyview.data.reading import PATIENCE
 from manyview.errors import DataError, Unreadable
 from manyview.evaluate.crew import Crew, Task
 from manyview.evaluate.model import Model
@@ -63,10 +64,10 @@ class Features:
 
     seed: of all that protocols draw. skipped: receives a line on each image that cannot be read, see `collect`. watch:
     shows how far long work is. keeper: where outputs are kept for the next time, unless an image could not be read,
-    which then is tried again; None keeps them for this object alone. workers: processes that read images, see
-    `data.workers`. memory: bytes that each kind of output of a split may take in memory; more lie in a file, see
-    `rows`. crew, post: processes that pass these splits through the network together, and how their first calls the
-    others to `help`, see `led`.
+    which then is tried again; None keeps them for this object alone. workers, patience: processes that read images, and
+    seconds that one may be at an image, see `data.workers` and `data.timeout`. memory: bytes that each kind of output
+    of a split may take in memory; more lie in a file, see `rows`. crew, post: processes that pass these splits through
+    the network together, and how their first calls the others to `help`, see `led`.
     """
 
     def __init__(
@@ -79,13 +80,14 @@ class Features:
         watch: Watch = unwatched,
         keeper: Keeper | None = None,
         workers: int = 0,
+        patience: float = PATIENCE,
         memory: int = MEMORY,
         crew: Crew | None = None,
         post: Callable[[Task], None] | None = None,
     ) -> None:
         self.model, self.splits, self.seed = model, splits, seed
         self.skipped, self.watch, self.keeper, self.workers = skipped, watch, keeper, workers
-        self.memory, self.crew, self._post = memory, crew, post
+        self.patience, self.memory, self.crew, self._post = patience, memory, crew, post
         self._known: dict[str, Outputs] = {}
         self._made: dict[Any, Any] = {}
 
@@ -99,6 +101,7 @@ class Features:
             watch=self.watch,
             keeper=self.keeper,
             workers=self.workers,
+            patience=self.patience,
             memory=self.memory,
         )
 
@@ -130,7 +133,7 @@ class Features:
         positions: which, by default all, labelled or not. watch: what to call this in the progress bar.
         """
         wanted = np.arange(len(images)) if positions is None else positions
-        plan = Once(images, wanted, batch_size, skip=self.skipped is not None)
+        plan = Once(images, wanted, batch_size, skip=self.skipped is not None, patience=self.patience)
         with self.watch(watch, len(wanted)) as tick:
             yield from batches_of(plan, self.workers, self.skipped, tick)
 
@@ -194,6 +197,7 @@ class Features:
             halves=True,
             memory=self.memory,
             crew=self.crew,
+            patience=self.patience,
         )
 
     def _unchanged(self, images: Images, entry: Entry) -> bool:

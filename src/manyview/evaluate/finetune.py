@@ -180,7 +180,8 @@ class Finetune:
             groups = layer_groups(trunk, head, self.weight_decay, self.layer_decay)
             optimizer = OPTIMIZERS[self.optimizer](groups, lr=lr)
             set_lr = make_schedule(config, optimizer, clock)
-            stream = open_stream(batches, 0, clock.steps, place_for(batches.images, features.workers), features.workers)
+            place, patience = place_for(batches.images, features.workers), features.patience
+            stream = open_stream(batches, 0, clock.steps, place, features.workers, patience=patience)
             watched = features.watch(f"finetune, lr {lr:g}", clock.steps, "steps")
             with contextlib.closing(stream), watched as tick:
                 for number, batch in enumerate(stream):

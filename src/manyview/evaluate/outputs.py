@@ -15,6 +15,7 @@ from manyview.branches.spec import FEATURES, LOGITS
 from manyview.data import Images
 from manyview.data.images import Ints
 from manyview.data.once import Once, Part, read_once
+from manyview.data.reading import PATIENCE
 from manyview.errors import DataError, ManyviewError, Unreadable
 from manyview.evaluate.crew import Crew
 from manyview.evaluate.model import Model
@@ -82,20 +83,22 @@ def collect(
     halves: bool = False,
     memory: int = MEMORY,
     crew: Crew | None = None,
+    patience: float = PATIENCE,
 ) -> Outputs | None:
     """Runs every labelled image through the model, none dropped and none twice.
 
     workers: processes that read ahead, see `data.once`; the outputs are the same with any number. skipped: receives a
     line on each image that cannot be read; without it, such an image raises BadImage. halves: keep features as float16
     where that is exact enough. memory: bytes of each kind that stay in memory, see `Store`. crew: processes that all
-    call this, of which each takes its share; the outputs, the same, are the first's, and None on the others.
+    call this, of which each takes its share; the outputs, the same, are the first's, and None on the others. patience:
+    seconds that a worker may be at an image.
     Raises DataError if no image has a label, or none can be read.
     """
     labelled = np.flatnonzero(images.labels >= 0)
     if not len(labelled):
         raise DataError(f"none of {counted(len(images), 'image')} has a label")
     rank, world = (0, 1) if crew is None else (crew.rank, crew.world)
-    plan = Once(images, labelled, batch_size, skip=skipped is not None, rank=rank, world=world)
+    plan = Once(images, labelled, batch_size, skipped is not None, rank, world, patience)
 
     @torch.no_grad()
     def look(part: Part) -> Seen:

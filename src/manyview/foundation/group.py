@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional  # whose defaults would otherwise hold the group of the first import for ever
 
-from manyview.errors import Lost, ManyviewError, RunError
+from manyview.errors import Interrupted, Lost, ManyviewError, RunError
 from manyview.foundation.environment import code
 from manyview.foundation.launcher import JOIN, PORT, Place, join_seconds, place
 
@@ -84,8 +84,10 @@ def end(code: int) -> NoReturn:
         sys.exit(code)
     atexit.unregister(leave)
     threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter would
-    atexit._run_exitfuncs()
-    at_once(code)
+    try:
+        atexit._run_exitfuncs()
+    finally:
+        at_once(code)
 
 
 def at_once(code: int) -> NoReturn:
@@ -116,13 +118,15 @@ def as_one() -> Iterator[None]:
         mine = error
     if alone():
         return
-    told: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, None if mine is None else str(mine))
-    said = {text: rank for rank, text in reversed([*enumerate(told)]) if text is not None}
+    told: list[tuple[str, int] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, mine and (str(mine), mine.signal if isinstance(mine, Interrupted) else 0))
+    said = {each: rank for rank, each in reversed([*enumerate(told)]) if each is not None}
     if not said:
         return
-    text, rank = min(said.items(), key=lambda item: item[1])
-    if mine is None or str(mine) != text or told.count(text) < len(told):
+    (text, signal), rank = min(said.items(), key=lambda item: item[1])
+    if stops := [each for each in said if each[1]]:  # by a signal, which all get sooner or later, and leave alike
+        mine = Interrupted(*stops[0])
+    elif mine is None or str(mine) != text or told.count((text, signal)) < len(told):
         mine = RunError(f"process {rank} of {len(told)}: {text}")
     mine.tells = dist.get_rank() == 0
     raise mine
@@ -140,8 +144,8 @@ def check_alike(values: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def losing_none() -> Iterator[None]:
-    """Raises Lost, in place of torch's many lines, where another process of the group has gone."""
+def losing_none(then: str = "continue with the same command and resume=True") -> Iterator[None]:
+    """Raises Lost, in place of torch's many lines, where another process of the group has gone. then: the cure."""
     try:
         yield
     except RuntimeError as error:
@@ -150,8 +154,7 @@ def losing_none() -> Iterator[None]:
         why = WHY.search(str(error))
         lost = Lost(
             "another process of the group ended, or could not be reached any more; what it said, or what its launcher "
-            f"says of it, is the reason ({why[0] if why else _first_line(error)}); continue with the same command and "
-            "resume=True"
+            f"says of it, is the reason ({why[0] if why else _first_line(error)}); {then}"
         )
         lost.tells = dist.get_rank() == 0
         raise lost from None

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manyview.errors import DamagedError, RunError, reason
-from manyview.foundation.disk import sync
-from manyview.foundation.group import as_one
+from manyview.errors import DamagedError, reason
 from manyview.foundation.words import few
 
 if TYPE_CHECKING:
@@ -47,38 +43,6 @@ def own_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_shard(tensor) else tensor  # type: ignore[attr-defined]
 
 
-def put_shards(path: Path, saved: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Writes the shards of a checkpoint beside `path`; returns the rest of it, which names them and their digests.
-
-    All processes must call it, and one of them then writes the rest. number: of updates, for the folder's name. Folders
-    that no checkpoint of this name has any more are removed before. Without shards nothing is written. Raises RunError.
-    """
-    import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
-
-    flat: dict[str, Tensor] = {}
-    rest = _split(saved, "", flat)
-    if not flat:
-        return rest
-    named, digests = [""], [dict[str, str]()] * dist.get_world_size()
-    with _all_writing(path):
-        if dist.get_rank() == 0:
-            named = [_new_folder(path, number)]
-    dist.broadcast_object_list(named)
-    folder = path.parent / named[0]
-    shapes = {key: [*tensor.shape] for key, tensor in flat.items()}
-    with _all_writing(folder):
-        dcp.save(flat, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    with _all_writing(folder):
-        own = _digests(folder, [each.name for each in folder.iterdir()], dist.get_rank(), len(digests))
-        if dist.get_rank() == 0:
-            for each in (*folder.iterdir(), folder, folder.parent):
-                sync(each)
-    dist.all_gather_object(digests, own)
-    files = {name: digest for each in digests for name, digest in each.items()}
-    return {**rest, KEY: {"folder": folder.name, "shapes": shapes, "files": files}}
-
-
 def with_shards(saved: Any, path: Path, mesh: DeviceMesh | None = None) -> Any:
     """A checkpoint that was read from `path`, with the tensors that lie beside it; as it is where there are none.
 
@@ -94,56 +58,25 @@ def with_shards(saved: Any, path: Path, mesh: DeviceMesh | None = None) -> Any:
     if not folder.is_dir():
         raise DamagedError(f"{path} is damaged: {folder}, where its weights lie, is not there")
     found: dict[str, Any] = {key: value for key, value in saved.items() if key != KEY}
-    rank, world = (0, 1) if mesh is None else (mesh.get_rank(), mesh.size())
-    if (proved := _digests(folder, files, rank, world)) != {name: files[name] for name in proved}:
-        raise DamagedError(f"{folder} is damaged: its checksums are not those of what it holds")
-    for key, tensor in _read(folder, shapes, mesh).items():
+    for key, tensor in _read(folder, shapes, files, mesh).items():
         _put(found, key.split(PLACE), tensor)
     return found
-
-
-@contextmanager
-def _all_writing(path: Path) -> Iterator[None]:
-    """What one process cannot write, all refuse."""
-    with as_one():
-        try:
-            yield
-        except Exception as error:  # of a disk, or of another process, whose error torch brings in its own kind
-            raise RunError(f"cannot write {path}: {reason(error)}") from None
 
 
 def _are_names(files: Any) -> bool:
     return isinstance(files, Mapping) and all(isinstance(name, str) and Path(name).name == name for name in files)
 
 
-def _digests(folder: Path, names: Iterable[str], rank: int, world: int) -> dict[str, str]:
+def digests_of(folder: Path, names: Iterable[str], rank: int, world: int) -> dict[str, str]:
     """BLAKE2b of files, by name, of which each process looks at its share: its own, where all have written one."""
     found = {}
     for name in sorted(names)[rank::world]:
-        with suppress(OSError), open(folder / name, "rb") as file:
-            digest = hashlib.blake2b()
+        digest = hashlib.blake2b()
+        with open(folder / name, "rb") as file:
             while piece := file.read(PIECE):
                 digest.update(piece)
-            found[name] = digest.hexdigest()
+        found[name] = digest.hexdigest()
     return found
-
-
-def _split(value: Any, way: str, flat: dict[str, Tensor]) -> Any:
-    """The value without shards, which come to `flat` by the keys that lead to them."""
-    if not isinstance(value, Mapping):
-        return value
-    rest = {}
-    for key, each in value.items():
-        further = f"{way}{PLACE}{_written(key)}" if way else _written(key)
-        if is_shard(each):
-            flat[further] = each.detach().contiguous()  # of which safetensors writes no other
-        else:
-            rest[key] = _split(each, further, flat)
-    return rest
-
-
-def _written(key: object) -> str:
-    return f"#{key}" if isinstance(key, int) else str(key)
 
 
 def _put(found: dict[Any, Any], keys: list[str], tensor: Tensor) -> None:
@@ -152,12 +85,18 @@ def _put(found: dict[Any, Any], keys: list[str], tensor: Tensor) -> None:
     found[keys[-1]] = tensor
 
 
-def _read(folder: Path, shapes: Mapping[str, Any], mesh: DeviceMesh | None) -> dict[str, Tensor]:
+def _read(
+    folder: Path, shapes: Mapping[str, Any], files: Mapping[str, Any], mesh: DeviceMesh | None
+) -> dict[str, Tensor]:
     import torch
     import torch.distributed.checkpoint as dcp
 
     reader = dcp.HuggingFaceStorageReader(str(folder))
+    rank, world = (0, 1) if mesh is None else (mesh.get_rank(), mesh.size())
     try:
+        proved = digests_of(folder, [name for name in files if (folder / name).is_file()], rank, world)
+        if proved != {name: files[name] for name in proved}:
+            raise ValueError("its checksums are not those of what it holds")
         found: Any = reader.read_metadata().state_dict_metadata
         held = {key: sum(chunk.sizes.numel() for chunk in each.chunks) for key, each in found.items()}
         lost = [key for key in shapes if held.get(key) != torch.Size(shapes[key]).numel()]
@@ -181,25 +120,3 @@ def _empty(shape: Any, dtype: Any, mesh: DeviceMesh | None) -> Tensor:
     if mesh is None:
         return torch.empty(shape, dtype=dtype)
     return empty(shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
-
-
-def _new_folder(path: Path, number: int) -> str:
-    """A name that is free; folders that no checkpoint names are removed, as those of which a run was killed midway."""
-    there = {each.name: each for each in path.parent.glob(f"{path.stem}.shards-*") if NAME.fullmatch(each.name)}
-    for name in there.keys() - _in_use(path):
-        shutil.rmtree(there[name], ignore_errors=True)
-    free = (f"{path.stem}.shards-{number}{f'-{more}' * bool(more)}" for more in range(len(there) + 1))
-    name = next(each for each in free if not (path.parent / each).exists())
-    (path.parent / name).mkdir(parents=True)
-    return name
-
-
-def _in_use(path: Path) -> set[str]:
-    """The folders that checkpoints of this name, and those before it, say they have."""
-    import torch
-
-    found = set()
-    for each in (path, *path.parent.glob(f"{path.stem}-*{path.suffix}")):
-        with suppress(Exception):  # one that is not there, or damaged, has none
-            found.add(torch.load(each, map_location="cpu", mmap=True, weights_only=True)[KEY]["folder"])
-    return found

@@ -17,7 +17,7 @@ from manyview.evaluate.features import Features, unwatched
 from manyview.evaluate.on_one_set import Measure
 from manyview.evaluate.protocols import parse_protocols, with_own_settings
 from manyview.evaluate.report import Report
-from manyview.foundation.group import as_one
+from manyview.foundation.group import as_one, losing_none
 from manyview.foundation.taken import taken_path
 from manyview.foundation.vocabulary import NONE
 from manyview.judge.record import check_place, publish, record
@@ -28,6 +28,7 @@ ROWS_SHOWN = 24
 """Longer tables are in the files alone."""
 
 
+@losing_none("start them again")
 def judge(
     subject: Subject,
     protocols: Sequence[Measure | str] = (),

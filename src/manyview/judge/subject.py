@@ -13,6 +13,7 @@ from manyview.branches.given import Given
 from manyview.branches.timm_models import timm_library
 from manyview.data import Splits, open_splits
 from manyview.data.mark import mark_of
+from manyview.data.reading import PATIENCE
 from manyview.data.sources import FROM_PYTHON
 from manyview.errors import DataError, RecipeError, RunError
 from manyview.evaluate.accuracy import Classify
@@ -42,7 +43,7 @@ class Subject:
     run: the run it is, if any. data: what its results are of, where that is not the run's own data: source, folder, and
     what else tells it apart, so that no result takes the place of another's. own: the calls that
     stand in its recipe. usual: what is measured if nothing is asked for. folder: where its features are kept. skips:
-    whether images that cannot be read are left out. workers: processes that read them.
+    whether images that cannot be read are left out. workers, patience: see `Features`.
     """
 
     model: Model
@@ -55,6 +56,7 @@ class Subject:
     data: str | None = None
     skips: bool = False
     workers: int = 0
+    patience: float = PATIENCE
 
     def features(self, watch: Watch, kept: bool = True, crew: Crew | None = None, post: Post | None = None) -> Features:
         """What protocols work on. kept: whether outputs are looked for, and left, on disk."""
@@ -66,6 +68,7 @@ class Subject:
             watch=watch,
             keeper=cache.kept_in(self.folder) if kept else None,
             workers=self.workers,
+            patience=self.patience,
             crew=crew,
             post=post,
         )
@@ -108,6 +111,7 @@ def open_subject(
         data=_told(spec, splits, seed),
         skips=spec.on_bad_image == "skip",
         workers=spec.workers,
+        patience=spec.timeout,
     )
 
 
@@ -253,6 +257,7 @@ def _of_run(
         _told(spec, splits) if other else None,
         spec.on_bad_image == "skip",
         spec.workers,
+        spec.timeout,
     )
 
 

@@ -50,14 +50,13 @@ class Data(Frozen, strict=True):
     all training images without their labels; the rest, whose label is not kept or that have none; or another source's,
     as in stl10(split='unlabeled'), in unlabeled_root (by default root). unlabeled_limit: so many of them. on_bad_image:
     raise, or skip and list; in training another image takes its place. So it is with one that keeps a worker longer
-    than timeout, in seconds, or that ends it twice. channels: images are taken as they are stored,
-    8-bit or deeper, and must have this many channels; null makes them 8-bit RGB. Either way they stand upright, and
-    colour profiles are not applied. reduced: JPEGs are decoded at each reading, no larger than their crops need, faster
-    but not to the same grey levels (see `data.decode`). memory: GiB that the decoded images of a split may take; where
-    they fit, they stay in memory. workers: processes that read ahead what does not lie in memory, to train on and to be
-    judged on alike. render: where views are made (see `data.render`): by the loader's "workers"; by threads from images
-    in "memory", ahead of the step; or on the
-    "device"; "auto" chooses, and the run says why.
+    than timeout, in seconds, or that ends it twice; with workers=0 nothing can end it. channels: images are taken as
+    they are stored, 8-bit or deeper, and must have this many channels; null makes them 8-bit RGB. Either way they stand
+    upright, and colour profiles are not applied. reduced: JPEGs are decoded at each reading, no larger than their crops
+    need, faster but not to the same grey levels (see `data.decode`). memory: GiB that the decoded images of a split may
+    take; where they fit, they stay in memory. workers: processes that read ahead what does not lie in memory, to train
+    on and to be judged on alike. render: where views are made (see `data.render`): by the loader's "workers"; by
+    threads from images in "memory", ahead of the step; or on the "device"; "auto" chooses, and the run says why.
     """
 
     source: str = "folder"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from manyview.branches.ema import Ema
+from manyview.data.reading import PATIENCE
 from manyview.foundation.grammar import Name, parse_call
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import SCHEDULES, Clock, make_optimizer, steps_of
@@ -28,10 +29,11 @@ ENOUGH = 0.01  # what the momentum that is proposed leaves of them
 
 def doubts(recipe: Recipe, step: Step, clock: Clock, images: int) -> list[str]:
     """A line on each setting that does not fit the run's length or its number of training images."""
+    always = [*unread(recipe), *_of_reading(recipe)]
     if clock.steps < TRIAL:
-        return unread(recipe)
+        return always
     found = [
-        *unread(recipe),
+        *always,
         *_of_schedule(recipe.train, clock),
         *_of_averages(recipe, clock),
         *_of_relations(step, clock, images),
@@ -53,6 +55,14 @@ def doubts(recipe: Recipe, step: Step, clock: Clock, images: int) -> list[str]:
             f"{clock.steps:,}: nothing is saved before its end"
         )
     return found
+
+
+def _of_reading(recipe: Recipe) -> Iterator[str]:
+    if recipe.data.timeout != PATIENCE and not recipe.data.workers:
+        yield (
+            f"data.timeout={recipe.data.timeout:g}: with data.workers=0 images are read in the main process, where "
+            "nothing can end a decoder; one that hangs is waited for"
+        )
 
 
 def _of_schedule(train: Train, clock: Clock) -> Iterator[str]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from manyview.branches.branch import Branch
@@ -27,7 +28,7 @@ from manyview.errors import RunError, warn
 from manyview.evaluate.crew import Crew, Post, crew_of, led
 from manyview.evaluate.outputs import Seen, seen_by
 from manyview.foundation.environment import code, versions
-from manyview.foundation.files import cache_folder, write_bytes
+from manyview.foundation.files import cache_folder, write_atomically
 from manyview.optimize.optimize import images_of
 from manyview.training.setup import Setup
 from manyview.views.plan import stream_of
@@ -66,10 +67,11 @@ def _tables(setup: Setup, branch: Branch, stream: str) -> dict[Pair, Table]:
             post({})
         made = _made(setup, branch, pairs, stream, together, crew)
         try:
-            write_bytes(path, save(made, {"digest": _digest(made, path)}))
+            write_atomically(path, partial(_save, made, {"digest": _digest(made, path)}))
         except RunError as error:
             warn(f"branches.{branch.spec.name}: what it says of images is not kept: {error}")
-        return made
+            return made
+        return _load(path) or made  # which lies in the file, not in memory
 
     found = led(crew, make, lambda task: _made(setup, branch, pairs, stream, together, crew))
     # the others find it where the first put it, unless that is another disk
@@ -116,6 +118,13 @@ def _load(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
+def _save(made: dict[str, Tensor], told: dict[str, str], path: Path) -> None:
+    try:
+        save_file(made, path, told)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+
+
 def _digest(found: dict[str, Tensor], path: Path) -> str:
     """Of the tensors in the order of their names, since a file has an order of its own."""
     return digest_of(dict(sorted(found.items())), path.stem)
@@ -133,7 +142,7 @@ def _made(
     ends = [*range(together, len(images), together), len(images)]
     windows = np.concatenate([np.arange(max(0, end - together), end) for end in ends])
     rank, world = (0, 1) if crew is None else (crew.rank, crew.world)
-    plan = Once(images, windows, together, skip=data.on_bad_image == "skip", rank=rank, world=world)
+    plan = Once(images, windows, together, data.on_bad_image == "skip", rank, world, data.timeout)
     views = sorted({view.partition(".")[0] for _, view in pairs})
 
     @torch.no_grad()

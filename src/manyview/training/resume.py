@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
 
+from manyview.data.mark import marks_of
 from manyview.errors import DamagedError, RunError, warn
 from manyview.foundation.distributed import largest
 from manyview.foundation.files import read_state
@@ -21,7 +23,7 @@ from manyview.training.state import State, read_checkpoint
 
 def begin(run: Run, setup: Setup, resume: bool) -> None:
     """Makes the folder, or checks that it can go on. Raises RunError where it cannot, on all processes."""
-    data = f"{setup.splits.counts} {setup.splits.classes}"
+    data = json.dumps([setup.splits.classes, marks_of(setup.splits)])
     check_alike({"recipe": setup.recipe.to_yaml(), "data set": data, "--out": str(run.folder.resolve())})
     with as_one():
         if setup.main:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from manyview.errors import RunError
 from manyview.foundation.files import read_state
-from manyview.foundation.shards import put_shards
+from manyview.foundation.put_shards import put_shards
 from manyview.step import Step
 from manyview.training.sharding import share_out
 

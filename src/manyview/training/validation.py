@@ -84,6 +84,7 @@ class Validation:
             skipped=skipped,
             watch=self.setup.display.evaluating,
             workers=self.setup.recipe.data.workers,
+            patience=self.setup.recipe.data.timeout,
             crew=self._crew,
             post=post,
         )
