@@ -157,6 +157,15 @@ def test_a_scheduler_s_signal_that_a_launcher_passes_on_too_is_one():
         assert asked() == signal.SIGTERM
 
 
+def test_a_signal_that_comes_before_anything_is_begun_requeues_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("manyview.cli.train.load", lambda *given: signal.raise_signal(signal.SIGUSR1))
+    before = signal.getsignal(signal.SIGUSR1)
+    code, out, err = manyview("train", "quickstart", "--out", tmp_path / "run")
+    assert (code, out, err) == (75, "", "manyview: stopped\n")
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_to_be_typed_next(monkeypatch):
     folder, words = Path("it's a run"), Path("my words.py")
     line = again(folder, [words])

@@ -75,10 +75,6 @@ def test_a_time_out_that_nothing_can_keep():
             "were before training; branches.teacher.momentum=0.95 leaves 1 %",
         ),
         (
-            ["branches.online.backbone=resnet18", "relations=['cross_entropy(net.logits(a))']"],
-            "branches.online: no relation reads it, so it is not built; what they read is net",
-        ),
-        (
             ["relations=['info_nce(z(a), toward=z(b), queue=1000)']"],
             "relations.info_nce.queue=1000: it holds more keys than there are training images (800), so an image meets "
             "its own older keys as negatives; relations.info_nce.queue=200",
@@ -97,6 +93,15 @@ def test_a_time_out_that_nothing_can_keep():
 def test_what_was_meant_for_another_run_is_told(overrides, line):
     assert told(*overrides) == [line]
     assert told(*overrides, clock=Clock(19, 25)) == []  # which only tries whether all works
+
+
+def test_a_branch_that_no_relation_reads_is_told_whatever_the_length():
+    """As where an override names a branch that the recipe has not."""
+    line = "branches.online: no relation reads it, so it is not built; what they read is net"
+    for clock in (CLOCK, Clock(19, 25)):
+        assert told("branches.online.backbone=resnet18", "relations=['cross_entropy(net.logits(a))']", clock=clock) == [
+            line
+        ]
 
 
 def test_a_queue_that_the_run_cannot_fill_is_told():
