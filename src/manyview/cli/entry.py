@@ -101,12 +101,12 @@ def main() -> None:
     try:
         code = _run()
     except Exception:
-        if GROUP not in sys.modules:
+        if (group := sys.modules.get(GROUP)) is None or group.alone():
             raise
         sys.excepthook(*sys.exc_info())  # a fault of ours, as Python would tell it
         code = 1
-    if GROUP in sys.modules:  # else there is none, nor torch
-        sys.modules[GROUP].end(code)
+    if (group := sys.modules.get(GROUP)) is not None:  # else there is none, nor torch
+        group.end(code)
     sys.exit(code)
 
 

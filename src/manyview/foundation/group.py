@@ -118,15 +118,16 @@ def as_one() -> Iterator[None]:
         mine = error
     if alone():
         return
+    own = None if mine is None else (str(mine), mine.signal if isinstance(mine, Interrupted) else 0)
     told: list[tuple[str, int] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, mine and (str(mine), mine.signal if isinstance(mine, Interrupted) else 0))
+    dist.all_gather_object(told, own)
     said = {each: rank for rank, each in reversed([*enumerate(told)]) if each is not None}
     if not said:
         return
-    (text, signal), rank = min(said.items(), key=lambda item: item[1])
+    (text, _), rank = min(said.items(), key=lambda item: item[1])
     if stops := [each for each in said if each[1]]:  # by a signal, which all get sooner or later, and leave alike
         mine = Interrupted(*stops[0])
-    elif mine is None or str(mine) != text or told.count((text, signal)) < len(told):
+    elif mine is None or str(mine) != text or told.count(own) < len(told):
         mine = RunError(f"process {rank} of {len(told)}: {text}")
     mine.tells = dist.get_rank() == 0
     raise mine
