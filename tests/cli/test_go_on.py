@@ -137,6 +137,19 @@ def test_the_first_signal_is_noted_and_the_second_ends_at_once():
     assert signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("SIGINT", "; Ctrl-C again ends at once"),
+        ("SIGTERM", "; SIGTERM once more, 5 s from now, ends at once"),
+        ("SIGUSR1", ""),
+    ],
+)
+def test_what_the_same_signal_would_do_is_said(name, ends, capsys):
+    Display().stopping(getattr(signal, name))
+    assert capsys.readouterr().out == f"stopping after this step{ends}\n"
+
+
 def test_a_scheduler_s_signal_that_a_launcher_passes_on_too_is_one():
     with interruptible() as asked:
         signal.raise_signal(signal.SIGTERM)
@@ -144,13 +157,13 @@ def test_a_scheduler_s_signal_that_a_launcher_passes_on_too_is_one():
         assert asked() == signal.SIGTERM
 
 
-@pytest.mark.parametrize(
-    ("name", "ends"),
-    [("SIGINT", "; Ctrl-C again ends at once"), ("SIGTERM", "; SIGTERM again ends at once"), ("SIGUSR1", "")],
-)
-def test_what_the_same_signal_would_do_is_said(name, ends, capsys):
-    Display().stopping(getattr(signal, name))
-    assert capsys.readouterr().out == f"stopping after this step{ends}\n"
+def test_a_signal_that_comes_before_anything_is_begun_requeues_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("manyview.cli.train.load", lambda *given: signal.raise_signal(signal.SIGUSR1))
+    before = signal.getsignal(signal.SIGUSR1)
+    code, out, err = manyview("train", "quickstart", "--out", tmp_path / "run")
+    assert (code, out, err) == (75, "", "manyview: stopped\n")
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_to_be_typed_next(monkeypatch):

@@ -95,6 +95,15 @@ def test_what_was_meant_for_another_run_is_told(overrides, line):
     assert told(*overrides, clock=Clock(19, 25)) == []  # which only tries whether all works
 
 
+def test_a_branch_that_no_relation_reads_is_told_whatever_the_length():
+    """As where an override names a branch that the recipe has not."""
+    line = "branches.online: no relation reads it, so it is not built; what they read is net"
+    for clock in (CLOCK, Clock(19, 25)):
+        assert told("branches.online.backbone=resnet18", "relations=['cross_entropy(net.logits(a))']", clock=clock) == [
+            line
+        ]
+
+
 def test_a_queue_that_the_run_cannot_fill_is_told():
     (line,) = told("relations=['info_nce(z(a), toward=z(b), queue=5000)']", images=10_000)
     assert line.startswith("relations.info_nce.queue=5000: the run has 3,200 keys to fill it with, and the other")

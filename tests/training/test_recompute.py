@@ -109,6 +109,15 @@ def test_pieces_hold_one_piece_and_draw_alike_twice():
         torch.testing.assert_close(gradients[name], each.grad, rtol=1e-5, atol=1e-7)
 
 
+def test_pieces_whose_blocks_are_computed_again():
+    calm = VIT.replace(", proj_drop_rate=0.2", "")
+    plain, again = step_of(calm), step_of(calm, "train.micro_batch=2", "train.checkpointing=true")
+    save_memory(again)
+    wanted, found = learnt(plain)[0], learnt(again)[0]
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("backbone", "change", "told"),
     [

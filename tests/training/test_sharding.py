@@ -36,9 +36,12 @@ relations:
 train: {steps: 20, batch_size: 8, log_every: 5, checkpoint_every: 10 steps, schedule: constant(), ema: 0.9, clip: 1.0,
         optimizer: "adamw(lr=0.003, weight_decay=0.01)"}
 """
-SHARP = ("train.steps=4", "train.optimizer=sam(sgd(lr=0.02, momentum=0.9), rho=0.05)")
+SHARP = (
+    *("train.steps=4", "train.accumulate=2", "train.optimizer=sam(sgd(lr=0.02, momentum=0.9), rho=0.05)"),
+    "relations=['cross_entropy(logits(a))', 'info_nce(z(a), toward=teacher.z(b), queue=16, temperature=0.2)']",
+)
 LOW = ("train.steps=4", "train.precision=bf16", "train.checkpointing=true", "train.clip=null")
-CONVOLVED = ("train.steps=3", "branches.net.backbone=resnet18(small=True)", "train.optimizer=sgd(lr=0.01)")
+CONVOLVED = ("train.steps=3", "branches.net.backbone=test_resnet", "train.optimizer=sgd(lr=0.01)")
 COMPILED = ("train.steps=3", "train.optimizer=sgd(lr=0.02)", "train.compile=true")
 CASES = {"sam": SHARP, "bf16": LOW, "batchnorm": CONVOLVED, "compiled": COMPILED}
 REFUSED = ("sgdp(lr=0.01)", "novograd(lr=0.01)", "cadamw(lr=0.01)")

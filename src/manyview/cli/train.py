@@ -17,6 +17,7 @@ from manyview.cli.launch import Meet, Nodes, Processes, start, starts, together
 from manyview.cli.speech import console, ringing
 from manyview.errors import Interrupted, RunError
 from manyview.recipe.find import packaged_recipes, recipe_text, text_of_run
+from manyview.training.interrupt import ending
 from manyview.words.files import check_files
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def train(
         raise RunError("--on ray trains on one process; for several, leave --on out, or launch with torchrun or srun")
     others = starts(processes, nodes, meet)
     first, *words = _without_auto([recipe, *(overrides or ())]) if resume else [recipe, *(overrides or ())]
-    with together():
+    with ending(), together():
         name, folder, changes = _asked_for(first, words, out, resume)
         if name is not None:
             recipe_text(name)
@@ -72,7 +73,8 @@ def train(
             loaded = _of_run(folder, changes, use or ())
     if others and processes:
         _begun(folder, resume)
-        start(sys.argv[1:], processes, nodes, meet)
+        with ending():
+            start(sys.argv[1:], processes, nodes, meet)
 
     if on is not None:
         result = cluster(on, cpus, gpus, use).training(loaded, _begun(folder, resume))()
@@ -80,12 +82,11 @@ def train(
             console.print(f"{folder}: {result['recipe']}, {result['steps']} steps on Ray; its result.json has the rest")
         return
 
-    from manyview.training.interrupt import ending
-    from manyview.training.train import train as run_training
-
     with ringing("training", quiet):
         try:
             with ending():
+                from manyview.training.train import train as run_training  # for seconds, in which a signal may come
+
                 run_training(loaded, folder, resume=resume, quiet=quiet)
         except Interrupted as error:
             if not (folder / "recipe.yaml").is_file():

@@ -9,7 +9,7 @@ from manyview.data.splits import Splits
 from manyview.data.unlabeled import OF_TRAIN
 from manyview.errors import RecipeError
 from manyview.foundation.grammar import parse_call
-from manyview.foundation.words import counted
+from manyview.foundation.words import counted, few
 from manyview.recipe.readouts import RelationPlan
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import PER_LABELED
@@ -97,12 +97,16 @@ def check_images(recipe: Recipe, splits: Splits) -> None:
 
 
 def unread(recipe: Recipe) -> list[str]:
-    """A line where a stream is opened of which no relation reads a view."""
-    if recipe.data.unlabeled is None or UNLABELED in streams_seen(recipe):
-        return []
-    return [
-        f"data.unlabeled={recipe.data.unlabeled}: no relation reads a view of that stream, so nothing is trained on it"
-    ]
+    """A line where a stream is opened of which no relation reads a view, and on each branch that none reads."""
+    found = []
+    if recipe.data.unlabeled is not None and UNLABELED not in streams_seen(recipe):
+        told = "no relation reads a view of that stream, so nothing is trained on it"
+        found.append(f"data.unlabeled={recipe.data.unlabeled}: {told}")
+    read = dict.fromkeys(each.branch for plan in recipe.relation_plan for each in plan.all_reads)
+    for name in recipe.branch_plan:
+        if name not in read:
+            found.append(f"branches.{name}: no relation reads it, so it is not built; what they read is {few([*read])}")
+    return found
 
 
 def a_step(recipe: Recipe) -> str:

@@ -112,10 +112,9 @@ class Display:
 
     def stopping(self, signal: int) -> None:
         """A run that was asked to end by a signal goes on until the step under way is done and saved."""
-        ends = {int(SIGINT): "Ctrl-C", int(SIGTERM): "SIGTERM"}.get(
-            signal
-        )  # others only announce the end, however often
-        self.say("stopping after this step" + (f"; {ends} again ends at once" if ends else ""))
+        # the others may come as often as schedulers like
+        ends = {int(SIGINT): "Ctrl-C again", int(SIGTERM): "SIGTERM once more, 5 s from now,"}.get(signal)
+        self.say("stopping after this step" + (f"; {ends} ends at once" if ends else ""))
 
     def advance(
         self,

@@ -73,7 +73,7 @@ class Plan:
         if clock is not None:
             epochs = counted(clock.steps / clock.steps_per_epoch, "epoch")
             told.append(f"run: {counted(clock.steps, 'step')}, {epochs} of {clock.steps_per_epoch:,}")
-        told += [f"streams: {line}" for line in unread(self.recipe)]
+        told += [f"unread: {line}" for line in unread(self.recipe)]
         if note := reference_note(self.recipe.train_views, self.recipe.words):
             told.append(f"views: {note}")
         return Group(self.recipe.title, "", views, branches, relations, self.summary(), tuned, *told)
