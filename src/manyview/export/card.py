@@ -24,7 +24,6 @@ from manyview.show.display import table_row
 
 RECIPE = "recipe.yaml"
 NAMES = 20  # of classes that stand in a line
-TITLES = {"logits": "classifier", FEATURES: "features", AGGREGATED: "classifier"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Card:
 def model_card(leaving: Outgoing, card: Card) -> str:
     """The whole README.md."""
     front = yaml.safe_dump(_front(leaving, card), sort_keys=False, allow_unicode=True)
-    title = leaving.recipe.title or str(without_origin(leaving.branch.spec.backbone))
+    title = leaving.recipe.title or _network(leaving)
     parts = [
         f"---\n{front}---",
         f"# {_plain(title)}",
@@ -100,6 +99,10 @@ def _front(leaving: Outgoing, card: Card) -> dict[str, Any]:
     return front
 
 
+def _network(leaving: Outgoing) -> str:
+    return str(without_origin(leaving.branch.spec.backbone)).removesuffix("()")
+
+
 def _of_hub(recipe: Recipe) -> str | None:
     """The name that a data set has on the hub, where the recipe reads it there."""
     try:
@@ -115,11 +118,12 @@ def _as_evaluated(leaving: Outgoing) -> bool:
 
 
 def _what(leaving: Outgoing) -> str:
-    backbone = f"`{without_origin(leaving.branch.spec.backbone)}`"
+    backbone = f"`{_network(leaving)}`"
     size = f", images of {leaving.size[0]}x{leaving.size[1]} pixels" if leaving.size else ""
     gives = f"{counted(leaving.classes, 'class')}" if leaving.classes else f"{leaving.branch.dims[FEATURES]:,} features"
-    lines = [f"A {TITLES[leaving.answer]}: {backbone}, {gives}{size}, trained with "
-             "manyview on several augmented views of each image."]  # fmt: skip
+    what = "A classifier" if leaving.classes else "Features of images"
+    trained = "trained with manyview on several augmented views of each image."
+    lines = [f"{what}: {backbone}, {gives}{size}, {trained}"]
     if leaving.weights == "averaged":
         lines.append("Its weights are averages over the run (`train.ema`).")
     if leaving.answer == AGGREGATED:
