@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
-from manyview.branches.origin import without_origin
+from manyview.branches.origin import anywhere, without_origin
 from manyview.branches.spec import FEATURES
 from manyview.data.sources import FROM_PYTHON
 from manyview.errors import ManyviewError, shown
@@ -59,9 +59,10 @@ def model_card(leaving: Outgoing, card: Card) -> str:
 
 
 def shareable(recipe: Recipe) -> Recipe:
-    """The recipe without the folders of one machine's data."""
+    """The recipe without the folders of one machine: of data, and of weights that it began with."""
     data = recipe.data.model_copy(update={"root": None, "unlabeled_root": None, "download": False})
-    return recipe.model_copy(update={"data": data})
+    branches = anywhere(recipe.branches, lambda place: PurePath(place).name)
+    return recipe.model_copy(update={"data": data, "branches": branches})
 
 
 def comparison_of(run: Path) -> Mapping[str, Any] | None:
@@ -142,7 +143,8 @@ def _data(leaving: Outgoing, card: Card) -> str:
         more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""
         lines.append(f"- classes: {', '.join(f'`{_plain(name)}`' for name in names[:NAMES])}{more}")
     for part, start in card.result.get("starts", {}).items():
-        lines.append(f"- {part} began with weights of `{_plain(start.get('source', ''))}`")
+        place = "/".join(PurePath(str(start.get("source", ""))).parts[-3:])  # not where it lay on one machine
+        lines.append(f"- {part} began with weights of `{_plain(place)}`")
     if skipped := card.result.get("skipped_images"):
         lines.append(f"- left out: {counted(len(skipped), 'image')} that could not be read")
     lines.append(
@@ -153,12 +155,12 @@ def _data(leaving: Outgoing, card: Card) -> str:
 
 def _measured(leaving: Outgoing, card: Card) -> str:
     result, parts = card.result, ["## Measured"]
-    for split, found in ((result.get("eval_split"), result.get("eval")), ("val", result.get("val"))):
-        if (
-            found
-            and split
-            and not (split == "val" and result.get("eval_split") == "val" and found is result.get("val"))
-        ):
+    splits = {
+        "val": result.get("val"),
+        result.get("eval_split"): result.get("eval"),
+    }  # where there is no test, the same
+    for split, found in reversed(splits.items()):
+        if split and found:
             rows = tuple(tuple(table_row(name, value)) for name, value in found.items())
             parts.append(Table(("measure", str(split)), rows).markdown())
     for name, report in result.get("evaluations", {}).items():
@@ -199,7 +201,8 @@ def _again(leaving: Outgoing, card: Card) -> str:
     use = [
         f"--use {shlex.quote(Path(origin.called).name)}" for origin in recipe.words.used_in(recipe.to_yaml()).origins
     ]
-    root = [] if recipe.data.root is None else ["data.root=DIR"]
+    roots = ("root", "unlabeled_root")
+    root = [f"data.{key}=DIR" for key in roots if getattr(recipe.data, key) is not None]
     if recipe.data.source == FROM_PYTHON or leaving.run.networks():
         given = [
             *(["data=…"] if recipe.data.source == FROM_PYTHON else []),
