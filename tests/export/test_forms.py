@@ -148,6 +148,8 @@ def test_pictures_are_always_the_same():
 
 REFUSED = {
     "form": ({"to": "tflite"}, "export: unknown format 'tflite'"),
+    "no_form": ({"to": ["onnx"]}, "export: unknown format"),
+    "pixels": ({"size": "8"}, "size: a number of pixels is wanted, got '8'"),
     "both": ({"features": True, "aggregate": True}, "features are not averaged over an orbit"),
     "weights": ({"weights": "best"}, "weights: unknown kind 'best'"),
     "orbit": ({"aggregate": True}, "timm has no place for an orbit inside a network; --to onnx"),
