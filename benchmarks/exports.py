@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
-import time
 from pathlib import Path
 
 import torch
@@ -120,33 +120,33 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     args = parser.parse_args()
     wanted: dict[str, torch.Tensor] = {}
-    seconds: dict[str, dict[str, float]] = {}
     for name, (text, backbone) in NETWORKS.items():
         text = text.format(name=name, backbone=backbone, steps=args.steps)
         recipe = parse_recipe(text, f"data.root='{args.data.resolve()}'")
         run, aggregated = Run(args.out / "runs" / name), name == "SLA+AG"
         splits = open_splits(recipe.data, recipe.seed)
-        begin(recipe, splits, run, args.steps)
+        if not run.last.exists():
+            begin(recipe, splits, run, args.steps)
         images = torch.stack([splits.test.read(position) for position in range(32)])
         read = run.step(recipe).predict(images, aggregated=aggregated)
         wanted[name] = read["aggregated" if aggregated else "logits"].contiguous()
         for form, options in FORMS.items():
             if aggregated and form == "timm":
                 continue
-            began = time.perf_counter()
-            export_model(run, args.out / name / form, aggregate=aggregated, **options)
-            seconds.setdefault(name, {})[form] = time.perf_counter() - began
-        print(f"{name}: out in {len(seconds[name])} forms", flush=True)
+            if not (args.out / name / form).exists():
+                export_model(run, args.out / name / form, aggregate=aggregated, **options)
     save_file({"images": images.contiguous()}, args.out / "images.safetensors")
     save_file(wanted, args.out / "wanted.safetensors")
     command = [args.python, "-c", READER, str(args.out.resolve())]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, cwd=args.out).stdout)
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=args.out, env=alone).stdout
+    found = json.loads(printed)
     print(f"| network | largest score | {' | '.join(FORMS)} |\n| --- {'| --- ' * (len(FORMS) + 1)}|")
     for name, scores in wanted.items():
         cells = []
         for form in FORMS:
             apart = found.get(f"{name}/{form}")
-            cells.append("no place" if apart is None else f"{apart:.1e} ({seconds[name][form]:.0f} s)")
+            cells.append("no place" if apart is None else f"{apart:.1e}")
         print(f"| {name} | {float(scores.abs().max()):.2f} | {' | '.join(cells)} |")
     worst = max(found.values())
     print(f"\nlargest difference of all: {worst:.2g}, {'at most' if worst <= 1e-5 else 'MORE THAN'} 1e-5")
