@@ -8,6 +8,7 @@ import torch
 import manyview
 from manyview.compare.compare import compare
 from manyview.errors import ManyviewError
+from manyview.export.export import export_model
 from manyview.judge.embed import embed
 from manyview.judge.export import export_timm
 from manyview.judge.judge import judge
@@ -45,6 +46,8 @@ CALLS = {
     "run_none": (lambda: Run(None), "^Run: folder: a path is wanted"),
     "export_text": (lambda: export_timm("nowhere", "out"), "nowhere is no run: it has no recipe.yaml"),
     "export_none": (lambda: export_timm("nowhere", None), "^export_timm: out: a path is wanted"),
+    "export_model_none": (lambda: export_model("nowhere", None), "^export_model: out: a path is wanted"),
+    "export_model_run": (lambda: export_model("nowhere", "out", "hub"), "nowhere is no run: it has no recipe.yaml"),
     "predict_text": (
         lambda: [*predict_files("nowhere", "a.png")],
         r"^predict_files: model is what open_model\(RUN\) gives first, got",

@@ -38,7 +38,7 @@ views:
   a: {from: image, make: "resize(16) | center_crop(16)"}
   r: {from: a, orbit: rotation}
   test: {from: image, make: resize(16)}
-branches: {net: {backbone: resnet18, normalize: half, joint: "linear(h, orbit=r)"}}
+branches: {net: {backbone: cresnet20, normalize: half, joint: "linear(h, orbit=r)"}}
 relations: ["joint_cross_entropy(joint(r))"]
 train: {steps: 2, batch_size: 16, optimizer: "sgd(lr=0.01)"}
 """
@@ -50,12 +50,12 @@ SLA_SD = SLA.replace("SLA+SI", "SLA+SD").replace(
 FEATURES = "cross_entropy(logits(a), logits(b))", "similarity(h(a), h(b))"
 CASES = {
     "resnet18": RECIPE.replace("BACKBONE", "resnet18"),
-    "averaged": RECIPE.replace("BACKBONE", "resnet18").replace("train: {", "train: {ema: 0.7, "),
-    "features": RECIPE.replace("BACKBONE", "resnet18").replace(*FEATURES),
+    "averaged": RECIPE.replace("BACKBONE", "cresnet20").replace("train: {", "train: {ema: 0.7, "),
+    "features": RECIPE.replace("BACKBONE", "cresnet20").replace(*FEATURES),
     "sla": SLA,
     "sla_sd": SLA_SD,
     "vit": RECIPE.replace("BACKBONE", "'test_vit(img_size=32, patch_size=8)'").replace("cifar10", "imagenet"),
-    "dropout": RECIPE.replace("BACKBONE", "'resnet18(drop_rate=0.5)'"),
+    "dropout": RECIPE.replace("BACKBONE", "'cresnet20(drop_rate=0.5)'"),
     "cresnet20": RECIPE.replace("BACKBONE", "cresnet20"),
     "wrn28_2": RECIPE.replace("BACKBONE", "wrn28_2"),
     "small": RECIPE.replace("BACKBONE", "'resnet18(small=True)'"),

@@ -47,7 +47,7 @@ def export_model(
     and normalise them inside; without it, float32 images of that size go in, normalised. licence: of the data, for the
     model card of `hub`. Nothing is there until its outputs were found to be the run's. Raises ManyviewError.
     """
-    if to not in FORMS:
+    if not isinstance(to, str) or to not in FORMS:
         raise RunError(f"export: {unknown('format', str(to), FORMS)}")
     run, out = run_of(run), taken_path(out, "export_model: out")
     if licence is not None and to != "hub":

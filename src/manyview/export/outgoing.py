@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from manyview.branches.branch import Branch
 from manyview.branches.given import Given
 from manyview.branches.spec import FEATURES, LOGITS
-from manyview.errors import RunError, reason, unknown
+from manyview.errors import RunError, brief, reason, unknown
 from manyview.foundation.words import counted
 from manyview.recipe.recipe import Recipe
 from manyview.step import Step
@@ -77,7 +77,9 @@ class Outgoing:
         told = {FEATURES: " --features" if self.step.classifier else "", AGGREGATED: " --aggregate"}.get(
             self.answer, ""
         )
-        return f"manyview export OUT FOLDER --to hub{told}{'' if evaluated else f' --weights {self.weights}'}"
+        told += "" if evaluated else f" --weights {self.weights}"
+        told += f" --size {self.sized()[0]}" if self.asked else ""
+        return f"manyview export OUT FOLDER --to hub{told}"
 
     @torch.no_grad()
     def outputs(self, pixels: Tensor) -> Tensor:
@@ -107,6 +109,8 @@ def outgoing(
     """Opens a run to be taken out. The arguments are those of `export_model`. Raises ManyviewError."""
     if features and aggregate:
         raise RunError("features are not averaged over an orbit; choose features or aggregate")
+    if size is not None and (type(size) is not int or size < 1):
+        raise RunError(f"size: a number of pixels is wanted, got {brief(size)}")
     if weights not in (None, *WEIGHTS):
         raise RunError(f"weights: {unknown('kind', str(weights), WEIGHTS)}")
     recipe = run.recipe()
