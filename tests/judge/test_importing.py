@@ -18,8 +18,10 @@ from commands import contents, done, manyview, one_line, png
 from manyview import Step, parse_recipe
 from manyview.branches.architecture import network_by_shapes
 from manyview.branches.layouts import LAYOUTS
+from manyview.branches.spec import NORMALIZATIONS
 from manyview.branches.timm_models import timm_model
 from manyview.branches.weights import open_weights
+from manyview.errors import ManyviewWarning
 from manyview.foundation.grammar import Call, parse_call
 from manyview.judge.importing import import_checkpoint
 from manyview.judge.models import exported
@@ -54,6 +56,17 @@ def agmax_standard():
     whole = stirred(AgMax(net, net.width, 7)).backbone
     file = {"epoch": 1, "model_state_dict": under("module.", whole.state_dict())}
     return Made(file, net.features, lambda x: whole.classifier(net.features(x)), layout="agmax")
+
+
+def agmax_timm():
+    inner = timm.create_model("regnetx_002")  # with a classifier of its own, which nothing reads
+    features = nn.ModuleDict({"features": inner})
+    whole = stirred(AgMax(features, 368, 7))
+    h = lambda x: inner.forward_features(x).mean((2, 3))  # noqa: E731
+    file = {"model_state_dict": under("module.", whole.state_dict())}
+    left = ["classifier of timm's, which nothing reads: 2 tensors "]
+    scores = lambda x: whole.backbone.classifier(h(x))  # noqa: E731
+    return Made(file, h, scores, layout="agmax", left=left, backbone="regnetx_002")
 
 
 def agmax_wide():
@@ -221,7 +234,23 @@ def of_timm():
 
 
 MADE = [
-    *(agmax, agmax_standard, agmax_wide, sla, sla_sd, augself, dssl, byol, moco, mocov3, simsiam, swav, vicreg, dino),
+    *(
+        agmax,
+        agmax_standard,
+        agmax_timm,
+        agmax_wide,
+        sla,
+        sla_sd,
+        augself,
+        dssl,
+        byol,
+        moco,
+        mocov3,
+        simsiam,
+        swav,
+        vicreg,
+        dino,
+    ),
     *(lightly, solo, solo_cifar, tied, tv_resnet, tv_vit, of_timm),
 ]
 
@@ -303,6 +332,25 @@ def test_it_is_a_model_as_any_other(tmp_path, recwarn):
     assert torch.allclose(found["h"], made.h(normalised(pixels)), atol=1e-5)
     assert torch.allclose(found["logits"], made.logits(normalised(pixels)), atol=1e-5)
     assert not recwarn.list
+
+
+@torch.no_grad()
+def test_it_leaves_again(tmp_path, recwarn):
+    made = solo_cifar()
+    saved(tmp_path / "c.pth", made.file)
+    done("import", tmp_path / "c.pth", tmp_path / "out", "--normalize", "cifar10")
+    assert "small_resnet18.py" in done("export", tmp_path / "out", tmp_path / "timm")
+    done("export", tmp_path / "out", tmp_path / "traced", "--to", "torchscript", "--size", "32")
+    pixels = torch.rand(2, 3, 32, 32)
+    expected = exported(tmp_path / "out").read(pixels)
+    assert torch.equal(exported(tmp_path / "timm").read(pixels)["logits"], expected["logits"])
+    traced = torch.jit.load(tmp_path / "traced" / "model.pt")(normalised(pixels, *NORMALIZATIONS["cifar10"]))
+    assert torch.allclose(traced, expected["logits"], atol=1e-5)
+    assert "is no run, whose files a model card is made of" in one_line(
+        *manyview("export", tmp_path / "out", tmp_path / "hub", "--to", "hub")
+    )
+    assert not (tmp_path / "hub").exists()
+    assert not [each for each in recwarn.list if issubclass(each.category, ManyviewWarning)]  # torch.jit has one
 
 
 @torch.no_grad()
@@ -511,12 +559,13 @@ def test_networks_by_names_and_shapes(name, options):
 
 
 def test_networks_that_shapes_do_not_tell():
-    for name in ("resnet50d", "seresnet50", "resnet50_clip", "vit_base_patch16_clip_224", "convnext_tiny", "wrn28_10"):
+    for name in ("resnet50d", "seresnet50", "vit_base_patch16_clip_224", "convnext_atto"):
         with torch.device("meta"):
             state = timm.create_model(name, num_classes=0).state_dict()
-        if name == "wrn28_10":
-            state = {key: value for key, value in state.items() if not key.startswith("layer3.1.")}
         assert network_by_shapes(state) is None, name
+    with torch.device("meta"):
+        state = timm_model("wrn28_2", {}).state_dict()
+    assert network_by_shapes({name: value for name, value in state.items() if "layer3.1." not in name}) is None
 
 
 def test_layouts_have_names_of_their_own():
