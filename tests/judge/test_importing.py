@@ -225,6 +225,13 @@ def tv_vit():
     return Made(net.state_dict(), h, net, layout="torchvision")
 
 
+def of_anybody():
+    net = stirred(ResNet(small=True, fc=7))
+    state = {**under("net.module.", net.state_dict()), **under("head.", mlp(16, 8).state_dict())}
+    file = {"state_dict": state, "hyper_parameters": {"lr": 0.1}}
+    return Made(file, net.features, net, USUAL, layout="timm", left=["others: 1 tensor "])
+
+
 def of_timm():
     net = stirred(timm.create_model("test_resnet", num_classes=7))
     h = lambda x: net.forward_head(net.forward_features(x), pre_logits=True)  # noqa: E731
@@ -251,7 +258,7 @@ MADE = [
         vicreg,
         dino,
     ),
-    *(lightly, solo, solo_cifar, tied, tv_resnet, tv_vit, of_timm),
+    *(lightly, solo, solo_cifar, tied, tv_resnet, tv_vit, of_anybody, of_timm),
 ]
 
 
@@ -437,6 +444,14 @@ def refusals():
         {**sla_state, **heads},
         ("--classes", "5"),
         "classifiers.0.weight has 28 rows, no multiple of 5 classes",
+    )
+    other = {"classifiers.1.weight": torch.zeros(4, 16), "classifiers.1.bias": torch.zeros(4)}
+    more = {**heads, "classifiers.0.weight": torch.zeros(10, 16)}
+    yield (
+        "mt",
+        {**sla_state, **more, **other},
+        (),
+        "classifiers.0.weight has 10 rows, no head of classes x transformations",
     )
     flat = {**sla_state, "classifiers.0.weight": torch.zeros(16)}
     yield "flat", flat, (), "classifiers.0.weight [16] is of no linear layer"

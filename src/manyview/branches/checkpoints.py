@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from manyview.branches.layouts import AROUND, COUNTED, LAYOUTS, SPELLINGS, WRAPPERS, Layout, Spelling
+from manyview.branches.layouts import AROUND, COUNTED, LAYOUTS, SPELLINGS, USUAL, WRAPPERS, Layout, Spelling
 from manyview.errors import RunError, unknown
 from manyview.foundation.files import read_state
 
@@ -205,7 +205,8 @@ def take(file: Checkpoint, layout: Layout) -> Taken:
     if section is None:
         raise RunError(f"{file.path} has no {' or '.join(layout.sections)}, as files of {layout.code} have")
     state, told = spelled(file.sections[section], file.path)
-    under = next((prefix for prefix in layout.trunk if any(name.startswith(prefix) for name in state)), None)
+    trunks = layout.trunk if layout.marks else [*_networks(state), *layout.trunk]
+    under = next((prefix for prefix in trunks if any(name.startswith(prefix) for name in state)), None)
     if under is None:
         wanted = " or ".join(f"{prefix}*" for prefix in layout.trunk)
         raise RunError(f"{file.path} has no weights {wanted}, as files of {layout.code} have")
@@ -222,6 +223,13 @@ def take(file: Checkpoint, layout: Layout) -> Taken:
     left |= {key or OTHERS: [*each] for key, each in file.sections.items() if key != section}
     classifier = {part: state[name] for name, part in own.items()}
     return Taken(trunk, classifier, head, section, under, tuple(told), left)
+
+
+def _networks(state: Mapping[str, Tensor]) -> list[str]:
+    """What stands before the one network whose usual names are there; nothing where there are several."""
+    ends = [end for end in USUAL if any(name.endswith(end) for name in state)]
+    found = {name.removesuffix(end) for end in ends for name in state if name.endswith(end)}
+    return [*found] if len(found) == 1 else []
 
 
 def plain_value(file: Checkpoint, *names: str) -> str | None:

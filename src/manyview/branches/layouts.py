@@ -307,5 +307,9 @@ LAYOUTS = (
 )
 """By name. The last is of files that no other is of: no mark tells it."""
 
+USUAL = (
+    "layer1.0.conv1.weight",
+    "blocks.0.attn.qkv.weight",
+)  # weights by which a ResNet or ViT is found under any prefix
 SLA_DATA = {"imagenet": 1000, "cub200": 200, "tiny-imagenet": 200, "indoor": 67, "dogs": 120, "inat": 8142}
 """How many classes the data have by whose name SLA's command line calls them; of CIFAR the name says so."""

@@ -156,6 +156,11 @@ def _head(file: Checkpoint, layout: Layout, taken: Taken, classes: int | None) -
         raise RunError(
             f"{file.path}: {taken.head}weight {[*weight.shape]} is of no linear layer with a bias {[*bias.shape]}"
         )
+    if layout.joint and "joint head" in taken.left:  # beside it, the head is SLA+SD's
+        joint = len(file.sections[taken.section]["classifiers.0.weight"])
+        if joint % rows or joint == rows:
+            raise RunError(f"{file.path}: classifiers.0.weight has {counted(joint, 'row')}, no head of classes x "
+                           f"transformations beside one of {counted(rows, 'class')}, as SLA+SD's is")  # fmt: skip
     mode = plain_value(file, "mode") if layout.joint else None
     count = classes or (_sla_classes(file) if mode == "sla" else None) or rows
     if not 0 < count <= rows or rows % count:
