@@ -503,7 +503,11 @@ def test_places_that_are_no_use(tmp_path):
         ("cut.pth", "out", "cut.pth is damaged"),
         ("flax.msgpack", "out", "flax.msgpack is no file of weights, neither torch.save's nor .safetensors"),
         ("text.safetensors", "out", "text.safetensors is damaged: "),
-        ("code.pkl", "out", "code.pkl is damaged, or holds more than tensors"),
+        (
+            "code.pkl",
+            "out",
+            "code.pkl is damaged, or holds more than tensors: it holds Python objects, which may be code",
+        ),
         ("nofile.pth", "out", "no checkpoint "),
         ("full", "out", "full is a folder, and a checkpoint is a file"),
         ("c.pth", "full", "full is not empty; choose another folder"),
