@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from manyview import parse_recipe
 from manyview.cli import app
 from manyview.errors import RunError
+from manyview.export.timm import export_timm
 from manyview.foundation.files import read_state
-from manyview.judge.export import export_timm
+from manyview.judge.models import exported as exported_model
 from manyview.training.run import Run
 from manyview.training.train import train
 
@@ -56,18 +57,21 @@ CASES = {
     "vit": RECIPE.replace("BACKBONE", "'test_vit(img_size=32, patch_size=8)'").replace("cifar10", "imagenet"),
     "dropout": RECIPE.replace("BACKBONE", "'resnet18(drop_rate=0.5)'"),
     "cresnet20": RECIPE.replace("BACKBONE", "cresnet20"),
+    "wrn28_2": RECIPE.replace("BACKBONE", "wrn28_2"),
     "small": RECIPE.replace("BACKBONE", "'resnet18(small=True)'"),
 }
-TIMM_ALONE = [case for case in CASES if case not in ("cresnet20", "small")]
 # No line of this is manyview's: what a user without it runs.
 LOADER = """
-import json, sys
+import importlib, json, sys
 from pathlib import Path
 import timm, torch
 from safetensors.torch import load_file, save_file
 root, cases = Path(sys.argv[1]), sys.argv[2:]
 outputs = {}
 for case in cases:
+    for beside in (root / case).glob("*.py"):
+        sys.path.insert(0, str(root / case))
+        importlib.import_module(beside.stem)
     model = timm.create_model(f"local-dir:{root / case}", pretrained=True).eval()
     config = json.loads((root / case / "config.json").read_text())["pretrained_cfg"]
     images = load_file(root / "images.safetensors")[case]
@@ -127,15 +131,15 @@ def loaded(exported):
     from safetensors.torch import save_file
 
     root, _ = exported
-    save_file({case: pictures(case) for case in TIMM_ALONE}, root / "images.safetensors")
+    save_file({case: pictures(case) for case in CASES}, root / "images.safetensors")
     done = subprocess.run(
-        [sys.executable, "-c", LOADER, str(root), *TIMM_ALONE], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LOADER, str(root), *CASES], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return load_file(root / "outputs.safetensors")
 
 
-@pytest.mark.parametrize("case", TIMM_ALONE)
+@pytest.mark.parametrize("case", CASES)
 def test_timm_alone_gives_the_same_scores(exported, loaded, case):
     wanted = expected(exported[0], case)
     assert wanted.std() > 1e-3
@@ -191,35 +195,26 @@ def test_config(exported):
     assert vit["pretrained_cfg"]["classifier"] == "head"
 
 
-def test_our_networks_load_where_they_are_registered(exported):
-    import timm
-
+@pytest.mark.parametrize(
+    ("case", "name"), [("cresnet20", "cresnet20"), ("wrn28_2", "wrn28_2"), ("small", "small_resnet18")]
+)
+def test_networks_of_ours_have_a_file_beside_them(exported, case, name):
     root, lines = exported
-    model = timm.create_model(f"local-dir:{root / 'cresnet20'}", pretrained=True).eval()
-    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    with torch.no_grad():
-        scores = model((pictures("cresnet20").float() / 255 - mean) / std)
-    torch.testing.assert_close(scores, expected(root, "cresnet20"), rtol=1e-4, atol=1e-5)
-    assert lines["cresnet20"][-1] == "'cresnet20' is registered with timm by `import manyview.branches.backbones`"
+    out = root / case
+    assert sorted(path.name for path in out.iterdir()) == sorted([f"{name}.py", "config.json", "model.safetensors"])
+    text = (out / f"{name}.py").read_text()
+    assert "import manyview" not in text
+    assert "from manyview" not in text
+    assert json.loads((out / "config.json").read_text())["architecture"] == name
+    assert lines[case][1] == f'{name}.py registers it with timm: import sys; sys.path.insert(0, "{out}"); import {name}'
+    assert lines[case][2] == f'load it with timm.create_model("local-dir:{out}", pretrained=True)'
 
 
-def test_small_stem_loads_as_the_printed_lines_say(exported):
-    import timm
-    from torch import nn
-
-    root, lines = exported
-    (told,) = [line for line in lines["small"] if "stem" in line]
-    model = timm.create_model("resnet18", num_classes=3)
-    code = told.partition("before loading, ")[2].replace("Conv2d(3, C,", f"Conv2d(3, {model.conv1.out_channels},")
-    for statement in code.split("; "):
-        exec(statement, {"model": model, "nn": nn})
-    model.load_state_dict(load_file(root / "small" / "model.safetensors"))
-    config = json.loads((root / "small" / "config.json").read_text())
-    assert config["manyview"]["small"] is True
-    mean, std = (torch.tensor(config["pretrained_cfg"][key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    with torch.no_grad():
-        scores = model.eval()((pictures("small").float() / 255 - mean) / std)
-    torch.testing.assert_close(scores, expected(root, "small"), rtol=1e-4, atol=1e-5)
+def test_networks_of_ours_are_read_again_without_their_file(exported):
+    for case in ("cresnet20", "small"):
+        model = exported_model(exported[0] / case)
+        found = model.read(model.prepare(pictures(case)))["logits"]
+        torch.testing.assert_close(found, expected(exported[0], case), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +251,9 @@ def test_folders_in_use_and_runs_without_weights(tmp_path, exported):
         export_timm(Run(tmp_path / "used"), tmp_path / "out")
     (tmp_path / "empty").mkdir()
     export_timm(run, tmp_path / "empty")
-    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == [
+        *("config.json", "cresnet20.py", "model.safetensors")
+    ]
 
 
 def test_command_line(tmp_path, exported):

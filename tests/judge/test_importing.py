@@ -476,6 +476,19 @@ def refusals():
         (),
         "holds more than tensors: it names builtins.print, which is code; ",
     )
+    yield (
+        "run",
+        {"step": {"branches.net.backbone.conv1.weight": one}},
+        (),
+        "is of a run of manyview, which is taken as it",
+    )
+    yield "wrapper", {"weights": state}, (), "has no state_dict or model, as files of timm's own weights"
+    twice = {**wide, "layer1.0.bn1.weight": one}
+    yield "twice", twice, (), "has the weights of a Wide ResNet of blocks under two names each"
+    vit = {"classifier.weight": one, "backbone.cls_token": one, "backbone.pos_embed": torch.zeros(1, 5, 1)}
+    vit |= {"backbone.patch_embed.proj.weight": torch.zeros(384, 3, 16, 16)}
+    vit |= {f"backbone.blocks.{number}.attn.qkv.weight": one for number in range(12)}
+    yield "heads", vit, (), "no shape tells; say it, as in --backbone 'vit_small_patch16_224(num_heads=…)'"
     yield "nothing", {"epoch": 3}, (), "holds no weights by name"
     yield "list", [one], (), "holds no weights by name"
 
@@ -546,7 +559,7 @@ def test_a_joint_head_without_its_command_line(tmp_path):
         in lines
     )
     lines = import_checkpoint(path, tmp_path / "ten", classes=10)
-    told = "head      10 classes, classifiers.0.*: of its 40 rows each 4th, that of the image as it is (SLA+SI)"
+    told = "head      10 classes, classifiers.0.*: of its 40 rows one in 4, those of the image as it is (SLA+SI)"
     assert told in lines
     whole, ten = (open_weights(tmp_path / name).state["fc.weight"] for name in ("whole", "ten"))
     assert torch.equal(whole[::4], ten)
