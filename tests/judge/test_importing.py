@@ -342,6 +342,7 @@ def test_it_is_a_model_as_any_other(tmp_path, recwarn):
 
 
 @torch.no_grad()
+@pytest.mark.slow(reason="two exports, one of them traced")
 def test_it_leaves_again(tmp_path, recwarn):
     made = solo_cifar()
     saved(tmp_path / "c.pth", made.file)
@@ -420,6 +421,10 @@ def refusals():
         "names and shapes of its weights (a.weight) tell no network; say which, as in --b",
     )
     yield "empty", spoilt(state, layer1__0__conv2__weight=torch.zeros(4, 0, 3, 3)), (), "tell no network; say which"
+    thin = {f"layer{stage}.0.conv2.weight": torch.zeros(9000, 1, 3, 3) for stage in range(1, 5)}
+    yield "thin", {**state, **thin}, (), "tell no network; say which"
+    deep = {f"layer1.{number}.bn1.bias": one for number in range(401)}
+    yield "deep", {**state, **deep}, (), "tell no network; say which"
     yield (
         "backbone",
         state,
