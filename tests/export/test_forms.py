@@ -217,7 +217,7 @@ RESULT = {
     "versions": {"torch": "2.9.0"},
     "eval": {"top1": 93.126, "fewshot": 71.5, "fewshot_half_width": 0.42},
     "eval_split": "test",
-    "starts": {"net.backbone": {"source": "runs/simsiam"}},
+    "starts": {"net.backbone": {"source": "/home/me/simsiam/checkpoints/last.pt (branch net)"}},
     "evaluations": {"calibration(bins=15) on test": {"measures": {"": 0.031, "ece15": 0.02}, "note": "a `note`"}},
 }
 
@@ -249,7 +249,7 @@ def test_a_card_says_what_was_measured_and_no_more(runs, tmp_path):
     for line in (
         "licence of the data: CC BY-SA 4.0",
         "50,000 train, 10,000 test",
-        "net.backbone began with weights of `runs/simsiam`",
+        "net.backbone began with weights of `simsiam/checkpoints/last.pt (branch net)`",
         "| top-1 | 93.13 % |",
         "| fewshot half width | 0.42 % |",
         "`calibration(bins=15) on test` (a 'note')",
@@ -275,12 +275,15 @@ def test_a_card_says_what_was_measured_and_no_more(runs, tmp_path):
 def test_a_recipe_for_others_has_no_folders_of_this_machine(tmp_path):
     text = SLA.replace("ORBIT", "rotation") + f"data: {{source: folder, root: {tmp_path / 'photos'}}}\n"
     (tmp_path / "photos").mkdir()
+    run_of(trained(text, 3), tmp_path / "before")
+    text = text.replace("backbone: test_resnet", f"backbone: \"test_resnet(init='{tmp_path / 'before'}')\"")
     export_model(run_of(trained(text, 3), tmp_path / "run"), tmp_path / "out", "hub")
     texts = [(tmp_path / "out" / name).read_text() for name in ("README.md", "recipe.yaml", "config.json")]
     assert not any(str(tmp_path) in text for text in texts)
     assert "manyview train recipe.yaml data.root=DIR --out OUT" in texts[0]
     again = parse_recipe(texts[1], "data.root=elsewhere")
     assert again.relations == parse_recipe(text).relations
+    assert again.branches["net"]["backbone"] == "test_resnet(init='before')"
 
 
 def test_what_timm_has_no_place_for_is_told_before_it_is_written(runs):

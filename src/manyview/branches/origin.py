@@ -7,7 +7,7 @@ drawn, see `initial`.)
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from manyview.errors import RecipeError
@@ -35,35 +35,39 @@ def without_origin(call: Call) -> Call:
     return Call(call.name, call.args, {key: value for key, value in call.kwargs.items() if key not in PLACES})
 
 
-def anywhere(branches: Mapping[str, Any]) -> dict[str, Any]:
-    """Branches as a recipe writes them, with the places of weights made absolute."""
+def absolute(place: str) -> str:
+    """A place as it is called from any folder."""
+    return place if os.path.isabs(place) else os.path.abspath(at_home(place))
+
+
+def anywhere(branches: Mapping[str, Any], called: Callable[[str], str] = absolute) -> dict[str, Any]:
+    """Branches as a recipe writes them, with the places of weights made absolute, or called otherwise."""
     return {
-        name: {key: _anywhere(value) for key, value in branch.items()}
+        name: {key: _anywhere(value, called) for key, value in branch.items()}
         if isinstance(branch, Mapping)
-        else _anywhere(branch)
+        else _anywhere(branch, called)
         for name, branch in branches.items()
     }
 
 
-def _anywhere(text: Any) -> Any:
+def _anywhere(text: Any, called: Callable[[str], str]) -> Any:
     plain = text.replace(" ", "") if isinstance(text, str) else ""
     if not plain.startswith("frozen(") and not any(f"{word}=" in plain for word in PLACES):
         return text
     call = parse_call(text, "branches")
     origin_of(call, "branches")
-    moved = _absolute(call)
+    moved = _moved(call, called)
     return text if moved == call else str(moved)
 
 
-def _absolute(call: Call) -> Call:
-    """A call with the places that it names made absolute: `init=…` here or in a call inside, and what is frozen."""
+def _moved(call: Call, called: Callable[[str], str]) -> Call:
+    """A call with the places that it names called otherwise: `init=…` here or in a call inside, and what is frozen."""
 
     def moved(key: str, value: Any) -> Any:
         if isinstance(value, Call):
-            return _absolute(value)
+            return _moved(value, called)
         places = ("network",) if call.name == "frozen" else PLACES
-        named = key in places and isinstance(value, str) and value and not os.path.isabs(value)
-        return os.path.abspath(at_home(value)) if named else value
+        return called(value) if key in places and isinstance(value, str) and value else value
 
     args = [moved("network" if number == 0 else "", value) for number, value in enumerate(call.args)]
     return Call(call.name, tuple(args), {key: moved(key, value) for key, value in call.kwargs.items()})

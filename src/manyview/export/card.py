@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
-from manyview.branches.origin import without_origin
+from manyview.branches.origin import anywhere, without_origin
 from manyview.branches.spec import FEATURES
 from manyview.data.sources import FROM_PYTHON
 from manyview.errors import ManyviewError, shown
@@ -24,7 +24,6 @@ from manyview.show.display import table_row
 
 RECIPE = "recipe.yaml"
 NAMES = 20  # of classes that stand in a line
-TITLES = {"logits": "classifier", FEATURES: "features", AGGREGATED: "classifier"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Card:
 def model_card(leaving: Outgoing, card: Card) -> str:
     """The whole README.md."""
     front = yaml.safe_dump(_front(leaving, card), sort_keys=False, allow_unicode=True)
-    title = leaving.recipe.title or str(without_origin(leaving.branch.spec.backbone))
+    title = leaving.recipe.title or _network(leaving)
     parts = [
         f"---\n{front}---",
         f"# {_plain(title)}",
@@ -60,9 +59,10 @@ def model_card(leaving: Outgoing, card: Card) -> str:
 
 
 def shareable(recipe: Recipe) -> Recipe:
-    """The recipe without the folders of one machine's data."""
+    """The recipe without the folders of one machine: of data, and of weights that it began with."""
     data = recipe.data.model_copy(update={"root": None, "unlabeled_root": None, "download": False})
-    return recipe.model_copy(update={"data": data})
+    branches = anywhere(recipe.branches, lambda place: PurePath(place).name)
+    return recipe.model_copy(update={"data": data, "branches": branches})
 
 
 def comparison_of(run: Path) -> Mapping[str, Any] | None:
@@ -100,6 +100,10 @@ def _front(leaving: Outgoing, card: Card) -> dict[str, Any]:
     return front
 
 
+def _network(leaving: Outgoing) -> str:
+    return str(without_origin(leaving.branch.spec.backbone)).removesuffix("()")
+
+
 def _of_hub(recipe: Recipe) -> str | None:
     """The name that a data set has on the hub, where the recipe reads it there."""
     try:
@@ -115,11 +119,12 @@ def _as_evaluated(leaving: Outgoing) -> bool:
 
 
 def _what(leaving: Outgoing) -> str:
-    backbone = f"`{without_origin(leaving.branch.spec.backbone)}`"
+    backbone = f"`{_network(leaving)}`"
     size = f", images of {leaving.size[0]}x{leaving.size[1]} pixels" if leaving.size else ""
     gives = f"{counted(leaving.classes, 'class')}" if leaving.classes else f"{leaving.branch.dims[FEATURES]:,} features"
-    lines = [f"A {TITLES[leaving.answer]}: {backbone}, {gives}{size}, trained with "
-             "manyview on several augmented views of each image."]  # fmt: skip
+    what = "A classifier" if leaving.classes else "Features of images"
+    trained = "trained with manyview on several augmented views of each image."
+    lines = [f"{what}: {backbone}, {gives}{size}, {trained}"]
     if leaving.weights == "averaged":
         lines.append("Its weights are averages over the run (`train.ema`).")
     if leaving.answer == AGGREGATED:
@@ -138,7 +143,8 @@ def _data(leaving: Outgoing, card: Card) -> str:
         more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""
         lines.append(f"- classes: {', '.join(f'`{_plain(name)}`' for name in names[:NAMES])}{more}")
     for part, start in card.result.get("starts", {}).items():
-        lines.append(f"- {part} began with weights of `{_plain(start.get('source', ''))}`")
+        place = "/".join(PurePath(str(start.get("source", ""))).parts[-3:])  # not where it lay on one machine
+        lines.append(f"- {part} began with weights of `{_plain(place)}`")
     if skipped := card.result.get("skipped_images"):
         lines.append(f"- left out: {counted(len(skipped), 'image')} that could not be read")
     lines.append(
@@ -149,12 +155,12 @@ def _data(leaving: Outgoing, card: Card) -> str:
 
 def _measured(leaving: Outgoing, card: Card) -> str:
     result, parts = card.result, ["## Measured"]
-    for split, found in ((result.get("eval_split"), result.get("eval")), ("val", result.get("val"))):
-        if (
-            found
-            and split
-            and not (split == "val" and result.get("eval_split") == "val" and found is result.get("val"))
-        ):
+    splits = {
+        "val": result.get("val"),
+        result.get("eval_split"): result.get("eval"),
+    }  # where there is no test, the same
+    for split, found in reversed(splits.items()):
+        if split and found:
             rows = tuple(tuple(table_row(name, value)) for name, value in found.items())
             parts.append(Table(("measure", str(split)), rows).markdown())
     for name, report in result.get("evaluations", {}).items():
@@ -195,7 +201,8 @@ def _again(leaving: Outgoing, card: Card) -> str:
     use = [
         f"--use {shlex.quote(Path(origin.called).name)}" for origin in recipe.words.used_in(recipe.to_yaml()).origins
     ]
-    root = [] if recipe.data.root is None else ["data.root=DIR"]
+    roots = ("root", "unlabeled_root")
+    root = [f"data.{key}=DIR" for key in roots if getattr(recipe.data, key) is not None]
     if recipe.data.source == FROM_PYTHON or leaving.run.networks():
         given = [
             *(["data=…"] if recipe.data.source == FROM_PYTHON else []),

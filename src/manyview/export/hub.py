@@ -19,6 +19,12 @@ model = timm.create_model("local-dir:FOLDER", pretrained=True).eval(){hub}
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
 {answer} = model(transform(Image.open("image.jpg").convert("RGB"))[None])"""
 REGISTER = 'import sys; sys.path.insert(0, "FOLDER"); import {name}  # which registers it with timm\n'
+UNLIKE_RGB = """\
+import timm
+{register}import torch
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval(){hub}
+{answer} = model(torch.zeros(1, {shape}))  # pixels in [0, 1], less the mean, divided by the std of config.json"""
 WITH_ONNX = """\
 import numpy as np
 import onnxruntime
@@ -31,7 +37,7 @@ pixels = np.zeros((1, {shape}), np.float32)  # {values}
 def write_hub(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
     """Writes weights, recipe and card into a folder that will be `out`; returns lines to print. Raises RunError."""
     why = no_place(leaving)
-    lines = write_timm(leaving, folder, out) if why is None else [f"{why}, so it is ONNX"]
+    lines = write_timm(leaving, folder, out) if why is None else [f"{why}; what lies here is ONNX"]
     lines += [] if why is None else write_onnx(leaving, folder, out)
     run = leaving.run
     result = run.finished() or {}
@@ -47,7 +53,10 @@ def _with_timm(leaving: Outgoing) -> str:
     beside = file_beside(leaving.branch) is not None
     register = REGISTER.format(name=name_for_timm(leaving.branch)) if beside else ""
     hub = "" if beside else '  # of the hub: "hf-hub:USER/NAME"'
-    return WITH_TIMM.format(register=register, hub=hub, answer="scores" if leaving.classes else "features")
+    text = WITH_TIMM if leaving.channels == 3 else UNLIKE_RGB
+    shape = ", ".join(map(str, (leaving.channels, *(leaving.size or ("height", "width")))))
+    answer = "scores" if leaving.classes else "features"
+    return text.format(register=register, hub=hub, answer=answer, shape=shape)
 
 
 def _with_onnx(leaving: Outgoing) -> str:

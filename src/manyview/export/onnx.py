@@ -20,6 +20,7 @@ from manyview.export.about import ABOUT, about, told, write_about
 from manyview.export.network import Network
 from manyview.export.outgoing import Outgoing, answered, check_alike, check_answers, pictures
 from manyview.export.prepare import Prepared, cuts, expected, sizes_to_try, view_of
+from manyview.foundation.files import write_bytes
 
 FILE = "model.onnx"
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
@@ -54,8 +55,11 @@ def write_onnx(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
         raise RunError(f"torch.onnx cannot export {leaving.branch.spec.backbone}: {reason(error)}") from None
     program.model.metadata_props.update({name: json.dumps(value) for name, value in about(leaving).items()})
     large = sum(each.numel() * each.element_size() for each in network.state_dict().values()) > ONE_FILE
-    program.save(str(folder / FILE), external_data=large)
-    _check(leaving, network, opened(folder / FILE))
+    if large:
+        program.save(str(folder / FILE), external_data=True)
+    else:
+        write_bytes(folder / FILE, program.model_proto.SerializeToString())  # whatever the folder is called
+    _check(leaving, network, opened(folder / FILE, large))
     write_about(leaving, folder)
     lines = [
         f"wrote {out / FILE} and {ABOUT}: {told(leaving)}",
@@ -79,13 +83,14 @@ def _check(leaving: Outgoing, network: Network | Prepared, session: Any) -> None
         check_alike(FILE, expected(leaving, images), answered(FILE, run, network.laid(images)))
 
 
-def opened(path: Path) -> Any:
-    """A session of onnxruntime on the CPU."""
+def opened(path: Path, large: bool = False) -> Any:
+    """A session of onnxruntime on the CPU. large: whether weights lie beside the file."""
     import onnxruntime  # an extra, and a second to import
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = str(path) if large else path.read_bytes()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _program(network: nn.Module, example: Tensor, axes: Mapping[int, str], answer: str) -> Any:

@@ -77,7 +77,9 @@ class Outgoing:
         told = {FEATURES: " --features" if self.step.classifier else "", AGGREGATED: " --aggregate"}.get(
             self.answer, ""
         )
-        return f"manyview export OUT FOLDER --to hub{told}{'' if evaluated else f' --weights {self.weights}'}"
+        told += "" if evaluated else f" --weights {self.weights}"
+        told += f" --size {self.sized()[0]}" if self.asked else ""
+        return f"manyview export OUT FOLDER --to hub{told}"
 
     @torch.no_grad()
     def outputs(self, pixels: Tensor) -> Tensor:

@@ -67,8 +67,9 @@ def _made(levels: Tensor, stage: Stage) -> Tensor:
     sides = sides_of(levels)
     if stage.whole is None:
         for axis, kept in enumerate(stage.part):
-            first = ((sides[axis] - kept) / 2).round().long()
-            levels = levels.index_select(axis + 2, first + torch.arange(kept))
+            first = ((sides[axis] - kept) / 2).round()
+            first = torch.where(sides[axis] < kept, sides[axis], first)  # too small: beyond it, which is an error
+            levels = levels.index_select(axis + 2, first.long() + torch.arange(kept))
         return levels
     if isinstance(stage.whole, int):
         return resized(levels, (stage.whole * sides / sides.min()).floor(), stage.part)
@@ -106,8 +107,8 @@ def stages_of(view: PlannedView, size: tuple[int, int]) -> Sequence[Stage]:
 def cuts(view: PlannedView) -> str | None:
     """What to tell of a view whose images keep their shapes, of which a graph has one; None of others."""
     last = view.ops[-1].op if view.ops else None
-    if isinstance(last, Resize) and isinstance(last.size, int):
-        return f"the recipe's view '{TEST}' keeps the shape of images that are not square; this cuts out their centre"
+    if last is None or (isinstance(last, Resize) and isinstance(last.size, int)):
+        return f"the recipe's view '{TEST}' keeps the shape of images; this cuts their centre to its own"
     return None
 
 

@@ -176,7 +176,7 @@ def _tried(leaving: Outgoing, model: Any, arguments: dict[str, Any]) -> tuple[in
 def _preprocessing(leaving: Outgoing) -> dict[str, Any]:
     """How timm should prepare an image for this model, from the test view or the size it was trained on."""
     sides: list[int] = []
-    for view in leaving.step.test_plan.values():
+    for view in () if leaving.asked else leaving.step.test_plan.values():
         sides = [
             op.op.size for op in view.ops if isinstance(op.op, (Resize, CenterCrop)) and isinstance(op.op.size, int)
         ]

@@ -20,7 +20,7 @@ def check_free(out: Path) -> None:
         raise RunError(f"cannot write {out}: {error.strerror or error}") from None
     if used:
         raise RunError(f"{out} is not empty; choose another folder")
-    above = _above(out)
+    above = out if out.is_dir() else _above(out)
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise RunError(f"cannot write {out}: {above} is {'no folder' if not above.is_dir() else 'not writable'}")
 
@@ -29,19 +29,25 @@ def check_free(out: Path) -> None:
 def filled(out: Path) -> Iterator[Path]:
     """A temporary folder to fill, which is `out` once this ends; where it ends by an exception, nothing is left.
 
-    out: not there, or empty. Raises RunError where it is not, or where the system refuses.
+    out: not there, or empty; an empty one stays the folder that it is, somebody's own or another disk's. Raises
+    RunError where it holds something, or where the system refuses.
     """
     check_free(out)
-    temporary = _above(out) / f".{out.name}.{os.getpid()}.tmp"
+    there = out.is_dir()
+    temporary = (out if there else _above(out)) / f".{out.name}.{os.getpid()}.tmp"
     try:
         try:
             temporary.mkdir()
             yield temporary
-            out.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(temporary, out)  # in the place of an empty folder, too
+            if there:
+                for each in sorted(temporary.iterdir()):
+                    os.replace(each, out / each.name)
+            else:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        sync(out.parent)
+        sync(out if there else out.parent)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror or error}") from None
 
