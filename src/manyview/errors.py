@@ -149,7 +149,7 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 # what libraries propose that would run code from a file
-_HARMS = re.compile(r"weights_only|allow_pickle|trust_remote_code|pickle\.load", re.IGNORECASE)
+_HARMS = re.compile(r"weights.only|trusted source|allow_pickle|trust_remote_code|pickle\.load", re.IGNORECASE)
 
 
 def reason(error: BaseException) -> str:

@@ -18,8 +18,10 @@ from commands import contents, done, manyview, one_line, png
 from manyview import Step, parse_recipe
 from manyview.branches.architecture import network_by_shapes
 from manyview.branches.layouts import LAYOUTS
+from manyview.branches.spec import NORMALIZATIONS
 from manyview.branches.timm_models import timm_model
 from manyview.branches.weights import open_weights
+from manyview.errors import ManyviewWarning
 from manyview.foundation.grammar import Call, parse_call
 from manyview.judge.importing import import_checkpoint
 from manyview.judge.models import exported
@@ -54,6 +56,17 @@ def agmax_standard():
     whole = stirred(AgMax(net, net.width, 7)).backbone
     file = {"epoch": 1, "model_state_dict": under("module.", whole.state_dict())}
     return Made(file, net.features, lambda x: whole.classifier(net.features(x)), layout="agmax")
+
+
+def agmax_timm():
+    inner = timm.create_model("regnetx_002")  # with a classifier of its own, which nothing reads
+    features = nn.ModuleDict({"features": inner})
+    whole = stirred(AgMax(features, 368, 7))
+    h = lambda x: inner.forward_features(x).mean((2, 3))  # noqa: E731
+    file = {"model_state_dict": under("module.", whole.state_dict())}
+    left = ["classifier of timm's, which nothing reads: 2 tensors "]
+    scores = lambda x: whole.backbone.classifier(h(x))  # noqa: E731
+    return Made(file, h, scores, layout="agmax", left=left, backbone="regnetx_002")
 
 
 def agmax_wide():
@@ -212,6 +225,13 @@ def tv_vit():
     return Made(net.state_dict(), h, net, layout="torchvision")
 
 
+def of_anybody():
+    net = stirred(ResNet(small=True, fc=7))
+    state = {**under("net.module.", net.state_dict()), **under("head.", mlp(16, 8).state_dict())}
+    file = {"state_dict": state, "hyper_parameters": {"lr": 0.1}}
+    return Made(file, net.features, net, USUAL, layout="timm", left=["others: 1 tensor "])
+
+
 def of_timm():
     net = stirred(timm.create_model("test_resnet", num_classes=7))
     h = lambda x: net.forward_head(net.forward_features(x), pre_logits=True)  # noqa: E731
@@ -221,8 +241,24 @@ def of_timm():
 
 
 MADE = [
-    *(agmax, agmax_standard, agmax_wide, sla, sla_sd, augself, dssl, byol, moco, mocov3, simsiam, swav, vicreg, dino),
-    *(lightly, solo, solo_cifar, tied, tv_resnet, tv_vit, of_timm),
+    *(
+        agmax,
+        agmax_standard,
+        agmax_timm,
+        agmax_wide,
+        sla,
+        sla_sd,
+        augself,
+        dssl,
+        byol,
+        moco,
+        mocov3,
+        simsiam,
+        swav,
+        vicreg,
+        dino,
+    ),
+    *(lightly, solo, solo_cifar, tied, tv_resnet, tv_vit, of_anybody, of_timm),
 ]
 
 
@@ -306,6 +342,26 @@ def test_it_is_a_model_as_any_other(tmp_path, recwarn):
 
 
 @torch.no_grad()
+@pytest.mark.slow(reason="two exports, one of them traced")
+def test_it_leaves_again(tmp_path, recwarn):
+    made = solo_cifar()
+    saved(tmp_path / "c.pth", made.file)
+    done("import", tmp_path / "c.pth", tmp_path / "out", "--normalize", "cifar10")
+    assert "small_resnet18.py" in done("export", tmp_path / "out", tmp_path / "timm")
+    done("export", tmp_path / "out", tmp_path / "traced", "--to", "torchscript", "--size", "32")
+    pixels = torch.rand(2, 3, 32, 32)
+    expected = exported(tmp_path / "out").read(pixels)
+    assert torch.equal(exported(tmp_path / "timm").read(pixels)["logits"], expected["logits"])
+    traced = torch.jit.load(tmp_path / "traced" / "model.pt")(normalised(pixels, *NORMALIZATIONS["cifar10"]))
+    assert torch.allclose(traced, expected["logits"], atol=1e-5)
+    assert "is no run, whose files a model card is made of" in one_line(
+        *manyview("export", tmp_path / "out", tmp_path / "hub", "--to", "hub")
+    )
+    assert not (tmp_path / "hub").exists()
+    assert not [each for each in recwarn.list if issubclass(each.category, ManyviewWarning)]  # torch.jit has one
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("make", [sla_sd, agmax_wide, dssl, tied], ids=lambda make: make.__name__)
 def test_init_reads_the_same_spellings(make, tmp_path, recwarn):
     torch.manual_seed(0)
@@ -365,6 +421,10 @@ def refusals():
         "names and shapes of its weights (a.weight) tell no network; say which, as in --b",
     )
     yield "empty", spoilt(state, layer1__0__conv2__weight=torch.zeros(4, 0, 3, 3)), (), "tell no network; say which"
+    thin = {f"layer{stage}.0.conv2.weight": torch.zeros(9000, 1, 3, 3) for stage in range(1, 5)}
+    yield "thin", {**state, **thin}, (), "tell no network; say which"
+    deep = {f"layer1.{number}.bn1.bias": one for number in range(401)}
+    yield "deep", {**state, **deep}, (), "tell no network; say which"
     yield (
         "backbone",
         state,
@@ -390,6 +450,14 @@ def refusals():
         ("--classes", "5"),
         "classifiers.0.weight has 28 rows, no multiple of 5 classes",
     )
+    other = {"classifiers.1.weight": torch.zeros(4, 16), "classifiers.1.bias": torch.zeros(4)}
+    more = {**heads, "classifiers.0.weight": torch.zeros(10, 16)}
+    yield (
+        "mt",
+        {**sla_state, **more, **other},
+        (),
+        "classifiers.0.weight has 10 rows, no head of classes x transformations",
+    )
     flat = {**sla_state, "classifiers.0.weight": torch.zeros(16)}
     yield "flat", flat, (), "classifiers.0.weight [16] is of no linear layer"
     wide = Wide().state_dict()
@@ -413,6 +481,19 @@ def refusals():
         (),
         "holds more than tensors: it names builtins.print, which is code; ",
     )
+    yield (
+        "run",
+        {"step": {"branches.net.backbone.conv1.weight": one}},
+        (),
+        "is of a run of manyview, which is taken as it",
+    )
+    yield "wrapper", {"weights": state}, (), "has no state_dict or model, as files of timm's own weights"
+    twice = {**wide, "layer1.0.bn1.weight": one}
+    yield "twice", twice, (), "has the weights of a Wide ResNet of blocks under two names each"
+    vit = {"classifier.weight": one, "backbone.cls_token": one, "backbone.pos_embed": torch.zeros(1, 5, 1)}
+    vit |= {"backbone.patch_embed.proj.weight": torch.zeros(384, 3, 16, 16)}
+    vit |= {f"backbone.blocks.{number}.attn.qkv.weight": one for number in range(12)}
+    yield "heads", vit, (), "no shape tells; say it, as in --backbone 'vit_small_patch16_224(num_heads=…)'"
     yield "nothing", {"epoch": 3}, (), "holds no weights by name"
     yield "list", [one], (), "holds no weights by name"
 
@@ -440,7 +521,11 @@ def test_places_that_are_no_use(tmp_path):
         ("cut.pth", "out", "cut.pth is damaged"),
         ("flax.msgpack", "out", "flax.msgpack is no file of weights, neither torch.save's nor .safetensors"),
         ("text.safetensors", "out", "text.safetensors is damaged: "),
-        ("code.pkl", "out", "code.pkl is damaged, or holds more than tensors"),
+        (
+            "code.pkl",
+            "out",
+            "code.pkl is damaged, or holds more than tensors: it holds Python objects, which may be code",
+        ),
         ("nofile.pth", "out", "no checkpoint "),
         ("full", "out", "full is a folder, and a checkpoint is a file"),
         ("c.pth", "full", "full is not empty; choose another folder"),
@@ -479,7 +564,7 @@ def test_a_joint_head_without_its_command_line(tmp_path):
         in lines
     )
     lines = import_checkpoint(path, tmp_path / "ten", classes=10)
-    told = "head      10 classes, classifiers.0.*: of its 40 rows each 4th, that of the image as it is (SLA+SI)"
+    told = "head      10 classes, classifiers.0.*: of its 40 rows one in 4, those of the image as it is (SLA+SI)"
     assert told in lines
     whole, ten = (open_weights(tmp_path / name).state["fc.weight"] for name in ("whole", "ten"))
     assert torch.equal(whole[::4], ten)
@@ -511,12 +596,13 @@ def test_networks_by_names_and_shapes(name, options):
 
 
 def test_networks_that_shapes_do_not_tell():
-    for name in ("resnet50d", "seresnet50", "resnet50_clip", "vit_base_patch16_clip_224", "convnext_tiny", "wrn28_10"):
+    for name in ("resnet50d", "seresnet50", "vit_base_patch16_clip_224", "convnext_atto"):
         with torch.device("meta"):
             state = timm.create_model(name, num_classes=0).state_dict()
-        if name == "wrn28_10":
-            state = {key: value for key, value in state.items() if not key.startswith("layer3.1.")}
         assert network_by_shapes(state) is None, name
+    with torch.device("meta"):
+        state = timm_model("wrn28_2", {}).state_dict()
+    assert network_by_shapes({name: value for name, value in state.items() if "layer3.1." not in name}) is None
 
 
 def test_layouts_have_names_of_their_own():

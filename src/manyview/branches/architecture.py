@@ -30,6 +30,7 @@ RESNETS: dict[tuple[int, tuple[int, ...], int, int], str] = {
     (3, (3, 4, 23, 3), 8, 32): "resnext101_32x8d",
 }
 OF_BLOCKS = {2: "resnet18", 3: "resnet50"}  # of other depths, the network whose `layers` are given
+MOST_BLOCKS = 400
 CHANNELS = (64, 128, 256, 512)
 CIFAR_RESNETS = {3: "cresnet20", 5: "cresnet32", 9: "cresnet56"}  # blocks a stage -> manyview's name
 WIDE_RESNETS = {(4, 2): "wrn28_2", (4, 10): "wrn28_10", (6, 2): "wrn40_2"}  # (blocks a stage, widening)
@@ -100,6 +101,9 @@ def _resnet(state: Mapping[str, Tensor]) -> Call | None:
     groups = second[0] // second[1] if parts == 3 else 1
     width = second[0] * 64 // channels[0] // groups if parts == 3 else 64
     layers = tuple(_blocks(state, stage) for stage in stages)
+    inner = [channel * width * groups // 64 for channel in channels]
+    if sum(layers) > MOST_BLOCKS or any(out[1] != inside for out, inside in zip(outs, inner, strict=True) if out):
+        return None  # nothing is built that is far larger than the file
     options: dict[str, Any] = {"small": True} if first[2] == 3 else {}
     name = RESNETS.get((parts, layers, width, groups))
     if name is None:

@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from manyview.branches.layouts import AROUND, COUNTED, LAYOUTS, SPELLINGS, WRAPPERS, Layout, Spelling
+from manyview.branches.layouts import AROUND, COUNTED, LAYOUTS, SPELLINGS, USUAL, WRAPPERS, Layout, Spelling
 from manyview.errors import RunError, unknown
 from manyview.foundation.files import read_state
+from manyview.foundation.words import few
 
 PLAIN = LAYOUTS[-1]  # of files that are of no other layout
 OTHERS = "others"  # what is of no part that a layout names
@@ -61,6 +62,8 @@ def spelled(state: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Tensor
             inner = {name.removeprefix(prefix): name for name in found if name.startswith(prefix)}
             renamed = {name: _renamed(name, spelling) for name in inner}
             back = {inner[name]: f"{prefix}{new}" for name, new in renamed.items()}
+            if len({back.get(name, name) for name in found}) < len(found):
+                raise RunError(f"{source} has the weights of {spelling.network} under two names each")
             found = {back.get(name, name): value for name, value in found.items()}
             if spelling.biased:
                 found = unbiased(found, prefix, source)
@@ -107,8 +110,9 @@ def unbiased(state: Mapping[str, Tensor], prefix: str, source: Path) -> dict[str
         found[f"{prefix}{name}.running_mean"] = (mean.double() - by).to(mean.dtype)
 
     added = bias("conv1")
-    blocks = [name.removeprefix(prefix).removesuffix(".bn1.weight") for name in state if name.endswith(".bn1.weight")]
-    for block in blocks:
+    block_of = re.compile(rf"{re.escape(prefix)}layer(\d+)\.(\d+)\.bn1\.weight")
+    blocks = sorted((int(each[1]), int(each[2])) for name in state if (each := block_of.fullmatch(name)))
+    for block in (f"layer{stage}.{number}" for stage, number in blocks):
         less(f"{block}.bn1", added)
         less(f"{block}.bn2", bias(f"{block}.conv1"))
         begins = f"{prefix}{block}.shortcut.weight" in state
@@ -142,8 +146,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
     sections |= {str(key): state for key, value in found.items() if (state := _flat(value))}
     if not sections:
         raise RunError(f"{path} holds no weights by name")
+    if any(name.startswith("branches.") for name in sections.get("step", {})):
+        raise RunError(f"{path} is of a run of manyview, which is taken as it is, by its folder")
     unread = [str(key) for key, value in found.items() if str(key) not in sections and not isinstance(value, Tensor)]
     unread += [f"{key}.{name}".lstrip(".") for key, state in sections.items() for name in COUNTED if name in state]
+    unread += [f"{key}.{name}" for key in sections if key for name, value in found[key].items() if _odd(value)]
     plain = {key: value for key, value in found.items() if isinstance(key, str) and not isinstance(value, Tensor)}
     return Checkpoint(path, {key: stripped(state) for key, state in sections.items()}, tuple(unread), plain)
 
@@ -154,6 +161,11 @@ def _flat(found: Any) -> dict[str, Tensor]:
         return {}
     inner = {f"{name}.{key}": each for name, value in found.items() for key, each in tensors(value).items()}
     return {**tensors(found), **inner}
+
+
+def _odd(value: Any) -> bool:
+    """Whether it is collections that hold no tensors of their own, and may hold some deeper."""
+    return isinstance(value, Mapping | list | tuple) and bool(value) and not tensors(value)
 
 
 def layout_of(file: Checkpoint, name: str | None) -> Layout:
@@ -203,9 +215,11 @@ def take(file: Checkpoint, layout: Layout) -> Taken:
     places = layout.sections if layout.sections is not WRAPPERS else (*WRAPPERS, "")
     section = next((key for key in places if key in file.sections), None)
     if section is None:
-        raise RunError(f"{file.path} has no {' or '.join(layout.sections)}, as files of {layout.code} have")
+        usual = " or ".join(layout.sections if layout.sections is not WRAPPERS else ("state_dict", "model"))
+        raise RunError(f"{file.path} has no {usual}, as files of {layout.code} have; it has {few([*file.sections])}")
     state, told = spelled(file.sections[section], file.path)
-    under = next((prefix for prefix in layout.trunk if any(name.startswith(prefix) for name in state)), None)
+    trunks = layout.trunk if layout.marks else [*_networks(state), *layout.trunk]
+    under = next((prefix for prefix in trunks if any(name.startswith(prefix) for name in state)), None)
     if under is None:
         wanted = " or ".join(f"{prefix}*" for prefix in layout.trunk)
         raise RunError(f"{file.path} has no weights {wanted}, as files of {layout.code} have")
@@ -219,9 +233,18 @@ def take(file: Checkpoint, layout: Layout) -> Taken:
             trunk[name.removeprefix(under)] = value
         elif name not in own:
             left.setdefault(part or OTHERS, []).append(name)
-    left |= {key or OTHERS: [*each] for key, each in file.sections.items() if key != section}
+    for key, each in file.sections.items():
+        if key != section:
+            left.setdefault(key or OTHERS, []).extend(each)
     classifier = {part: state[name] for name, part in own.items()}
     return Taken(trunk, classifier, head, section, under, tuple(told), left)
+
+
+def _networks(state: Mapping[str, Tensor]) -> list[str]:
+    """What stands before the one network whose usual names are there; nothing where there are several."""
+    ends = [end for end in USUAL if any(name.endswith(end) for name in state)]
+    found = {name.removesuffix(end) for end in ends for name in state if name.endswith(end)}
+    return [*found] if len(found) == 1 else []
 
 
 def plain_value(file: Checkpoint, *names: str) -> str | None:

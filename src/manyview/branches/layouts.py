@@ -108,8 +108,8 @@ class Layout:
     classifier: before `weight` and `bias` of one on h. parts: regular expressions of names of the rest, by what that
     is. large, small: how images are normalised by that code for networks with a 7x7 stem or patches, and with a 3x3
     stem, where it has one way; hint: what else it may be. arguments: of networks that no shape tells, by the name that
-    shapes give; padding: of a 3x3 stem, where it is not 1. joint: whether the classifier may be one of classes x
-    transformations. refused: why such a file cannot come in as manyview's networks.
+    shapes give, None where that code has several; padding: of a 3x3 stem, where it is not 1. joint: whether the
+    classifier may be one of classes x transformations. refused: why such a file cannot come in as manyview's networks.
     """
 
     name: str
@@ -274,6 +274,8 @@ LAYOUTS = (
         trunk=("backbone.", "encoder."),
         classifier=("classifier.",),
         padding=2,  # of resnets for CIFAR, solo/methods/base.py
+        # by its MoCo v3 these have 12 heads, otherwise timm's, 3 and 6
+        arguments={name: {"num_heads": None} for name in ("vit_tiny_patch16_224", "vit_small_patch16_224")},
         parts={
             "momentum encoder": r"^momentum_",
             "projector": r"^(projector|projection_head)\.",
@@ -307,5 +309,9 @@ LAYOUTS = (
 )
 """By name. The last is of files that no other is of: no mark tells it."""
 
+USUAL = (
+    "layer1.0.conv1.weight",
+    "blocks.0.attn.qkv.weight",
+)  # weights by which a ResNet or ViT is found under any prefix
 SLA_DATA = {"imagenet": 1000, "cub200": 200, "tiny-imagenet": 200, "indoor": 67, "dogs": 120, "inat": 8142}
 """How many classes the data have by whose name SLA's command line calls them; of CIFAR the name says so."""

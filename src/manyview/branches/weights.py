@@ -6,6 +6,7 @@ Tensors and plain values are all that is ever loaded; a file that holds code is 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from manyview.branches.layouts import WRAPPERS
 from manyview.branches.origin import without_origin
 from manyview.branches.spec import CLASSIFIER, LOGITS, Normalization, parse_branch
 from manyview.branches.timm_models import COUNTER, is_stem, timm_library
-from manyview.errors import ManyviewError, RunError
+from manyview.errors import ManyviewError, ManyviewWarning, RunError
 from manyview.foundation.bounded_yaml import check_yaml
 from manyview.foundation.files import at_home, read_json
 from manyview.foundation.grammar import Call, parse_call
@@ -68,6 +69,13 @@ def open_weights(path: str | Path) -> Weights:
     if (place / "config.json").is_file():
         return _of_export(place)
     raise RunError(f"{path} is no run (it has no recipe.yaml), no export (it has no config.json), and no file")
+
+
+def warn_of_normalization(weights: Weights, folder: Path) -> None:
+    """Warns where nobody told how the images of an exported folder were normalised."""
+    if weights.normalization is None:
+        told = f"{folder}: how its images were normalised is not known; import it again with --normalize"
+        warnings.warn(told, ManyviewWarning, stacklevel=3)
 
 
 def kept_checkpoint(run: Path) -> Path:

@@ -46,7 +46,8 @@ def export(
     """Takes the trained model out, for programs that know no manyview; its outputs are compared with the run's."""
     if to not in FORMS:
         raise RecipeError(f"--to: {unknown('format', to, FORMS)}")
-    text_of_run(run)
+    if not (run / "config.json").is_file():  # an exported or imported folder
+        text_of_run(run)
     check_files(use or ())
 
     from manyview.export.export import export_model

@@ -26,7 +26,7 @@ def import_(
         typer.Option(metavar="CALL", help="The network, where shapes do not tell it: 'resnet50(small=True)'."),
     ] = None,
     normalize: Annotated[
-        str | None, typer.Option(help="How its images were normalised: a name, or [[means],[stds]].")
+        str | None, typer.Option(help="How its images were normalised, as normalize of a branch.")
     ] = None,
     classes: Annotated[
         int | None, typer.Option(help="Of a head of classes x transformations (SLA), how many classes.", min=1)

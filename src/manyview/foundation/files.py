@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -141,7 +142,8 @@ def read_state(path: Path, mesh: DeviceMesh | None = None) -> Any:
 
     try:
         check_archive(path)
-        with torch.serialization.safe_globals(_plain_values()):
+        with torch.serialization.safe_globals(_plain_values()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what cannot be read of it is refused
             found = torch.load(path, map_location="cpu", weights_only=True)
         check_claims(found, path.stat().st_size)
     except Exception as error:  # a damaged pickle fails in any way

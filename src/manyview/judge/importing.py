@@ -20,13 +20,14 @@ from manyview.branches.spec import LOGITS, NORMALIZATIONS, Normalization, parse_
 from manyview.branches.timm_models import is_stem, like_backbones, timm_library, timm_model
 from manyview.branches.weights import NOT_KNOWN, Weights
 from manyview.branches.whole import with_classifier
-from manyview.errors import RecipeError, RunError
+from manyview.errors import RecipeError, RunError, brief
 from manyview.foundation.files import at_home, write_bytes, write_json
 from manyview.foundation.folders import check_free, filled
 from manyview.foundation.grammar import Call, parse_call, parse_value
 from manyview.foundation.taken import taken_path
 from manyview.foundation.words import counted, few
 
+MOST = 12  # entries that are not read, which a line names
 SAID = "said"  # of a normalisation that the command named
 NAMED = ("arch", "model", "backbone")  # what trainers keep the name of a network under
 
@@ -37,7 +38,7 @@ def import_checkpoint(
     *,
     layout: str | None = None,
     backbone: str | None = None,
-    normalize: str | None = None,
+    normalize: Any = None,
     classes: int | None = None,
 ) -> list[str]:
     """Writes a checkpoint of another trainer as the folder `out`, used as an export is; returns lines to print.
@@ -49,6 +50,9 @@ def import_checkpoint(
     Raises RunError.
     """
     path, out = at_home(taken_path(checkpoint, "import: checkpoint")), taken_path(out, "import: out")
+    for name, value in {"layout": layout, "backbone": backbone}.items():
+        if value is not None and not isinstance(value, str):
+            raise RunError(f"import: {name}: a text is wanted, got {brief(value)}")
     check_free(out)
     if path.is_dir():
         raise RunError(f"{path} is a folder, and a checkpoint is a file; runs and exports are taken as they are")
@@ -98,6 +102,11 @@ def _network(file: Checkpoint, layout: Layout, taken: Taken, backbone: str | Non
     # some networks of timm differ in nothing that has a shape, so its own trainer's word goes first
     if found is not None and (not named or layout.marks or named.partition(".")[0] == found.name):
         own = dict(layout.arguments.get(found.name, {}))
+        if untold := [key for key, value in own.items() if value is None]:
+            raise RunError(
+                f"{file.path}: {found} by names and shapes, but {layout.code} has it with more than one {untold[0]}, "
+                f"which no shape tells; say it, as in --backbone '{found.name}({untold[0]}=…)'"
+            )
         if layout.padding and found.kwargs.get("small"):
             own["small"] = layout.padding
         return Call(found.name, (), {**found.kwargs, **own}), "by names and shapes"
@@ -156,6 +165,11 @@ def _head(file: Checkpoint, layout: Layout, taken: Taken, classes: int | None) -
         raise RunError(
             f"{file.path}: {taken.head}weight {[*weight.shape]} is of no linear layer with a bias {[*bias.shape]}"
         )
+    if layout.joint and "joint head" in taken.left:  # beside it, the head is SLA+SD's
+        joint = len(file.sections[taken.section]["classifiers.0.weight"])
+        if joint % rows or joint == rows:
+            raise RunError(f"{file.path}: classifiers.0.weight has {counted(joint, 'row')}, no head of classes x "
+                           f"transformations beside one of {counted(rows, 'class')}, as SLA+SD's is")  # fmt: skip
     mode = plain_value(file, "mode") if layout.joint else None
     count = classes or (_sla_classes(file) if mode == "sla" else None) or rows
     if not 0 < count <= rows or rows % count:
@@ -163,7 +177,7 @@ def _head(file: Checkpoint, layout: Layout, taken: Taken, classes: int | None) -
     every = rows // count
     told = f"{counted(count, 'class')}, {taken.head}*"
     if every > 1:
-        told += f": of its {rows} rows each {every}th, that of the image as it is (SLA+SI)"
+        told += f": of its {rows} rows one in {every}, those of the image as it is (SLA+SI)"
     elif layout.joint and not classes and not mode and "joint head" not in taken.left:
         told += ", all of its rows; if those are classes x transformations, say --classes"
     return Head({"weight": weight[::every], "bias": bias[::every]}, told)
@@ -189,16 +203,15 @@ def _prepared(network: Any, call: Call) -> dict[str, Any]:
     }
 
 
-def _normalization(
-    layout: Layout, network: Any, given: str | None, named: bool
-) -> tuple[Normalization, dict[str, str]]:
+def _normalization(layout: Layout, network: Any, given: Any, named: bool) -> tuple[Normalization, dict[str, str]]:
     """How images are normalised, and what config.json says of it. named: whether `--as` was said. Raises RunError."""
     first: Any = network.pretrained_cfg.get("first_conv") or ""
     stem: Any = network.get_submodule(first if isinstance(first, str) else first[0])
     channels = getattr(stem, "in_channels", 3)
     if given is not None:
         try:
-            value = parse_value(given, "--normalize") if given.startswith(("[", "(")) else given
+            written = isinstance(given, str) and given.startswith(("[", "("))
+            value = parse_value(given, "--normalize") if written else given
             said = parse_normalize(value, "--normalize", channels)
             return said, {"normalize": SAID}  # type: ignore[return-value]
         except RecipeError as error:
@@ -233,7 +246,9 @@ def _what_came(file: Checkpoint, taken: Taken, found: Fit) -> list[str]:
 def _what_did_not(file: Checkpoint, taken: Taken, found: Fit) -> list[str]:
     left = {**taken.left, **({"no part of the network": found.left_out} if found.left_out else {})}
     lines = [f"left      {what}: {counted(len(names), 'tensor')} ({few(names)})" for what, names in left.items()]
-    return [*lines, *([f"not read  {', '.join(file.unread)}"] if file.unread else [])]
+    unread = ", ".join(file.unread[:MOST])
+    more = f" and {len(file.unread) - MOST:,} more" if len(file.unread) > MOST else ""
+    return [*lines, *([f"not read  {unread}{more}"] if unread else [])]
 
 
 __all__ = ["import_checkpoint"]

@@ -14,7 +14,7 @@ from manyview.branches.fit import Fit
 from manyview.branches.origin import PLACES
 from manyview.branches.spec import FEATURES, LOGITS
 from manyview.branches.timm_models import is_stem, like_backbones, timm_library, timm_model
-from manyview.branches.weights import Weights, digest_of, network_of, open_weights
+from manyview.branches.weights import Weights, digest_of, network_of, open_weights, warn_of_normalization
 from manyview.branches.whole import put, with_classifier
 from manyview.errors import ManyviewWarning, RecipeError, RunError
 from manyview.evaluate.model import Trunk, trunk_of
@@ -109,9 +109,7 @@ def exported(folder: Path, device: str = "cpu", size: int | None = None) -> Timm
     network = _network(spec, small, int(config["num_classes"]), folder)
     weights = open_weights(folder)
     _tell(put(network, dict(weights.state), weights.source, str(spec)), weights)
-    if weights.normalization is None:
-        told = f"{folder}: how its images were normalised is not known; import it again with --normalize"
-        warnings.warn(told, ManyviewWarning, stacklevel=2)
+    warn_of_normalization(weights, folder)
     return _timm_model(network.to(device), preparation, str(folder), size, labels)
 
 
