@@ -11,18 +11,11 @@ import pytest
 from commands import done, manyview, one_line
 from manyview.report.page import Wishes, find, page
 from manyview.report.told import tell
-from pages_of_runs import SIAMESE, TIED, Read, trained
+from pages_of_runs import Read, charts
 
 pytest.importorskip("plotly", reason="plotly is not installed")
 
 from manyview.report.render import html, wordy
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A run with a classifier and one without."""
-    top = tmp_path_factory.mktemp("runs")
-    return {"tied": trained(TIED, top / "tied"), "siamese": trained(SIAMESE, top / "siamese")}
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +25,6 @@ def written(runs, tmp_path_factory):
     told = done("report", runs["tied"], "--out", out)
     assert re.fullmatch(rf"wrote {re.escape(str(out))}, 2\.\d MB\n", told)
     return out.read_text(encoding="utf-8")
-
-
-def charts(text):
-    """Every chart of a page by its key, as Plotly is given it."""
-    (found,) = (script for attributes, script in Read(text).scripts if attributes.get("id") == "charts")
-    return json.loads(found)
 
 
 def test_a_run_has_all_its_parts(runs, written):
@@ -253,3 +240,50 @@ def test_numbers_stand_right_and_words_left():
 
     table = Table(("name", "best", "n", "empty"), (("a", "top-1 3 %", "3", None), ("b", None, 4, None)))
     assert wordy(table) == [True, True, False, False]
+
+
+def test_a_comparison_has_seeds_differences_intervals_and_cost(compared):
+    found = json.loads((compared / "compare.json").read_text())
+    text = html(page(find([compared]), Wishes(samples=0)))
+    shown, drawn = Read(text), charts(text)
+    top1 = found["table"]["top1"]
+    seeds, means = drawn["compared-seeds"]["data"]
+    assert seeds["x"] == [value for name in ("tied", "one") for value in top1[name]["values"].values()]
+    assert seeds["y"] == [0, 0, 1, 1]
+    assert means["x"] == pytest.approx([top1[name]["mean"] for name in ("tied", "one")])
+    t, bootstrap, apart = drawn["compared-differences"]["data"]
+    assert t["x"] == [*top1["one"]["difference"]["t"], None]
+    assert bootstrap["x"] == [*top1["one"]["difference"]["bootstrap"], None]
+    assert apart["x"] == [None, top1["one"]["difference"]["mean"]]
+    for remark in found["remarks"]:
+        assert " ".join(remark.split()) in shown.text
+    assert found["command"] in shown.text
+    assert f"{found['recipes'][0]['parameters']:,}" in shown.text
+    assert {trace["name"] for trace in drawn["side-0"]["data"]} == {"tied", "one"}
+    assert len(drawn["side-0"]["data"]) == 4
+    titles = [each["id"] for each in shown.named("section")]
+    assert {"comparison", "comparison-cost", "side", "run-0", "run-2", "comparison-again"} <= set(titles)
+
+
+def test_a_comparison_of_strangers_is_checked(compared, tmp_path):
+    folder = tmp_path / "evil"
+    shutil.copytree(compared, folder)
+    whole = json.loads((folder / "compare.json").read_text())
+    renamed = json.loads(json.dumps(whole).replace('"one"', json.dumps(EVIL)))
+    renamed |= {"command": EVIL, "data": EVIL, "remarks": [EVIL]}
+    renamed["failed"] = [{"recipe": EVIL, "seed": 0, "why": EVIL}]
+    for place in renamed["recipes"][0]["runs"].values():
+        place["folder"] = "../../elsewhere"  # leads out of it: no run of this comparison
+    (folder / "compare.json").write_text(json.dumps(renamed))
+    about = find([folder])
+    assert [group for _, _, group in about.runs] == [EVIL, EVIL]
+    shown = Read(html(page(about, Wishes(samples=0))))
+    assert "alert(1)" in shown.text
+    assert [attributes.get("type") for attributes, _ in shown.scripts].count(None) == 1
+    assert not any(name.startswith("on") for _, attributes in shown.tags for name in attributes)
+    out = tmp_path / "page.html"
+    for bad in ({**whole, "table": 3}, {**whole, "recipes": [{"name": 1}]}, []):
+        (folder / "compare.json").write_text(json.dumps(bad))
+        assert "compare.json is damaged" in one_line(*manyview("report", folder, "--out", out))
+    assert "report it alone" in one_line(*manyview("report", compared, folder, "--out", out))
+    assert not out.exists()

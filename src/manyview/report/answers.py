@@ -26,7 +26,7 @@ from manyview.words.load import Use
 
 MOST_CLASSES = 40
 """Of a confusion matrix that is drawn."""
-PAIRS, EXAMPLES = 6, 5
+PAIRS, EXAMPLES = 6, 4
 """Confusions that are shown by images, and images of each."""
 TABLED = 20
 """Confusions in a table, where there are too many classes for a matrix."""

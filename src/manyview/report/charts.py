@@ -42,6 +42,8 @@ def curves(
         found = found[:MOST_LINES]
     if not found:
         return None
+    if len(found) == 1 and found[0].name.lower() not in title.lower():
+        title = f"{title}: {found[0].name}"  # there is no legend then
     traces, named = [], set()
     for line in found:
         kept = thinned(line.points)
@@ -151,10 +153,8 @@ def bars(
     if reference is not None:
         value, name = reference
         line = {"color": COLOURS[4], "width": 1.5, "dash": "dot"}
-        ends = {"x": [value, value], "y": [-0.5, len(shown) - 0.5]}
-        traces.append(
-            {"type": "scatter", "mode": "lines", "name": _plain(name), "line": line, "hoverinfo": "skip", **ends}
-        )
+        across: dict[str, Any] = {"x": [value, value], "y": [-0.5, len(shown) - 0.5], "hoverinfo": "skip"}
+        traces.append({"type": "scatter", "mode": "lines", "name": _plain(name), "line": line, **across})
     return Chart(key, title, said, traces, layout, table, note)
 
 
@@ -298,28 +298,22 @@ def seeds(
     return Chart(key, title, f"Dot plot of every seed. Means: {'; '.join(means)}.", traces, layout, table)
 
 
-def differences(
-    key: str,
-    title: str,
-    names: Sequence[str],
-    found: Sequence[tuple[float, tuple[float, float] | None, tuple[float, float] | None] | None],
-    table: Table,
-) -> Chart:
-    """A row a recipe: mean paired difference, its bootstrap interval (thick) and t interval (thin); None for none."""
-    traces: list[dict[str, Any]] = []
-    for name, place, width, opacity in (("t, 95 %", 2, 1.5, 1.0), ("bootstrap, 95 %", 1, 6, 0.4)):
-        x: list[float | None] = []
-        y: list[float | None] = []
-        for row, each in enumerate(found):
-            ends = None if each is None else each[place]
-            if isinstance(ends, tuple):
-                x += [*ends, None]
-                y += [row, row, None]
-        line = {"color": COLOURS[0], "width": width}
-        hover = {"hovertemplate": f"{name}: %{{x:+.4~g}}<extra></extra>"}
-        traces.append({"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": line, **hover})
-        traces[-1]["opacity"] = opacity
-    means = [None if each is None else each[0] for each in found]
+@dataclass(frozen=True)
+class Apart:
+    """A mean of paired differences, and intervals of it."""
+
+    mean: float
+    bootstrap: tuple[float, float] | None
+    t: tuple[float, float] | None
+
+
+def differences(key: str, title: str, names: Sequence[str], found: Sequence[Apart | None], table: Table) -> Chart:
+    """A row a recipe: the mean difference, its bootstrap interval (thick) and t interval (thin); None for none."""
+    traces = [
+        _intervals("t, 95 %", [None if each is None else each.t for each in found], 1.5, 1.0),
+        _intervals("bootstrap, 95 %", [None if each is None else each.bootstrap for each in found], 6, 0.4),
+    ]
+    means = [None if each is None else each.mean for each in found]
     traces.append(
         {
             "type": "scatter",
@@ -336,9 +330,22 @@ def differences(
     told = []
     for name, each in zip(names, found, strict=True):
         if each is not None:
-            ends = "" if each[2] is None else f", 95 % t interval {each[2][0]:+.3g} to {each[2][1]:+.3g}"
-            told.append(f"{name} {each[0]:+.3g}{ends}")
+            interval = "" if each.t is None else f", 95 % t interval {each.t[0]:+.3g} to {each.t[1]:+.3g}"
+            told.append(f"{name} {each.mean:+.3g}{interval}")
     return Chart(key, title, f"Paired differences to the first recipe: {'; '.join(told)}.", traces, layout, table)
 
 
-__all__ = ["COLOURS", "Line", "bars", "confusion", "curves", "differences", "reliability", "seeds"]
+def _intervals(name: str, found: Sequence[tuple[float, float] | None], width: float, opacity: float) -> dict[str, Any]:
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for row, ends in enumerate(found):
+        if ends is not None:
+            x += [*ends, None]
+            y += [row, row, None]
+    line = {"color": COLOURS[0], "width": width}
+    said = f"{name}: %{{x:+.4~g}}<extra></extra>"
+    drawn = {"x": x, "y": y, "name": name, "line": line, "opacity": opacity, "hovertemplate": said}
+    return {"type": "scatter", "mode": "lines", **drawn}
+
+
+__all__ = ["COLOURS", "Apart", "Line", "bars", "confusion", "curves", "differences", "reliability", "seeds"]

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from manyview.errors import RunError, reason
 from manyview.evaluate.report import Cell, Table
 from manyview.foundation.files import read_json
 from manyview.report.blocks import Block, Code, Facts, Rows, Text
-from manyview.report.charts import differences, seeds
+from manyview.report.charts import Apart, differences, seeds
 from manyview.show.display import LABELS, table_row
 
 NAME = "compare.json"
-Interval = tuple[float, float] | None
+Interval = tuple[FiniteFloat, FiniteFloat] | None
 
 
 class Difference(BaseModel):
     """To the reference, paired by seed. higher: on how many of n seeds it was positive."""
 
     n: int
-    mean: float
+    mean: FiniteFloat
     higher: int
     bootstrap: Interval = None
     t: Interval = None
@@ -32,9 +32,9 @@ class Score(BaseModel):
     """One measure of one recipe, of n seeds."""
 
     n: int
-    mean: float
-    sd: float | None = None
-    values: dict[str, float]
+    mean: FiniteFloat
+    sd: FiniteFloat | None = None
+    values: dict[str, FiniteFloat]
     difference: Difference | None = None
 
 
@@ -44,15 +44,15 @@ class Length(BaseModel):
     steps: int
     images: int
     forwards: int
-    epochs: float
+    epochs: FiniteFloat
 
 
 class Cost(BaseModel):
     """Means over a recipe's runs."""
 
-    seconds: float
-    images_per_second: float
-    relative: float | None = None
+    seconds: FiniteFloat
+    images_per_second: FiniteFloat
+    relative: FiniteFloat | None = None
 
 
 class Place(BaseModel):
@@ -134,7 +134,7 @@ def verdict(found: Compared) -> list[Block]:
     blocks.append(seeds("compared-seeds", f"{label} on {found.split}, every seed", names, each, _by_seed(found), unit))
     apart = [None if score is None or score.difference is None else score.difference for score in scores]
     if any(apart):
-        drawn = [None if one is None else (one.mean, one.bootstrap, one.t) for one in apart]
+        drawn = [None if one is None else Apart(one.mean, one.bootstrap, one.t) for one in apart]
         title = f"Paired difference to {found.reference}"
         blocks.append(differences("compared-differences", title, names, drawn, table))
     blocks += [Text(f"{each.recipe}, seed {each.seed}, failed: {each.why}", told=True) for each in found.failed]

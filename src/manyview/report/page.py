@@ -12,7 +12,7 @@ from manyview.load import parse_recipe
 from manyview.recipe.recipe import Recipe
 from manyview.report import comparison, one_run
 from manyview.report.answers import answers
-from manyview.report.blocks import Block, Page, Section, Text
+from manyview.report.blocks import Block, Code, Page, Section, Text
 from manyview.report.seen import graph, samples
 from manyview.report.side import side_by_side
 from manyview.report.told import Told, guarded, tell
@@ -42,11 +42,11 @@ class Wishes:
     quiet: bool = True
 
 
-Keep = Callable[[Hashable, Callable[[], list[Block]]], list[Block]]
-"""Gives what was made before under a key, or makes it."""
+Keep = Callable[[Hashable, Hashable, Callable[[], list[Block]]], list[Block]]
+"""Gives what was made before for a place, if its mark is the same, or makes it."""
 
 
-def anew(key: Hashable, make: Callable[[], list[Block]]) -> list[Block]:
+def anew(place: Hashable, mark: Hashable, make: Callable[[], list[Block]]) -> list[Block]:
     """Keeps nothing."""
     return make()
 
@@ -131,29 +131,29 @@ def page(about: Shown, wishes: Wishes, live: bool = False, keep: Keep = anew) ->
 def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[Section]:
     """A run's sections. live: of a run that goes on, answers come when it is finished."""
     steps = None if run.result else run.curves.step or 0
-    seen_to = None if steps is None else steps // max(1, _each_epoch(run))
+    at, use = wishes.overrides, wishes.use
     graphs = keep(
-        (run.folder, key, "graph", run.text), lambda: guarded("No view graph", lambda: graph(_recipe(run, wishes)))
+        (run.folder, key, "graph"), run.text, lambda: guarded("No view graph", lambda: graph(_recipe(run, wishes)))
     )
     shown = keep(
-        (run.folder, key, "samples", seen_to),
+        (run.folder, key, "samples"),
+        None if steps is None else (steps // _each_epoch(run)).bit_length(),  # while it goes on, ever more rarely
         lambda: guarded(
-            "No samples, which need the run's data",
-            lambda: samples(run.folder, wishes.overrides, wishes.use, wishes.samples, steps),
+            "No samples, which need the run's data", lambda: samples(run.folder, at, use, wishes.samples, steps)
         ),
     )
+    said: list[Block] = [Text("Answers of the network come when the run is finished.", told=True)]
     if run.result or not live:
         said = keep(
-            (run.folder, key, "answers", bool(run.result)),
+            (run.folder, key, "answers"),
+            bool(run.result),
             lambda: guarded(
                 "No answers, which need the run's data and weights",
-                lambda: answers(run.folder, key, wishes.split, wishes.overrides, wishes.use, wishes.quiet),
+                lambda: answers(run.folder, key, wishes.split, at, use, wishes.quiet),
             ),
         )
-    else:
-        said = [Text("Answers of the network come when the run is finished.", told=True)]
     protocols = one_run.kept_protocols(run, key)
-    measured = keep((run.folder, "cost"), lambda: _measured(run, wishes)) if wishes.measure else []
+    measured = _measured(run, wishes) if wishes.measure else []
     parts = [
         Section(f"{key}-overview", "At a glance", one_run.overview(run)),
         Section(f"{key}-graph", "What is asked of the views", graphs),
@@ -172,7 +172,7 @@ def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[
 def _each_epoch(run: Told) -> int:
     """Updates an epoch, by the last line of metrics; 1 where that cannot be told."""
     epoch, step = run.curves.epoch, run.curves.step
-    return round(step / epoch) if epoch and step else 1
+    return max(1, round(step / epoch)) if epoch and step else 1
 
 
 def _recipe(run: Told, wishes: Wishes) -> Recipe:
@@ -184,7 +184,7 @@ def _measured(run: Told, wishes: Wishes) -> list[Block]:
         recipe = _recipe(run, wishes)
         classes = run.splits.get("classes")
         step = Step(recipe, len(classes) if isinstance(classes, list) else 10, pretrained=False)
-        return [Text(line.strip()) for line in step_cost(recipe, step, None).lines(None)]
+        return [Code("Two steps, trained for this page", "\n".join(step_cost(recipe, step, None).lines(None)))]
 
     return guarded("Memory and FLOPs could not be measured", lines)
 

@@ -42,7 +42,7 @@ def of_training(key: str, result: Mapping[str, Any]) -> list[Block]:
         if own:
             told = ", ".join(" ".join(table_row(measure, value)) for measure, value in own.items())
             kept = f"The figure of each {what} is kept by manyview eval RUN {name}."
-            blocks.append(Text(f"On {split}: {told}. {kept}"))
+            blocks.append(Text(f"On {split}: {told}. {kept}", small=True))
     return blocks
 
 
