@@ -203,7 +203,7 @@ def test_what_a_run_does_not_have_is_told(runs, tmp_path):
 
 def test_damaged_files_are_one_line(runs, tmp_path):
     folder = tmp_path / "damaged"
-    shutil.copytree(runs["tied"], folder)
+    shutil.copytree(runs["tied"], folder, ignore=shutil.ignore_patterns("checkpoints"))
     for odd in (
         '{"eval": [1], "val": 3, "versions": "x", "evaluations": {"a": 1, "b": {"tables": {"c": {"columns": 1}}}}}',
         "[]",
