@@ -25,7 +25,7 @@ def compared(runs, tmp_path_factory):
     top = tmp_path_factory.mktemp("compared")
     values = {"tied": {"0": 81.25, "1": 80.5}, "one": {"0": 79.0, "1": 80.25}}
     apart = asdict(paired(np.array([79.0 - 81.25, 80.25 - 80.5])))
-    length = {"steps": 9, "steps_per_epoch": 3, "images": 360, "forwards": 720, "epochs": 3.0}
+    length = {"steps": 9, "steps_per_epoch": 3, "images": 360, "forwards": 720, "epochs": 3.0, "flops": 2.5e12}
     cost = {"seconds": 2.5, "images_per_second": 144.0, "relative": 1.0}
     scores = {
         name: {"n": 2, "mean": sum(of.values()) / 2, "sd": 0.5, "values": of, "difference": apart if at else None}
@@ -38,6 +38,8 @@ def compared(runs, tmp_path_factory):
             shutil.copytree(runs["tied"], top / place["folder"])
         told = {"name": name, "length": length, "backbone": "cresnet20", "parameters": 269722, "cost": cost}
         recipes.append({**told, "runs": places})
+    by_images = {"seeds": 2, "images": 150, "mean": -1.25, "interval": [-3.5, 1.0], "only_this": 2.5}
+    by_images |= {"only_reference": 4.5, "mcnemar": {"0": 0.5}, "unlike": 0, "overlap": 0.5, "same_error": None}
     found = {
         "command": "manyview compare tied.yaml one.yaml --seeds 2 --budget images --out OUT",
         "reference": "tied",
@@ -49,6 +51,8 @@ def compared(runs, tmp_path_factory):
         "git": None,
         "versions": {"torch": "2.9"},
         "table": {"top1": scores, "knn": scores},
+        "holm": {"one": 0.125},
+        "by_images": {"one": by_images},
         "failed": [],
         "remarks": ["Mean ± standard deviation over seeds 0 to 1.", "Budget `images`."],
         "recipes": recipes,

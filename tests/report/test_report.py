@@ -10,6 +10,7 @@ import pytest
 
 from commands import done, manyview, one_line
 from manyview.report.page import Wishes, find, page
+from manyview.report.protocols import evaluations
 from manyview.report.told import tell
 from pages_of_runs import Read, charts
 
@@ -235,6 +236,40 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, words, told):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_evaluated_afterwards_is_drawn_in_its_units():
+    corrupted = {"columns": ["corruption", "1", "2", "mean"], "rows": [["fog", 50.0, 40.0, 45.0], ["mean", 50, 40, 45]]}
+    ops = {"columns": ["op", "strength", "cosine", "score", "agreement"], "rows": [["flip", "1", 0.9, 0.5, 80.0]]}
+    numbers = {"columns": ["number", "R²", "right, %", "most frequent answer, %"], "rows": [["flip", 0.25, 62.5, 50.0]]}
+    bins = {"columns": ["confidence between", "images", "mean confidence", "accuracy"]}
+    bins["rows"] = [["0.000 to 0.500", 0, None, None], ["0.500 to 1.000", 8, 0.75, 0.5]]
+    kept = {
+        "robustness(images=4) on test": {"measures": {"": 45.0, "clean": 60.0}, "tables": {"accuracy": corrupted}},
+        "invariance() on test": {"measures": {"": 0.5, "agreement": 80.0}, "tables": {"ops": ops}},
+        "awareness() on val": {"measures": {"": 0.25, "flip_right": 62.5}, "tables": {"numbers": numbers}},
+        "calibration() on test": {"measures": {"": 0.25}, "tables": {"as it is": bins, "floor": numbers}},
+        "classify() on test": {"measures": {"top1": 60.0}},
+    }
+    found = evaluations("run", {"evaluations": kept})
+    assert [section.title for section in found[:3]] == ["robustness on test", "invariance on test", "awareness on val"]
+    rows = [
+        block.table.rows for section in found for block in section.blocks if getattr(block, "title", "") == "Measures"
+    ]
+    assert rows == [
+        (("robustness", "45.00 %"), ("clean", "60.00 %")),
+        (("invariance", "0.500"), ("agreement", "80.00 %")),
+        (("awareness", "0.250"), ("flip right", "62.50 %")),
+        (("calibration", "0.250"),),
+        (("top-1", "60.00 %"),),
+    ]
+    drawn = {block.key: block for section in found for block in section.blocks if block.kind == "chart"}
+    assert [*drawn] == ["run-eval-0-chart", "run-eval-1-chart", "run-eval-2-chart", "run-eval-3-chart-0"]
+    bars, one, two, clean = drawn["run-eval-0-chart"].traces
+    assert (bars["x"], one["x"], two["x"], clean["x"]) == ([45.0, 45.0], [50.0, 50.0], [40.0, 40.0], [60.0, 60.0])
+    assert drawn["run-eval-1-chart"].traces[1]["x"] == [0.8]
+    assert drawn["run-eval-3-chart-0"].traces[0]["y"] == [None, 0.5]
+    assert [block.title for block in found[3].blocks if block.kind == "rows"] == ["Measures", "floor"]
+
+
 def test_numbers_stand_right_and_words_left():
     from manyview.evaluate.report import Table
 
@@ -258,6 +293,8 @@ def test_a_comparison_has_seeds_differences_intervals_and_cost(compared):
     for remark in found["remarks"]:
         assert " ".join(remark.split()) in shown.text
     assert found["command"] in shown.text
+    assert "-1.25 -3.50 to +1.00 2.5 4.5 0 of 2 50 % –" in shown.text
+    assert "TFLOPs" in shown.text
     assert f"{found['recipes'][0]['parameters']:,}" in shown.text
     assert {trace["name"] for trace in drawn["side-0"]["data"]} == {"tied", "one"}
     assert len(drawn["side-0"]["data"]) == 4

@@ -113,8 +113,9 @@ def bars(
     reach: tuple[float, float] = (0, 100),
     unit: str = "%",
     note: str = "",
+    bar: str = "mean",
 ) -> Chart:
-    """A bar a name, from the top. reference: a line across, and what it is. dots: by what they are, one a bar."""
+    """A bar a name, from the top, each a `bar`. reference: a line across, and what it is. dots: by name, one a bar."""
     shown = list(names)
     traces: list[dict[str, Any]] = [
         {
@@ -123,7 +124,7 @@ def bars(
             "y": list(range(len(shown))),
             "x": list(values),
             "marker": {"color": COLOURS[0], "opacity": 0.75},
-            "name": "mean" if dots else "",
+            "name": bar,
             "showlegend": bool(dots),
             "customdata": [_plain(name) for name in shown],
             "hovertemplate": "%{customdata}: %{x:.4~g}<extra></extra>",
@@ -146,6 +147,7 @@ def bars(
     axis = {"range": list(reach), "ticksuffix": f" {unit}" if unit else ""}
     layout: dict[str, Any] = {
         "height": 96 + ROW * len(shown),
+        "margin": {"r": 30},
         "xaxis": axis,
         "yaxis": _rows(shown),
         "bargap": 0.35,
