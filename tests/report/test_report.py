@@ -236,6 +236,21 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, words, told):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_charts_are_what_plotly_takes(written, compared):
+    from plotly.graph_objects import Figure
+
+    text = html(page(find([compared]), Wishes(samples=0, answers=False)))
+    for drawn in [*charts(written).values(), *charts(text).values()]:
+        Figure(drawn)  # raises for what it does not know
+    assert "Not asked for." in Read(text).text
+
+
+def test_what_draws_the_page_may_be_missing(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("manyview.cli.report.find_spec", lambda name: None if name == "plotly" else object())
+    told = one_line(*manyview("report", runs["tied"], "--out", tmp_path / "page.html"))
+    assert told == "not installed, and the page is drawn by it: plotly; pip install 'manyview[report]'"
+
+
 def test_what_was_evaluated_afterwards_is_drawn_in_its_units():
     corrupted = {"columns": ["corruption", "1", "2", "mean"], "rows": [["fog", 50.0, 40.0, 45.0], ["mean", 50, 40, 45]]}
     ops = {"columns": ["op", "strength", "cosine", "score", "agreement"], "rows": [["flip", "1", 0.9, 0.5, 80.0]]}

@@ -26,6 +26,8 @@ from manyview.words.load import Use
 
 MOST_CLASSES = 40
 """Of a confusion matrix that is drawn."""
+MOST_NEIGHBOURS = 100_000
+"""Training images that a page passes through the network."""
 PAIRS, EXAMPLES = 6, 4
 """Confusions that are shown by images, and images of each."""
 TABLED = 20
@@ -47,6 +49,12 @@ def answers(
         ]
     outputs = features.of(split)
     labels, logits = outputs.labels, outputs.logits
+    if logits is None and not _at_hand(features):
+        train = counted(len(features.splits.train), "training image")
+        told = f"No answers: nothing classifies, and {train} would pass through the network to be the neighbours"
+        return [Text(f"{told}; once manyview eval RUN knn has kept their features, they are.", told=True)]
+    if logits is not None and not bool(logits.isfinite().all()):
+        return [Text("No answers: the network's scores are not finite.", told=True)]
     if logits is None:
         k = next((each.k for each in subject.usual if isinstance(each, Knn)), Knn().k)
         said, k = _nearest(features, split, k)
@@ -63,6 +71,13 @@ def answers(
         report = Calibration(by="classifier").measure(features, split)
         blocks += diagram(f"{key}-reliability", report.tables["as it is"], report.measures[""], report.note)
     return [*blocks, *_examples(features, split, classes, counts, labels, said, sure)]
+
+
+def _at_hand(features: Features) -> bool:
+    """Whether features of the training images are kept, or soon made."""
+    train = features.images("train")
+    few = len(train) <= MOST_NEIGHBOURS
+    return few or (features.keeper is not None and features.keeper(features.model, train).load() is not None)
 
 
 def _nearest(features: Features, split: str, k: int) -> tuple[Tensor, int]:

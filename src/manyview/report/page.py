@@ -31,13 +31,14 @@ class Wishes:
     """What is asked for beside the runs' files.
 
     split: whose answers are shown. overrides: where data are. use: words of one's own. samples: images of each stream.
-    measure: train two steps for memory and FLOPs.
+    answers: pass the split through the network. measure: train two steps for memory and FLOPs.
     """
 
     split: str = "val"
     overrides: Sequence[str] = ()
     use: Use | Sequence[Use] = ()
     samples: int = 3
+    answers: bool = True
     measure: bool = False
     quiet: bool = True
 
@@ -143,7 +144,9 @@ def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[
         ),
     )
     said: list[Block] = [Text("Answers of the network come when the run is finished.", told=True)]
-    if run.result or not live:
+    if not wishes.answers:
+        said = [Text("Not asked for.", told=True)]
+    elif run.result or not live:
         said = keep(
             (run.folder, key, "answers"),
             bool(run.result),
