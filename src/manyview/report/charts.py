@@ -139,6 +139,7 @@ def bars(
                 "y": list(range(len(shown))),
                 "x": list(found),
                 "name": _plain(name),
+                "showlegend": at in (0, len(dots or {}) - 1),  # from pale to dark
                 "marker": {"color": COLOURS[1], "size": 7, "opacity": faint},
                 "customdata": [_plain(name) for name in shown],
                 "hovertemplate": f"%{{customdata}}, {_plain(name)}: %{{x:.4~g}}<extra></extra>",

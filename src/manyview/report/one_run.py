@@ -49,7 +49,7 @@ def overview(run: Told) -> list[Block]:
         ("state", STATES.get(known.state, known.state)),
         ("seed", str(known.seed)),
         ("data", str(result.get("data") or run.splits.get("note") or "not noted")),
-        ("weights", f"chosen by {result['selected_by']}" if result.get("selected_by") else ""),
+        ("weights", str(result.get("selected_by") or "").replace("validation ", "chosen by validation ", 1)),
         ("last sign", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(known.when))),
     ]
     skipped = result.get("skipped_images")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from manyview.errors import RunError
 from manyview.foundation.words import counted
-from manyview.load import parse_recipe
 from manyview.recipe.recipe import Recipe
 from manyview.report import comparison, one_run
 from manyview.report.answers import answers
@@ -19,7 +18,8 @@ from manyview.report.told import Told, guarded, tell
 from manyview.show.step_cost import step_cost
 from manyview.step import Step
 from manyview.training.registry import run_folders
-from manyview.words.load import Use, words_of
+from manyview.training.run import Run
+from manyview.words.load import Use
 
 DETAILED = 6
 """Runs of a page that have pictures and answers; what one file holds is bounded."""
@@ -139,9 +139,7 @@ def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[
     shown = keep(
         (run.folder, key, "samples"),
         None if steps is None else (steps // _each_epoch(run)).bit_length(),  # while it goes on, ever more rarely
-        lambda: guarded(
-            "No samples, which need the run's data", lambda: samples(run.folder, at, use, wishes.samples, steps)
-        ),
+        lambda: guarded("No samples", lambda: samples(run.folder, at, use, wishes.samples, steps)),
     )
     said: list[Block] = [Text("Answers of the network come when the run is finished.", told=True)]
     if not wishes.answers:
@@ -151,7 +149,7 @@ def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[
             (run.folder, key, "answers"),
             bool(run.result),
             lambda: guarded(
-                "No answers, which need the run's data and weights",
+                "No answers",
                 lambda: answers(run.folder, key, wishes.split, at, use, wishes.quiet),
             ),
         )
@@ -179,7 +177,7 @@ def _each_epoch(run: Told) -> int:
 
 
 def _recipe(run: Told, wishes: Wishes) -> Recipe:
-    return parse_recipe(run.text, use=words_of(wishes.use))
+    return Run(run.folder, wishes.use).recipe()
 
 
 def _measured(run: Told, wishes: Wishes) -> list[Block]:
