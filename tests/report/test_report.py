@@ -225,6 +225,7 @@ def test_damaged_files_are_one_line(runs, tmp_path):
         (["."], ". is neither a run (it has no recipe.yaml) nor a comparison nor a folder of runs"),
         ([], "missing argument"),
         (["data.root=x"], "name a run's folder, several, or a comparison's"),
+        ([".", "train.epochs=3"], "override 'train.epochs=3': of a run nothing can be changed but data.root,"),
         ([".", "--split", "trian"], "--split: unknown split 'trian'"),
         ([".", "--out", "page.pdf"], "--out: 'page.pdf' does not say what to write; end it in .html, as in page.html"),
     ],

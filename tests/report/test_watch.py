@@ -137,6 +137,7 @@ def test_what_cannot_be_served_is_one_line(growing, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"--port {port}: Address already in use" in one_line(*manyview("watch", growing, "--port", port))
+    assert "nothing can be changed but" in one_line(*manyview("watch", growing, "seed=1"))
     assert "is not there; give a folder with runs in it" in one_line(*manyview("watch", tmp_path / "nosuch"))
 
 

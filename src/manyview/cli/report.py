@@ -53,10 +53,11 @@ def report(
     check_writable(out)
     _check(split, use)
 
-    from manyview.report.page import Wishes, find, page
+    from manyview.report.page import Wishes, check, find, page
     from manyview.report.render import html
 
     wishes = Wishes(split, overrides, use or (), samples, answers, measure, quiet)
+    check(wishes)
     with ringing("report", quiet):
         text = html(page(find(folders), wishes))
         write_text(out, text)
@@ -80,10 +81,11 @@ def watch(
     folders, overrides = _named(runs)
     _check(split, use)
 
-    from manyview.report.page import Wishes
+    from manyview.report.page import Wishes, check
     from manyview.report.watch import serve
 
     wishes = Wishes(split, overrides, use or (), samples, answers)
+    check(wishes)
     serve(folders, wishes, port, lambda place: speaking(quiet).print(f"{place}  (Ctrl-C ends)", soft_wrap=True))
 
 

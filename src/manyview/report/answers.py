@@ -56,8 +56,8 @@ def answers(
     if logits is not None and not bool(logits.isfinite().all()):
         return [Text("No answers: the network's scores are not finite.", told=True)]
     if logits is None:
-        k = next((each.k for each in subject.usual if isinstance(each, Knn)), Knn().k)
-        said, k = _nearest(features, split, k)
+        usual = next((each for each in subject.usual if isinstance(each, Knn)), Knn())
+        said, k = _nearest(features, split, usual)
         who, sure = f"the {k} nearest training images", None
     else:
         chances = logits.double().softmax(dim=1)
@@ -80,11 +80,10 @@ def _at_hand(features: Features) -> bool:
     return few or (features.keeper is not None and features.keeper(features.model, train).load() is not None)
 
 
-def _nearest(features: Features, split: str, k: int) -> tuple[Tensor, int]:
+def _nearest(features: Features, split: str, usual: Knn) -> tuple[Tensor, int]:
     """What the nearest training images say [N], and how many they are."""
     known, asked = features.of("train"), features.of(split)
-    k = min(k, len(known.labels))
-    usual = Knn()
+    k = min(usual.k, len(known.labels))
     return knn_predict(asked.features, known.features, known.labels, features.classes, k, usual.temperature), k
 
 

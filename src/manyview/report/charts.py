@@ -5,6 +5,7 @@ Colours are read on white and on black alike (3:1 and more); the page has those 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,8 +95,8 @@ def _sampled(lines: Sequence[Line], form: str) -> Table:
     for epoch in epochs:
         values = []
         for line in lines:
-            before = [value for at, value in line.points if at <= epoch]
-            value = before[-1] if before else None
+            at = bisect_right(line.points, epoch, key=lambda point: point[0])
+            value = line.points[at - 1][1] if at else None
             values.append(None if value is None else form.format(value))
         rows.append((f"{epoch:.4g}", *values))
     return Table(("epoch", *(line.name for line in lines)), tuple(rows))

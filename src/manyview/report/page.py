@@ -18,7 +18,7 @@ from manyview.report.told import Told, guarded, tell
 from manyview.show.step_cost import step_cost
 from manyview.step import Step
 from manyview.training.registry import run_folders
-from manyview.training.run import Run
+from manyview.training.run import INCIDENTAL, Run
 from manyview.words.load import Use
 
 DETAILED = 6
@@ -65,6 +65,17 @@ class Shown:
     detailed: Sequence[int] = field(default_factory=tuple)
     compared: comparison.Compared | None = None
     top: Path = Path()
+
+
+WHERE = tuple(key for key in INCIDENTAL if key.startswith("data."))
+"""What overrides may say: where data are, and how they are read."""
+
+
+def check(wishes: Wishes) -> None:
+    """Raises RunError for an override that says anything else."""
+    for text in wishes.overrides:
+        if text.partition("=")[0].strip() not in WHERE:
+            raise RunError(f"override {text!r}: of a run nothing can be changed but {', '.join(WHERE)}")
 
 
 def find(targets: Sequence[Path]) -> Shown:
@@ -190,4 +201,4 @@ def _measured(run: Told, wishes: Wishes) -> list[Block]:
     return guarded("Memory and FLOPs could not be measured", lines)
 
 
-__all__ = ["Shown", "Wishes", "find", "page"]
+__all__ = ["Shown", "Wishes", "check", "find", "page"]
