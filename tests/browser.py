@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,14 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FOUND = os.environ.get("CHROMIUM") or next((place for name in NAMES if (place := shutil.which(name))), None)
 PATIENCE = 60.0  # seconds
+LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Starts a program that reads at 3 and writes at 4."""
 
 
 class Tab:
@@ -95,16 +104,10 @@ def tab(folder: Path) -> Iterator[Tab]:
     assert FOUND is not None
     (theirs_in, asks), (tells, theirs_out) = os.pipe(), os.pipe()
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-    flags += [
-        "--remote-debugging-pipe",
-        f"--user-data-dir={folder}",
-        "--disable-background-networking",
-        "--hide-scrollbars",
-    ]
-    # the browser reads at 3 and writes at 4
-    shell = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
+    flags += ["--remote-debugging-pipe", f"--user-data-dir={folder}", "--hide-scrollbars"]
+    ends = str(theirs_in), str(theirs_out)
     browser = subprocess.Popen(
-        ["sh", "-c", shell, "sh", FOUND, *flags], pass_fds=(theirs_in, theirs_out),
+        [sys.executable, "-c", LAUNCH, *ends, FOUND, *flags], pass_fds=(theirs_in, theirs_out),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(theirs_in)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -37,6 +38,12 @@ def trained(text: str, folder: Path, *overrides: str) -> Path:
     """A finished run of a recipe."""
     manyview.train(manyview.parse_recipe(text, *overrides), folder, quiet=True)
     return folder
+
+
+def charts(text):
+    """Every chart of a page by its key, as Plotly is given it."""
+    (found,) = (script for attributes, script in Read(text).scripts if attributes.get("id") == "charts")
+    return json.loads(found)
 
 
 class Read(HTMLParser):

@@ -66,6 +66,9 @@ def test_help_lists_and_unknown_names_need_no_torch(tmp_path):
         "train quickstart --resume",
         "embed nosuch image.png --out features.txt",
         "export nosuch out",
+        "report nosuch --out page.html",
+        "report . --out page.pdf",
+        "watch nosuch",
         "export nosuch out --to onnx",
         "export nosuch out --to tflite",
     ]

@@ -24,6 +24,7 @@ from manyview.data import open_splits
 from manyview.data.loader import Batches
 from manyview.errors import ManyviewWarning, RunError
 from manyview.load import load_recipe
+from manyview.report.comparison import read as read_compared
 from manyview.step import Step
 from manyview.training.run import Run
 
@@ -335,6 +336,25 @@ def test_the_files_hold_the_figures_of_the_runs(compared):
     svg = (folder / "compare.svg").read_text()
     assert svg.startswith("<?xml")
     assert svg.rstrip().endswith("</svg>")
+
+
+def test_a_report_finds_its_figures_and_its_runs(compared):
+    folder, written = compared
+    found = read_compared(folder)
+    assert {name: score.model_dump() for name, score in found.table["top1"].items()} == {
+        name: {**score, "difference": score["difference"] and {**score["difference"], **intervals(score)}}
+        for name, score in written["table"]["top1"].items()
+    }
+    runs = [Path(place["folder"]) for entry in written["recipes"] for place in entry["runs"].values()]
+    assert [run.relative_to(folder) for _, _, run in found.folders(folder)] == runs
+    assert [(entry.name, entry.cost.seconds) for entry in found.recipes] == [
+        (entry["name"], entry["cost"]["seconds"]) for entry in written["recipes"]
+    ]
+
+
+def intervals(score):
+    """As tuples, which JSON does not know."""
+    return {name: score["difference"][name] and tuple(score["difference"][name]) for name in ("t", "bootstrap")}
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input

@@ -10,19 +10,13 @@ import pytest
 
 from commands import done, manyview, one_line
 from manyview.report.page import Wishes, find, page
+from manyview.report.protocols import evaluations
 from manyview.report.told import tell
-from pages_of_runs import SIAMESE, TIED, Read, trained
+from pages_of_runs import Read, charts
 
 pytest.importorskip("plotly", reason="plotly is not installed")
 
 from manyview.report.render import html, wordy
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A run with a classifier and one without."""
-    top = tmp_path_factory.mktemp("runs")
-    return {"tied": trained(TIED, top / "tied"), "siamese": trained(SIAMESE, top / "siamese")}
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +26,6 @@ def written(runs, tmp_path_factory):
     told = done("report", runs["tied"], "--out", out)
     assert re.fullmatch(rf"wrote {re.escape(str(out))}, 2\.\d MB\n", told)
     return out.read_text(encoding="utf-8")
-
-
-def charts(text):
-    """Every chart of a page by its key, as Plotly is given it."""
-    (found,) = (script for attributes, script in Read(text).scripts if attributes.get("id") == "charts")
-    return json.loads(found)
 
 
 def test_a_run_has_all_its_parts(runs, written):
@@ -209,14 +197,14 @@ def test_what_a_run_does_not_have_is_told(runs, tmp_path):
         recipe.replace("source: digits", "source: folder").replace("  root: null", "  root: gone")
     )
     shown = Read(html(page(find([moved]), Wishes())))
-    assert "No samples, which need the run's data:" in shown.text
-    assert "No answers, which need the run's data and weights:" in shown.text
+    assert "No samples:" in shown.text
+    assert "No answers:" in shown.text
     assert "relation cross_entropy(logits(a), logits(b))" in shown.text  # of what needs no data nothing is lost
 
 
 def test_damaged_files_are_one_line(runs, tmp_path):
     folder = tmp_path / "damaged"
-    shutil.copytree(runs["tied"], folder)
+    shutil.copytree(runs["tied"], folder, ignore=shutil.ignore_patterns("checkpoints"))
     for odd in (
         '{"eval": [1], "val": 3, "versions": "x", "evaluations": {"a": 1, "b": {"tables": {"c": {"columns": 1}}}}}',
         "[]",
@@ -237,6 +225,7 @@ def test_damaged_files_are_one_line(runs, tmp_path):
         (["."], ". is neither a run (it has no recipe.yaml) nor a comparison nor a folder of runs"),
         ([], "missing argument"),
         (["data.root=x"], "name a run's folder, several, or a comparison's"),
+        ([".", "train.epochs=3"], "override 'train.epochs=3': of a run nothing can be changed but data.root,"),
         ([".", "--split", "trian"], "--split: unknown split 'trian'"),
         ([".", "--out", "page.pdf"], "--out: 'page.pdf' does not say what to write; end it in .html, as in page.html"),
     ],
@@ -248,8 +237,106 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, words, told):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_charts_are_what_plotly_takes(written, compared):
+    from plotly.graph_objects import Figure
+
+    text = html(page(find([compared]), Wishes(samples=0, answers=False)))
+    for drawn in [*charts(written).values(), *charts(text).values()]:
+        Figure(drawn)  # raises for what it does not know
+    assert "Not asked for." in Read(text).text
+
+
+def test_what_draws_the_page_may_be_missing(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("manyview.cli.report.find_spec", lambda name: None if name == "plotly" else object())
+    told = one_line(*manyview("report", runs["tied"], "--out", tmp_path / "page.html"))
+    assert told == "not installed, and the page is drawn by it: plotly; pip install 'manyview[report]'"
+
+
+def test_what_was_evaluated_afterwards_is_drawn_in_its_units():
+    corrupted = {"columns": ["corruption", "1", "2", "mean"], "rows": [["fog", 50.0, 40.0, 45.0], ["mean", 50, 40, 45]]}
+    ops = {"columns": ["op", "strength", "cosine", "score", "agreement"], "rows": [["flip", "1", 0.9, 0.5, 80.0]]}
+    numbers = {"columns": ["number", "R²", "right, %", "most frequent answer, %"], "rows": [["flip", 0.25, 62.5, 50.0]]}
+    bins = {"columns": ["confidence between", "images", "mean confidence", "accuracy"]}
+    bins["rows"] = [["0.000 to 0.500", 0, None, None], ["0.500 to 1.000", 8, 0.75, 0.5]]
+    kept = {
+        "robustness(images=4) on test": {"measures": {"": 45.0, "clean": 60.0}, "tables": {"accuracy": corrupted}},
+        "invariance() on test": {"measures": {"": 0.5, "agreement": 80.0}, "tables": {"ops": ops}},
+        "awareness() on val": {"measures": {"": 0.25, "flip_right": 62.5}, "tables": {"numbers": numbers}},
+        "calibration() on test": {"measures": {"": 0.25}, "tables": {"as it is": bins, "floor": numbers}},
+        "classify() on test": {"measures": {"top1": 60.0}},
+    }
+    found = evaluations("run", {"evaluations": kept})
+    assert [section.title for section in found[:3]] == ["robustness on test", "invariance on test", "awareness on val"]
+    rows = [
+        block.table.rows for section in found for block in section.blocks if getattr(block, "title", "") == "Measures"
+    ]
+    assert rows == [
+        (("robustness", "45.00 %"), ("clean", "60.00 %")),
+        (("invariance", "0.500"), ("agreement", "80.00 %")),
+        (("awareness", "0.250"), ("flip right", "62.50 %")),
+        (("calibration", "0.250"),),
+        (("top-1", "60.00 %"),),
+    ]
+    drawn = {block.key: block for section in found for block in section.blocks if block.kind == "chart"}
+    assert [*drawn] == ["run-eval-0-chart", "run-eval-1-chart", "run-eval-2-chart", "run-eval-3-chart-0"]
+    bars, one, two, clean = drawn["run-eval-0-chart"].traces
+    assert (bars["x"], one["x"], two["x"], clean["x"]) == ([45.0, 45.0], [50.0, 50.0], [40.0, 40.0], [60.0, 60.0])
+    assert drawn["run-eval-1-chart"].traces[1]["x"] == [0.8]
+    assert drawn["run-eval-3-chart-0"].traces[0]["y"] == [None, 0.5]
+    assert [block.title for block in found[3].blocks if block.kind == "rows"] == ["Measures", "floor"]
+
+
 def test_numbers_stand_right_and_words_left():
     from manyview.evaluate.report import Table
 
     table = Table(("name", "best", "n", "empty"), (("a", "top-1 3 %", "3", None), ("b", None, 4, None)))
     assert wordy(table) == [True, True, False, False]
+
+
+def test_a_comparison_has_seeds_differences_intervals_and_cost(compared):
+    found = json.loads((compared / "compare.json").read_text())
+    text = html(page(find([compared]), Wishes(samples=0)))
+    shown, drawn = Read(text), charts(text)
+    top1 = found["table"]["top1"]
+    seeds, means = drawn["compared-seeds"]["data"]
+    assert seeds["x"] == [value for name in ("tied", "one") for value in top1[name]["values"].values()]
+    assert seeds["y"] == [0, 0, 1, 1]
+    assert means["x"] == pytest.approx([top1[name]["mean"] for name in ("tied", "one")])
+    t, bootstrap, apart = drawn["compared-differences"]["data"]
+    assert t["x"] == [*top1["one"]["difference"]["t"], None]
+    assert bootstrap["x"] == [*top1["one"]["difference"]["bootstrap"], None]
+    assert apart["x"] == [None, top1["one"]["difference"]["mean"]]
+    for remark in found["remarks"]:
+        assert " ".join(remark.split()) in shown.text
+    assert found["command"] in shown.text
+    assert "-1.25 -3.50 to +1.00 2.5 4.5 0 of 2 50 % –" in shown.text
+    assert "TFLOPs" in shown.text
+    assert f"{found['recipes'][0]['parameters']:,}" in shown.text
+    assert {trace["name"] for trace in drawn["side-0"]["data"]} == {"tied", "one"}
+    assert len(drawn["side-0"]["data"]) == 4
+    titles = [each["id"] for each in shown.named("section")]
+    assert {"comparison", "comparison-cost", "side", "run-0", "run-2", "comparison-again"} <= set(titles)
+
+
+def test_a_comparison_of_strangers_is_checked(compared, tmp_path):
+    folder = tmp_path / "evil"
+    shutil.copytree(compared, folder)
+    whole = json.loads((folder / "compare.json").read_text())
+    renamed = json.loads(json.dumps(whole).replace('"one"', json.dumps(EVIL)))
+    renamed |= {"command": EVIL, "data": EVIL, "remarks": [EVIL]}
+    renamed["failed"] = [{"recipe": EVIL, "seed": 0, "why": EVIL}]
+    for place in renamed["recipes"][0]["runs"].values():
+        place["folder"] = "../../elsewhere"  # leads out of it: no run of this comparison
+    (folder / "compare.json").write_text(json.dumps(renamed))
+    about = find([folder])
+    assert [group for _, _, group in about.runs] == [EVIL, EVIL]
+    shown = Read(html(page(about, Wishes(samples=0))))
+    assert "alert(1)" in shown.text
+    assert [attributes.get("type") for attributes, _ in shown.scripts].count(None) == 1
+    assert not any(name.startswith("on") for _, attributes in shown.tags for name in attributes)
+    out = tmp_path / "page.html"
+    for bad in ({**whole, "table": 3}, {**whole, "recipes": [{"name": 1}]}, []):
+        (folder / "compare.json").write_text(json.dumps(bad))
+        assert "compare.json is damaged" in one_line(*manyview("report", folder, "--out", out))
+    assert "report it alone" in one_line(*manyview("report", compared, folder, "--out", out))
+    assert not out.exists()

@@ -161,3 +161,19 @@ def test_how_two_runs_differ(tmp_path):
 def test_flat_and_changed():
     assert flat({"a": {"b": [1, {"c": 2}]}, "d": {}}) == {"a.b.0": 1, "a.b.1.c": 2}
     assert changed({"a": 1, "b": 2}, {"b": 3, "c": 4}) == {"a": (1, None), "b": (2, 3), "c": (None, 4)}
+
+
+def test_what_is_no_number_is_none(tmp_path):
+    folder = made(tmp_path / "odd", top1=40.0, vals=(30.0,))
+    lines = ['{"epoch": 4, "val": [1]}', '{"epoch": 5, "val": {"top1": "x"}}', "[" * 100_000, "7"]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    odd = {"epochs": "many", "seconds": [1], "eval_split": 3, "eval": {"top1": None, "knn": True, "linear": 5}}
+    for result, measured in ((odd, ("linear", 5.0, "3")), ({**odd, "eval": [1]}, (None, None, None))):
+        (folder / "result.json").write_text(json.dumps(result))
+        ((known,), damaged) = Registry(tmp_path).runs()
+        assert damaged == []
+        assert (known.epochs, known.seconds) == (None, None)
+        assert (known.measure, known.best, known.split) == measured
+    (folder / "result.json").unlink()
+    ((known,), damaged) = Registry(tmp_path).runs()
+    assert (known.epochs, known.measure, damaged) == (5.0, None, [])

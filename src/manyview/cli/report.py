@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from manyview.errors import RunError, unknown
 from manyview.foundation.files import check_writable, write_text
 from manyview.words.files import check_files
 
+NEEDED = ("plotly", "jinja2")
 Runs = Annotated[
     list[str],
     typer.Argument(
@@ -23,6 +25,9 @@ Runs = Annotated[
     ),
 ]
 Split = Annotated[str, typer.Option(help="Whose answers are shown: val, or test.")]
+Answers = Annotated[
+    bool, typer.Option("--answers/--no-answers", help="Pass the split through the network, for its answers.")
+]
 Samples = Annotated[int, typer.Option(help="How many images are shown as the network saw them.", min=0, max=24)]
 
 
@@ -31,6 +36,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write, .html.")],
     split: Split = "val",
     samples: Samples = 3,
+    answers: Answers = True,
     measure: Annotated[bool, typer.Option("--measure", help="Train two steps here for memory and FLOPs.")] = False,
     quiet: Quiet = False,
     use: Use = None,
@@ -47,11 +53,11 @@ def report(
     check_writable(out)
     _check(split, use)
 
-    from manyview.report.page import Wishes, find, page
-    from manyview.report.render import check_installed, html
+    from manyview.report.page import Wishes, check, find, page
+    from manyview.report.render import html
 
-    check_installed()
-    wishes = Wishes(split, overrides, use or (), samples, measure, quiet)
+    wishes = Wishes(split, overrides, use or (), samples, answers, measure, quiet)
+    check(wishes)
     with ringing("report", quiet):
         text = html(page(find(folders), wishes))
         write_text(out, text)
@@ -63,6 +69,7 @@ def watch(
     port: Annotated[int, typer.Option(help="Of this machine; 0 for one that is free.", min=0, max=65535)] = 8765,
     split: Split = "val",
     samples: Samples = 3,
+    answers: Answers = True,
     quiet: Quiet = False,
     use: Use = None,
 ) -> None:
@@ -74,12 +81,11 @@ def watch(
     folders, overrides = _named(runs)
     _check(split, use)
 
-    from manyview.report.page import Wishes
-    from manyview.report.render import check_installed
+    from manyview.report.page import Wishes, check
     from manyview.report.watch import serve
 
-    check_installed()
-    wishes = Wishes(split, overrides, use or (), samples)
+    wishes = Wishes(split, overrides, use or (), samples, answers)
+    check(wishes)
     serve(folders, wishes, port, lambda place: speaking(quiet).print(f"{place}  (Ctrl-C ends)", soft_wrap=True))
 
 
@@ -99,3 +105,7 @@ def _check(split: str, use: list[Path] | None) -> None:
     if split not in ("val", "test"):
         raise RunError(f"--split: {unknown('split', split, ['val', 'test'])}")
     check_files(use or ())
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise RunError(
+            f"not installed, and the page is drawn by it: {', '.join(missing)}; pip install 'manyview[report]'"
+        )

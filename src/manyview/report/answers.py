@@ -26,7 +26,9 @@ from manyview.words.load import Use
 
 MOST_CLASSES = 40
 """Of a confusion matrix that is drawn."""
-PAIRS, EXAMPLES = 6, 5
+MOST_NEIGHBOURS = 100_000
+"""Training images that a page passes through the network."""
+PAIRS, EXAMPLES = 6, 4
 """Confusions that are shown by images, and images of each."""
 TABLED = 20
 """Confusions in a table, where there are too many classes for a matrix."""
@@ -47,9 +49,15 @@ def answers(
         ]
     outputs = features.of(split)
     labels, logits = outputs.labels, outputs.logits
+    if logits is None and not _at_hand(features):
+        train = counted(len(features.splits.train), "training image")
+        told = f"No answers: nothing classifies, and {train} would pass through the network to be the neighbours"
+        return [Text(f"{told}; once manyview eval RUN knn has kept their features, they are.", told=True)]
+    if logits is not None and not bool(logits.isfinite().all()):
+        return [Text("No answers: the network's scores are not finite.", told=True)]
     if logits is None:
-        k = next((each.k for each in subject.usual if isinstance(each, Knn)), Knn().k)
-        said, k = _nearest(features, split, k)
+        usual = next((each for each in subject.usual if isinstance(each, Knn)), Knn())
+        said, k = _nearest(features, split, usual)
         who, sure = f"the {k} nearest training images", None
     else:
         chances = logits.double().softmax(dim=1)
@@ -65,11 +73,17 @@ def answers(
     return [*blocks, *_examples(features, split, classes, counts, labels, said, sure)]
 
 
-def _nearest(features: Features, split: str, k: int) -> tuple[Tensor, int]:
+def _at_hand(features: Features) -> bool:
+    """Whether features of the training images are kept, or soon made."""
+    train = features.images("train")
+    few = len(train) <= MOST_NEIGHBOURS
+    return few or (features.keeper is not None and features.keeper(features.model, train).load() is not None)
+
+
+def _nearest(features: Features, split: str, usual: Knn) -> tuple[Tensor, int]:
     """What the nearest training images say [N], and how many they are."""
     known, asked = features.of("train"), features.of(split)
-    k = min(k, len(known.labels))
-    usual = Knn()
+    k = min(usual.k, len(known.labels))
     return knn_predict(asked.features, known.features, known.labels, features.classes, k, usual.temperature), k
 
 

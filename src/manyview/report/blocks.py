@@ -59,7 +59,7 @@ class Chart:
     """A figure that Plotly draws, and the same as a table.
 
     key: unlike all others of the page. said: what it shows, for who does not see it. traces, layout: as Plotly has
-    them; fonts, colours of text and margins are the page's. table: its numbers. wide: takes the whole width.
+    them; fonts, colours of text and margins are the page's. table: its numbers.
     """
 
     key: str
@@ -69,7 +69,6 @@ class Chart:
     layout: Mapping[str, Any]
     table: Table
     note: str = ""
-    wide: bool = False
     kind: ClassVar[str] = "chart"
 
     @property

@@ -5,6 +5,7 @@ Colours are read on white and on black alike (3:1 and more); the page has those 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,8 @@ def curves(
         found = found[:MOST_LINES]
     if not found:
         return None
+    if len(found) == 1 and found[0].name.lower() not in title.lower():
+        title = f"{title}: {found[0].name}"  # there is no legend then
     traces, named = [], set()
     for line in found:
         kept = thinned(line.points)
@@ -92,8 +95,8 @@ def _sampled(lines: Sequence[Line], form: str) -> Table:
     for epoch in epochs:
         values = []
         for line in lines:
-            before = [value for at, value in line.points if at <= epoch]
-            value = before[-1] if before else None
+            at = bisect_right(line.points, epoch, key=lambda point: point[0])
+            value = line.points[at - 1][1] if at else None
             values.append(None if value is None else form.format(value))
         rows.append((f"{epoch:.4g}", *values))
     return Table(("epoch", *(line.name for line in lines)), tuple(rows))
@@ -111,8 +114,9 @@ def bars(
     reach: tuple[float, float] = (0, 100),
     unit: str = "%",
     note: str = "",
+    bar: str = "mean",
 ) -> Chart:
-    """A bar a name, from the top. reference: a line across, and what it is. dots: by what they are, one a bar."""
+    """A bar a name, from the top, each a `bar`. reference: a line across, and what it is. dots: by name, one a bar."""
     shown = list(names)
     traces: list[dict[str, Any]] = [
         {
@@ -121,7 +125,7 @@ def bars(
             "y": list(range(len(shown))),
             "x": list(values),
             "marker": {"color": COLOURS[0], "opacity": 0.75},
-            "name": "mean" if dots else "",
+            "name": bar,
             "showlegend": bool(dots),
             "customdata": [_plain(name) for name in shown],
             "hovertemplate": "%{customdata}: %{x:.4~g}<extra></extra>",
@@ -136,6 +140,7 @@ def bars(
                 "y": list(range(len(shown))),
                 "x": list(found),
                 "name": _plain(name),
+                "showlegend": at in (0, len(dots or {}) - 1),  # from pale to dark
                 "marker": {"color": COLOURS[1], "size": 7, "opacity": faint},
                 "customdata": [_plain(name) for name in shown],
                 "hovertemplate": f"%{{customdata}}, {_plain(name)}: %{{x:.4~g}}<extra></extra>",
@@ -144,6 +149,7 @@ def bars(
     axis = {"range": list(reach), "ticksuffix": f" {unit}" if unit else ""}
     layout: dict[str, Any] = {
         "height": 96 + ROW * len(shown),
+        "margin": {"r": 30},
         "xaxis": axis,
         "yaxis": _rows(shown),
         "bargap": 0.35,
@@ -151,10 +157,8 @@ def bars(
     if reference is not None:
         value, name = reference
         line = {"color": COLOURS[4], "width": 1.5, "dash": "dot"}
-        ends = {"x": [value, value], "y": [-0.5, len(shown) - 0.5]}
-        traces.append(
-            {"type": "scatter", "mode": "lines", "name": _plain(name), "line": line, "hoverinfo": "skip", **ends}
-        )
+        across: dict[str, Any] = {"x": [value, value], "y": [-0.5, len(shown) - 0.5], "hoverinfo": "skip"}
+        traces.append({"type": "scatter", "mode": "lines", "name": _plain(name), "line": line, **across})
     return Chart(key, title, said, traces, layout, table, note)
 
 
@@ -298,28 +302,22 @@ def seeds(
     return Chart(key, title, f"Dot plot of every seed. Means: {'; '.join(means)}.", traces, layout, table)
 
 
-def differences(
-    key: str,
-    title: str,
-    names: Sequence[str],
-    found: Sequence[tuple[float, tuple[float, float] | None, tuple[float, float] | None] | None],
-    table: Table,
-) -> Chart:
-    """A row a recipe: mean paired difference, its bootstrap interval (thick) and t interval (thin); None for none."""
-    traces: list[dict[str, Any]] = []
-    for name, place, width, opacity in (("t, 95 %", 2, 1.5, 1.0), ("bootstrap, 95 %", 1, 6, 0.4)):
-        x: list[float | None] = []
-        y: list[float | None] = []
-        for row, each in enumerate(found):
-            ends = None if each is None else each[place]
-            if isinstance(ends, tuple):
-                x += [*ends, None]
-                y += [row, row, None]
-        line = {"color": COLOURS[0], "width": width}
-        hover = {"hovertemplate": f"{name}: %{{x:+.4~g}}<extra></extra>"}
-        traces.append({"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": line, **hover})
-        traces[-1]["opacity"] = opacity
-    means = [None if each is None else each[0] for each in found]
+@dataclass(frozen=True)
+class Apart:
+    """A mean of paired differences, and intervals of it."""
+
+    mean: float
+    bootstrap: tuple[float, float] | None
+    t: tuple[float, float] | None
+
+
+def differences(key: str, title: str, names: Sequence[str], found: Sequence[Apart | None], table: Table) -> Chart:
+    """A row a recipe: the mean difference, its bootstrap interval (thick) and t interval (thin); None for none."""
+    traces = [
+        _intervals("t, 95 %", [None if each is None else each.t for each in found], 1.5, 1.0),
+        _intervals("bootstrap, 95 %", [None if each is None else each.bootstrap for each in found], 6, 0.4),
+    ]
+    means = [None if each is None else each.mean for each in found]
     traces.append(
         {
             "type": "scatter",
@@ -336,9 +334,22 @@ def differences(
     told = []
     for name, each in zip(names, found, strict=True):
         if each is not None:
-            ends = "" if each[2] is None else f", 95 % t interval {each[2][0]:+.3g} to {each[2][1]:+.3g}"
-            told.append(f"{name} {each[0]:+.3g}{ends}")
+            interval = "" if each.t is None else f", 95 % t interval {each.t[0]:+.3g} to {each.t[1]:+.3g}"
+            told.append(f"{name} {each.mean:+.3g}{interval}")
     return Chart(key, title, f"Paired differences to the first recipe: {'; '.join(told)}.", traces, layout, table)
 
 
-__all__ = ["COLOURS", "Line", "bars", "confusion", "curves", "differences", "reliability", "seeds"]
+def _intervals(name: str, found: Sequence[tuple[float, float] | None], width: float, opacity: float) -> dict[str, Any]:
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for row, ends in enumerate(found):
+        if ends is not None:
+            x += [*ends, None]
+            y += [row, row, None]
+    line = {"color": COLOURS[0], "width": width}
+    said = f"{name}: %{{x:+.4~g}}<extra></extra>"
+    drawn = {"x": x, "y": y, "name": name, "line": line, "opacity": opacity, "hovertemplate": said}
+    return {"type": "scatter", "mode": "lines", **drawn}
+
+
+__all__ = ["COLOURS", "Apart", "Line", "bars", "confusion", "curves", "differences", "reliability", "seeds"]

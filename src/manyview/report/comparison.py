@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from manyview.errors import RunError, reason
 from manyview.evaluate.report import Cell, Table
 from manyview.foundation.files import read_json
 from manyview.report.blocks import Block, Code, Facts, Rows, Text
-from manyview.report.charts import differences, seeds
+from manyview.report.charts import Apart, differences, seeds
 from manyview.show.display import LABELS, table_row
 
 NAME = "compare.json"
-Interval = tuple[float, float] | None
+Interval = tuple[FiniteFloat, FiniteFloat] | None
 
 
 class Difference(BaseModel):
     """To the reference, paired by seed. higher: on how many of n seeds it was positive."""
 
     n: int
-    mean: float
+    mean: FiniteFloat
     higher: int
     bootstrap: Interval = None
     t: Interval = None
@@ -32,9 +32,9 @@ class Score(BaseModel):
     """One measure of one recipe, of n seeds."""
 
     n: int
-    mean: float
-    sd: float | None = None
-    values: dict[str, float]
+    mean: FiniteFloat
+    sd: FiniteFloat | None = None
+    values: dict[str, FiniteFloat]
     difference: Difference | None = None
 
 
@@ -44,15 +44,16 @@ class Length(BaseModel):
     steps: int
     images: int
     forwards: int
-    epochs: float
+    epochs: FiniteFloat
+    flops: FiniteFloat | None = None
 
 
 class Cost(BaseModel):
     """Means over a recipe's runs."""
 
-    seconds: float
-    images_per_second: float
-    relative: float | None = None
+    seconds: FiniteFloat
+    images_per_second: FiniteFloat
+    relative: FiniteFloat | None = None
 
 
 class Place(BaseModel):
@@ -72,6 +73,20 @@ class Entry(BaseModel):
     runs: dict[str, Place]
 
 
+class OverImages(BaseModel):
+    """A recipe and the reference by images; see `compare`. Shares are of 1."""
+
+    seeds: int
+    images: int
+    mean: FiniteFloat
+    interval: Interval = None
+    only_this: FiniteFloat
+    only_reference: FiniteFloat
+    unlike: int
+    overlap: FiniteFloat | None = None
+    same_error: FiniteFloat | None = None
+
+
 class Failure(BaseModel):
     """A run without a result."""
 
@@ -81,7 +96,10 @@ class Failure(BaseModel):
 
 
 class Compared(BaseModel):
-    """What `compare` wrote, as far as it is shown."""
+    """What `compare` wrote, as far as it is shown.
+
+    holm: recipe -> p-value of the main measure, adjusted. by_images: recipe -> the same, image by image.
+    """
 
     command: str
     reference: str
@@ -93,6 +111,8 @@ class Compared(BaseModel):
     git: str | None = None
     versions: dict[str, str | None] = {}
     table: dict[str, dict[str, Score]]
+    holm: dict[str, FiniteFloat | None] = {}
+    by_images: dict[str, OverImages] = {}
     failed: list[Failure] = []
     remarks: list[str] = []
     recipes: list[Entry]
@@ -131,14 +151,32 @@ def verdict(found: Compared) -> list[Block]:
     each = [[] if score is None else list(score.values.values()) for score in scores]
     table = _table(found, found.measure, names, main)
     blocks: list[Block] = [Rows(f"{label} on {found.split}", table)]
+    if found.holm:
+        adjusted = tuple((name, f"{p:.3g}") for name, p in found.holm.items() if p is not None)
+        blocks.append(Rows("p-values, adjusted by Holm's procedure", Table(("recipe", "p"), adjusted)))
     blocks.append(seeds("compared-seeds", f"{label} on {found.split}, every seed", names, each, _by_seed(found), unit))
     apart = [None if score is None or score.difference is None else score.difference for score in scores]
     if any(apart):
-        drawn = [None if one is None else (one.mean, one.bootstrap, one.t) for one in apart]
+        drawn = [None if one is None else Apart(one.mean, one.bootstrap, one.t) for one in apart]
         title = f"Paired difference to {found.reference}"
         blocks.append(differences("compared-differences", title, names, drawn, table))
+    blocks += _by_images(found)
     blocks += [Text(f"{each.recipe}, seed {each.seed}, failed: {each.why}", told=True) for each in found.failed]
     return [*blocks, *(Text(line, small=True) for line in found.remarks)]
+
+
+def _by_images(found: Compared) -> list[Block]:
+    """What both say of each image, where that was kept."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, each in found.by_images.items():
+        interval = None if each.interval is None else " to ".join(f"{end:+.2f}" for end in each.interval)
+        shares = [None if part is None else f"{100 * part:.0f} %" for part in (each.overlap, each.same_error)]
+        alone = (f"{each.only_this:.1f}", f"{each.only_reference:.1f}")
+        unlike = f"{each.unlike} of {each.seeds}"
+        rows.append((name, each.images, f"{each.mean:+.2f}", interval, *alone, unlike, *shares))
+    columns = ("recipe", "images", f"difference to {found.reference}", "95 %, seeds and images", "right alone")
+    more = (f"{found.reference} right alone", "McNemar p < 0.05", "errors shared", "with the same answer")
+    return [Rows("Image by image", Table((*columns, *more), tuple(rows)))] if rows else []
 
 
 def _table(found: Compared, measure: str, names: list[str], scores: Mapping[str, Score]) -> Table:
@@ -202,17 +240,20 @@ def others(found: Compared) -> list[Block]:
 
 def cost(found: Compared) -> list[Block]:
     """What each recipe was given, and what that took."""
+    flops = any(entry.length.flops is not None for entry in found.recipes)
     rows: list[tuple[Cell, ...]] = []
     for entry in found.recipes:
         length, took = entry.length, entry.cost
         given = (entry.backbone, entry.parameters, length.steps, length.images, length.forwards, f"{length.epochs:.4g}")
+        work = () if not flops else (None if length.flops is None else f"{length.flops / 1e12:.3g}",)
         spent: tuple[Cell, ...] = (None, None, None)
         if took is not None:
             relative = None if took.relative is None else f"{took.relative:.2f}"
             spent = (f"{took.seconds:,.3g}", f"{took.images_per_second:,.0f}", relative)
-        rows.append((entry.name, *given, *spent))
+        rows.append((entry.name, *given, *work, *spent))
     given_columns = ("network", "parameters", "steps", "images", "forward passes", "epochs")
-    table = Table(("recipe", *given_columns, "seconds", "images/s", "time, relative"), tuple(rows))
+    work_columns = ("TFLOPs",) if flops else ()
+    table = Table(("recipe", *given_columns, *work_columns, "seconds", "images/s", "time, relative"), tuple(rows))
     return [Rows(f"What each was given, by budget {found.budget}, and what a run took", table)]
 
 

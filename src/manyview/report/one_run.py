@@ -49,7 +49,7 @@ def overview(run: Told) -> list[Block]:
         ("state", STATES.get(known.state, known.state)),
         ("seed", str(known.seed)),
         ("data", str(result.get("data") or run.splits.get("note") or "not noted")),
-        ("weights", f"chosen by {result['selected_by']}" if result.get("selected_by") else ""),
+        ("weights", str(result.get("selected_by") or "").replace("validation ", "chosen by validation ", 1)),
         ("last sign", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(known.when))),
     ]
     skipped = result.get("skipped_images")
@@ -76,8 +76,8 @@ def _curves(found: Curves, key: str) -> list[Chart | None]:
         terms.pop("loss")  # which is its one term
     percent = [name for name in val if table_row(name, 0.0)[1].endswith("%")]
     spread = {label: found.points[name] for name, label in SPREAD.items() if name in found.points}
-    ranks = {label: spread[label] for label in ("effective rank", "LiDAR") if label in spread}
-    even = {label: spread[label] for label in ("alignment", "uniformity") if label in spread}
+    ranks: dict[str, Any] = {label: spread[label] for label in ("effective rank", "LiDAR") if label in spread}
+    even: dict[str, Any] = {label: spread[label] for label in ("alignment", "uniformity") if label in spread}
     told = {
         "alignment": "Alignment: 0 where two views of an image are one.",
         "uniformity": "Uniformity: 0 at collapse, the lower the more even.",
@@ -99,10 +99,9 @@ def _curves(found: Curves, key: str) -> list[Chart | None]:
         _chart(f"{key}-rank", "Directions that the embeddings take", ranks, "{:.1f}", rangemode="tozero"),
         _chart(f"{key}-even", " and ".join(even).capitalize(), even, "{:.3f}", even_note),
         _chart(f"{key}-own", "What relations measure of themselves", own),
-        _chart(
-            f"{key}-speed", "Images a second", {"images/s": found.points.get("images_per_second", ())}, "{:,.0f}",
-            rangemode="tozero",
-        ),
+        _chart(f"{key}-speed", "Images a second", {
+            "images a second": found.points.get("images_per_second", ())
+        }, "{:,.0f}", rangemode="tozero"),
     ]  # fmt: skip
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from manyview.errors import RunError
 from manyview.foundation.words import counted
-from manyview.load import parse_recipe
 from manyview.recipe.recipe import Recipe
 from manyview.report import comparison, one_run
 from manyview.report.answers import answers
-from manyview.report.blocks import Block, Page, Section, Text
+from manyview.report.blocks import Block, Code, Page, Section, Text
 from manyview.report.seen import graph, samples
 from manyview.report.side import side_by_side
 from manyview.report.told import Told, guarded, tell
 from manyview.show.step_cost import step_cost
 from manyview.step import Step
 from manyview.training.registry import run_folders
-from manyview.words.load import Use, words_of
+from manyview.training.run import INCIDENTAL, Run
+from manyview.words.load import Use
 
 DETAILED = 6
 """Runs of a page that have pictures and answers; what one file holds is bounded."""
@@ -31,22 +31,23 @@ class Wishes:
     """What is asked for beside the runs' files.
 
     split: whose answers are shown. overrides: where data are. use: words of one's own. samples: images of each stream.
-    measure: train two steps for memory and FLOPs.
+    answers: pass the split through the network. measure: train two steps for memory and FLOPs.
     """
 
     split: str = "val"
     overrides: Sequence[str] = ()
     use: Use | Sequence[Use] = ()
     samples: int = 3
+    answers: bool = True
     measure: bool = False
     quiet: bool = True
 
 
-Keep = Callable[[Hashable, Callable[[], list[Block]]], list[Block]]
-"""Gives what was made before under a key, or makes it."""
+Keep = Callable[[Hashable, Hashable, Callable[[], list[Block]]], list[Block]]
+"""Gives what was made before for a place, if its mark is the same, or makes it."""
 
 
-def anew(key: Hashable, make: Callable[[], list[Block]]) -> list[Block]:
+def anew(place: Hashable, mark: Hashable, make: Callable[[], list[Block]]) -> list[Block]:
     """Keeps nothing."""
     return make()
 
@@ -64,6 +65,17 @@ class Shown:
     detailed: Sequence[int] = field(default_factory=tuple)
     compared: comparison.Compared | None = None
     top: Path = Path()
+
+
+WHERE = tuple(key for key in INCIDENTAL if key.startswith("data."))
+"""What overrides may say: where data are, and how they are read."""
+
+
+def check(wishes: Wishes) -> None:
+    """Raises RunError for an override that says anything else."""
+    for text in wishes.overrides:
+        if text.partition("=")[0].strip() not in WHERE:
+            raise RunError(f"override {text!r}: of a run nothing can be changed but {', '.join(WHERE)}")
 
 
 def find(targets: Sequence[Path]) -> Shown:
@@ -131,29 +143,29 @@ def page(about: Shown, wishes: Wishes, live: bool = False, keep: Keep = anew) ->
 def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[Section]:
     """A run's sections. live: of a run that goes on, answers come when it is finished."""
     steps = None if run.result else run.curves.step or 0
-    seen_to = None if steps is None else steps // max(1, _each_epoch(run))
+    at, use = wishes.overrides, wishes.use
     graphs = keep(
-        (run.folder, key, "graph", run.text), lambda: guarded("No view graph", lambda: graph(_recipe(run, wishes)))
+        (run.folder, key, "graph"), run.text, lambda: guarded("No view graph", lambda: graph(_recipe(run, wishes)))
     )
     shown = keep(
-        (run.folder, key, "samples", seen_to),
-        lambda: guarded(
-            "No samples, which need the run's data",
-            lambda: samples(run.folder, wishes.overrides, wishes.use, wishes.samples, steps),
-        ),
+        (run.folder, key, "samples"),
+        None if steps is None else (steps // _each_epoch(run)).bit_length(),  # while it goes on, ever more rarely
+        lambda: guarded("No samples", lambda: samples(run.folder, at, use, wishes.samples, steps)),
     )
-    if run.result or not live:
+    said: list[Block] = [Text("Answers of the network come when the run is finished.", told=True)]
+    if not wishes.answers:
+        said = [Text("Not asked for.", told=True)]
+    elif run.result or not live:
         said = keep(
-            (run.folder, key, "answers", bool(run.result)),
+            (run.folder, key, "answers"),
+            bool(run.result),
             lambda: guarded(
-                "No answers, which need the run's data and weights",
-                lambda: answers(run.folder, key, wishes.split, wishes.overrides, wishes.use, wishes.quiet),
+                "No answers",
+                lambda: answers(run.folder, key, wishes.split, at, use, wishes.quiet),
             ),
         )
-    else:
-        said = [Text("Answers of the network come when the run is finished.", told=True)]
     protocols = one_run.kept_protocols(run, key)
-    measured = keep((run.folder, "cost"), lambda: _measured(run, wishes)) if wishes.measure else []
+    measured = _measured(run, wishes) if wishes.measure else []
     parts = [
         Section(f"{key}-overview", "At a glance", one_run.overview(run)),
         Section(f"{key}-graph", "What is asked of the views", graphs),
@@ -172,11 +184,11 @@ def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[
 def _each_epoch(run: Told) -> int:
     """Updates an epoch, by the last line of metrics; 1 where that cannot be told."""
     epoch, step = run.curves.epoch, run.curves.step
-    return round(step / epoch) if epoch and step else 1
+    return max(1, round(step / epoch)) if epoch and step else 1
 
 
 def _recipe(run: Told, wishes: Wishes) -> Recipe:
-    return parse_recipe(run.text, use=words_of(wishes.use))
+    return Run(run.folder, wishes.use).recipe()
 
 
 def _measured(run: Told, wishes: Wishes) -> list[Block]:
@@ -184,9 +196,9 @@ def _measured(run: Told, wishes: Wishes) -> list[Block]:
         recipe = _recipe(run, wishes)
         classes = run.splits.get("classes")
         step = Step(recipe, len(classes) if isinstance(classes, list) else 10, pretrained=False)
-        return [Text(line.strip()) for line in step_cost(recipe, step, None).lines(None)]
+        return [Code("Two steps, trained for this page", "\n".join(step_cost(recipe, step, None).lines(None)))]
 
     return guarded("Memory and FLOPs could not be measured", lines)
 
 
-__all__ = ["Shown", "Wishes", "find", "page"]
+__all__ = ["Shown", "Wishes", "check", "find", "page"]

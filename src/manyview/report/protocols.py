@@ -13,7 +13,8 @@ from manyview.report.told import MOST_ROWS, mapping, number, numbers, table
 from manyview.show.display import table_row
 
 BINS = re.compile(r"^([\d.]+) to ([\d.]+)$")
-MOST_PROTOCOLS = 24
+MOST_KEPT = 24
+"""Evaluations that are shown."""
 
 
 def measures(result: Mapping[str, Any]) -> list[Block]:
@@ -42,28 +43,40 @@ def of_training(key: str, result: Mapping[str, Any]) -> list[Block]:
         if own:
             told = ", ".join(" ".join(table_row(measure, value)) for measure, value in own.items())
             kept = f"The figure of each {what} is kept by manyview eval RUN {name}."
-            blocks.append(Text(f"On {split}: {told}. {kept}"))
+            blocks.append(Text(f"On {split}: {told}. {kept}", small=True))
     return blocks
 
 
 def evaluations(key: str, result: Mapping[str, Any]) -> list[Section]:
     """A section for each protocol that `manyview eval` ran on the run afterwards."""
-    kept = mapping(result.get("evaluations"))
-    sections = []
-    for at, (name, report) in enumerate([*kept.items()][:MOST_PROTOCOLS]):
-        own = mapping(report)
-        place = f"{key}-eval-{at}"
-        tables = {str(title): found for title, each in mapping(own.get("tables")).items() if (found := table(each))}
-        rows = tuple(
-            tuple(table_row(measure or "main", value)) for measure, value in numbers(own.get("measures")).items()
-        )
-        note = str(own.get("note") or "")
-        blocks: list[Block] = [Text(note)] if note else []
-        blocks += _drawn(place, name, tables, numbers(own.get("measures")))
-        blocks += [Rows("Measures", Table(("measure", "value"), rows))] if rows else []
-        blocks += [_shown(title, found) for title, found in tables.items()]
-        sections.append(Section(place, str(name), blocks))
+    kept = [*mapping(result.get("evaluations")).items()]
+    sections = [_evaluation(f"{key}-eval-{at}", name, mapping(own)) for at, (name, own) in enumerate(kept[:MOST_KEPT])]
+    if len(kept) > MOST_KEPT:
+        told = f"{len(kept) - MOST_KEPT:,} further evaluations are in result.json."
+        sections.append(Section(f"{key}-eval-more", "More", [Text(told, told=True)]))
     return sections
+
+
+def _evaluation(key: str, name: str, report: Mapping[str, Any]) -> Section:
+    """name: the protocol's call, and what it judged: `knn(k=20) on test`."""
+    call, _, where = name.rpartition(" on ")
+    protocol = (call or name).partition("(")[0]
+    found = {str(title): one for title, each in mapping(report.get("tables")).items() if (one := table(each))}
+    told = numbers(report.get("measures"))
+    note = str(report.get("note") or "")
+    blocks: list[Block] = [Text(f"{name}. {note}", small=True)]
+    charts = _drawn(key, protocol, found, told)
+    blocks += charts.values()
+    rows = tuple(_measure(protocol, measure, value) for measure, value in told.items())
+    blocks += [Rows("Measures", Table(("measure", "value"), rows))] if rows else []
+    blocks += [_shown(title, one) for title, one in found.items() if title not in charts]
+    return Section(key, f"{protocol} on {where}" if call else name, blocks)
+
+
+def _measure(protocol: str, name: str, value: float) -> tuple[str, str]:
+    """A measure's own name, and its value in the unit that it has beside others of a run."""
+    whole = name if protocol == "classify" else "_".join(filter(None, (protocol, name)))
+    return table_row(name or protocol, value)[0], table_row(whole, value)[1]
 
 
 def _shown(title: str, found: Table) -> Rows:
@@ -72,23 +85,20 @@ def _shown(title: str, found: Table) -> Rows:
     return Rows(title, Table(found.columns, found.rows[:MOST_ROWS]), note)
 
 
-def _drawn(key: str, name: str, tables: Mapping[str, Table], measured: Mapping[str, float]) -> list[Block]:
-    """The charts of a protocol whose tables are known."""
-    kind = name.partition("(")[0]
+def _drawn(key: str, kind: str, tables: Mapping[str, Table], measured: Mapping[str, float]) -> dict[str, Block]:
+    """Title -> chart of each table of a protocol whose tables are known."""
     if kind == "robustness" and "accuracy" in tables:
-        return [_robust(f"{key}-chart", tables["accuracy"], measured.get("clean"))]
+        return {"accuracy": _robust(f"{key}-chart", tables["accuracy"], measured.get("clean"))}
     if kind == "invariance" and "ops" in tables:
-        return [_invariant(f"{key}-chart", tables["ops"])]
-    if kind == "awareness" and "numbers" in tables:
-        return [_aware(f"{key}-chart", "What the features know of augmentation", tables["numbers"], 1)]
-    if kind == "calibration":
-        return [
-            block
-            for at, (title, found) in enumerate(tables.items())
-            if len(found.columns) == 4
-            for block in diagram(f"{key}-chart-{at}", found, None, "", title)
-        ]
-    return []
+        return {"ops": _invariant(f"{key}-chart", tables["ops"])}
+    if kind == "awareness" and "numbers" in tables and len(tables["numbers"].columns) > 1:
+        return {"numbers": _aware(f"{key}-chart", "What the features know of augmentation", tables["numbers"], 1)}
+    found = {
+        title: diagram(f"{key}-chart-{at}", each, None, "", title)
+        for at, (title, each) in enumerate(tables.items())
+        if kind == "calibration" and len(each.columns) == 4
+    }
+    return {title: blocks[0] for title, blocks in found.items() if blocks}
 
 
 def _column(found: Table, at: int) -> list[float | None]:
@@ -121,7 +131,7 @@ def _invariant(key: str, found: Table) -> Block:
     low = min([0.0, *(value - 0.02 for value in scores if value is not None)])
     said = f"Bar chart, 1 where an op is ignored, 0 where it changes as much as another image does: {told}."
     note = "1: the op is ignored; 0: as different as another image."
-    return bars(key, "What the features ignore", said, names, scores, found, None, dots, (low, 1.02), "", note)
+    return bars(key, "What the features ignore", said, names, scores, found, None, dots, (low, 1.02), "", note, "score")
 
 
 def _aware(key: str, title: str, found: Table, at: int) -> Block:
@@ -147,7 +157,7 @@ def diagram(key: str, found: Table, error: float | None, note: str = "", title: 
     if any(each["count"] and (each["confidence"] is None or each["accuracy"] is None) for each in bins):
         return []
     told = f"How often it is right when it is so sure{f', {title}' if title and title != 'as it is' else ''}"
-    ece = "" if error is None else f"Expected calibration error {error:.3f}. "
+    ece = "" if error is None else f"Expected calibration error {error:.3f}; "
     return [reliability(key, told, bins, found, f"{ece}{note}")]
 
 

@@ -13,21 +13,10 @@ import hashlib
 import json
 from functools import cache
 from importlib import resources
-from importlib.util import find_spec
 from typing import Any
 
-from manyview.errors import RunError
 from manyview.evaluate.report import Table, cell
 from manyview.report.blocks import Chart, Page
-
-NEEDED = {"plotly": "plotly", "jinja2": "jinja2"}
-
-
-def check_installed() -> None:
-    """Raises RunError where what draws the page is missing."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise RunError(f"{' and '.join(missing)} missing, which draw the page: pip install 'manyview[report]'")
 
 
 def html(page: Page) -> str:
@@ -111,4 +100,4 @@ def _script_json(value: Any) -> Any:
     return Markup("".join(escaped.get(letter, letter) for letter in text))
 
 
-__all__ = ["check_installed", "html", "main_html", "policy"]
+__all__ = ["html", "main_html", "policy"]

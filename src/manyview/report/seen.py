@@ -18,7 +18,7 @@ from manyview.show.plan import svg
 from manyview.show.sheet import Column, to_pil
 from manyview.words.load import Use
 
-SIDE = 128
+SIDE = 112
 """Pixels of a picture's longer side, at most."""
 EXACT = 48
 """Pixels of a side up to which pictures are kept to the bit."""
@@ -98,7 +98,7 @@ def picture(image: Tensor, alt: str, title: str = "", lines: Sequence[str] = ())
         drawn.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
     kind = "png" if max(drawn.size) <= EXACT else "webp"
     buffer = BytesIO()
-    drawn.save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 85, "method": 4}))
+    drawn.save(buffer, kind, **({"optimize": True} if kind == "png" else {"quality": 80, "method": 4}))
     data = base64.b64encode(buffer.getvalue()).decode()
     return Picture(f"data:image/{kind};base64,{data}", alt, *drawn.size, title, tuple(lines))
 

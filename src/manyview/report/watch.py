@@ -32,7 +32,7 @@ class Watched:
 
     targets: Sequence[Path]
     wishes: Wishes
-    _kept: dict[Hashable, list[Block]] = field(default_factory=dict)
+    _kept: dict[Hashable, tuple[Hashable, list[Block]]] = field(default_factory=dict)
     _pages: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -62,10 +62,11 @@ class Watched:
                 )
             return known
 
-    def _keep(self, key: Hashable, make: Callable[[], list[Block]]) -> list[Block]:
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
+    def _keep(self, place: Hashable, mark: Hashable, make: Callable[[], list[Block]]) -> list[Block]:
+        known = self._kept.get(place)
+        if known is None or known[0] != mark:
+            known = self._kept[place] = (mark, make())
+        return known[1]
 
 
 def _mark(about: Shown) -> str:
@@ -124,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def _answer(self, body: bool) -> None:
-        port = self.server.server_address[1]
+        port = int(self.server.server_address[1])  # type: ignore[index]
         if self.headers.get_all("Host") not in ([f"{HOST}:{port}"], [f"localhost:{port}"]):
             self._refuse(HTTPStatus.MISDIRECTED_REQUEST, body)
             return
