@@ -228,8 +228,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.count % BATCH:
         parser.error(f"--count {args.count} is no multiple of {BATCH}")
-    samples = make(args.out, args.count, args.data)
-    sides = {"manyview": by_manyview(args.out)}
+    root = args.out / f"jpegs-{args.count}"
+    samples = make(root, args.count, args.data)
+    sides = {"manyview": by_manyview(root)}
     for name, build in (("torch, v2", by_torch), ("SPDL, v2", by_spdl), ("DALI", by_dali)):
         try:
             sides[name] = build(samples)
