@@ -468,9 +468,9 @@ class Step(nn.Module):
             head, view = next(((h, v) for h, v in branch.orbits.items() if v.orbit), (None, None))
             if head is None or view is None or view.orbit is None:
                 raise RecipeError("nothing to aggregate: no head of this recipe tells the members of an orbit apart")
-            every = branch.read(orbit(pixels, view.orbit).flatten(0, 1), {*names, head})
-            joint["aggregated"] = aggregate(every[head].float(), view.members)
-            read = {name: every[name][:: view.members] for name in names}  # member 0 is the image as it is
+            every = [branch.read(member, {*names, head}) for member in orbit(pixels, view.orbit).unbind(dim=1)]
+            rows = torch.stack([read[head].float() for read in every], dim=1).flatten(0, 1)
+            joint["aggregated"], read = aggregate(rows, view.members), every[0]  # the image itself
         else:
             read = branch.read(pixels, names)
         # SLA+SI: joint logits of member 0 are every m-th column
