@@ -41,7 +41,7 @@ if [ -z "$python" ] && [ -n "$dry" ]; then
   echo "gpu.sh --dry installs nothing, and no Python here has what manyview needs: run 'make install' first" >&2
   exit 2
 elif [ -z "$python" ]; then
-  "${PYTHON:-python3}" -m venv "$root/.venv"
+  "${PYTHON:-python3}" -m venv --system-site-packages "$root/.venv" # a torch that is there need not come again
   python="$root/.venv/bin/python"
   "$python" -m pip install --quiet --editable "$root[hf]" # which reads CIFAR-10 from parquet, too
   timeout 60 "$python" -m pip install --quiet kornia || echo "kornia could not be installed" >&2

@@ -7,11 +7,11 @@ Ours is what a loop does with a batch: `step(views, labels)`, backward, the opti
 The peer is a loop as one writes it for one method: the same network, normalised pixels, the loss in a few lines of
 torch, backward, the same optimiser, and the EMA or queue where the method has one.
 
-    simsiam                     SimSiam by hand                                            at most 1.03 is wanted
-    tied, agmax                 plain cross-entropy on the same 2B images, joint           at most 1.03 is wanted
-    dino, lejepa                the same method by hand, two views, joint                  at most 1.03 is wanted
-    sam                         SAM by hand, cross-entropy of both views                   at most 1.03 is wanted
-    fixmatch                    FixMatch by hand, three unlabelled images a labelled one   at most 1.03 is wanted
+    simsiam                     SimSiam by hand                                            at most 1.02 is wanted
+    tied, agmax                 plain cross-entropy on the same 2B images, joint           at most 1.02 is wanted
+    dino, lejepa                the same method by hand, two views, joint                  at most 1.02 is wanted
+    sam                         SAM by hand, cross-entropy of both views                   at most 1.02 is wanted
+    fixmatch                    FixMatch by hand, three unlabelled images a labelled one   at most 1.02 is wanted
     byol, moco, simclr          the same method by hand                                    for information
     augself                     SimSiam by hand, without AugSelf: what AugSelf adds        for information
 
@@ -53,7 +53,7 @@ CLASSES = 10
 SIZE = 32
 BATCHES = 4  # rendered before, and used in turn
 TOLERANCES = (1e-5, 1e-3, 1e-3)  # of the loss before, after one and after two updates
-TARGET = 1.03
+TARGET = 1.02
 TEMPERATURE = 0.2
 QUEUE = 4096
 RATIO = 3  # unlabelled images a labelled one

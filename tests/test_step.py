@@ -586,6 +586,17 @@ def test_sla_predicts_from_the_upright_image_alone_and_from_its_orbit():
     assert step.can_aggregate
 
 
+@pytest.mark.parametrize("name", ["sla_cifar10", "sla_sd_cifar10"])
+def test_what_is_aggregated_passes_the_network_once_a_member(name):
+    step = trained(packaged(name)).eval()
+    rows = []
+    step.main.backbone.register_forward_pre_hook(lambda network, given: rows.append(len(given[0])))
+    alone, together = (step.predict(photos(seed=9), aggregated=aggregated) for aggregated in (False, True))
+    assert rows == [B] * 5  # the image alone, and each of four members
+    for key, value in alone.items():
+        assert torch.equal(together[key], value)
+
+
 def test_self_distillation_predicts_with_its_single_head():
     step = trained(packaged("sla_sd_cifar10")).eval()
     found = step.predict(photos(seed=9), aggregated=True)

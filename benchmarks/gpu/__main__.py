@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report["failed"] = [name for name, found in report["parts"].items() if not is_right(found)]
     write(args.out / "gpu.json", report)
     (args.out / "gpu.md").write_text(table(report) + "\n")
-    print(f"\n{report['about']}\n{args.out / 'gpu.md'}")
+    print(f"\n{report['about']}" + ("" if args.dry else f"\n{args.out / 'gpu.md'}"))
     print(f"not right: {', '.join(report['failed'])}" if report["failed"] else "all is right")
     return 1 if report["failed"] else 0
 

@@ -463,20 +463,20 @@ class Step(nn.Module):
     def read(self, pixels: Tensor, *, aggregated: bool = False) -> dict[str, Tensor]:
         """What `predict` gives for what `test_pixels` made; gradients reach the pixels."""
         branch, classifier = self.evaluated, self.classifier
-        read = branch.read(pixels, [FEATURES] if classifier is None else [FEATURES, classifier])
-        result = {FEATURES: read[FEATURES].float()}
-        if classifier is not None:
-            scores = read[classifier].float()
-            # SLA+SI: the untransformed image is member 0, whose joint logits are every m-th column
-            members = branch.members(classifier)
-            result[LOGITS] = scores[:, ::members]
+        names = {FEATURES} if classifier is None else {FEATURES, classifier}
+        joint: dict[str, Tensor] = {}
         if aggregated:
             head, view = next(((h, v) for h, v in branch.orbits.items() if v.orbit), (None, None))
             if head is None or view is None or view.orbit is None:
                 raise RecipeError("nothing to aggregate: no head of this recipe tells the members of an orbit apart")
-            joint = branch.read(orbit(pixels, view.orbit).flatten(0, 1), [head])[head].float()
-            result["aggregated"] = aggregate(joint, view.members)
-        return result
+            every = [branch.read(member, {*names, head}) for member in orbit(pixels, view.orbit).unbind(dim=1)]
+            rows = torch.stack([read[head].float() for read in every], dim=1).flatten(0, 1)
+            joint["aggregated"], read = aggregate(rows, view.members), every[0]  # the image itself
+        else:
+            read = branch.read(pixels, names)
+        # SLA+SI: joint logits of member 0 are every m-th column
+        scores = {} if classifier is None else {LOGITS: read[classifier].float()[:, :: branch.members(classifier)]}
+        return {FEATURES: read[FEATURES].float(), **scores, **joint}
 
     @property
     def can_aggregate(self) -> bool:
