@@ -70,7 +70,12 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "replay": (replay, ["manyview replay runs/first --index 3 --epoch 0 --out seen.png"]),
     "runs": (runs, ["manyview runs", "manyview runs runs --sort best"]),
     "diff": (diff, ["manyview diff runs/first runs/second"]),
-    "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
+    "compare": (
+        compare,
+        [
+            "manyview compare quickstart quickstart@weak weak:relations.similarity.weight=0.1 --seeds 5 --out runs/compared"
+        ],
+    ),
     "export": (export, ["manyview export runs/first exported"]),
     "selftest": (selftest, ["manyview selftest", "manyview selftest dino_imagenet --processes 4 --shard"]),
     "data pack": (
