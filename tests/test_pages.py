@@ -19,6 +19,7 @@ from commands import manyview as run
 from manyview.cli import app
 from manyview.evaluate.protocols import parse_protocols
 from manyview.load import load_recipe, packaged_recipes, parse_recipe
+from manyview.recipe.find import called
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.strict_yaml import read_yaml
 from manyview.show.usage import USAGE
