@@ -72,9 +72,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "diff": (diff, ["manyview diff runs/first runs/second"]),
     "compare": (
         compare,
-        [
-            "manyview compare quickstart quickstart@weak weak:relations.similarity.weight=0.1 --seeds 5 --out runs/compared"
-        ],
+        ["manyview compare quickstart quickstart@weak weak:train.optimizer.lr=0.05 --seeds 5 --out runs/compared"],
     ),
     "export": (export, ["manyview export runs/first exported"]),
     "selftest": (selftest, ["manyview selftest", "manyview selftest dino_imagenet --processes 4 --shard"]),
