@@ -57,7 +57,7 @@ def test_few_shot_tasks_are_paired(recipes, tmp_path):
     written = compare(
         [recipes["two"], recipes["one"]], tmp_path / "out", seeds=1, overrides=[FEWSHOT], measure="fewshot", quiet=True
     )
-    found = written["by_tasks"]["one"]["0"]
+    found = written["by_tasks"]["fewshot"]["one"]["0"]
     ours, theirs = (
         kept_predictions(tmp_path / "out" / "runs" / name / "seed-0", "test")["fewshot_tasks"].astype(float)
         for name in ("one", "two")

@@ -123,6 +123,18 @@ def test_unlike_numbers_of_checkpoints_and_aggregated_scores_mean_the_last_for_a
     assert "scores of sla, other are aggregated, too" in told(rotated, "Of every run")[0]
 
 
+def test_scores_over_several_views_are_of_all_or_of_none(recipes):
+    (line,) = told(planned([recipes["two"], recipes["sla"]]), "Scores averaged")
+    assert line.startswith("Scores averaged over views are of sla alone, cost several passes a prediction")
+    assert told(planned([recipes["sla"], f"{recipes['sla']}@other"]), "Scores averaged") == []
+    both = [recipes["two"], recipes["one"]]
+    mirror = """evaluate=["aggregate(orbit='mirror')"]"""
+    assert told(planned(both, mirror), "Scores averaged") == []
+    assert "of one alone" in told(planned(both, f"one:{mirror}"), "Scores averaged")[0]
+    with pytest.raises(RunError, match=r"unknown measure 'aggregated_top1'.* \(recipe two\)"):
+        planned([recipes["two"], recipes["sla"]], measure="aggregated_top1")
+
+
 def entry(name, flops, steps=10):
     return Entry(name, load_recipe("quickstart"), (), Length(steps, 5, 8, 2, flops), "cresnet20()", 7)
 

@@ -8,6 +8,7 @@ from manyview.branches.origin import without_origin
 from manyview.branches.spec import SETTINGS
 from manyview.compare.comparison import Draft
 from manyview.errors import RecipeError
+from manyview.evaluate.aggregate import Aggregate
 from manyview.evaluate.protocols import measure_names, parse_protocols
 from manyview.recipe.flat import changed
 from manyview.recipe.recipe import Recipe, difference
@@ -62,6 +63,22 @@ def unlike(drafts: Sequence[Draft]) -> list[str]:
                 f"measured: {'; '.join(found)}."
             )
     return lines
+
+
+def several_passes(drafts: Sequence[Draft]) -> list[str]:
+    """A line where only some recipes have scores that are averaged over several views of an image."""
+    having = [draft.name for draft in drafts if _aggregates(draft)]
+    if not having or len(having) == len(drafts):
+        return []
+    return [
+        f"Scores averaged over views are of {', '.join(having)} alone, cost several passes a prediction, and are "
+        "compared with nothing; give all recipes the same, as in evaluate=[\"aggregate(orbit='mirror')\"]."
+    ]
+
+
+def _aggregates(draft: Draft) -> bool:
+    protocols = parse_protocols(draft.recipe.evaluate, words=draft.recipe.words)
+    return draft.step.can_aggregate or any(isinstance(protocol, Aggregate) for protocol in protocols)
 
 
 def _networks(reference: Draft, other: Draft) -> list[str]:
