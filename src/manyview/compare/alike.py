@@ -46,17 +46,14 @@ def check_alike(recipes: Mapping[str, Recipe]) -> None:
 def unlike(drafts: Sequence[Draft]) -> list[str]:
     """A line for each recipe that differs from the reference in more than its relations, views and heads.
 
-    That is in networks and their settings, in optimiser, schedule, batch size and the like, in the ops of its views,
-    and in the view that is looked at to evaluate; and where it was tuned by itself. A difference of results is then not
-    the method's alone.
+    That is in networks and their settings, in optimiser, schedule, batch size and the like, in ops that only one of
+    both has, and in the view that is looked at to evaluate. A difference of results is then not the method's alone.
     """
     reference = drafts[0]
     lines = []
     for draft in drafts[1:]:
         found = [*_networks(reference, draft), *_training(reference.recipe, draft.recipe)]
         found += _augmentations(reference, draft)
-        if draft.own:
-            found.append(f"overrides of its own: {', '.join(draft.own)}")
         if found:
             lines.append(
                 f"{draft.name} differs from {reference.name} in more than relations and views, which may be what is "

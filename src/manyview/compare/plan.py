@@ -85,7 +85,6 @@ def plan_comparison(
             name,
             arm.recipe,
             arm.overrides,
-            arm.own,
             _build(name, arm.recipe, splits, begun[name] or bool(only and name not in only)),
         )
         for name, arm in loaded.items()
