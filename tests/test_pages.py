@@ -19,6 +19,7 @@ from commands import manyview as run
 from manyview.cli import app
 from manyview.evaluate.protocols import parse_protocols
 from manyview.load import load_recipe, packaged_recipes, parse_recipe
+from manyview.recipe.find import called
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.strict_yaml import read_yaml
 from manyview.show.usage import USAGE
@@ -109,8 +110,8 @@ def check_words(page: Path, given: dict, folder: Path) -> None:
         further = [text for text in texts if given.get("on") and "/" in text]  # runs, each judged by the same
         parse_protocols([text for text in texts if text not in (*overrides, *further)], "protocol", own)
     for name in names or ["tied_imagenet"] * bool(overrides):
-        name = STANDS_FOR.get(name, name)
-        its = [match[2] for match in owned if match and match[1] == Path(name).stem]
+        name, its_own = called(STANDS_FOR.get(name, name))
+        its = [match[2] for match in owned if match and match[1] == its_own]
         load_recipe(file_of(page, name, folder) if name.endswith(".yaml") else name, *overrides, *its, use=own)
 
 

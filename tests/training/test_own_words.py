@@ -70,6 +70,10 @@ def test_what_a_run_keeps(folder):
         ("1 / 0", "centroids(images=1000): WORDS, line LINE, in measure: ZeroDivisionError: division by zero"),
         ("{}", "centroids(images=1000): measure gives a Report of numbers by name, got {}"),
         ('Report({"": "much"})', "centroids(images=1000): measure gives a Report of numbers by name, got {'': 'much'}"),
+        (
+            'Report({"": 1.0}, each={"predicted": [1]})',
+            "centroids(images=1000): each of a Report is arrays of numbers by name, got {'predicted': [1]}",
+        ),
     ],
 )
 def test_a_protocol_that_fails_does_not_cost_a_run_its_end(tmp_path, new, message):

@@ -74,7 +74,10 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "replay": (replay, ["manyview replay runs/first --index 3 --epoch 0 --out seen.png"]),
     "runs": (runs, ["manyview runs", "manyview runs runs --sort best"]),
     "diff": (diff, ["manyview diff runs/first runs/second"]),
-    "compare": (compare, ["manyview compare quickstart simclr_digits --seeds 5 --out runs/compared"]),
+    "compare": (
+        compare,
+        ["manyview compare quickstart quickstart@weak weak:train.optimizer.lr=0.05 --seeds 5 --out runs/compared"],
+    ),
     "report": (
         report,
         ["manyview report runs/first --out first.html", "manyview report runs/compared --out compared.html"],

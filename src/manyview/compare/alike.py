@@ -8,6 +8,7 @@ from manyview.branches.origin import without_origin
 from manyview.branches.spec import SETTINGS
 from manyview.compare.comparison import Draft
 from manyview.errors import RecipeError
+from manyview.evaluate.aggregate import Aggregate
 from manyview.evaluate.protocols import measure_names, parse_protocols
 from manyview.recipe.flat import changed
 from manyview.recipe.recipe import Recipe, difference
@@ -45,23 +46,36 @@ def check_alike(recipes: Mapping[str, Recipe]) -> None:
 def unlike(drafts: Sequence[Draft]) -> list[str]:
     """A line for each recipe that differs from the reference in more than its relations, views and heads.
 
-    That is in networks and their settings, in optimiser, schedule, batch size and the like, in the ops of its views,
-    and in the view that is looked at to evaluate; and where it was tuned by itself. A difference of results is then not
-    the method's alone.
+    That is in networks and their settings, in optimiser, schedule, batch size and the like, in ops that only one of
+    both has, and in the view that is looked at to evaluate. A difference of results is then not the method's alone.
     """
     reference = drafts[0]
     lines = []
     for draft in drafts[1:]:
         found = [*_networks(reference, draft), *_training(reference.recipe, draft.recipe)]
         found += _augmentations(reference, draft)
-        if draft.own:
-            found.append(f"overrides of its own: {', '.join(draft.own)}")
         if found:
             lines.append(
                 f"{draft.name} differs from {reference.name} in more than relations and views, which may be what is "
                 f"measured: {'; '.join(found)}."
             )
     return lines
+
+
+def several_passes(drafts: Sequence[Draft]) -> list[str]:
+    """A line where only some recipes have scores that are averaged over several views of an image."""
+    having = [draft.name for draft in drafts if _aggregates(draft)]
+    if not having or len(having) == len(drafts):
+        return []
+    return [
+        f"Scores averaged over views are of {', '.join(having)} alone, cost several passes a prediction, and are "
+        "compared with nothing; give all recipes the same, as in evaluate=[\"aggregate(orbit='mirror')\"]."
+    ]
+
+
+def _aggregates(draft: Draft) -> bool:
+    protocols = parse_protocols(draft.recipe.evaluate, words=draft.recipe.words)
+    return draft.step.can_aggregate or any(isinstance(protocol, Aggregate) for protocol in protocols)
 
 
 def _networks(reference: Draft, other: Draft) -> list[str]:

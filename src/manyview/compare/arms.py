@@ -19,12 +19,11 @@ SET_HERE = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe by its name in the comparison. overrides: all that it was given. own: those that others were not."""
+    """A recipe by its name in the comparison, and the overrides that it was given."""
 
     name: str
     recipe: Recipe
     overrides: tuple[str, ...]
-    own: tuple[str, ...]
 
 
 def load_arms(
@@ -45,7 +44,6 @@ def load_arms(
             + (f"; one with other settings is another: {names[0]} {names[0]}@other other:KEY=VALUE" if names else "")
         )
     given: dict[str, list[str]] = {name: [] for name in names}
-    own: dict[str, list[str]] = {name: [] for name in names}
     for override in overrides:
         key = override.partition("=")[0]
         whose, colon, rest = key.partition(":")
@@ -56,12 +54,10 @@ def load_arms(
             raise RecipeError(f"override {override!r}: {SET_HERE[key]}")
         if colon and whose != names[0] and budget != "own" and key in ("train.epochs", "train.steps"):
             raise RecipeError(f"override {override!r}: the budget sets this length; use --budget own")
-        if colon:
-            own[whose].append(override[len(whose) + 1 :])
         for name in [whose] if colon else names:
             given[name].append(override[len(whose) + 1 :] if colon else override)
     set_here = [f"seed={seed}", f"data.test={str(split == 'test').lower()}"]
     return {
-        name: Arm(name, load_recipe(text, *set_here, *given[name], use=words), tuple(given[name]), tuple(own[name]))
+        name: Arm(name, load_recipe(text, *set_here, *given[name], use=words), tuple(given[name]))
         for text, name in named
     }

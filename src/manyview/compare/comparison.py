@@ -13,15 +13,11 @@ from manyview.training.run import Run
 
 @dataclass(frozen=True)
 class Draft:
-    """A recipe whose length is not known yet. overrides: all that it was given. own: those that others were not.
-
-    step: built once, for what only it can tell.
-    """
+    """A recipe whose length is not known yet. step: built once, for what only it can tell."""
 
     name: str
     recipe: Recipe
     overrides: tuple[str, ...]
-    own: tuple[str, ...]
     step: Step
 
 

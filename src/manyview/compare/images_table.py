@@ -22,11 +22,18 @@ def images_table(results: Results) -> Table | None:
 
 
 def tasks_table(results: Results) -> Table | None:
-    """A row a recipe and seed: few-shot tasks in pairs; None where there are none."""
+    """A row a measure, recipe and seed: few-shot tasks in pairs; None where there are none."""
     rows = [
-        (name, seed, found.tasks, f"{found.mean:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}")
-        for name, of in results.tasks.items()
+        (measure, name, seed, found.tasks, f"{found.mean:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}")
+        for (measure, name), of in results.tasks.items()
         for seed, found in of.items()
     ]
-    columns = ("recipe", "seed", "tasks in pairs", f"difference to {results.reference.name}", "95 %, over tasks")
+    columns = (
+        "measure",
+        "recipe",
+        "seed",
+        "tasks in pairs",
+        f"difference to {results.reference.name}",
+        "95 %, over tasks",
+    )
     return Table(columns, tuple(rows)) if rows else None

@@ -17,6 +17,8 @@ from manyview.training.predictions import kept_predictions
 PREDICTED = {"top1": "predicted", "aggregated_top1": "aggregated_predicted"}
 """Measure -> what was kept of it."""
 
+TASKS = "_tasks"
+
 Kept = dict[str, NDArray[Any]]
 
 
@@ -54,19 +56,23 @@ def over_images_of(comparison: Comparison, main: str) -> dict[str, OverImages]:
     return found
 
 
-def over_tasks_of(comparison: Comparison, main: str) -> dict[str, dict[int, OverTasks]]:
-    """Recipe -> seed -> its few-shot tasks beside the reference's; where the main measure is few-shot accuracy."""
-    name = f"{main}_tasks"
+def over_tasks_of(comparison: Comparison) -> dict[tuple[str, str], dict[int, OverTasks]]:
+    """(measure, recipe) -> seed -> its few-shot tasks beside the reference's."""
     reference = _kept(comparison, comparison.entries[0])
-    found: dict[str, dict[int, OverTasks]] = {}
+    found: dict[tuple[str, str], dict[int, OverTasks]] = {}
     for entry in comparison.entries[1:]:
         for seed, ours in _kept(comparison, entry).items():
             theirs = reference.get(seed, {})
-            if name in ours and name in theirs and len(ours[name]) == len(theirs[name]):
-                difference = ours[name].astype(np.float64) - theirs[name]
-                low, high = t_interval(difference) or (-math.inf, math.inf)
-                found.setdefault(entry.name, {})[seed] = OverTasks(len(difference), float(difference.mean()), low, high)
+            for name in ours:
+                if name.endswith(TASKS) and name in theirs and len(ours[name]) == len(theirs[name]):
+                    pairs = _paired_tasks(ours[name].astype(np.float64) - theirs[name])
+                    found.setdefault((name.removesuffix(TASKS), entry.name), {})[seed] = pairs
     return found
+
+
+def _paired_tasks(difference: NDArray[np.float64]) -> OverTasks:
+    low, high = t_interval(difference) or (-math.inf, math.inf)
+    return OverTasks(len(difference), float(difference.mean()), low, high)
 
 
 def _kept(comparison: Comparison, entry: Entry) -> dict[int, Kept]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from manyview.compare.alike import check_alike, unlike
+from manyview.compare.alike import check_alike, several_passes, unlike
 from manyview.compare.arms import load_arms
 from manyview.compare.budget import BUDGETS
 from manyview.compare.chosen import check_unchosen
@@ -85,13 +85,13 @@ def plan_comparison(
             name,
             arm.recipe,
             arm.overrides,
-            arm.own,
             _build(name, arm.recipe, splits, begun[name] or bool(only and name not in only)),
         )
         for name, arm in loaded.items()
     ]
     primary = _primary(drafts, measure)
     entries, told = at_length(drafts, lengths(drafts, splits, budget, folder), splits)
+    before = beforehand(entries, asked, split, primary, measure is None, splits.note)
     made = Comparison(
         folder=folder,
         texts=tuple(recipes),
@@ -103,7 +103,7 @@ def plan_comparison(
         measure=measure,
         note=splits.note,
         only=tuple(only),
-        told=(*beforehand(entries, asked, split, primary, measure is None, splits.note), *told, *unlike(drafts)),
+        told=(*before, *told, *several_passes(drafts), *unlike(drafts)),
         source=source,
         chooses=chooses,
     )

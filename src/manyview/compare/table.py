@@ -56,8 +56,8 @@ class Cost:
 class Results:
     """A comparison whose runs have ended. scores: measure -> recipe -> score; where all runs failed there is none.
 
-    main: the primary measure. holm: recipe -> its p-value there, adjusted over all recipes. images, tasks: recipe ->
-    what the kept predictions say of it and the reference, see `kept`.
+    main: the primary measure. holm: recipe -> its p-value there, adjusted over all recipes. images, tasks: recipe, or
+    (measure, recipe) -> what the kept predictions say of it and the reference, see `kept`.
     """
 
     comparison: Comparison
@@ -67,7 +67,7 @@ class Results:
     costs: Mapping[str, Cost]
     holm: Mapping[str, float | None] = field(default_factory=dict)
     images: Mapping[str, OverImages] = field(default_factory=dict)
-    tasks: Mapping[str, Mapping[int, OverTasks]] = field(default_factory=dict)
+    tasks: Mapping[tuple[str, str], Mapping[int, OverTasks]] = field(default_factory=dict)
 
     @property
     def reference(self) -> Entry:
@@ -111,7 +111,7 @@ def tabulate(comparison: Comparison, outcomes: Outcomes) -> Results:
         _costs(comparison, outcomes),
         holm(p),
         over_images_of(comparison, main),
-        over_tasks_of(comparison, main),
+        over_tasks_of(comparison),
     )
 
 

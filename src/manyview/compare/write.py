@@ -131,7 +131,12 @@ def as_json(results: Results) -> dict[str, Any]:
             "holm": dict(results.holm),
             "by_images": {name: _by_images(found) for name, found in results.images.items()},
             "by_tasks": {
-                name: {str(seed): asdict(found) for seed, found in of.items()} for name, of in results.tasks.items()
+                measure: {
+                    name: {str(seed): asdict(found) for seed, found in of.items()}
+                    for (of_measure, name), of in results.tasks.items()
+                    if of_measure == measure
+                }
+                for measure in dict.fromkeys(measure for measure, _ in results.tasks)
             },
             "table": scores,
             "failed": [{"recipe": name, "seed": seed, "why": why} for name, seed, why in results.failed],

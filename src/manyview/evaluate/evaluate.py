@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from manyview.data import Splits
 from manyview.errors import ManyviewError, Unreadable, WordsError, brief
 from manyview.evaluate.accuracy import Classify
@@ -66,10 +68,17 @@ def measured(protocol: Measure, features: Features, split: str) -> Report:
     whole = isinstance(report, Report) and all(
         isinstance(key, str) and isinstance(value, int | float) for key, value in report.measures.items()
     )
+    if whole and not all(_is_kept(key, value) for key, value in report.each.items()):
+        got = brief(dict(report.each))
+        raise WordsError(f"{call_of(protocol)}: each of a Report is arrays of numbers by name, got {got}")
     if not whole:
         got = dict(report.measures) if isinstance(report, Report) else report
         raise WordsError(f"{call_of(protocol)}: measure gives a Report of numbers by name, got {brief(got)}")
     return report
+
+
+def _is_kept(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.itemsize <= 8
 
 
 def flat(reports: Mapping[Measure, Report]) -> dict[str, float]:

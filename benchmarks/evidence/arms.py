@@ -1,0 +1,134 @@
+"""Arms, settings and phases of docs/evidence.md: a line of a recipe each, fixed before the first run.
+
+An arm is what it changes of base.yaml. Weights are those that the search on validation begins with, see TRIALS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BASELINES = ("two_views", "one_view")
+BOTH = "cross_entropy(logits(a), logits(b))"
+
+
+def _relations(*lines: str) -> str:
+    return "relations=[" + ", ".join(f"'{line}'" for line in lines) + "]"
+
+
+SGD = "sgd(lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)"
+ORBIT = "views.r={from: a, orbit: rotation}"
+
+ARMS: dict[str, tuple[str, ...]] = {
+    # ------------------------------------------------------------------------------------------------- baselines
+    "two_views": (),
+    "one_view": (_relations("cross_entropy(logits(a))"), "train.batch_size=128"),
+    # ---------------------------------------------------------------------------------------------- as published
+    "tied_mse": (_relations(BOTH, 'similarity(h(a), h(b), kind="mse", weight=warmup(1))'),),
+    "tied_cosine": (_relations(BOTH, 'similarity(h(a), h(b), kind="cosine", weight=warmup(1))'),),
+    "agmax": (_relations(BOTH, "agmax(logits(a), logits(b), hidden=128, divergence_weight=4)"),),
+    "jsd": (_relations(BOTH, "jensen_shannon(logits(a), logits(b), weight=4)"),),
+    "rdrop": (_relations(BOTH, 'agreement(logits(a), logits(b), kind="kl", weight=0.3, swapped=True)'),),
+    "sla": (ORBIT, "branches.net.joint=linear(h, orbit=r)", _relations("joint_cross_entropy(joint(r))")),
+    "sla_sd": (
+        ORBIT,
+        "branches.net.joint=linear(h, orbit=r)",
+        "branches.net.logits=linear(h)",
+        _relations(
+            "joint_cross_entropy(joint(r))",
+            "cross_entropy(logits(r.0))",
+            "distill(logits(r.0), toward=stop(aggregate(joint(r))), temperature=1)",
+        ),
+    ),
+    "sam": (f"train.optimizer=sam({SGD}, rho=0.05)",),
+    "tied_sam": (
+        f"train.optimizer=sam({SGD}, rho=0.05)",
+        _relations(BOTH, 'similarity(h(a), h(b), kind="cosine", weight=warmup(1))'),
+    ),
+    "augself": (_relations(BOTH, "augself(h(a), h(b), crop=0.1, flip=0.1)"),),
+    "supcon": (
+        "branches.net.z=projector(h, 64)",
+        _relations(BOTH, "supervised_contrastive(z(a), z(b), temperature=0.1, weight=0.5)"),
+    ),
+    # --------------------------------------------------------------------------------------------- rules of our own
+    "antithetic": ("views.b={like: a, anti: [flip, pad_crop]}",),
+    "weak_teaches": (
+        "views.a={from: image, make: resize(16)}",
+        "views.b={from: image, make: 'resize(16) | pad_crop(16, padding=2) | flip(0.5)'}",
+        _relations("cross_entropy(logits(a))", "distill(logits(b), toward=stop(logits(a)), weight=warmup(1))"),
+    ),
+    "tied_where_sure": (
+        _relations(
+            BOTH,
+            'similarity(h(a), h(b), kind="cosine", where=stop(logits(a)), threshold=0.8, weight=linear(2))',
+        ),
+    ),
+    "soft_targets": (
+        "views.a={from: image, make: 'resize(16) | pad_crop(16, padding=4) | flip(0.5) | soften(k=2)'}",
+        "views.b={like: a}",
+    ),
+    "ema_teacher": (
+        "branches.teacher=ema(net, momentum=0.99)",
+        _relations(BOTH, 'agreement(logits(a), teacher.logits(a), kind="kl", weight=warmup(1))'),
+    ),
+    "apart_but_agreed": (
+        _relations(
+            BOTH,
+            "jensen_shannon(logits(a), logits(b), weight=4)",
+            'similarity(h(a), h(b), kind="cosine", weight=-0.1)',
+        ),
+    ),
+}
+
+WEIGHTS: dict[str, tuple[str, tuple[str, str]]] = {
+    "tied_mse": ("relations.similarity.weight", ("warmup(1)", "warmup(0.3)")),
+    "tied_cosine": ("relations.similarity.weight", ("warmup(1)", "warmup(0.3)")),
+    "agmax": ("relations.agmax.weight", ("1", "0.3")),
+    "jsd": ("relations.jensen_shannon.weight", ("4", "1.3")),
+    "rdrop": ("relations.agreement.weight", ("0.3", "0.1")),
+    "tied_sam": ("relations.similarity.weight", ("warmup(1)", "warmup(0.3)")),
+    "augself": ("relations.augself.weight", ("1", "0.3")),
+    "supcon": ("relations.supervised_contrastive.weight", ("0.5", "0.15")),
+    "weak_teaches": ("relations.distill.weight", ("warmup(1)", "warmup(0.3)")),
+    "tied_where_sure": ("relations.similarity.weight", ("linear(2)", "linear(0.6)")),
+    "ema_teacher": ("relations.agreement.weight", ("warmup(1)", "warmup(0.3)")),
+    "apart_but_agreed": ("relations.similarity.weight", ("-0.1", "-0.03")),
+}
+"""Where an arm's weight stands, and the two that are tried. All others have four rates to try in their place."""
+
+
+def trials(arm: str) -> dict[str, tuple[str, ...]]:
+    """The four settings that an arm is tuned over, by name: what each overrides of the arm."""
+    if arm in WEIGHTS:
+        place, weights = WEIGHTS[arm]
+        tried = [(rate, weight) for rate in ("0.05", "0.1") for weight in weights]
+        return {
+            f"{arm}.{number}": (f"train.optimizer.lr={rate}", f"{place}={weight}")
+            for number, (rate, weight) in enumerate(tried)
+        }
+    rates = ("0.05", "0.025", "0.1", "0.2")
+    return {f"{arm}.{number}": (f"train.optimizer.lr={rate}",) for number, rate in enumerate(rates)}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """split: where it is read. seeds: how many, and the first of them."""
+
+    split: str
+    seeds: int
+    first: int
+
+
+PHASES = {
+    "tune": Phase("val", 2, 100),
+    "screen": Phase("val", 5, 200),
+    "claim": Phase("test", 12, 0),
+    "claim_close": Phase("test", 24, 0),
+}
+
+HEAVY = "views.a.make=resize(16) | pad_crop(16, padding=2) | flip(0.5) | randaugment(2, 9)"
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "overfitted": ("data.limit=1000", "train.epochs=60", "train.evaluate_every=60"),
+    "underfitted": ("data.limit=5000", "train.epochs=15", "train.evaluate_every=15"),
+    "overfitted_heavy": ("data.limit=1000", "train.epochs=60", "train.evaluate_every=60", HEAVY),
+    "underfitted_heavy": ("data.limit=5000", "train.epochs=15", "train.evaluate_every=15", HEAVY),
+}
