@@ -81,6 +81,7 @@ def replay(
         beside = replace(batches, world=folder.processes(step)).beside(position, epoch)
         assert beside is not None
         together = beside
+    folder.tell_renderer()
     images, kept, _ = batches.read(together, epoch)
     if position not in kept:
         raise DataError(f"image {index} cannot be read: it was skipped in training")
