@@ -1,10 +1,10 @@
-"""Two views of every image: manyview against the libraries and pipelines that are installed.
+"""Views of every image, two or more: manyview against the libraries and pipelines that are installed.
 
-    python benchmarks/views.py [--cases simclr32,simclr224,supervised32] [--cores one|all] [--reverse]
+    python benchmarks/views.py [--cases simclr32,simclr224,…] [--cores one|all] [--reverse]
                                [--data DIR] [--out FILE]
     python benchmarks/views.py --profile          where manyview's own time goes
 
-All sides of a case get the same images and the same recipe, and hand over both views as CHW tensors of a batch, uint8
+All sides of a case get the same images and the same recipe, and hand over all views as CHW tensors of a batch, uint8
 or float as each does by nature, normalised by nobody. They take turns in one process: after a warm-up, every round
 times each of them for about `--seconds`, so that a machine which slows down slows all. A side's speed is the median of
 its rounds; its ratio is that of manyview's speed over its own in the same round: the median, and the extremes.
@@ -83,7 +83,7 @@ PACKAGES = (
     "nvidia-dali-cuda120",
 )
 
-Views = tuple[Tensor, Tensor]  # [B, 3, h, w] twice; of one image [3, h, w] twice
+Views = tuple[Tensor, ...]  # [B, 3, h, w] for each view; of one image [3, h, w]
 
 
 @dataclass(frozen=True)
@@ -150,19 +150,24 @@ class Side:
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe and who can make it; the first side is what the others are compared with."""
+    """A recipe and who can make it; the first side is what the others are compared with. views: of an image."""
 
-    recipe: str
+    recipe: str | Mapping[str, str]
     batch: int
     inputs: Callable[[Path | None], Inputs]
     sides: tuple[Side, ...]
+    views: int = 2
 
 
 # --- manyview ---------------------------------------------------------------------------------------------------------
 
 
-def plan(recipe: str) -> dict[str, PlannedView]:
-    """Two views, drawn independently."""
+def plan(recipe: str | Mapping[str, str]) -> dict[str, PlannedView]:
+    """Two views, drawn independently, or each as it is written."""
+    if not isinstance(recipe, str):
+        return plan_views(
+            {name: ViewSpec.model_validate({"from": "image", "make": make}) for name, make in recipe.items()}
+        )
     return plan_views({"a": ViewSpec.model_validate({"from": "image", "make": recipe}), "b": ViewSpec(like="a")})
 
 
@@ -183,7 +188,7 @@ def decode_all(files: Sequence[bytes], threads: ThreadPoolExecutor | None) -> li
     return list(threads.map(read, files) if threads else map(read, files))
 
 
-def manyview_side(recipe: str, inputs: Inputs, cores: int) -> Work:
+def manyview_side(recipe: str | Mapping[str, str], inputs: Inputs, cores: int) -> Work:
     """Draws and renders a batch; `View.params` holds what was drawn."""
     views = plan(recipe)
     threads = ThreadPoolExecutor(cores) if cores > 1 else None
@@ -193,12 +198,14 @@ def manyview_side(recipe: str, inputs: Inputs, cores: int) -> Work:
             drawn = decode_and_draw(views, [inputs.files[i] for i in positions.tolist()], positions, number, threads)
         else:
             drawn = draw_views(views, inputs.pixels[positions], None, positions, number, SEED)
-        return drawn["a"].images, drawn["b"].images
+        return tuple(view.images for view in drawn.values())
 
     return Work(whole=whole)
 
 
-def profile(recipe: str, inputs: Inputs, batch: int, cores: int, seconds: float) -> dict[str, float]:
+def profile(
+    recipe: str | Mapping[str, str], inputs: Inputs, batch: int, cores: int, seconds: float
+) -> dict[str, float]:
     """Seconds a batch that manyview spends on reading or decoding, on draws, and on rendering (all else)."""
     views = plan(recipe)
     clock = time.process_time if cores == 1 else time.perf_counter
@@ -360,7 +367,7 @@ def augself_side(size: int, blur: float, inputs: Inputs, cores: int) -> Work:
     colour = kornia_colour(blur)
 
     def finish(views: Views) -> Views:
-        return colour(views[0].float() / 255), colour(views[1].float() / 255)
+        return tuple(colour(view.float() / 255) for view in views)
 
     return Work(one=twice(inputs.pil, crop).one, finish=finish)
 
@@ -403,6 +410,23 @@ def dali_side(size: int, batch: int, blur: float, inputs: Inputs, cores: int) ->
         return a, b
 
     return Work(whole=whole)
+
+
+def dino_side(inputs: Inputs, cores: int) -> Work:
+    """lightly's DINO transform of a PIL image: two large crops and six small ones."""
+    from lightly.transforms import DINOTransform
+
+    every = DINOTransform(normalize=None)
+    return Work(one=lambda position: tuple(every(inputs.pil(position))))
+
+
+def policy_pil_side(size: int, name: str, inputs: Inputs, cores: int) -> Work:
+    """A policy among torchvision's transforms of a PIL image: RandAugment of crops, AugMix of shifted images."""
+    from torchvision import transforms as T
+
+    cut = T.RandomCrop(size, padding=4) if size == 32 else T.RandomResizedCrop(size)
+    policy = T.AugMix(3) if name == "augmix" else T.RandAugment(2, 9)
+    return twice(inputs.pil, T.Compose([cut, T.RandomHorizontalFlip(), policy, T.PILToTensor()]))
 
 
 def randaugment_pil_side(inputs: Inputs, cores: int) -> Work:
@@ -481,6 +505,15 @@ SIMCLR = "flip(0.5) | jitter(0.4, 0.4, 0.4, 0.1, p=0.8) | grayscale(0.2)"
 SIMCLR32 = f"crop(32, scale=(0.2, 1)) | {SIMCLR}"
 SIMCLR224 = f"crop(224, scale=(0.2, 1)) | {SIMCLR} | blur(sigma=(0.1, 2), p=0.5, kernel=23)"
 SUPERVISED32 = "pad_crop(32, padding=4) | flip(0.5) | randaugment(2, 14)"
+RANDAUGMENT224 = "crop(224) | flip(0.5) | randaugment(2, 9)"
+AUGMIX32 = "pad_crop(32, padding=4) | flip(0.5) | augmix(3)"
+# DINO's, with the strengths of lightly's DINOTransform
+DINO_COLOUR = "flip(0.5) | jitter(0.4, 0.4, 0.2, 0.1, p=0.8) | grayscale(0.2)"
+MULTICROP = {
+    "a": f"crop(224, scale=(0.4, 1)) | {DINO_COLOUR} | blur(sigma=(0.1, 2), p=1)",
+    "b": f"crop(224, scale=(0.4, 1)) | {DINO_COLOUR} | blur(sigma=(0.1, 2), p=0.1) | solarize(0.5, p=0.2)",
+    **{f"small_{n}": f"crop(96, scale=(0.05, 0.4)) | {DINO_COLOUR} | blur(sigma=(0.1, 2), p=0.5)" for n in range(6)},
+}
 
 CASES = {
     "simclr32": Case(
@@ -522,6 +555,34 @@ CASES = {
             Side("torchvision v2", "tensors, image by image", randaugment_v2_side),
         ),
     ),
+    "randaugment224": Case(
+        RANDAUGMENT224,
+        32,
+        photos,
+        (
+            Side("manyview", "one decoding; antialiased crop", partial(manyview_side, RANDAUGMENT224)),
+            Side("torchvision PIL", "image by image; antialiased crop", partial(policy_pil_side, 224, "randaugment")),
+        ),
+    ),
+    "augmix32": Case(
+        AUGMIX32,
+        512,
+        small_images,
+        (
+            Side("manyview", "batches", partial(manyview_side, AUGMIX32)),
+            Side("torchvision PIL", "image by image", partial(policy_pil_side, 32, "augmix")),
+        ),
+    ),
+    "multicrop": Case(
+        MULTICROP,
+        16,
+        photos,
+        (
+            Side("manyview", "one decoding; antialiased crops", partial(manyview_side, MULTICROP)),
+            Side("lightly", "DINOTransform, PIL; antialiased crops", dino_side),
+        ),
+        views=8,
+    ),
 }
 
 
@@ -544,8 +605,8 @@ class _Lookup(Dataset[Views]):
 class Runner:
     """Makes batches of one side. `batches(n)` makes n of them, the next ones, and returns the last."""
 
-    def __init__(self, work: Work, count: int, batch: int, cores: int) -> None:
-        self.work, self.count, self.batch, self.cores = work, count, batch, cores
+    def __init__(self, work: Work, count: int, batch: int, cores: int, views: int) -> None:
+        self.work, self.count, self.batch, self.cores, self.views = work, count, batch, cores, views
         self.number = self._ahead = 0
         self.loader: DataLoader[Views] | None = None
         if work.one is not None and cores > 1:
@@ -593,7 +654,7 @@ class Runner:
         wall, cpu = time.perf_counter(), time.process_time()
         self.batches(count)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        return 2 * self.batch * count / (cpu if self.cores == 1 else wall), cpu / wall
+        return self.views * self.batch * count / (cpu if self.cores == 1 else wall), cpu / wall
 
 
 def measure(
@@ -606,7 +667,7 @@ def measure(
         if wanted and side.name not in wanted:
             continue
         try:
-            runner = Runner(side.make(inputs, cores), len(inputs), case.batch, cores)
+            runner = Runner(side.make(inputs, cores), len(inputs), case.batch, cores, case.views)
         except ImportError as error:
             print(f"{side.name} left out: {error}", file=sys.stderr)
             continue
@@ -614,10 +675,10 @@ def measure(
         limit_threads(cores)
         views = runner.batches(2)
         check_threads(side.name, cores)
-        count = max(1, round(seconds * runner.views_per_second(2)[0] / (2 * case.batch)))
+        count = max(1, round(seconds * runner.views_per_second(2)[0] / (case.views * case.batch)))
         runners[side.name] = (side, runner, count)
-        level = torch.cat(views).float() / (255 if views[0].dtype == torch.uint8 else 1)
-        shape = "x".join(map(str, views[0].shape[1:]))
+        level = torch.cat([view.flatten() for view in views]).float() / (255 if views[0].dtype == torch.uint8 else 1)
+        shape = " ".join(sorted({"x".join(map(str, view.shape[1:])) for view in views}))
         result[side.name] = {
             "about": side.about,
             "gives": f"{str(views[0].dtype).removeprefix('torch.')} {shape}",
@@ -750,14 +811,19 @@ def main() -> None:
         for name in names:
             case = CASES[name]
             inputs = case.inputs(args.data)
-            about = f"{case.recipe}\n{inputs.about}; batches of {case.batch}; cores: {cores}"
+            recipe = (
+                case.recipe if isinstance(case.recipe, str) else "; ".join(f"{k}: {v}" for k, v in case.recipe.items())
+            )
+            about = f"{recipe}\n{inputs.about}; batches of {case.batch}; cores: {cores}"
             row: dict[str, Any] = {"recipe": case.recipe, "images": inputs.about, "batch": case.batch}
             if args.profile:
                 parts = profile(case.recipe, inputs, case.batch, cores, args.rounds * args.seconds)
                 total = sum(parts.values())
                 row["seconds_per_batch"] = parts
                 shares = ", ".join(f"{part} {value / total:.0%}" for part, value in parts.items())
-                console.print(f"{name}: {about}\n  {total * 1e6 / case.batch:.1f} us an image (two views): {shares}")
+                console.print(
+                    f"{name}: {about}\n  {total * 1e6 / case.batch:.1f} us an image ({case.views} views): {shares}"
+                )
             else:
                 row["sides"] = measure(case, inputs, cores, args.rounds, args.seconds, wanted, args.reverse)
                 show(name, row["sides"], about, console)

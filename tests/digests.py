@@ -1,4 +1,4 @@
-"""Digests of rendered views: of every op, at three strengths where it has such, and of every corruption.
+"""Digests of rendered views: of every op, at three strengths where it has such, of recipes, and of every corruption.
 
     python tests/digests.py           shows what has changed against tests/digests.json
     python tests/digests.py --write   keeps what there is now
@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 
 from manyview.evaluate.corruptions import CORRUPTIONS, corrupt, corruption
+from manyview.load import load_recipe
 from manyview.views.ops import OPS
 from manyview.views.ops.erase import noise
 from manyview.views.ops.orbit import ORBITS
-from manyview.views.plan import ViewSpec, plan_views
-from manyview.views.view import draw_views
+from manyview.views.plan import TEST, ViewSpec, of_stream, plan_views
+from manyview.views.streams import STREAMS
+from manyview.views.view import View, draw_views
 
 STORED = Path(__file__).with_name("digests.json")
 COUNT, SIDE = 6, 40
@@ -75,6 +77,10 @@ CHAINS = [
     "resize(30) | center_crop(24) | jitter(0, 0, 0.9, saturate='hsv')",
     "randaugment(2, 9, ops='dssl') | trivialaugment(interpolation='bicubic')",
 ]
+RECIPES = [  # whose views are unlike one another: mixed, eight of an image, orbits, policies, two streams
+    *("agmax_cifar10_cutmix", "byol_imagenet", "dino_imagenet", "fixmatch_cifar10", "jsd_cifar10", "simclr_cifar10"),
+    *("sla_cifar10", "swav_imagenet", "tied_cifar10", "tied_mixup_cifar10"),
+]
 VERSIONED = {"jpeg_compression"}  # whose pixels are those of the codec's version
 
 
@@ -106,6 +112,15 @@ def digests() -> dict[str, str]:
     for make in [make for each in STRENGTHS.values() for make in each] + CHAINS:
         ways = (seen(make, images, True), seen(make, images, False), seen(make, images.float() / 255, False))
         found[make] = " ".join(digest(way) for way in ways)
+    for name in RECIPES:
+        plan, labels = load_recipe(name).view_plan, torch.arange(COUNT)
+        views: dict[str, View] = {}
+        for stream in STREAMS:
+            drawn = of_stream({view: each for view, each in plan.items() if view != TEST}, stream)
+            views |= draw_views(drawn, images, labels, range(COUNT), 1, 0, COUNT)
+        made = [each.images.flatten() for each in views.values()]
+        levels = [each if each.dtype == torch.uint8 else each.contiguous().view(torch.uint8) for each in made]
+        found[f"recipe {name}"] = digest(torch.cat(levels))
     for name in ORBITS:
         found[f"orbit {name}"] = digest(seen("flip(0)", images, True, orbit=name))
     for name in sorted(CORRUPTIONS.keys() - VERSIONED):

@@ -1,12 +1,14 @@
 """Rendered views keep their bits: from version to version, and on every processor."""
 
-from digests import STRENGTHS, digests, stored
+from digests import RECIPES, STRENGTHS, digests, stored
 from manyview.views.ops import OPS
 
 
 def test_every_op_has_digests():
     assert STRENGTHS.keys() == OPS.keys()
-    assert stored().keys() >= {make for each in STRENGTHS.values() for make in each}
+    assert stored().keys() >= {make for each in STRENGTHS.values() for make in each} | {
+        f"recipe {name}" for name in RECIPES
+    }
 
 
 def test_views_have_the_bits_that_are_kept():

@@ -17,13 +17,14 @@ from commands import done, one_line, png
 from commands import manyview as command
 from manyview.data.decode import BadImage
 from manyview.data.digits import digits
-from manyview.errors import RunError
+from manyview.errors import ManyviewWarning, RunError
 from manyview.evaluate.knn import Knn
 from manyview.judge.cache import key_of
 from manyview.judge.judge import judge
 from manyview.judge.subject import open_subject
 from manyview.show.sheet import GAP, NAME
 from manyview.training.run import Run
+from manyview.views.engine.program import RENDERER
 
 SETTINGS = ("train.epochs=1", "data.limit=128", "train.batch_size=32", "evaluate=[knn(k=5)]", "train.log_every=1")
 
@@ -79,6 +80,26 @@ def test_replay_is_that_of_the_source(runs, given, tmp_path):
     with Image.open(tmp_path / "source.png") as source:
         box = (0, 0, source.width, GAP + NAME + 144)  # under the pictures captions name the item
         assert ImageChops.difference(drawn.picture.crop(box), source.crop(box)).getbbox() is None
+
+
+def test_replay_says_that_another_renderer_made_what_was_seen(runs, given, recwarn):
+    """The draws are the same; pixels of crops may be a level beside."""
+    run = Run(runs / "given")
+    noted = json.loads((run.folder / "splits.json").read_text())
+    index = int(run.splits(run.recipe(), given).train.index[5])
+    assert noted["renderer"] == RENDERER
+    manyview.replay(run, index, 0, data=given)
+    assert not recwarn.list
+    for other in (RENDERER + 1, None):  # None: a run from before renderers were counted
+        text = json.dumps({key: value for key, value in {**noted, "renderer": other}.items() if value is not None})
+        (run.folder / "splits.json").write_text(text)
+        try:
+            with pytest.warns(
+                ManyviewWarning, match=f"began under renderer {other or 1}, and this is renderer {RENDERER}"
+            ):
+                manyview.replay(run, index, 0, data=given)
+        finally:
+            (run.folder / "splits.json").write_text(json.dumps(noted))
 
 
 def test_evaluation_is_that_of_the_source(runs, given):

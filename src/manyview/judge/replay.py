@@ -131,6 +131,7 @@ def open_film(
     """Opens a run with its data; arguments as of `replay`. Raises ManyviewError."""
     folder = run_of(run, use)
     check_overrides(overrides, "replay: overrides")
+    folder.tell_renderer()
     recipe = folder.recipe(*overrides, exact=True)
     splits = folder.splits(recipe, data)
     known = batches_of(recipe, splits, "workers", None)

@@ -34,6 +34,7 @@ from manyview.step import Step
 from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of, trained
 from manyview.training.saving import kept
+from manyview.views.engine.program import RENDERER
 from manyview.words.load import Use, words_of
 
 # Settings that change where and how fast a run goes, or where it gives up, not what it computed so far.
@@ -105,12 +106,13 @@ class Run:
             self.check_same(recipe, splits)
             check_networks(self.folder, self.networks(), networks or {}, begins=not kept(self.last))
             self._check_starts(starts)
+            self.tell_renderer()
             for torn in (*self.folder.glob(".*.tmp"), *self.last.parent.glob(".*.tmp")):
                 torn.unlink(missing_ok=True)  # of a run that was killed while it wrote, each as large as what it wrote
             if recipe.data.on_bad_image == "skip":
                 self._skips_from_here()
             return
-        noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes}
+        noted = {"classes": list(splits.classes), "note": splits.note, "processes": processes, "renderer": RENDERER}
         if starts:
             noted["starts"] = {part: start.noted for part, start in starts.items()}
         if not splits.given:  # whose marks are of pixels, too
@@ -250,6 +252,15 @@ class Run:
         if kept != known:
             write_json(self.folder / "splits.json", {**noted, "continued": kept})
         return before
+
+    def tell_renderer(self) -> None:
+        """Warns where another renderer makes pixels of its draws than the one it began under."""
+        own = self._read("splits.json").get("renderer", 1)
+        if own != RENDERER:
+            warn(
+                f"{self.folder} began under renderer {own}, and this is renderer {RENDERER}: crops, resizing and blur "
+                "of grey levels may be a level beside what it saw, and what follows with it; all draws are the same"
+            )
 
     def splits(self, recipe: Recipe, data: Mapping[str, Any] | None = None) -> Splits:
         """The run's data, checked to be the same as when it began. data: the data sets, if it was given any."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from manyview.errors import RecipeError
+from manyview.foundation.protocols import follows
 from manyview.views.engine.program import lowers
 from manyview.views.engine.render import Reduced, Source, is_levels, render, sizes_of, together
 from manyview.views.ops.crop import Crop, Resize
@@ -99,7 +100,7 @@ def _sample(
         size = size_of[view.source.partition(".")[0]]
         drawn[view.name] = {}
         for planned in view.ops:
-            if isinstance(planned.op, LooksBack):
+            if follows(planned.op, LooksBack):
                 params = planned.op.look(way_to(plan, view, drawn, sizes)[0])
             elif view.count is None:
                 params = planned.op.sample(planned.draws(seed, epoch, rows), size)
@@ -144,7 +145,7 @@ def render_views(
         for planned in view.ops:
             if isinstance(planned.op, MIXING):
                 drawn = {**drawn, planned.name: on_rows(drawn[planned.name], view.count or 1)}
-            if isinstance(planned.op, Retargets):
+            if follows(planned.op, Retargets):
                 labels, mixed = planned.op.retarget(labels, drawn[planned.name], classes), True
         source = _render(view.ops, source, drawn, view.count or 1, compiled)
         source = source if isinstance(source, Tensor) else together(source)

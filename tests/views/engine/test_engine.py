@@ -67,6 +67,35 @@ def test_each_op_is_as_its_reference(name, arguments, size):
     assert torch.equal(ours, render([(op, params)], images))
 
 
+@in_turn(
+    "make", ["resize((24, 24))", "resize((90, 7))", "resize((3, 5))", "crop(16, scale=(0.05, 1))", "crop((31, 70))"]
+)
+@in_turn("size", [(24, 24), (23, 31), (200, 7), (1, 64), (2, 900)])
+def test_resizing_is_within_a_level_of_its_reference(make, size):
+    # half a level is the last rounding's own; the rest is what weights of 16 bits and parts of a level leave
+    images = photos(24, size)
+    ours, reference = see(make, images).images, see(make, images, compiled=False).images
+    assert (ours.double() - reference.double() * 255).abs().max() <= 0.53
+
+
+@in_turn("make", ["blur(0.3, 1)", "blur((0.1, 2), 1, 23)", "blur(40, 1)"])
+@in_turn("size", [(24, 24), (23, 31), (3, 200)])
+def test_blur_is_within_a_level_of_its_reference(make, size):
+    images = photos(24, size)
+    ours, reference = see(make, images).images, see(make, images, compiled=False).images
+    assert (ours.double() - reference.double() * 255).abs().max() <= 0.75  # far taps are left out
+
+
+@in_turn("level", [0, 1, 127, 254, 255])
+def test_a_flat_image_stays_flat_and_one_of_its_own_size_as_it_is(level):
+    for size in [(24, 24), (9, 300), (130, 3)]:
+        flat = torch.full((2, 3, *size), level, dtype=torch.uint8)
+        for make in ("resize((24, 20))", "resize((3, 2))", "crop(40)", "blur(1, 1)", "blur(9, 1)"):
+            assert (see(make, flat).images == level).all()
+    images = photos(4, (33, 50))
+    assert torch.equal(see("resize((33, 50))", images).images, images)
+
+
 @in_turn("name, arguments, size", LOWERED, by="name")
 def test_a_batch_is_rendered_as_its_images_are_alone(name, arguments, size):
     images = photos(9, size)

@@ -101,6 +101,27 @@ def intrinsic(function: Function) -> Function:
     return Later(make, function.__globals__)
 
 
+@functools.cache
+def lanes_type() -> Any:
+    """The compiler's type of sixteen whole numbers of 32 bits."""
+    from llvmlite import ir
+    from numba import types
+    from numba.core.datamodel import models
+    from numba.extending import register_model
+
+    @final
+    class Lanes(types.Type):
+        pass
+
+    @register_model(Lanes)
+    @final
+    class LanesModel(models.PrimitiveModel):
+        def __init__(self, manager: Any, kind: Any) -> None:
+            super().__init__(manager, kind, ir.VectorType(ir.IntType(32), 16))
+
+    return Lanes("lanes")
+
+
 def array_at(names: dict[str, Any]) -> Function:
     """numba's `carray(pointer, shape, dtype)`, for the file whose names these are."""
 

@@ -1,8 +1,9 @@
 """Compiled kernels: one image at a time, grey levels in, grey levels out, in the cache of one core.
 
 An image is uint8 [C, H, W], contiguous, here often seen as [C, H*W]. Kernels that move pixels read `a` and write `b`;
-the others work in place. Between the steps of one kernel values are float32 on the scale 0…255, rounded once at its
-end. The equations are those of the reference in `manyview.views.ops`, which tests hold them to. Nothing is kept.
+the others work in place. Crops, resizing and blur are whole numbers throughout (`lanes`); else values between the steps
+of one kernel are float32 on the scale 0…255, rounded once at its end. The equations are those of the reference in
+`manyview.views.ops`, which tests hold them to. Nothing is kept.
 
 A kernel gives the same bits on every processor: each sum has its order, products are fused with sums where `fused`
 stands and nowhere else, and what a library computes otherwise from machine to machine (`exp`) is written out.
@@ -13,24 +14,30 @@ this one file, since the compiler's cache notices changes of the file alone that
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manyview.views.engine.compiler import array_at, compiled, intrinsic
+from manyview.views.engine.compiler import array_at, compiled, intrinsic, lanes_type
 from manyview.views.engine.program import Code
 
 Levels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Whole = NDArray[np.int32]
+Shares = NDArray[np.uint32]
+Parts = NDArray[np.uint16]
 
 F, U = np.float32, np.uint64
 ZERO, ONE, TWO, SIX, HALF, TOP = F(0), F(1), F(2), F(6), F(0.5), F(255)
 RED, GREEN, BLUE = F(0.2989), F(0.587), F(0.114)
 ROUND = F(3 << 22)  # added and taken away again, rounds to whole numbers, ties to even
 FINE = F(4096)  # parts of a level that lumas are added up in: 2048 pixels of them fill no more than 31 bits
+WHOLE = 1 << 16  # what the weights of a mixture of levels add up to
+HALF_PART, HALF_LEVEL = 1 << 7, 1 << 23  # what rounds sums of levels, and of parts of levels, that are then cut off
 BLOCK = 2048  # pixels that a chain of colour steps takes at a time; their floats stay in the nearest cache
 
 finite = compiled(finite=True)
@@ -50,6 +57,183 @@ def _fused(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 fused: Any = _fused
+
+
+# ---------------------------------------------------------------------------------------------------------- lanes
+#
+# Sixteen whole numbers of 32 bits at once: every processor computes the same with them, in as many registers as that
+# takes. Where they lie in memory is told by an address, at which there must be that many, of 8 or 16 bits each.
+
+
+def _lanes_op(gives: str, *takes: str) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator for a function that builds an op's instructions from a builder and the values that the op takes.
+
+    gives, takes: "lanes", "address", "number" or "nothing".
+    """
+
+    def wrap(build: Callable[..., Any]) -> Any:
+        def op(context: Any, *given: Any) -> Any:
+            from numba import types
+
+            kinds = {"lanes": lanes_type(), "address": types.uintp, "number": types.uint32, "nothing": types.void}
+
+            def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                made = build(builder, *args)
+                return context.get_dummy_value() if made is None else made
+
+            return kinds[gives](*(kinds[each] for each in takes)), codegen
+
+        return intrinsic(functools.wraps(build, assigned=("__name__", "__doc__", "__module__"))(op))
+
+    return wrap
+
+
+def _vector(bits: int, count: int = 16) -> Any:
+    """The type of `count` whole numbers."""
+    from llvmlite import ir
+
+    return ir.VectorType(ir.IntType(bits), count)
+
+
+def _all(bits: int, value: int) -> Any:
+    """Sixteen times a number."""
+    from llvmlite import ir
+
+    return ir.Constant(_vector(bits), [value] * 16)
+
+
+def _read(builder: Any, address: Any, bits: int, count: int = 16, beyond: int = 0) -> Any:
+    """Numbers from memory, `beyond` bytes after an address."""
+    from llvmlite import ir
+
+    at = builder.add(address, ir.Constant(address.type, beyond))
+    return builder.load(builder.inttoptr(at, _vector(bits, count).as_pointer()), align=bits // 8)
+
+
+def _write(builder: Any, address: Any, numbers: Any) -> None:
+    """Numbers to memory."""
+    align = numbers.type.element.width // 8
+    builder.store(numbers, builder.inttoptr(address, numbers.type.as_pointer()), align=align)
+
+
+def _chosen(builder: Any, a: Any, b: Any, which: Iterable[int]) -> Any:
+    """Of the numbers of a, followed by those of b, these."""
+    from llvmlite import ir
+
+    places = [*which]
+    return builder.shuffle_vector(a, b, ir.Constant(_vector(32, len(places)), places))
+
+
+def _spread(builder: Any, number: Any) -> Any:
+    """Sixteen times a number that is known later."""
+    from llvmlite import ir
+
+    nothing = ir.Constant(_vector(32), ir.Undefined)
+    one = builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
+    return _chosen(builder, one, nothing, [0] * 16)
+
+
+@_lanes_op("lanes", "address")
+def levels_at(builder: Any, address: Any) -> Any:
+    """Sixteen numbers that have 8 bits there."""
+    return builder.zext(_read(builder, address, 8), _vector(32))
+
+
+@_lanes_op("lanes", "address")
+def numbers_at(builder: Any, address: Any) -> Any:
+    """Sixteen numbers that have 16 bits there."""
+    return builder.zext(_read(builder, address, 16), _vector(32))
+
+
+@_lanes_op("lanes", "address")
+def spread_at(builder: Any, address: Any) -> Any:
+    """Sixteen times the number of 32 bits there."""
+    from llvmlite import ir
+
+    return _spread(builder, builder.load(builder.inttoptr(address, ir.IntType(32).as_pointer()), align=4))
+
+
+@_lanes_op("lanes", "number")
+def lanes_of(builder: Any, number: Any) -> Any:
+    """Sixteen times a number."""
+    return _spread(builder, number)
+
+
+@_lanes_op("lanes", "lanes", "lanes")
+def plus(builder: Any, a: Any, b: Any) -> Any:
+    """Sums."""
+    return builder.add(a, b)
+
+
+@_lanes_op("lanes", "lanes", "lanes")
+def times(builder: Any, a: Any, b: Any) -> Any:
+    """Products."""
+    return builder.mul(a, b)
+
+
+@_lanes_op("nothing", "address", "lanes")
+def put_numbers(builder: Any, address: Any, lanes: Any) -> None:
+    """Sixteen numbers of 24 bits to memory, the upper 16 of each."""
+    _write(builder, address, builder.trunc(builder.lshr(lanes, _all(32, 8)), _vector(16)))
+
+
+@_lanes_op("nothing", "address", "lanes")
+def put_levels(builder: Any, address: Any, lanes: Any) -> None:
+    """Sixteen numbers to memory, the upper 8 bits of each."""
+    _write(builder, address, builder.trunc(builder.lshr(lanes, _all(32, 24)), _vector(8)))
+
+
+@_lanes_op("nothing", "address", "address", "address")
+def turn_lanes(builder: Any, source: Any, step: Any, target: Any) -> None:
+    """Sixteen rows of sixteen numbers, `step` bytes apart, become the columns of what is written."""
+    from llvmlite import ir
+
+    begins = [source]
+    for _ in range(15):
+        begins.append(builder.add(begins[-1], step))
+    for half in (0, 16):
+        rows = []
+        for k in range(8):
+            upper, lower = (_read(builder, begin, 16, 8, half) for begin in (begins[k], begins[k + 8]))
+            rows.append(_chosen(builder, upper, lower, range(16)))
+        for _ in range(3):  # each half of the rows by itself, as registers have it
+            low = [n + 16 * other + 8 * part for part in (0, 1) for n in range(4) for other in (0, 1)]
+            high = [n + 4 for n in low]
+            rows = [_chosen(builder, rows[k], rows[k + 4], side) for k in range(4) for side in (low, high)]
+        for k, row in enumerate(rows):
+            _write(builder, builder.add(target, ir.Constant(target.type, 32 * k + 16 * half)), row)
+
+
+@_lanes_op("nothing", "address", "address", "address")
+def turn_levels(builder: Any, source: Any, target: Any, step: Any) -> None:
+    """Sixteen rows of sixteen levels become the columns of what is written, whose rows lie `step` apart."""
+    rows = [_read(builder, source, 8, 16, 16 * k) for k in range(16)]
+    low = [n + 16 * other for n in range(8) for other in (0, 1)]
+    high = [n + 8 for n in low]
+    for _ in range(4):
+        rows = [_chosen(builder, rows[k], rows[k + 8], side) for k in range(8) for side in (low, high)]
+    for row in rows:
+        _write(builder, target, row)
+        target = builder.add(target, step)
+
+
+@_lanes_op("nothing", "address", "address")
+def move_levels(builder: Any, source: Any, target: Any) -> None:
+    """Sixteen levels to another place."""
+    _write(builder, target, _read(builder, source, 8))
+
+
+@_lanes_op("nothing", "address", "address")
+def mirror_levels(builder: Any, source: Any, target: Any) -> None:
+    """Sixteen levels to another place, the last first."""
+    levels = _read(builder, source, 8)
+    _write(builder, target, _chosen(builder, levels, levels, range(15, -1, -1)))
+
+
+@finite
+def address(array: Any) -> Any:
+    """Where an array's first number lies."""
+    return U(array.ctypes.data)
 
 
 # ------------------------------------------------------------------------------------------------------- geometry
@@ -74,108 +258,38 @@ def copy(source: Levels, interleaved: bool, b: Levels) -> None:
 
 
 @finite
-def triangle(
-    start: float, scale: float, source: int, begins: int, target: int, first: Whole, count: Whole, weights: Floats
+def taps_of(
+    start: float, scale: float, source: int, begins: int, target: int, backwards: bool, first: Whole, weights: Shares
 ) -> Any:
     """Taps of an antialiased resize of `source` pixels from `start` on, `scale` of them for one of the output.
 
-    Of the output, `target` from `begins` on are made. first, count: [target]; weights: [taps, target], zero beyond
-    `count` up to four. Returns the largest count.
+    Of the output, `target` from `begins` on are made; backwards: the last first. Returns how many pixels each of the
+    output takes, from `first` [target] on. weights: flat, so many for each of the output, whose sum is `WHOLE`.
     """
     reach = max(scale, 1.0)
-    most = 0
+    width = min(math.ceil(2 * reach), source)
     for out in range(target):
+        to = target - 1 - out if backwards else out
+        if reach == 1.0:  # two pixels, each of which shows as much as the output's centre is near it
+            at = min(max(start + scale * (begins + out + 0.5) - 0.5, 0.0), source - 1.0)
+            base = min(int(at), source - width)
+            second = int((at - base) * WHOLE + 0.5)
+            first[to], weights[U(to * width)] = base, WHOLE - second
+            if width == 2:
+                weights[U(to * width + 1)] = second
+            continue
         centre = start + scale * (begins + out + 0.5)
-        begin = max(math.floor(centre - reach + 0.5), 0)
-        end = min(math.floor(centre + reach + 0.5), source)
+        base = min(max(math.floor(centre - reach + 0.5), 0), source - width)
         total = 0.0
-        for tap in range(begin, end):
-            weight = max(0.0, 1.0 - abs(tap + 0.5 - centre) / reach)
-            weights[tap - begin, out] = weight
-            total += weight
-        share = F(1.0 / total)
-        for tap in range(end - begin):
-            weights[tap, out] *= share
-        for tap in range(end - begin, 4):
-            weights[tap, out] = ZERO
-        first[out] = begin
-        count[out] = end - begin
-        most = max(most, end - begin)
-    return most
-
-
-@finite
-def mix_rows(rows: Levels, count: int, weights: Floats, at: int, out: Floats) -> None:
-    """A sum of the first `count` rows, weighted by column `at` of the weights. rows: [count, n]; out: [n]."""
-    size = out.size
-    r0, w0 = rows[0], weights[0, at]
-    if count == 1:
-        for i in range(size):
-            out[i] = F(r0[i])
-        return
-    r1, w1 = rows[1], weights[1, at]
-    if count == 2:
-        for i in range(size):
-            out[i] = fused(w1, F(r1[i]), w0 * F(r0[i]))
-        return
-    r2, w2 = rows[2], weights[2, at]
-    if count == 3:
-        for i in range(size):
-            out[i] = fused(w2, F(r2[i]), fused(w1, F(r1[i]), w0 * F(r0[i])))
-        return
-    r3, w3 = rows[3], weights[3, at]
-    for i in range(size):
-        out[i] = fused(w3, F(r3[i]), fused(w2, F(r2[i]), fused(w1, F(r1[i]), w0 * F(r0[i]))))
-    for tap in range(4, count):
-        row, weight = rows[tap], weights[tap, at]
-        for i in range(size):
-            out[i] = fused(weight, F(row[i]), out[i])
-
-
-@finite
-def mix_columns(row: Floats, first: Whole, count: Whole, most: int, weights: Floats, out: Levels) -> None:
-    """A row of pixels [W*C] resized to columns, rounded. out: [C, target]; first: in numbers, not pixels.
-
-    The row must be followed by 4*C finite numbers, since up to four taps all are read and most weights are zero.
-    """
-    channels, target = out.shape
-    w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
-    if channels == 3:
-        red, green, blue = out[0], out[1], out[2]
-        if most <= 3:
-            for x in range(target):
-                at = U(first[x])
-                r = fused(w2[x], row[at + U(6)], fused(w1[x], row[at + U(3)], fused(w0[x], row[at], HALF)))
-                g = fused(w2[x], row[at + U(7)], fused(w1[x], row[at + U(4)], fused(w0[x], row[at + U(1)], HALF)))
-                b = fused(w2[x], row[at + U(8)], fused(w1[x], row[at + U(5)], fused(w0[x], row[at + U(2)], HALF)))
-                red[x], green[x], blue[x] = np.uint8(np.int32(r)), np.uint8(np.int32(g)), np.uint8(np.int32(b))
-            return
-        for x in range(target):
-            at = U(first[x])
-            v0, v1, v2, v3 = w0[x], w1[x], w2[x], w3[x]
-            r = fused(v1, row[at + U(3)], fused(v0, row[at], HALF))
-            r = fused(v3, row[at + U(9)], fused(v2, row[at + U(6)], r))
-            g = fused(v1, row[at + U(4)], fused(v0, row[at + U(1)], HALF))
-            g = fused(v3, row[at + U(10)], fused(v2, row[at + U(7)], g))
-            b = fused(v1, row[at + U(5)], fused(v0, row[at + U(2)], HALF))
-            b = fused(v3, row[at + U(11)], fused(v2, row[at + U(8)], b))
-            for tap in range(4, count[x]):
-                beyond, w_tap = at + U(3) * U(tap), weights[tap, x]
-                r = fused(w_tap, row[beyond], r)
-                g = fused(w_tap, row[beyond + U(1)], g)
-                b = fused(w_tap, row[beyond + U(2)], b)
-            red[x], green[x], blue[x] = np.uint8(np.int32(r)), np.uint8(np.int32(g)), np.uint8(np.int32(b))
-        return
-    step = U(channels)
-    for c in range(channels):
-        plane = out[c]
-        for x in range(target):
-            at = U(first[x]) + U(c)
-            value = fused(w1[x], row[at + step], fused(w0[x], row[at], HALF))
-            value = fused(w3[x], row[at + U(3) * step], fused(w2[x], row[at + U(2) * step], value))
-            for tap in range(4, count[x]):
-                value = fused(weights[tap, x], row[at + U(tap) * step], value)
-            plane[x] = np.uint8(np.int32(value))
+        for tap in range(width):
+            total += max(0.0, reach - abs(base + tap + 0.5 - centre))
+        so_far, reached, share = 0.0, 0, WHOLE / total
+        for tap in range(width):  # sums are rounded, so that the weights add up
+            so_far += max(0.0, reach - abs(base + tap + 0.5 - centre))
+            before, reached = reached, int(so_far * share + 0.5)
+            weights[U(to * width + tap)] = reached - before
+        first[to] = base
+    return width
 
 
 @finite
@@ -187,141 +301,96 @@ def resample(
     box: Floats,
     flips: Floats,
     b: Levels,
-    taps: tuple[Whole, Whole, Floats, Whole, Whole, Floats],
-    rows: Floats,
+    taps: tuple[Whole, Shares, Whole, Shares],
+    rows: Parts,
+    tiles: Levels,
 ) -> None:
     """A box (top, left, height, width in pixels) resized with an antialiased triangle filter, then flipped.
 
     source: flat uint8. box: need not lie on whole pixels; it ends with the numbers of a part, see `Code.RESAMPLE`.
-    flips: along x, along y. taps, rows: scratch.
+    flips: along x, along y. taps, rows, tiles: scratch.
+
+    Sixteen rows of the output at a time: the source's rows are mixed, sixteen columns at once, and laid out so that the
+    sixteen rows of a column lie together, which can then be mixed as rows are. Weights have 16 bits, sums 32, and each
+    of both mixtures is rounded once, the first to 256 parts of a level. So both layouts, parts of an image and every
+    processor give the same bits, as near to the exact value as such weights allow.
     """
     channels, out_h, out_w = b.shape
     top, left = math.floor(box[0]), math.floor(box[1])
     box_h, box_w = min(math.ceil(box[0] + box[2]), height) - top, min(math.ceil(box[1] + box[3]), width) - left
-    first_y, count_y, flat_y, first_x, count_x, flat_x = taps
-    most_y, most_x = len(flat_y) // out_h, len(flat_x) // out_w
-    weight_y, weight_x = (
-        flat_y[: most_y * out_h].reshape(most_y, out_h),
-        flat_x[: most_x * out_w].reshape(most_x, out_w),
-    )
+    first_y, weight_y, first_x, weight_x = taps
     whole_h, whole_w, from_y, from_x = out_h, out_w, 0, 0
     if box[8] > ZERO:
         whole_h, whole_w, from_y, from_x = int(box[8]), int(box[9]), int(box[6]), int(box[7])
     scale_y, scale_x = float(box[2]) / whole_h, float(box[3]) / whole_w
-    triangle(box[0] - float(top), scale_y, box_h, from_y, out_h, first_y, count_y, weight_y)
-    most = triangle(box[1] - float(left), scale_x, box_w, from_x, out_w, first_x, count_x, weight_x)
-    if flips[0] > ZERO:
-        for x in range(out_w // 2):
-            o = out_w - 1 - x
-            first_x[x], first_x[o] = first_x[o], first_x[x]
-            count_x[x], count_x[o] = count_x[o], count_x[x]
-            for tap in range(max(most, 4)):
-                weight_x[tap, x], weight_x[tap, o] = weight_x[tap, o], weight_x[tap, x]
+    most_y = taps_of(box[0] - float(top), scale_y, box_h, from_y, out_h, flips[1] > ZERO, first_y, weight_y)
+    most_x = taps_of(box[1] - float(left), scale_x, box_w, from_x, out_w, flips[0] > ZERO, first_x, weight_x)
+
+    planes, line, step_x, step_c = channels, box_w, 1, (box_w + 15) // 16 * 16
+    begin, step_row, step_plane = top * width + left, width, height * width
     if interleaved:
-        for x in range(out_w):
-            first_x[x] *= channels
-        image = source[: height * width * channels].reshape(height, width * channels)
-        image = image[top : top + box_h, left * channels : (left + box_w) * channels]
-        mixed = rows[: box_w * channels]
-        rows[box_w * channels :][: 4 * channels] = ZERO
-        for y in range(out_h):
-            to = out_h - 1 - y if flips[1] > ZERO else y
-            mix_rows(image[first_y[y] :], count_y[y], weight_y, y, mixed)
-            mix_columns(rows, first_x, count_x, most, weight_x, b[:, to])
-    else:
-        mixed = rows[:box_w]
-        rows[box_w:][:4] = ZERO
-        for c in range(channels):
-            size = height * width
-            plane = source[c * size : (c + 1) * size].reshape(height, width)[top : top + box_h, left : left + box_w]
-            for y in range(out_h):
-                to = out_h - 1 - y if flips[1] > ZERO else y
-                mix_rows(plane[first_y[y] :], count_y[y], weight_y, y, mixed)
-                mix_columns(rows, first_x, count_x, most, weight_x, b[c : c + 1, to])
-
-
-@finite
-def enlarge(
-    source: Levels,
-    interleaved: bool,
-    height: int,
-    width: int,
-    box: Floats,
-    flips: Floats,
-    b: Levels,
-    index: Whole,
-    share: Floats,
-    rows: Floats,
-    lines: Floats,
-) -> None:
-    """`resample` of a box on whole pixels that is no larger than what it is resized to: two taps each way.
-
-    Both layouts go this way, so that an image is the same from a file and from memory; and so do parts, each pixel of
-    which is that of the whole.
-
-    Columns first, four rows at a time, so that the second pass works on whole rows, of which no more are made than the
-    part needs. index, share: scratch [W]; rows: scratch [C * (H + 2) * W]; lines: scratch [4 * box width].
-    """
-    channels, out_h, out_w = b.shape
-    top, left, box_h, box_w = int(box[0]), int(box[1]), int(box[2]), int(box[3])
-    whole_h, whole_w, from_y, from_x = F(out_h), F(out_w), 0, 0
-    if box[8] > ZERO:
-        whole_h, whole_w, from_y, from_x = box[8], box[9], int(box[6]), int(box[7])
-    scale, last, most = F(box_w) / whole_w, F(box_w - 1), F(max(box_w - 2, 0))
-    for x in range(out_w):
-        at = min(max(scale * (F(from_x + x) + HALF) - HALF, ZERO), last)
-        base = min(np.floor(at), most)
-        to = out_w - 1 - x if flips[0] > ZERO else x
-        index[to], share[to] = np.int32(base), at - base
-    step = U(min(1, box_w - 1))
-    scale, last, most = F(box_h) / whole_h, F(box_h - 1), F(max(box_h - 2, 0))
-    begin_y = int(min(np.floor(min(max(scale * (F(from_y) + HALF) - HALF, ZERO), last)), most))
-    end_y = int(min(np.floor(min(max(scale * (F(from_y + out_h - 1) + HALF) - HALF, ZERO), last)), most))
-    made = end_y - begin_y + 1 + min(1, box_h - 1)
-    top += begin_y
-    count = channels * made
-    for first in range(0, count, 4):
-        for k in range(4):
-            c, y = divmod(min(first + k, count - 1), made)
-            to_line = lines[k * box_w : (k + 1) * box_w]
-            if interleaved:
-                line = source[((top + y) * width + left) * channels + c :]
-                for x in range(box_w):
-                    to_line[x] = F(line[U(x) * U(channels)])
-            else:
-                line = source[(c * height + top + y) * width + left :]
-                for x in range(box_w):
-                    to_line[x] = F(line[x])
-        l0, l1, l2, l3 = lines[:box_w], lines[box_w : 2 * box_w], lines[2 * box_w : 3 * box_w], lines[3 * box_w :]
-        r0, r1 = rows[first * out_w :][:out_w], rows[(first + 1) * out_w :][:out_w]
-        r2, r3 = rows[(first + 2) * out_w :][:out_w], rows[(first + 3) * out_w :][:out_w]
-        for x in range(out_w):
-            here = U(index[x])
-            after, part = here + step, share[x]
-            r0[x] = fused(part, l0[after] - l0[here], l0[here])
-            r1[x] = fused(part, l1[after] - l1[here], l1[here])
-            r2[x] = fused(part, l2[after] - l2[here], l2[here])
-            r3[x] = fused(part, l3[after] - l3[here], l3[here])
-    below = min(1, box_h - 1) * out_w
-    for y in range(out_h):
-        at = min(max(scale * (F(from_y + y) + HALF) - HALF, ZERO), last)
-        base = min(np.floor(at), most)
-        part = at - base
-        to = out_h - 1 - y if flips[1] > ZERO else y
-        for c in range(channels):
-            begin = (c * made + int(base) - begin_y) * out_w
-            upper, lower_, out = rows[begin : begin + out_w], rows[begin + below :][:out_w], b[c, to]
-            for x in range(out_w):
-                out[x] = np.uint8(np.int32(fused(part, lower_[x] - upper[x], upper[x]) + HALF))
-
-
-@finite
-def on_pixels(box: Floats) -> bool:
-    """Whether a box lies on whole pixels, as it does but for images decoded at a part of their size."""
-    beside = ZERO
-    for number in box:
-        beside += number - np.floor(number)
-    return beside == ZERO
+        planes, line, step_x, step_c = 1, box_w * channels, channels, 1
+        begin, step_row = begin * channels, width * channels
+    blocks = (line + 15) // 16
+    # sixteen levels are read at once; those at the very end are read from a copy that something follows
+    end = channels * height * width
+    tail, square = tiles[:32], tiles[32:]
+    for i in range(32):
+        tail[i] = source[end - 16 + i] if 16 - end <= i < 16 else np.uint8(0)
+    begin_at, last_at, tail_at = address(source) + U(begin), address(source) + U(end) - U(16), address(tail)
+    square_at, mixed_at = address(square), address(rows)
+    first_at, weight_y_at, weight_x_at = mixed_at + U(512 * planes * blocks), address(weight_y), address(weight_x)
+    next_x, reach_y = U(32 * step_x), U((most_y - 1) * step_row)
+    for y0 in range(0, out_h, 16):
+        many = min(16, out_h - y0)
+        for k in range(many):
+            first_row, shares_at = U(first_y[U(y0 + k)] * step_row), weight_y_at + U(4 * (y0 + k) * most_y)
+            for plane in range(planes):
+                row_at = begin_at + U(plane * step_plane) + first_row
+                to = mixed_at + U(32 * (k * planes + plane) * blocks)
+                for block in range(blocks):
+                    at, share_at, mixed = row_at + U(16 * block), shares_at, lanes_of(np.uint32(HALF_PART))
+                    if at + reach_y > last_at:
+                        for _ in range(most_y):
+                            safe = at if at <= last_at else tail_at + (at - last_at)
+                            mixed = plus(mixed, times(levels_at(safe), spread_at(share_at)))
+                            at, share_at = at + U(step_row), share_at + U(4)
+                    else:
+                        for _ in range(most_y >> 1):
+                            first = times(levels_at(at), spread_at(share_at))
+                            second = times(levels_at(at + U(step_row)), spread_at(share_at + U(4)))
+                            mixed = plus(mixed, plus(first, second))
+                            at, share_at = at + U(2 * step_row), share_at + U(8)
+                        if most_y & 1:
+                            mixed = plus(mixed, times(levels_at(at), spread_at(share_at)))
+                    put_numbers(to + U(32 * block), mixed)
+        for plane in range(planes):
+            for block in range(blocks):
+                turn_lanes(
+                    mixed_at + U(32 * (plane * blocks + block)),
+                    U(32 * planes * blocks),
+                    first_at + U(32 * (plane * step_c + block * 16)),
+                )
+        for x0 in range(0, out_w, 16):
+            wide = min(16, out_w - x0)
+            for c in range(channels):
+                for k in range(wide):
+                    at = first_at + U(32 * (first_x[U(x0 + k)] * step_x + c * step_c))
+                    share_at, mixed = weight_x_at + U(4 * (x0 + k) * most_x), lanes_of(np.uint32(HALF_LEVEL))
+                    for _ in range(most_x >> 1):
+                        first = times(numbers_at(at), spread_at(share_at))
+                        second = times(numbers_at(at + next_x), spread_at(share_at + U(4)))
+                        mixed = plus(mixed, plus(first, second))
+                        at, share_at = at + U(2) * next_x, share_at + U(8)
+                    if most_x & 1:
+                        mixed = plus(mixed, times(numbers_at(at), spread_at(share_at)))
+                    put_levels(square_at + U(16 * k), mixed)
+                if many == 16 and wide == 16:
+                    turn_levels(square_at, address(b) + U((c * out_h + y0) * out_w + x0), U(out_w))
+                else:
+                    for k in range(many):
+                        for x in range(wide):
+                            b[c, y0 + k, x0 + x] = square[16 * x + k]
 
 
 @finite
@@ -340,39 +409,46 @@ def window(
     channels, out_h, out_w = b.shape
     step_c = 1 if interleaved else height * width
     step_x = channels if interleaved else 1
+    first = min(max(0, -left), out_w)  # from here to `last` the window lies inside
+    last = max(first, min(out_w, width - left))
+    backwards = flips[0] > ZERO
+    if not reflect:
+        flat = b.reshape(channels * out_h * out_w)
+        for n in range(flat.size):
+            flat[n] = 0
     for c in range(channels):
         for y in range(out_h):
-            row = b[c, out_h - 1 - y if flips[1] > ZERO else y]
-            at = top + y
-            if reflect:
-                at = mirrored(at, height)
+            at = mirrored(top + y, height) if reflect else top + y
             if at < 0 or at >= height:
-                for x in range(out_w):
-                    row[x] = 0
                 continue
+            row = b[c, out_h - 1 - y if flips[1] > ZERO else y]
             begin = c * step_c + at * width * step_x
-            first = min(max(0, -left), out_w)  # from here to `last` the window lies inside
-            last = max(first, min(out_w, width - left))
-            if flips[0] > ZERO:
-                for x in range(out_w):
-                    inside = left + x
-                    if reflect:
-                        inside = mirrored(inside, width)
-                    seen = inside >= 0 and inside < width
-                    row[out_w - 1 - x] = source[begin + inside * step_x] if seen else np.uint8(0)
-                continue
-            for x in range(first):
-                row[x] = source[begin + mirrored(left + x, width) * step_x] if reflect else np.uint8(0)
-            for x in range(last, out_w):
-                row[x] = source[begin + mirrored(left + x, width) * step_x] if reflect else np.uint8(0)
-            if last > first:
-                line, inner = source[begin + (left + first) * step_x :], row[first:last]
-                if step_x == 1:
-                    for x in range(last - first):
-                        inner[x] = line[x]
-                else:
-                    for x in range(last - first):
-                        inner[x] = line[x * step_x]
+            if step_x == 1 and last > first:
+                to = out_w - last if backwards else first
+                move_row(address(source) + U(begin + left + first), address(row) + U(to), last - first, backwards)
+            else:
+                for x in range(first, last):
+                    row[out_w - 1 - x if backwards else x] = source[begin + (left + x) * step_x]
+            if reflect:
+                for n in range(out_w - (last - first)):
+                    x = n if n < first else n + last - first
+                    row[out_w - 1 - x if backwards else x] = source[begin + mirrored(left + x, width) * step_x]
+
+
+@finite
+def move_row(source: Any, target: Any, count: int, backwards: bool) -> None:
+    """So many levels from one address to another; backwards: the last first."""
+    if count < 16:
+        row, out = carray(_pointer(source), count, np.uint8), carray(_pointer(target), count, np.uint8)
+        for x in range(count):
+            out[count - 1 - x if backwards else x] = row[x]
+        return
+    for block in range(0, count, 16):
+        x = min(block, count - 16)
+        if backwards:
+            mirror_levels(source + U(x), target + U(count - 16 - x))
+        else:
+            move_levels(source + U(x), target + U(x))
 
 
 @finite
@@ -389,16 +465,9 @@ def mirrored(at: int, size: int) -> Any:
 def flip(a: Levels, b: Levels, along_x: bool, along_y: bool) -> None:
     """Mirrors. a, b: [C, H, W]."""
     channels, height, width = a.shape
-    last = U(width - 1)
     for c in range(channels):
         for y in range(height):
-            row, out = a[c, height - 1 - y if along_y else y], b[c, y]
-            if along_x:
-                for x in range(U(width)):
-                    out[x] = row[last - x]
-            else:
-                for x in range(width):
-                    out[x] = row[x]
+            move_row(address(a[c, height - 1 - y if along_y else y]), address(b[c, y]), width, along_x)
 
 
 @finite
@@ -601,51 +670,51 @@ def mix(word: Any) -> Any:
 
 
 @finite
-def blur(a: Levels, b: Levels, sigma: Any, reach: int, taps: Floats, column: Floats, row: Floats) -> None:
-    """Gaussian blur with reflected edges, rows first. taps, column, row: scratch."""
+def blur(a: Levels, b: Levels, sigma: Any, reach: int, shares: Shares, near: NDArray[np.uint64], line: Parts) -> None:
+    """Gaussian blur with reflected edges, columns first. shares, near, line: scratch.
+
+    Sixteen levels at once, rounded as in `resample`. What is read and written may end 15 levels beyond the images.
+    """
     channels, height, width = a.shape
     # beyond three and a half sigmas a tap adds less than a tenth of a level
     reach = min(reach, math.ceil(3.5 * sigma))
-    total = 0.0
-    value, ratio = 1.0, decay(0.5 / float(sigma) ** 2)
-    step = ratio * ratio
-    for tap in range(reach + 1):  # exp(-(n + 1)² a) is exp(-n² a) times exp(-(2n + 1) a)
-        taps[tap] = value
-        total += value if tap == 0 else 2 * value
-        value, ratio = value * ratio, ratio * step
-    for tap in range(reach + 1):
-        taps[tap] /= F(total)
-    centre = taps[0]
-    mixed = column[reach : reach + width]
+    decayed = decay(0.5 / float(sigma) ** 2)
+    total, value, ratio = 1.0, decayed, decayed * decayed * decayed
+    for _ in range(reach):  # exp(-(n + 1)² a) is exp(-n² a) times exp(-(2n + 1) a)
+        total += 2 * value
+        value, ratio = value * ratio, ratio * decayed * decayed
+    so_far, reached, value, ratio = 0.0, 0, decayed, decayed * decayed * decayed
+    for tap in range(1, reach + 1):  # sums are rounded, so that the weights add up
+        so_far += value
+        before, reached = reached, int(so_far / total * WHOLE + 0.5)
+        shares[tap] = reached - before
+        value, ratio = value * ratio, ratio * decayed * decayed
+    shares[0] = WHOLE - 2 * reached
+    shares_at, line_at = address(shares), address(line) + U(2 * reach)
     for c in range(channels):
+        plane_at = address(a[c])
         for y in range(height):
-            here = a[c, y]
-            for x in range(width):
-                mixed[x] = centre * F(here[x])
-            for tap in range(1, reach + 1, 2):  # two at a time, the last beside itself with no weight
-                second = min(tap + 1, reach)
-                w1, w2 = taps[tap], taps[second] if second > tap else ZERO
-                up1, down1 = a[c, mirrored(y - tap, height)], a[c, mirrored(y + tap, height)]
-                up2, down2 = a[c, mirrored(y - second, height)], a[c, mirrored(y + second, height)]
-                for x in range(width):
-                    near = fused(w1, F(up1[x]) + F(down1[x]), mixed[x])
-                    mixed[x] = fused(w2, F(up2[x]) + F(down2[x]), near)
+            for tap in range(reach + 1):
+                near[2 * tap] = plane_at + U(mirrored(y - tap, height) * width)
+                near[2 * tap + 1] = plane_at + U(mirrored(y + tap, height) * width)
+            for x in range(0, width, 16):
+                mixed = plus(lanes_of(np.uint32(HALF_PART)), times(levels_at(near[0] + U(x)), spread_at(shares_at)))
+                for tap in range(1, reach + 1):
+                    both = plus(levels_at(near[U(2 * tap)] + U(x)), levels_at(near[U(2 * tap + 1)] + U(x)))
+                    mixed = plus(mixed, times(both, spread_at(shares_at + U(4 * tap))))
+                put_numbers(line_at + U(2 * x), mixed)
             for tap in range(1, reach + 1):
-                column[reach - tap] = column[reach + mirrored(tap, width)]
-                column[reach + width - 1 + tap] = column[reach + mirrored(width - 1 - tap, width)]
-            out = row[:width]
-            for x in range(width):
-                out[x] = fused(centre, mixed[x], HALF)
-            for tap in range(1, reach + 1, 2):
-                second = min(tap + 1, reach)
-                w1, w2 = taps[tap], taps[second] if second > tap else ZERO
-                left1, right1 = column[reach - tap :][:width], column[reach + tap :][:width]
-                left2, right2 = column[reach - second :][:width], column[reach + second :][:width]
-                for x in range(width):
-                    out[x] = fused(w2, left2[x] + right2[x], fused(w1, left1[x] + right1[x], out[x]))
-            levels = b[c, y]
-            for x in range(width):
-                levels[x] = np.uint8(np.int32(out[x]))
+                line[reach - tap] = line[reach + mirrored(tap, width)]
+                line[reach + width - 1 + tap] = line[reach + mirrored(width - 1 - tap, width)]
+            to = address(b[c, y])
+            for x in range(0, width, 16):
+                at = line_at + U(2 * x)
+                mixed = plus(lanes_of(np.uint32(HALF_LEVEL)), times(numbers_at(at), spread_at(shares_at)))
+                for tap in range(1, reach + 1):
+                    away = U(2 * tap)
+                    both = plus(numbers_at(at - away), numbers_at(at + away))
+                    mixed = plus(mixed, times(both, spread_at(shares_at + U(2) * away)))
+                put_levels(to + U(x), mixed)
 
 
 @finite
@@ -665,26 +734,29 @@ def decay(rate: float) -> float:
 def sharpen(a: Levels, b: Levels, factor: Any, columns: Floats) -> None:
     """Blends with the 3x3 smoothed image (rounded): 0 smooths, 1 keeps, 2 sharpens; the outermost pixels stay.
 
-    columns: scratch [W].
+    columns: scratch [H * W].
     """
     channels, height, width = a.shape
     b[:] = a
     if width < 3 or height < 3:
         return
     rest = ONE - factor
-    inner = width - 2
+    size = height * width
+    inner = size - 2 * width - 2  # from the second pixel of the second row on, rows following one another
     left, middle, right = columns[:inner], columns[1 : 1 + inner], columns[2 : 2 + inner]
     for c in range(channels):
-        for y in range(1, height - 1):
-            above, here, below, out = a[c, y - 1], a[c, y], a[c, y + 1], b[c, y, 1 : 1 + inner]
-            centre = here[1 : 1 + inner]
-            for x in range(width):
-                columns[x] = F(above[x]) + F(here[x]) + F(below[x])
-            for x in range(inner):
-                value = F(centre[x])
-                around = left[x] + middle[x] + right[x]
-                smooth = np.floor(fused(fused(F(4), value, around), F(1 / 13), HALF))
-                out[x] = np.uint8(np.int32(min(max(value + rest * (smooth - value), ZERO), TOP)))
+        plane, out = a[c].reshape(size), b[c].reshape(size)
+        here, below = plane[width:], plane[2 * width :]
+        for i in range(inner + 2):
+            columns[i] = F(plane[i]) + F(here[i]) + F(below[i])
+        centre, to = plane[width + 1 :], out[width + 1 :]
+        for i in range(inner):
+            value = F(centre[i])
+            around = left[i] + middle[i] + right[i]
+            smooth = np.floor(fused(fused(F(4), value, around), F(1 / 13), HALF))
+            to[i] = np.uint8(np.int32(min(max(value + rest * (smooth - value), ZERO), TOP)))
+        for i in range(width, size - width, width):
+            out[i], out[i + width - 1] = plane[i], plane[i + width - 1]
 
 
 # --------------------------------------------------------------------------------------------------------- colour
@@ -1048,21 +1120,19 @@ def run(
             for side in range(2 if codes[i, t] == Code.RESAMPLE else 0):
                 whole = args[i, t, 8 + side] or F(sizes[t, side])
                 most_weights = max(most_weights, sizes[t, side] * (int(2 * args[i, t, 2 + side] / whole) + 4))
-    rows_a, rows_b = np.empty(channels * largest, np.uint8), np.empty(channels * largest, np.uint8)
+    rows_a, rows_b = np.empty(channels * largest + 16, np.uint8), np.empty(channels * largest + 16, np.uint8)
     rows_k = np.empty(channels * largest, np.uint8)
     floats = np.empty((3, largest), np.float32)
     total = floats.reshape(3 * largest)
     wide = np.empty(channels * (largest + 4 * widest), np.float32)
     places, index = np.empty(2 * largest, np.float32), np.empty(largest, np.int32)
-    lines = np.empty(4 * widest, np.float32)
-    column = np.empty(3 * widest, np.float32)
-    tap_weights = np.empty(widest + 1, np.float32)
-    first_y, count_y = np.empty(widest, np.int32), np.empty(widest, np.int32)
-    first_x, count_x = np.empty(widest, np.int32), np.empty(widest, np.int32)
-    weight_y, weight_x = np.empty(most_weights, np.float32), np.empty(most_weights, np.float32)
-    share = np.empty(widest, np.float32)
+    line, near = np.empty(3 * widest + 32, np.uint16), np.empty(2 * widest + 2, np.uint64)
+    shares = np.empty(widest + 1, np.uint32)
+    first_y, first_x = np.empty(widest, np.int32), np.empty(widest, np.int32)
+    weight_y, weight_x = np.empty(most_weights, np.uint32), np.empty(most_weights, np.uint32)
+    strip, tiles = np.empty(32 * channels * (widest + 16), np.uint16), np.empty(288, np.uint8)
     counts = np.empty(256, np.int32)
-    taps = (first_y, count_y, weight_y, first_x, count_x, weight_x)
+    taps = (first_y, weight_y, first_x, weight_x)
 
     for i in range(start, stop):
         height, width = source_sizes[i, 0], source_sizes[i, 1]
@@ -1080,10 +1150,8 @@ def run(
                     copy(source, packed, b)
                 elif code == Code.WINDOW:
                     window(source, packed, height, width, int(arg[0]), int(arg[1]), arg[2] > 0, arg[3:5], b)
-                elif arg[2] <= (arg[8] or F(out_h)) and arg[3] <= (arg[9] or F(out_w)) and on_pixels(arg[:4]):
-                    enlarge(source, packed, height, width, arg[:10], arg[4:6], b, first_x, share, wide, lines)
                 else:
-                    resample(source, packed, height, width, arg[:10], arg[4:6], b, taps, wide)
+                    resample(source, packed, height, width, arg[:10], arg[4:6], b, taps, strip, tiles)
                 height, width = out_h, out_w
                 rows_a, rows_b = rows_b, rows_a
                 source, packed = rows_a, False
@@ -1116,7 +1184,7 @@ def run(
                 elif code == Code.SHUFFLE:
                     shuffle_cells(image, b, int(arg[0]), arg[1:])
                 elif code == Code.BLUR:
-                    blur(image, b, arg[0], int(arg[1]), tap_weights, column, wide)
+                    blur(image, b, arg[0], int(arg[1]), shares, near, line)
                 else:
                     sharpen(image, b, arg[0], wide)
                 rows_a, rows_b = rows_b, rows_a

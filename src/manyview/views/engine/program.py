@@ -15,6 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from manyview.foundation.protocols import follows
+
+RENDERER = 2  # counts changes of the grey levels that the same draws give; a run notes under which it began
 LEAST_ARGS = 12  # numbers that an instruction may look at, given or not
 
 
@@ -103,7 +106,7 @@ class Lowered(Protocol):
 
 def lowers(op: object) -> bool:
     """Whether an op has a compiled form, and so have the `parts` that it is made of, if it is made of others."""
-    return isinstance(op, Lowered) and all(map(lowers, getattr(op, "parts", ())))
+    return follows(op, Lowered) and all(map(lowers, getattr(op, "parts", ())))
 
 
 @dataclass(frozen=True)

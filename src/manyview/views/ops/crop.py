@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from manyview.errors import DataError
 from manyview.views.draws import Draws
+from manyview.views.engine.boxes import first_fitting
 from manyview.views.engine.program import Code, Column
 from manyview.views.ops.op import PIXELS, Params, ViewParams, as_float, as_range, beside, check_whole
 from manyview.views.ops.sight import Sight
@@ -44,25 +46,16 @@ class Crop:
         as_range("ratio", self.ratio, 1e-3, 1e3)
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        height, width = sizes.double().T[:, :, None]  # [B, 1]
-        area = height * width * draws.uniform("scale", ATTEMPTS, *as_range("scale", self.scale, 0, 1))
         low, high = as_range("ratio", self.ratio, 1e-3, 1e3)
-        ratio = draws.uniform("ratio", ATTEMPTS, math.log(low), math.log(high)).exp()
-        boxes_w, boxes_h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
-        fits = (boxes_w > 0) & (boxes_w <= width) & (boxes_h > 0) & (boxes_h <= height)
-        first = fits.int().argmax(dim=1, keepdim=True)
-        box_w, box_h = boxes_w.gather(1, first), boxes_h.gather(1, first)
-
-        whole = width / height
-        central_w = torch.where(whole > high, (height * high).round().clamp_min(1), width)
-        central_h = torch.where(whole < low, (width / low).round().clamp_min(1), height)
-        fallback = ~fits.any(dim=1, keepdim=True)
-        box_w, box_h = torch.where(fallback, central_w, box_w), torch.where(fallback, central_h, box_h)
-        top = draws.integers("top", height - box_h + 1)
-        left = draws.integers("left", width - box_w + 1)
-        top = torch.where(fallback, ((height - box_h) / 2).floor(), top)
-        left = torch.where(fallback, ((width - box_w) / 2).floor(), left)
-        return {"box": fractions(torch.cat([top, left, box_h, box_w], dim=1), sizes)}
+        shares = draws.uniform("scale", ATTEMPTS, *as_range("scale", self.scale, 0, 1))
+        ratios = draws.uniform("ratio", ATTEMPTS, math.log(low), math.log(high)).exp()
+        seen = np.ascontiguousarray(sizes.numpy())
+        boxes = torch.from_numpy(first_fitting(shares.numpy(), ratios.numpy(), seen, low, high))
+        box, fallback = boxes[:, :2], boxes[:, 2:] > 0
+        room = sizes - box
+        drawn = [draws.integers(name, room[:, at : at + 1] + 1) for at, name in enumerate(("top", "left"))]
+        corner = torch.where(fallback, (room / 2).floor(), torch.cat(drawn, dim=1))
+        return {"box": fractions(torch.cat([corner, box], dim=1), sizes)}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
         return resample(images, pixels(params["box"], images), as_pair(self.size))

@@ -172,26 +172,28 @@ def lower_policy_ops(
 ) -> list[Column]:
     """`apply_policy_ops` as instructions, one column for each turn. sizes: of the images, all alike [B, 2]."""
     height, width = sizes[0].tolist() if len(sizes) else (1, 1)
-    columns = []
-    for turn in range(codes.shape[1]):
-        chosen, magnitude = codes[:, turn], magnitudes[:, turn]
-        numbers = torch.zeros(len(chosen), 10, dtype=torch.float64)
-        numbers[:, 0] = _OFFSETS[chosen] + _SCALES[chosen] * magnitude
-        numbers[:, 1] = 127.5  # the threshold of solarize_add
-        numbers[:, 2] = float(manner.inverts)
-        for code, op in enumerate(POLICY_OPS.values()):
-            if op.needs_fill:
-                rows = (chosen == code).nonzero()[:, 0]
-                if op.matrix is not None:
-                    numbers[rows, :6] = op.matrix(magnitude[rows], height, width).flatten(1)
-                    numbers[rows, 6] = INTERPOLATIONS[interpolation]
-                    numbers[rows, 7:] = round(fill * 255)
-                elif centres is not None:
-                    corner = (centres[rows, turn] * sizes[rows]).round() - magnitude[rows, None] // 2
-                    numbers[rows, :4] = torch.cat([corner, corner + magnitude[rows, None]], dim=1)
-                    numbers[rows, 4:7] = torch.tensor(manner.hidden or (round(fill * 255),) * 3).double()
-        columns.append(Column(_INSTRUCTIONS[chosen.numpy()], numbers, rgb=True))
-    return columns
+    count, turns = codes.shape
+    chosen, magnitude = codes.T.flatten(), magnitudes.T.flatten()  # of all turns, one turn after the other
+    numbers = torch.zeros(len(chosen), 10, dtype=torch.float64)
+    numbers[:, 0] = _OFFSETS[chosen] + _SCALES[chosen] * magnitude
+    numbers[:, 1] = 127.5  # the threshold of solarize_add
+    numbers[:, 2] = float(manner.inverts)
+    for code, op in enumerate(POLICY_OPS.values()):
+        rows = (chosen == code).nonzero()[:, 0] if op.needs_fill else chosen[:0]
+        if not len(rows):
+            continue
+        if op.matrix is not None:
+            own = torch.full((len(rows), 10), float(round(fill * 255)), dtype=torch.float64)
+            own[:, :6] = op.matrix(magnitude[rows], height, width).flatten(1)
+            own[:, 6] = INTERPOLATIONS[interpolation]
+            numbers[rows] = own
+        elif centres is not None:
+            at = centres.transpose(0, 1).flatten(0, 1)[rows] * sizes[rows % count]
+            corner = at.round() - magnitude[rows, None] // 2
+            numbers[rows, :4] = torch.cat([corner, corner + magnitude[rows, None]], dim=1)
+            numbers[rows, 4:7] = torch.tensor(manner.hidden or (round(fill * 255),) * 3).double()
+    instructions = _INSTRUCTIONS[chosen.numpy()].reshape(turns, count)
+    return [Column(*each, rgb=True) for each in zip(instructions, numbers.view(turns, count, 10), strict=True)]
 
 
 def _where_chosen(
