@@ -9,10 +9,12 @@ from torch import nn
 
 from commands import contents, done, manyview, one_line
 from manyview import parse_recipe
+from manyview.branches.weights import open_weights
 from manyview.errors import ManyviewError, RunError
 from manyview.export.export import export_model
 from manyview.export.outgoing import check_alike, outgoing, pictures
 from manyview.foundation.files import write_json
+from manyview.judge.models import exported
 from manyview.training.run import Run
 from manyview.training.train import train
 from subjects import run_of, trained
@@ -234,8 +236,14 @@ def test_a_card_says_what_was_measured_and_no_more(runs, tmp_path):
     assert "model-index" not in front
     assert "license" not in front
     assert "licence of the data: not told here" in text
+    again = exported(tmp_path / "bare")  # as an export, and not as a run
+    assert open_weights(tmp_path / "bare").backbone == "cresnet20()"
+    pixels = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        wanted = run.step(run.recipe()).read(pixels)["logits"]
+        torch.testing.assert_close(again.read(pixels)["logits"], wanted, rtol=1e-5, atol=1e-5)
     assert {path.name for path in (tmp_path / "bare").iterdir()} == {
-        *("README.md", "recipe.yaml", "config.json", "model.safetensors", "cresnet20.py")
+        *("README.md", "training.yaml", "config.json", "model.safetensors", "cresnet20.py")
     }
 
     write_json(run.result, RESULT)
@@ -257,7 +265,7 @@ def test_a_card_says_what_was_measured_and_no_more(runs, tmp_path):
         "`calibration(bins=15) on test` (a 'note')",
         "| top-1 | 93.00 ± 0.20 | 3 | +0.80 (+0.10 to +1.50) |",
         "paired difference to baseline, 95 % interval of t",
-        "manyview train recipe.yaml --out OUT",
+        "manyview train training.yaml --out OUT",
         "manyview export OUT FOLDER --to hub",
         "- seed: 0",
         'import sys; sys.path.insert(0, "FOLDER"); import cresnet20',
@@ -280,9 +288,9 @@ def test_a_recipe_for_others_has_no_folders_of_this_machine(tmp_path):
     run_of(trained(text, 3), tmp_path / "before")
     text = text.replace("backbone: test_resnet", f"backbone: \"test_resnet(init='{tmp_path / 'before'}')\"")
     export_model(run_of(trained(text, 3), tmp_path / "run"), tmp_path / "out", "hub")
-    texts = [(tmp_path / "out" / name).read_text() for name in ("README.md", "recipe.yaml", "config.json")]
+    texts = [(tmp_path / "out" / name).read_text() for name in ("README.md", "training.yaml", "config.json")]
     assert not any(str(tmp_path) in text for text in texts)
-    assert "manyview train recipe.yaml data.root=DIR --out OUT" in texts[0]
+    assert "manyview train training.yaml data.root=DIR --out OUT" in texts[0]
     again = parse_recipe(texts[1], "data.root=elsewhere")
     assert again.relations == parse_recipe(text).relations
     assert again.branches["net"]["backbone"] == "test_resnet(init='before')"

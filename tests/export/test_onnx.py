@@ -9,7 +9,8 @@ import torch
 from manyview.errors import RunError
 from manyview.export.export import export_model
 from manyview.export.onnx import NEEDS, opened
-from manyview.export.prepare import Stage, cuts, stages_of
+from manyview.export.outgoing import outgoing
+from manyview.export.prepare import Stage, cuts, sizes_to_try, stages_of
 from manyview.views.ops.crop import CenterCrop, PadCrop, Resize
 from manyview.views.plan import TEST, PlannedOp, PlannedView, usual_test_view
 from subjects import run_of, trained
@@ -97,3 +98,10 @@ def test_what_a_view_is_in_the_graph():
 def test_views_that_the_graph_has_no_place_for(ops, message):
     with pytest.raises(RunError, match=message):
         stages_of(view(*ops), (32, 32))
+
+
+def test_sizes_that_are_tried_have_room_for_a_cut(run, tmp_path):
+    assert sizes_to_try(outgoing(run)) == [(8, 8), (19, 29), (33, 25), (6, 7)]
+    text = SLA.replace("resize(11) | center_crop(8)", "center_crop(8) | center_crop((5, 6))")
+    cut = run_of(trained(text, 3), tmp_path / "cut")
+    assert sizes_to_try(outgoing(cut)) == [(8, 8), (19, 29), (33, 25)]

@@ -22,7 +22,7 @@ from manyview.foundation.words import counted
 from manyview.recipe.recipe import Recipe
 from manyview.show.display import table_row
 
-RECIPE = "recipe.yaml"
+RECIPE = "training.yaml"  # not recipe.yaml, by which a folder is known as a run
 NAMES = 20  # of classes that stand in a line
 
 

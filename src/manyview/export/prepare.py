@@ -121,12 +121,15 @@ def expected(leaving: Outgoing, images: Tensor) -> Tensor:
 
 
 def sizes_to_try(leaving: Outgoing) -> list[tuple[int, int]]:
-    """Heights and widths of whole images: the network's own, larger ones of either shape, and a smaller one."""
-    height, width = leaving.sized()
+    """Heights and widths of whole images: the network's own, larger ones of either shape, and a smaller one.
+
+    Where images are cut without being resized before, none is smaller than the cut.
+    """
+    own = leaving.sized()
+    uncut = [stage.part for stage in stages_of(view_of(leaving), own) if stage.whole is None]
+    height, width = (max(sides) for sides in zip(own, *uncut, strict=True))
     sizes = [(height, width), (2 * height + 3, 3 * width + 5), (4 * height + 1, 2 * width + 9)]
-    if all(stage.whole is not None for stage in stages_of(view_of(leaving), (height, width))):  # a cut needs room
-        sizes.append((height * 2 // 3 + 1, width * 3 // 4 + 1))
-    return sizes
+    return sizes if uncut else [*sizes, (height * 2 // 3 + 1, width * 3 // 4 + 1)]
 
 
 __all__ = ["LAYOUTS", "Prepared", "Stage", "cuts", "expected", "sizes_to_try", "stages_of", "view_of"]
