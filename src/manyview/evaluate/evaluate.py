@@ -69,8 +69,8 @@ def measured(protocol: Measure, features: Features, split: str) -> Report:
         isinstance(key, str) and isinstance(value, int | float) for key, value in report.measures.items()
     )
     if whole and not all(_is_kept(key, value) for key, value in report.each.items()):
-        got = brief(dict(report.each))
-        raise WordsError(f"{call_of(protocol)}: each of a Report is arrays of numbers by name, got {got}")
+        kept = brief(dict(report.each))
+        raise WordsError(f"{call_of(protocol)}: each of a Report is arrays of numbers by name, got {kept}")
     if not whole:
         got = dict(report.measures) if isinstance(report, Report) else report
         raise WordsError(f"{call_of(protocol)}: measure gives a Report of numbers by name, got {brief(got)}")
