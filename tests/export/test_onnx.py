@@ -9,10 +9,12 @@ import torch
 from manyview.errors import RunError
 from manyview.export.export import export_model
 from manyview.export.onnx import NEEDS, opened
-from manyview.export.outgoing import outgoing
+from manyview.export.outgoing import outgoing, pictures
 from manyview.export.prepare import Stage, cuts, sizes_to_try, stages_of
+from manyview.export.resize import resized
 from manyview.views.ops.crop import CenterCrop, PadCrop, Resize
 from manyview.views.plan import TEST, PlannedOp, PlannedView, usual_test_view
+from manyview.views.view import draw_views
 from subjects import run_of, trained
 
 SLA = """
@@ -70,6 +72,16 @@ def test_whole_images_go_in(onnx, run, tmp_path):
 
 def view(*ops):
     return PlannedView(TEST, "image", tuple(PlannedOp(f"op{n}", op, (TEST, f"{n}")) for n, op in enumerate(ops)))
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (3, 2), (24, 24), (27, 90), (301, 150), (640, 427)])
+@pytest.mark.parametrize("size", [27, (24, 40)])
+def test_the_graph_makes_the_grey_levels_of_the_renderer(sides, size):
+    images, part = pictures(2, 3, sides), (24, 23)
+    made = draw_views({TEST: view(Resize(size), CenterCrop(part))}, images, None, range(2), 0, 0)[TEST].pixels
+    own = torch.tensor(sides, dtype=torch.float64)
+    whole = (size * own / own.min()).floor() if isinstance(size, int) else torch.tensor(size, dtype=torch.float64)
+    assert torch.equal(resized(images.float(), whole, part), (made * 255).round())
 
 
 def test_what_a_view_is_in_the_graph():
