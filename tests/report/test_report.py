@@ -325,8 +325,8 @@ def test_a_comparison_of_strangers_is_checked(compared, tmp_path):
     renamed = json.loads(json.dumps(whole).replace('"one"', json.dumps(EVIL)))
     renamed |= {"command": EVIL, "data": EVIL, "remarks": [EVIL]}
     renamed["failed"] = [{"recipe": EVIL, "seed": 0, "why": EVIL}]
-    for place in renamed["recipes"][0]["runs"].values():
-        place["folder"] = "../../elsewhere"  # leads out of it: no run of this comparison
+    elsewhere = "../../elsewhere", "/", "\0", "x" * 5000  # leads out of it, or nowhere: no run of this comparison
+    renamed["recipes"][0]["runs"] = {str(seed): {"folder": place} for seed, place in enumerate(elsewhere)}
     (folder / "compare.json").write_text(json.dumps(renamed))
     about = find([folder])
     assert [group for _, _, group in about.runs] == [EVIL, EVIL]

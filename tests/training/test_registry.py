@@ -166,8 +166,10 @@ def test_flat_and_changed():
 def test_what_is_no_number_is_none(tmp_path):
     folder = made(tmp_path / "odd", top1=40.0, vals=(30.0,))
     lines = ['{"epoch": 4, "val": [1]}', '{"epoch": 5, "val": {"top1": "x"}}', "[" * 100_000, "7"]
+    lines += [f'{{"epoch": 1{"0" * 400}, "val": {{"top1": NaN, "knn": 1{"0" * 400}}}}}']
     (folder / "metrics.jsonl").write_text("\n".join(lines))
     odd = {"epochs": "many", "seconds": [1], "eval_split": 3, "eval": {"top1": None, "knn": True, "linear": 5}}
+    odd["images"] = odd["eval"]["classify"] = 10**400
     for result, measured in ((odd, ("linear", 5.0, "3")), ({**odd, "eval": [1]}, (None, None, None))):
         (folder / "result.json").write_text(json.dumps(result))
         ((known,), damaged) = Registry(tmp_path).runs()

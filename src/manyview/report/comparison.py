@@ -123,9 +123,16 @@ class Compared(BaseModel):
         for entry in self.recipes:
             for seed, place in entry.runs.items():
                 folder = top / place.folder
-                if folder.resolve().is_relative_to(top.resolve()) and (folder / "recipe.yaml").is_file():
+                if _is_run_in(top, folder):
                     found.append((entry.name, seed, folder))
         return found
+
+
+def _is_run_in(top: Path, folder: Path) -> bool:
+    try:
+        return folder.resolve().is_relative_to(top.resolve()) and (folder / "recipe.yaml").is_file()
+    except (OSError, ValueError):  # no name that a folder can have
+        return False
 
 
 def read(top: Path) -> Compared:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manyview.training.registry import number
+
 MOST_BYTES = 2**27
 """Of metrics.jsonl that are read, from its end where it is longer."""
 MOST_NAMES = 200
@@ -60,12 +62,12 @@ def read_curves(path: Path) -> Curves:
             at = said.pop("step")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
-        if not (_is_number(epoch) and math.isfinite(epoch)):
+        if (now := number(epoch)) is None:
             continue
         step = at if isinstance(at, int) else step
         for name, value in _leaves(said, "", DEEPEST):
             if name in points or len(points) < MOST_NAMES:
-                points.setdefault(name, []).append((float(epoch), value))
+                points.setdefault(name, []).append((now, value))
             else:
                 cut = True
     return Curves(points, step, cut)
@@ -76,12 +78,8 @@ def _leaves(said: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[
         if isinstance(value, dict):
             if depth:
                 yield from _leaves(value, f"{prefix}{key}/", depth - 1)
-        elif value is None or _is_number(value):
-            yield f"{prefix}{key}", value if value is not None and math.isfinite(value) else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            yield f"{prefix}{key}", number(value)
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:

@@ -117,17 +117,23 @@ def _progress(metrics: Path) -> tuple[float | None, dict[str, float]]:
                 ValueError, TypeError, KeyError, AttributeError, RecursionError
             ):  # half written, or none
                 said = json.loads(line)
-                epochs = float(said["epoch"])
-                for name, value in (said.get("val") or {}).items():
+                now = number(said["epoch"])
+                epochs = epochs if now is None else now
+                for name, value in numbers(said.get("val")).items():
                     if name in MAIN:
-                        best[name] = max(best.get(name, float(value)), float(value))
+                        best[name] = max(best.get(name, value), value)
     return epochs, best
 
 
 def number(value: object) -> float | None:
     """A finite number, or None for all else that a file may hold in its place."""
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if fits else None  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return None
+    return found if math.isfinite(found) else None
 
 
 def numbers(value: object) -> dict[str, float]:
