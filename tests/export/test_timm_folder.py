@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -19,6 +20,7 @@ from manyview.foundation.files import read_state
 from manyview.judge.models import exported as exported_model
 from manyview.training.run import Run
 from manyview.training.train import train
+from subjects import TIED, run_of, trained
 
 RECIPE = """
 title: to be exported
@@ -262,3 +264,26 @@ def test_command_line(tmp_path, exported):
     assert done.exit_code == 0
     assert "cresnet20, 3 classes" in done.output
     assert (tmp_path / "out" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("make", "resized", "told"),
+    [
+        ("resize(36) | center_crop(32)", 36, ""),
+        ("resize((32, 32))", (32, 32), ""),
+        ("center_crop(32)", 32, "timm's transform cannot do what the view 'test' does (CenterCrop(size=32))"),
+    ],
+)
+def test_timm_prepares_images_as_the_test_view_does(tmp_path, make, resized, told):
+    run = run_of(trained(TIED.replace("resize(12)", f'"{make}"'), 3), tmp_path / "run")
+    lines = export_timm(run, tmp_path / "out")
+    assert [line for line in lines if told in line] or not told
+    assert told or not [line for line in lines if "cannot do" in line]
+    prepared = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
+    names = ("input_size", "interpolation", "crop_pct", "crop_mode")
+    transform = timm.data.create_transform(**{name: prepared[name] for name in names})
+    assert transform.transforms[0].size == resized
+    if not told:  # and so does an evaluation of what left
+        images = torch.randint(256, (2, 3, 40, 50), generator=torch.Generator().manual_seed(1)).byte()
+        own = run.step(run.recipe()).test_pixels(images)
+        assert torch.equal(exported_model(tmp_path / "out").prepare(images), own)

@@ -72,11 +72,12 @@ def _views(prepared: dict[str, Any]) -> dict[str, Any]:
         return {}
     height, width = map(int, prepared["input_size"][-2:])
     share = float(prepared.get("crop_pct") or 1.0)
-    make = (
-        f"resize({round(height / share)}) | center_crop({height})"
-        if height == width
-        else f"resize(({height}, {width}))"
-    )
+    if prepared.get("crop_mode") == "squash":
+        make = f"resize(({round(height / share)}, {round(width / share)})) | center_crop(({height}, {width}))"
+    elif height == width:
+        make = f"resize({round(height / share)}) | center_crop({height})"
+    else:
+        make = f"resize(({height}, {width}))"
     return {"test": {"from": "image", "make": make}}
 
 

@@ -5,6 +5,7 @@ model = timm.create_model("local-dir:OUT", pretrained=True)
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from manyview.foundation.taken import taken_path
 from manyview.foundation.words import counted
 from manyview.step import Step
 from manyview.training.run import Run, run_of
-from manyview.views.ops.crop import CenterCrop, Resize
+from manyview.views.ops.crop import CenterCrop, Resize, as_pair
+from manyview.views.plan import TEST
 
 FILE = "model.safetensors"
 OURS = (*PLACES, "num_classes", "pretrained", "small")  # arguments of a backbone that say nothing of the exported model
@@ -59,12 +61,12 @@ def write_timm(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
     data = save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata={"format": "pt"})
     _check_same(leaving, spec.name, arguments, small, classes, load(data))
 
-    name = name_for_timm(branch)
+    name, (prepared, unlike) = name_for_timm(branch), _preprocessing(leaving)
     pretrained: dict[str, Any] = {
         "mean": branch.mean.flatten().tolist(),
         "std": branch.std.flatten().tolist(),
         "num_classes": classes,
-        **_preprocessing(leaving),
+        **prepared,
         "classifier": branch.backbone.pretrained_cfg.get("classifier", "fc"),
     }
     config = {
@@ -81,7 +83,7 @@ def write_timm(leaving: Outgoing, folder: Path, out: Path) -> list[str]:
     beside = file_beside(branch)
     if beside is not None:
         write_text(folder / f"{name}.py", beside)
-    return _lines(leaving, name, classes, beside is not None, out)
+    return [*_lines(leaving, name, classes, beside is not None, out), *([unlike] if unlike else [])]
 
 
 def no_place(leaving: Outgoing) -> str | None:
@@ -173,15 +175,29 @@ def _tried(leaving: Outgoing, model: Any, arguments: dict[str, Any]) -> tuple[in
     return height, width
 
 
-def _preprocessing(leaving: Outgoing) -> dict[str, Any]:
-    """How timm should prepare an image for this model, from the test view or the size it was trained on."""
-    sides: list[int] = []
-    for view in () if leaving.asked else leaving.step.test_plan.values():
-        sides = [
-            op.op.size for op in view.ops if isinstance(op.op, (Resize, CenterCrop)) and isinstance(op.op.size, int)
-        ]
-    found: dict[str, Any] = {"interpolation": "bilinear", "crop_pct": round(sides[-1] / sides[0], 4) if sides else 1.0}
-    return found if leaving.size is None else {**found, "input_size": [leaving.channels, *leaving.size]}
+def _preprocessing(leaving: Outgoing) -> tuple[dict[str, Any], str | None]:
+    """How timm should prepare an image for this model, and what to tell where it cannot as the test view does."""
+    view = None if leaving.asked else leaving.step.test_plan.get(TEST)
+    share, mode, told = 1.0, "center", None
+    ops = [] if view is None else [planned.op for planned in view.ops]
+    match ops:
+        case [Resize(size=int(side)), CenterCrop(size=cut)] if len({*as_pair(cut)}) == 1:
+            share = _share(as_pair(cut)[0], side)
+        case [Resize(size=size), *rest] if not isinstance(size, int) and rest in ([], [CenterCrop(size)]):
+            mode = "squash"
+        case [] | [Resize()]:
+            pass
+        case _:
+            own = " | ".join(map(str, ops))
+            told = f"timm's transform cannot do what the view '{TEST}' does ({own}); images are to be prepared by that"
+    found: dict[str, Any] = {"interpolation": "bilinear", "crop_pct": share, "crop_mode": mode}
+    return found if leaving.size is None else {**found, "input_size": [leaving.channels, *leaving.size]}, told
+
+
+def _share(cut: int, side: int) -> float:
+    """The `crop_pct` from which timm, which rounds down, makes an image of that side before it cuts."""
+    shares = round(cut / side, 4), cut / side, cut / (side + 0.25)
+    return next(share for share in shares if math.floor(cut / share) == side)
 
 
 __all__ = ["export_timm", "timm_state", "write_timm"]

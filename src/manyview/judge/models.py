@@ -152,7 +152,8 @@ def _timm_model(
         test = usual_test_view((size, size))
     elif config.get("input_size"):
         height, width = config["input_size"][-2:]
-        test = usual_test_view((height, width), float(config.get("crop_pct") or 1.0))
+        squash = config.get("crop_mode") == "squash"
+        test = usual_test_view((height, width), float(config.get("crop_pct") or 1.0), squash)
     return TimmModel(network, config["mean"], config["std"], test, name, labels)
 
 

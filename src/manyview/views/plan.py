@@ -287,10 +287,15 @@ def of_stream(plan: Mapping[str, PlannedView], stream: str) -> dict[str, Planned
     return {name: view for name, view in plan.items() if stream_of(plan, name) == stream}
 
 
-def usual_test_view(size: tuple[int, int], share: float = 1.0) -> PlannedView:
-    """The shorter side resized and the centre, `share` of it, cut out; sizes that are not square are resized to."""
+def usual_test_view(size: tuple[int, int], share: float = 1.0, squash: bool = False) -> PlannedView:
+    """The shorter side resized and the centre, `share` of it, cut out; sizes that are not square are resized to.
+
+    squash: whether both sides are resized instead, whatever shape that gives, as timm calls it.
+    """
     height, width = size
     ops: list[Op] = [Resize(round(height / share)), CenterCrop(height)] if height == width else [Resize(size)]
+    if squash:
+        ops = [Resize((round(height / share), round(width / share))), CenterCrop(size)]
     return PlannedView(TEST, IMAGE, tuple(PlannedOp(f"test_{n}", op, (TEST, f"{n}")) for n, op in enumerate(ops)))
 
 
