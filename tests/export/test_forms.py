@@ -139,6 +139,8 @@ def test_how_far_outputs_may_differ():
     for other in (some + 2e-5, some * float("nan"), some[:, :1]):
         with pytest.raises(RunError, match=r"please report it"):
             check_alike("it", some, other)
+    with pytest.raises(RunError, match=r"^the model's own outputs are not finite numbers"):
+        check_alike("it", some * float("inf"), some)
 
 
 def test_pictures_are_always_the_same():
@@ -195,6 +197,7 @@ def test_command_line(runs, tmp_path):
     run = runs["sla_rotation"].folder
     told = done("export", run, tmp_path / "out", "--to", "torchscript", "--aggregate")
     assert told.splitlines()[0].endswith("test_resnet, 3 classes, averaged over its orbit, images of 8x8")
+    assert told.splitlines()[-1].startswith("the run is not finished")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.json", "model.pt"]
     assert done("export", run, tmp_path / "more", "--quiet") == ""
     assert one_line(*manyview("export", run, tmp_path / "new", "--preprocess", "nchw")).startswith(

@@ -31,7 +31,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     assert contents(tmp_path / "deep") == {"out": None, "out/file": b"whole"}
     for other, message in (
         (out, r"out is not empty; choose another folder$"),
-        (out / "file", r"file is not empty; choose another folder$"),
+        (out / "file", r"file is a file; choose another folder$"),
         (out / "file" / "below", r"^cannot write .*below: .*file is no folder$"),
     ):
         with pytest.raises(RunError, match=message):

@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from commands import done, manyview, one_line
+from manyview.errors import ManyviewError
 from manyview.report.page import Wishes, find, page
 from manyview.report.protocols import evaluations
 from manyview.report.told import tell
@@ -205,17 +206,28 @@ def test_what_a_run_does_not_have_is_told(runs, tmp_path):
 def test_damaged_files_are_one_line(runs, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(runs["tied"], folder, ignore=shutil.ignore_patterns("checkpoints"))
-    for odd in (
-        '{"eval": [1], "val": 3, "versions": "x", "evaluations": {"a": 1, "b": {"tables": {"c": {"columns": 1}}}}}',
-        "[]",
-    ):
-        (folder / "result.json").write_text(odd)
-        tell(folder, "odd")
-        html(page(find([folder]), Wishes(samples=0)))
-    (folder / "result.json").write_text("{")
+    odd = '{"eval": [1], "val": 3, "versions": "x", "evaluations": {"a": 1, "b": {"tables": {"c": {"columns": 1}}}}}'
+    (folder / "result.json").write_text(odd)
+    tell(folder, "odd")
+    html(page(find([folder]), Wishes(samples=0)))
     out = tmp_path / "page.html"
-    assert "result.json is damaged" in one_line(*manyview("report", folder, "--out", out))
-    assert not out.exists()
+    for name, text in (("splits.json", "[1]"), ("result.json", "[]"), ("result.json", "{")):
+        (folder / name).write_text(text)
+        assert f"{name} is damaged" in one_line(*manyview("report", folder, "--out", out))
+        assert not out.exists()
+
+
+def test_of_several_runs_a_damaged_one_is_told_and_the_others_shown(runs, tmp_path):
+    shutil.copytree(runs["tied"], tmp_path / "b", ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copytree(runs["tied"], tmp_path / "a", ignore=shutil.ignore_patterns("checkpoints"))
+    (tmp_path / "a" / "recipe.yaml").write_text("views: [")
+    shown = Read(html(page(find([tmp_path]), Wishes(samples=0, answers=False))))
+    assert "Not readable" in shown.text
+    assert "a/recipe.yaml: line 1: not YAML" in shown.text
+    assert "Learning rate" in shown.text
+    (tmp_path / "b" / "recipe.yaml").write_text("views: [")
+    with pytest.raises(ManyviewError, match=r"a/recipe\.yaml: line 1"):
+        page(find([tmp_path]), Wishes())
 
 
 @pytest.mark.parametrize(

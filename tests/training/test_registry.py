@@ -116,10 +116,14 @@ def test_damaged_runs_are_told_and_the_others_listed(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").write_text(text)
         (tmp_path / name / "splits.json").write_text("{}")
+    made(tmp_path / "b", top1=40.0)
+    (tmp_path / "b" / "result.json").write_text("{")
     found, damaged = Registry(tmp_path).runs()
     assert [run.folder for run in found] == ["a"]
-    assert len(damaged) == 4
-    assert all(name in line for name, line in zip(("empty", "list", "seed", "torn"), damaged, strict=True))
+    assert len(damaged) == 5
+    assert all(name in line for name, line in zip(("b", "empty", "list", "seed", "torn"), damaged, strict=True))
+    with pytest.raises(RunError, match=r"b/result\.json is damaged"):
+        unlike(tmp_path / "a", tmp_path / "b")
 
 
 def test_order(tmp_path):

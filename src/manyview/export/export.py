@@ -18,7 +18,7 @@ from manyview.export.timm import write_timm
 from manyview.export.torchscript import write_torchscript
 from manyview.foundation.folders import check_free, filled
 from manyview.foundation.taken import taken_path
-from manyview.training.run import Run
+from manyview.training.run import Run, run_of
 
 FORMS: Mapping[str, Callable[[Outgoing, Path, Path], list[str]]] = MappingProxyType(
     {"timm": write_timm, "onnx": write_onnx, "torchscript": write_torchscript, "hub": write_hub}
@@ -69,6 +69,8 @@ def export_model(
         lines = FORMS[to](leaving, folder, out)
     if leaving.recipe.train.precision == "bf16":
         lines.append("the run is evaluated in bf16, and this is float32, whose scores differ by bf16's rounding")
+    if to != "hub" and leaves.folder == run_of(run).folder and leaves.finished() is None:  # hub's card says so itself
+        lines.append("the run is not finished, and these are the weights that it had until now")
     return lines
 
 

@@ -117,6 +117,14 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What a JSON file holds by name. Raises as `read_json` does, and ValueError for all that is no mapping."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError("it holds no names with values")
+    return found
+
+
 def write_state(path: Path, state: Mapping[str, Any], before: Callable[[Path], None] = lambda path: None) -> None:
     """A checkpoint of tensors, numbers and strings, such as `read_state` accepts. before: see `write_atomically`."""
     import torch

@@ -19,7 +19,7 @@ def check_free(out: Path) -> None:
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror or error}") from None
     if used:
-        raise RunError(f"{out} is not empty; choose another folder")
+        raise RunError(f"{out} is {'not empty' if out.is_dir() else 'a file'}; choose another folder")
     above = out if out.is_dir() else _above(out)
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise RunError(f"cannot write {out}: {above} is {'no folder' if not above.is_dir() else 'not writable'}")

@@ -77,6 +77,8 @@ def import_checkpoint(
         "manyview": {**own, "left": {what: len(names) for what, names in taken.left.items()}},
     }
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise RunError(f"{path}: not all numbers of {few(broken)} are finite; it is a checkpoint of a broken training")
     within = counted(network.num_classes, "class") if network.num_classes else "none, it gives features"
     with filled(out) as folder:
         write_bytes(folder / "model.safetensors", save(state, metadata={"format": "pt"}))

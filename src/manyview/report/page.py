@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from manyview.errors import RunError
+from manyview.errors import ManyviewError, RunError, shown
 from manyview.foundation.words import counted
 from manyview.recipe.recipe import Recipe
 from manyview.report import comparison, one_run
@@ -115,9 +115,9 @@ def _compared(top: Path) -> Shown:
 
 
 def page(about: Shown, wishes: Wishes, live: bool = False, keep: Keep = anew) -> Page:
-    """All of it; what is not there is told in its place. Raises ManyviewError for a run whose recipe is damaged."""
-    runs = [(tell(folder, name), group) for folder, name, group in about.runs]
-    if len(runs) == 1 and about.compared is None:
+    """All of it; what is not there is told in its place. Raises ManyviewError where all runs are damaged."""
+    runs, damaged = _read(about)
+    if len(about.runs) == 1 and about.compared is None:
         run = runs[0][0]
         sections = _parts(run, "run", wishes, live, keep)
         return Page(run.title, f"Run {run.name}, seed {run.known.seed}", sections, live)
@@ -127,17 +127,37 @@ def page(about: Shown, wishes: Wishes, live: bool = False, keep: Keep = anew) ->
         verdict = [*comparison.verdict(found), *comparison.others(found)]
         sections += [Section("comparison", "Comparison", verdict)]
         sections += [Section("comparison-cost", "Cost", comparison.cost(found))]
-    sections.append(Section("side", "Side by side", side_by_side(runs) if runs else [Text("No runs are here.", True)]))
+    sections.append(
+        Section("side", "Side by side", side_by_side([*runs.values()]) if runs else [Text("No runs are here.", True)])
+    )
+    if damaged:
+        sections.append(Section("damaged", "Not readable", damaged))
     for number in about.detailed:
+        if number not in runs:
+            continue
         run, key = runs[number][0], f"run-{number}"
         sections.append(Section(key, run.name, (), _parts(run, key, wishes, live, keep), run.title))
-    left = len(runs) - len(about.detailed)
+    left = len(about.runs) - len(about.detailed)
     if found is not None:
         sections.append(Section("comparison-again", "Make it again", comparison.again(found)))
     elif left:
         told = f"{counted(left, 'further run')} in tables and curves alone; name fewer runs to see all of them."
         sections.append(Section("left", "Further runs", [Text(told, told=True)]))
-    return Page(about.title, counted(len(runs), "run"), sections, live)
+    return Page(about.title, counted(len(about.runs), "run"), sections, live)
+
+
+def _read(about: Shown) -> tuple[dict[int, tuple[Told, str]], list[Block]]:
+    """The runs by their places, each with its group, and what is told of damaged ones. Raises where all are damaged."""
+    runs: dict[int, tuple[Told, str]] = {}
+    damaged: list[ManyviewError] = []
+    for number, (folder, name, group) in enumerate(about.runs):
+        try:
+            runs[number] = tell(folder, name), group
+        except ManyviewError as error:
+            damaged.append(error)
+    if damaged and not runs:
+        raise damaged[0]
+    return runs, [Text(shown(error), told=True) for error in damaged]
 
 
 def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[Section]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from manyview.errors import ManyviewError, RunError, reason, shown
 from manyview.evaluate.report import Table
-from manyview.foundation.files import read_json
+from manyview.foundation.files import read_mapping
 from manyview.recipe.find import text_of_run
 from manyview.report.blocks import Block, Text
 from manyview.report.curves import Curves, read_curves
@@ -44,20 +44,20 @@ class Told:
 def tell(folder: Path, name: str) -> Told:
     """Reads a run's files. Raises ManyviewError for a folder that is no run, or whose recipe is damaged."""
     text = text_of_run(folder)
-    result = mapping(_json(folder / "result.json"))
+    result = _json(folder / "result.json")
     try:
         known = known_of(folder, name)
     except (ValueError, TypeError) as error:
         raise RunError(f"{folder} is damaged: {error}") from None
-    splits = mapping(_json(folder / "splits.json"))
+    splits = _json(folder / "splits.json")
     return Told(folder, name, known, text, result, splits, read_curves(folder / "metrics.jsonl"))
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return read_json(path)
+        return read_mapping(path)
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged: {reason(error)}") from None
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from manyview.errors import ManyviewError, RunError, reason
-from manyview.foundation.files import cache_folder, read_json, write_json
+from manyview.foundation.files import cache_folder, read_json, read_mapping, write_json
 from manyview.recipe.find import text_of_run
 from manyview.recipe.flat import changed, flat
 from manyview.recipe.strict_yaml import read_yaml
@@ -72,9 +72,9 @@ def run_folders(top: Path) -> Iterator[Path]:
 
 
 def known_of(folder: Path, name: str) -> Known:
-    """What is known of one run. name: how the folder is called. Raises ManyviewError where its recipe is damaged."""
+    """What is known of one run. name: how the folder is called. Raises ManyviewError where its files are damaged."""
     settings = settings_of(folder)
-    result, failure = _json(folder / "result.json"), folder / "failure" / "failure.json"
+    result, failure = _result(folder), folder / "failure" / "failure.json"
     state = "finished" if result else "failed" if failure.is_file() else "unfinished"
     epochs, watched = _progress(folder / "metrics.jsonl")
     measured = numbers(result.get("eval")) if result else watched
@@ -246,7 +246,7 @@ def unlike(one: Path, other: Path) -> Unlike:
     Raises ManyviewError for a folder that is no run.
     """
     settings = changed(settings_of(one), settings_of(other))
-    first, second = (_json(folder / "result.json") for folder in (one, other))
+    first, second = (_result(folder) for folder in (one, other))
     both = bool(first and second)  # what a run was made with stands in its result
     apart = changed(
         *(_surroundings(folder, found if both else {}) for folder, found in ((one, first), (other, second)))
@@ -256,9 +256,18 @@ def unlike(one: Path, other: Path) -> Unlike:
     return Unlike(settings, apart, results)
 
 
+def _result(folder: Path) -> dict[str, Any]:
+    """What was measured, empty while it goes on. Raises RunError where that is damaged."""
+    path = folder / "result.json"
+    try:
+        return read_mapping(path) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged: {reason(error)}") from None
+
+
 def _surroundings(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        splits = read_json(folder / "splits.json")
+        splits = read_mapping(folder / "splits.json")
         marks = {
             name: {key: value for key, value in mark.items() if key != "index"} if isinstance(mark, dict) else mark
             for name, mark in splits.items()

@@ -21,7 +21,7 @@ from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import exchanged, is_same, looks_of, marks_of
 from manyview.errors import ManyviewWarning, RunError, reason, shown, warn
-from manyview.foundation.files import at_home, read_json, read_state, write_json, write_text
+from manyview.foundation.files import at_home, read_mapping, read_state, write_json, write_text
 from manyview.foundation.taken import check_overrides, taken_path
 from manyview.foundation.words import few
 from manyview.load import parse_recipe
@@ -315,7 +315,7 @@ class Run:
         if not path.is_file():
             raise RunError(f"{self.folder} is no run: it has no {name}")
         try:
-            return read_json(path)
+            return read_mapping(path)
         except (OSError, ValueError) as error:  # of JSON, and of bytes that are no text
             raise RunError(f"{path} is damaged: {reason(error)}") from None
 
