@@ -225,6 +225,7 @@ def test_of_several_runs_a_damaged_one_is_told_and_the_others_shown(runs, tmp_pa
     assert "Not readable" in shown.text
     assert "a/recipe.yaml: line 1: not YAML" in shown.text
     assert "Learning rate" in shown.text
+    assert "No image of the stream" not in shown.text  # no samples were asked for
     (tmp_path / "b" / "recipe.yaml").write_text("views: [")
     with pytest.raises(ManyviewError, match=r"a/recipe\.yaml: line 1"):
         page(find([tmp_path]), Wishes())

@@ -56,8 +56,8 @@ def anew(place: Hashable, mark: Hashable, make: Callable[[], list[Block]]) -> li
 class Shown:
     """What a page is of.
 
-    runs: (folder, name, group), of one group those of one colour. detailed: places of those shown whole. compared: of
-    a finished comparison, which lies in `top`.
+    runs: (folder, name, group), of one group those of one colour. detailed: places of those to be shown
+    whole, of which the first are. compared: of a finished comparison, which lies in `top`.
     """
 
     title: str
@@ -100,7 +100,7 @@ def find(targets: Sequence[Path]) -> Shown:
     if len(runs) > MOST_RUNS:
         raise RunError(f"{counted(len(runs), 'run')} are too many for a page; name at most {MOST_RUNS}")
     title = runs[0][0].name if len(runs) == 1 else counted(len(runs), "run")
-    return Shown(title, runs, range(min(DETAILED, len(runs))))
+    return Shown(title, runs, range(len(runs)))
 
 
 def _compared(top: Path) -> Shown:
@@ -109,9 +109,7 @@ def _compared(top: Path) -> Shown:
     runs = [(folder, f"{name}, seed {seed}", name) for name, seed, folder in folders]
     groups = [group for _, _, group in runs]
     first = [groups.index(group) for group in dict.fromkeys(groups)]
-    return Shown(
-        f"Comparison of {', '.join(entry.name for entry in found.recipes)}", runs, first[:DETAILED], found, top
-    )
+    return Shown(f"Comparison of {', '.join(entry.name for entry in found.recipes)}", runs, first, found, top)
 
 
 def page(about: Shown, wishes: Wishes, live: bool = False, keep: Keep = anew) -> Page:
@@ -132,18 +130,18 @@ def page(about: Shown, wishes: Wishes, live: bool = False, keep: Keep = anew) ->
     )
     if damaged:
         sections.append(Section("damaged", "Not readable", damaged))
-    for number in about.detailed:
-        if number not in runs:
-            continue
+    detailed = [number for number in about.detailed if number in runs][:DETAILED]
+    for number in detailed:
         run, key = runs[number][0], f"run-{number}"
         sections.append(Section(key, run.name, (), _parts(run, key, wishes, live, keep), run.title))
-    left = len(about.runs) - len(about.detailed)
+    left = len(runs) - len(detailed)
     if found is not None:
         sections.append(Section("comparison-again", "Make it again", comparison.again(found)))
     elif left:
         told = f"{counted(left, 'further run')} in tables and curves alone; name fewer runs to see all of them."
         sections.append(Section("left", "Further runs", [Text(told, told=True)]))
-    return Page(about.title, counted(len(about.runs), "run"), sections, live)
+    count = counted(len(about.runs), "run")
+    return Page(about.title, count if count != about.title else "", sections, live)
 
 
 def _read(about: Shown) -> tuple[dict[int, tuple[Told, str]], list[Block]]:
@@ -167,11 +165,13 @@ def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[
     graphs = keep(
         (run.folder, key, "graph"), run.text, lambda: guarded("No view graph", lambda: graph(_recipe(run, wishes)))
     )
-    shown = keep(
-        (run.folder, key, "samples"),
-        None if steps is None else (steps // _each_epoch(run)).bit_length(),  # while it goes on, ever more rarely
-        lambda: guarded("No samples", lambda: samples(run.folder, at, use, wishes.samples, steps)),
-    )
+    seen: list[Block] = [Text("Not asked for.", told=True)]
+    if wishes.samples:
+        seen = keep(
+            (run.folder, key, "samples"),
+            None if steps is None else (steps // _each_epoch(run)).bit_length(),  # while it goes on, ever more rarely
+            lambda: guarded("No samples", lambda: samples(run.folder, at, use, wishes.samples, steps)),
+        )
     said: list[Block] = [Text("Answers of the network come when the run is finished.", told=True)]
     if not wishes.answers:
         said = [Text("Not asked for.", told=True)]
@@ -189,7 +189,7 @@ def _parts(run: Told, key: str, wishes: Wishes, live: bool, keep: Keep) -> list[
     parts = [
         Section(f"{key}-overview", "At a glance", one_run.overview(run)),
         Section(f"{key}-graph", "What is asked of the views", graphs),
-        Section(f"{key}-samples", "What the network saw", shown),
+        Section(f"{key}-samples", "What the network saw", seen),
         Section(f"{key}-training", "Training", one_run.training(run, key)),
         Section(f"{key}-results", "Results", one_run.results(run, key)),
         Section(f"{key}-answers", "Answers", said),

@@ -22,9 +22,15 @@
     return { ...fixed, ...own, ...title };
   }
 
-  function whole(layout, box) {
+  function legendRows(data, width) { // at most, of names that are as long as the longest
+    const names = data.filter((each) => each.showlegend !== false).map((each) => (each.name || "").length);
+    return Math.ceil(names.length / Math.max(1, Math.floor((width - 56) / (Math.max(...names) * 6.6 + 56))));
+  }
+
+  function whole(layout, data, box) {
     return {
       ...layout,
+      height: layout.height + 29 * Math.max(0, legendRows(data, box.clientWidth) - 2), // names take nothing from curves
       width: box.clientWidth,
       autosize: false,
       margin: { l: 44, r: 12, t: 10, b: 34, ...layout.margin },
@@ -33,7 +39,7 @@
       plot_bgcolor: "rgba(0,0,0,0)",
       hovermode: layout.hovermode || "closest",
       hoverlabel: { bgcolor: "#1b1f24", bordercolor: "#1b1f24", font: { color: "#ffffff", size: 12 } },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)", itemclick: coarse ? false : "toggle" },
+      legend: { orientation: "h", maxheight: 1, x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)", itemclick: coarse ? false : "toggle" },
       dragmode: coarse ? false : "zoom",
       xaxis: axis(layout.xaxis),
       yaxis: axis(layout.yaxis),
@@ -41,7 +47,7 @@
   }
 
   async function draw(box, chart) {
-    await Plotly.react(box, structuredClone(chart.data), whole(structuredClone(chart.layout), box), still);
+    await Plotly.react(box, structuredClone(chart.data), whole(structuredClone(chart.layout), chart.data, box), still);
     for (const svg of box.querySelectorAll("svg.main-svg")) {
       const [width, height] = [svg.getAttribute("width"), svg.getAttribute("height")];
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`); // so that print scales it
