@@ -21,7 +21,7 @@ from manyview.branches.layouts import LAYOUTS
 from manyview.branches.spec import NORMALIZATIONS
 from manyview.branches.timm_models import timm_model
 from manyview.branches.weights import open_weights
-from manyview.errors import ManyviewWarning
+from manyview.errors import ManyviewWarning, RunError
 from manyview.foundation.grammar import Call, parse_call
 from manyview.judge.importing import import_checkpoint
 from manyview.judge.models import exported
@@ -73,7 +73,7 @@ def agmax_wide():
     net = Wide(6, 2, agmax=True)
     whole = stirred(AgMax(net, net.width, 10))
     file = {"model_state_dict": under("module.", whole.state_dict())}
-    return Made(file, net.features, lambda x: whole.backbone.classifier(net.features(x)), CIFAR, layout="agmax")
+    return Made(file, net.features, lambda x: whole.backbone.classifier(net.features(x)), USUAL, layout="agmax")
 
 
 def sla():
@@ -568,6 +568,9 @@ def test_a_joint_head_without_its_command_line(tmp_path):
     assert told in lines
     whole, ten = (open_weights(tmp_path / name).state["fc.weight"] for name in ("whole", "ten"))
     assert torch.equal(whole[::4], ten)
+    args = argparse.Namespace(mode="sla", dataset="flowers")
+    with pytest.raises(RunError, match=r"weight is of classes x transformations \(SLA\); say --classes$"):
+        import_checkpoint(saved(tmp_path / "c.pth", {**file, "args": args}), tmp_path / "own")
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,8 @@ LAYOUTS = (
             "classifier of timm's, which nothing reads": r"feature_extractor\.features\.(classifier|head\.fc)\.",
         },
         large=IMAGENET,
-        small=CIFAR,
+        hint="its code has [[0.4914,0.4822,0.4465],[0.2023,0.1994,0.201]] for CIFAR and "
+        "[[0.431,0.4302,0.4463],[0.1965,0.1984,0.1992]] for SVHN",
     ),
     Layout(
         "sla",

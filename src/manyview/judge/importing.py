@@ -171,7 +171,9 @@ def _head(file: Checkpoint, layout: Layout, taken: Taken, classes: int | None) -
             raise RunError(f"{file.path}: classifiers.0.weight has {counted(joint, 'row')}, no head of classes x "
                            f"transformations beside one of {counted(rows, 'class')}, as SLA+SD's is")  # fmt: skip
     mode = plain_value(file, "mode") if layout.joint else None
-    count = classes or (_sla_classes(file) if mode == "sla" else None) or rows
+    count = classes or (_sla_classes(file) if mode == "sla" else rows)
+    if count is None:
+        raise RunError(f"{file.path}: {taken.head}weight is of classes x transformations (SLA); say --classes")
     if not 0 < count <= rows or rows % count:
         raise RunError(f"{file.path}: {taken.head}weight has {counted(rows, 'row')}, no multiple of {count} classes")
     every = rows // count
