@@ -318,8 +318,9 @@ def test_it_is_a_model_as_any_other(tmp_path, recwarn):
         "\nmatched   67 weights, model: base_model.*; renamed from a ResNet's children, numbered (under base_" in told
     )
     assert "\nhead      7 classes, classifiers.1.*\nleft      joint head: 2 tensors (classifiers.0.weight, " in told
-    assert told.endswith(f"\nnot read  iteration\nimages    normalised by imagenet, as the code of sla has it\n"
-                         f"wrote     {out / 'model.safetensors'} and config.json\n")  # fmt: skip
+    images = "images    224x224, the centre of 256; normalised by imagenet, as the code of sla has it"
+    assert told.endswith(f"\nnot read  iteration\n{images}\nwrote     {out / 'model.safetensors'} and config.json\n")
+    assert str(exported(out).test.ops[0].op) == "Resize(size=256)"  # as SLA's own test.py, and not as timm's resnet18
     photos = tmp_path / "photos"
     files = [png(photos / name / f"{seed}.png", (40, 40), seed) for seed, name in enumerate("abababab")]
     done("embed", out, photos, "--out", tmp_path / "f.npz", "--size", "32")
@@ -549,7 +550,10 @@ def test_safetensors_half_precision_and_what_is_said(tmp_path, recwarn):
     found = exported(tmp_path / "out").read(pixels)
     assert torch.allclose(found["logits"], net(normalised(pixels)), atol=1e-6)
     lines = import_checkpoint(path, tmp_path / "said", normalize="[[0.1,0.2,0.3],[0.4,0.5,0.6]]")
-    assert "images    normalised by [[0.1,0.2,0.3],[0.4,0.5,0.6]], as --normalize says" in lines
+    assert (
+        "images    224x224, the centre of 236; normalised by [[0.1,0.2,0.3],[0.4,0.5,0.6]], as --normalize says"
+        in lines
+    )
     found = exported(tmp_path / "said").read(pixels)
     assert torch.allclose(found["logits"], net(normalised(pixels, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))), atol=1e-6)
     assert not recwarn.list
