@@ -22,6 +22,7 @@ from manyview.branches.spec import NORMALIZATIONS
 from manyview.branches.timm_models import timm_model
 from manyview.branches.weights import open_weights
 from manyview.errors import ManyviewWarning, RunError
+from manyview.export.export import export_model
 from manyview.foundation.grammar import Call, parse_call
 from manyview.judge.importing import import_checkpoint
 from manyview.judge.models import exported
@@ -550,10 +551,10 @@ def test_safetensors_half_precision_and_what_is_said(tmp_path, recwarn):
     found = exported(tmp_path / "out").read(pixels)
     assert torch.allclose(found["logits"], net(normalised(pixels)), atol=1e-6)
     lines = import_checkpoint(path, tmp_path / "said", normalize="[[0.1,0.2,0.3],[0.4,0.5,0.6]]")
-    assert (
-        "images    224x224, the centre of 236; normalised by [[0.1,0.2,0.3],[0.4,0.5,0.6]], as --normalize says"
-        in lines
-    )
+    sizes, own = "224x224, the centre of 236, bilinear here and bicubic there", "[[0.1,0.2,0.3],[0.4,0.5,0.6]]"
+    assert f"images    {sizes}; normalised by {own}, as --normalize says" in lines
+    with pytest.warns(ManyviewWarning, match=r"said says that images are resized by a bicubic filter; manyview,"):
+        export_model(tmp_path / "said", tmp_path / "again", "torchscript", size=32)
     found = exported(tmp_path / "said").read(pixels)
     assert torch.allclose(found["logits"], net(normalised(pixels, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))), atol=1e-6)
     assert not recwarn.list

@@ -112,8 +112,8 @@ class Layout:
     is. large, small: how images are normalised by that code for networks with a 7x7 stem or patches, and with a 3x3
     stem, where it has one way; hint: what else it may be. arguments: of networks that no shape tells, by the name that
     shapes give, None where that code has several; padding: of a 3x3 stem, where it is not 1. resized: the filter that
-    makes large images smaller there. joint: whether the classifier may be one of classes x transformations. refused: why
-    such a file cannot come in as manyview's networks.
+    makes large images smaller there. joint: whether the classifier may be one of classes x transformations. refused:
+    why such a file cannot come in as manyview's networks.
     """
 
     name: str

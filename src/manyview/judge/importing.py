@@ -238,12 +238,14 @@ def _images(images: Normalization, told: Mapping[str, str], layout: Layout, call
 
 
 def _seen(prepared: Mapping[str, Any]) -> str:
-    """Their size, where it is known, and what that is cut out of."""
+    """Their size, where it is known, what that is cut out of, and by what filter others make it."""
     if "input_size" not in prepared:
         return ""
     height, width = prepared["input_size"][-2:]
-    side = round(height / prepared["crop_pct"])
-    return f"{height}x{width}, the centre of {side}; " if side != height else f"{height}x{width}; "
+    side, theirs = round(height / prepared["crop_pct"]), prepared["interpolation"]
+    cut = f", the centre of {side}" if side != height else ""
+    other = f", bilinear here and {theirs} there" if theirs != "bilinear" else ""
+    return f"{height}x{width}{cut}{other}; "
 
 
 def _what_came(file: Checkpoint, taken: Taken, found: Fit) -> list[str]:
