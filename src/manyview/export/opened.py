@@ -47,7 +47,7 @@ def _as_run(folder: Path, place: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
     if (filtered := prepared.get("interpolation", "bilinear")) != "bilinear":
-        told = f"{folder} says that images are resized by a {filtered} filter; manyview, and what leaves, has a bilinear one"
+        told = f"{folder} says that images are resized by a {filtered} filter; manyview and what leaves have a bilinear"
         warnings.warn(told, ManyviewWarning, stacklevel=2)
     call = parse_call(str(weights.backbone), str(folder))
     backbone = Call(call.name, (), {**call.kwargs, "init": str(folder)})
