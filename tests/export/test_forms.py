@@ -279,6 +279,10 @@ def test_a_card_says_what_was_measured_and_no_more(runs, tmp_path):
     front, text = card_of(tmp_path / "trained")
     assert "model-index" not in front
     assert "of the averaged weights of the same run, which are not those here" in text
+    export_model(run, tmp_path / "larger", "hub", size=12)
+    front, text = card_of(tmp_path / "larger")
+    assert "model-index" not in front
+    assert "of images of the recipe's own size, which is not the one here" in text
     export_model(run, tmp_path / "features", "hub", features=True)
     front, text = card_of(tmp_path / "features")
     assert front["pipeline_tag"] == "image-feature-extraction"

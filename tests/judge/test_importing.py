@@ -21,7 +21,8 @@ from manyview.branches.layouts import LAYOUTS
 from manyview.branches.spec import NORMALIZATIONS
 from manyview.branches.timm_models import timm_model
 from manyview.branches.weights import open_weights
-from manyview.errors import ManyviewWarning
+from manyview.errors import ManyviewWarning, RunError
+from manyview.export.export import export_model
 from manyview.foundation.grammar import Call, parse_call
 from manyview.judge.importing import import_checkpoint
 from manyview.judge.models import exported
@@ -73,7 +74,7 @@ def agmax_wide():
     net = Wide(6, 2, agmax=True)
     whole = stirred(AgMax(net, net.width, 10))
     file = {"model_state_dict": under("module.", whole.state_dict())}
-    return Made(file, net.features, lambda x: whole.backbone.classifier(net.features(x)), CIFAR, layout="agmax")
+    return Made(file, net.features, lambda x: whole.backbone.classifier(net.features(x)), USUAL, layout="agmax")
 
 
 def sla():
@@ -318,8 +319,9 @@ def test_it_is_a_model_as_any_other(tmp_path, recwarn):
         "\nmatched   67 weights, model: base_model.*; renamed from a ResNet's children, numbered (under base_" in told
     )
     assert "\nhead      7 classes, classifiers.1.*\nleft      joint head: 2 tensors (classifiers.0.weight, " in told
-    assert told.endswith(f"\nnot read  iteration\nimages    normalised by imagenet, as the code of sla has it\n"
-                         f"wrote     {out / 'model.safetensors'} and config.json\n")  # fmt: skip
+    images = "images    224x224, the centre of 256; normalised by imagenet, as the code of sla has it"
+    assert told.endswith(f"\nnot read  iteration\n{images}\nwrote     {out / 'model.safetensors'} and config.json\n")
+    assert str(exported(out).test.ops[0].op) == "Resize(size=256)"  # as SLA's own test.py, and not as timm's resnet18
     photos = tmp_path / "photos"
     files = [png(photos / name / f"{seed}.png", (40, 40), seed) for seed, name in enumerate("abababab")]
     done("embed", out, photos, "--out", tmp_path / "f.npz", "--size", "32")
@@ -551,7 +553,10 @@ def test_safetensors_half_precision_and_what_is_said(tmp_path, recwarn):
     found = exported(tmp_path / "out").read(pixels)
     assert torch.allclose(found["logits"], net(normalised(pixels)), atol=1e-6)
     lines = import_checkpoint(path, tmp_path / "said", normalize="[[0.1,0.2,0.3],[0.4,0.5,0.6]]")
-    assert "images    normalised by [[0.1,0.2,0.3],[0.4,0.5,0.6]], as --normalize says" in lines
+    sizes, own = "224x224, the centre of 236, bilinear here and bicubic there", "[[0.1,0.2,0.3],[0.4,0.5,0.6]]"
+    assert f"images    {sizes}; normalised by {own}, as --normalize says" in lines
+    with pytest.warns(ManyviewWarning, match=r"said says that images are resized by a bicubic filter; manyview,"):
+        export_model(tmp_path / "said", tmp_path / "again", "torchscript", size=32)
     found = exported(tmp_path / "said").read(pixels)
     assert torch.allclose(found["logits"], net(normalised(pixels, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))), atol=1e-6)
     assert not recwarn.list
@@ -570,6 +575,9 @@ def test_a_joint_head_without_its_command_line(tmp_path):
     assert told in lines
     whole, ten = (open_weights(tmp_path / name).state["fc.weight"] for name in ("whole", "ten"))
     assert torch.equal(whole[::4], ten)
+    args = argparse.Namespace(mode="sla", dataset="flowers")
+    with pytest.raises(RunError, match=r"weight is of classes x transformations \(SLA\); say --classes$"):
+        import_checkpoint(saved(tmp_path / "c.pth", {**file, "args": args}), tmp_path / "own")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ WRAPPERS = (
 AROUND = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
 COUNTED = ("n_averaged",)  # what torch's AveragedModel has beside weights
 
+LOOKS_AT, CUT_FROM = 224, 256
+"""Pixels of the side that networks for large images see, and of the shorter side that this is the centre of: by the
+evaluation code of all layouts that have marks. timm's own networks of the same names have other shares."""
 IMAGENET = NORMALIZATIONS["imagenet"]
 CIFAR: Normalization = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # the std of many repositories
 
@@ -108,8 +111,9 @@ class Layout:
     classifier: before `weight` and `bias` of one on h. parts: regular expressions of names of the rest, by what that
     is. large, small: how images are normalised by that code for networks with a 7x7 stem or patches, and with a 3x3
     stem, where it has one way; hint: what else it may be. arguments: of networks that no shape tells, by the name that
-    shapes give, None where that code has several; padding: of a 3x3 stem, where it is not 1. joint: whether the
-    classifier may be one of classes x transformations. refused: why such a file cannot come in as manyview's networks.
+    shapes give, None where that code has several; padding: of a 3x3 stem, where it is not 1. resized: the filter that
+    makes large images smaller there. joint: whether the classifier may be one of classes x transformations. refused:
+    why such a file cannot come in as manyview's networks.
     """
 
     name: str
@@ -125,6 +129,7 @@ class Layout:
     hint: str = ""
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     padding: int = 0
+    resized: str = "bilinear"
     joint: bool = False
     refused: str = ""
 
@@ -144,7 +149,8 @@ LAYOUTS = (
             "classifier of timm's, which nothing reads": r"feature_extractor\.features\.(classifier|head\.fc)\.",
         },
         large=IMAGENET,
-        small=CIFAR,
+        hint="its code has [[0.4914,0.4822,0.4465],[0.2023,0.1994,0.201]] for CIFAR and "
+        "[[0.431,0.4302,0.4463],[0.1965,0.1984,0.1992]] for SVHN",
     ),
     Layout(
         "sla",
@@ -244,6 +250,7 @@ LAYOUTS = (
         trunk=("backbone.",),
         parts={"head": r"^(head|dino_head|ibot_head)\."},
         large=IMAGENET,
+        resized="bicubic",
     ),
     Layout(
         "lightly",

@@ -115,6 +115,11 @@ def _of_hub(recipe: Recipe) -> str | None:
 
 
 def _as_evaluated(leaving: Outgoing) -> bool:
+    """Whether the run's figures are of these weights, on images of this size."""
+    return _of_these_weights(leaving) and not leaving.asked
+
+
+def _of_these_weights(leaving: Outgoing) -> bool:
     return (leaving.weights == "averaged") == bool(leaving.recipe.train.ema)
 
 
@@ -171,7 +176,9 @@ def _measured(leaving: Outgoing, card: Card) -> str:
         parts.append(_compared(card.comparison))
     if len(parts) == 1:
         return "## Measured\n\nNothing has been measured of it."
-    if not _as_evaluated(leaving):
+    if leaving.asked:
+        parts.append("These figures are of images of the recipe's own size, which is not the one here.")
+    if not _of_these_weights(leaving):
         parts.append("These figures are of the averaged weights of the same run, which are not those here.")
     if result.get("selected_by"):
         parts.append(f"Weights chosen by: {_plain(result['selected_by'])}. One run, seed {result.get('seed')}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from manyview.branches.weights import open_weights, warn_of_normalization
-from manyview.errors import RunError
+from manyview.errors import ManyviewWarning, RunError
 from manyview.foundation.files import read_json, write_json, write_state, write_text
 from manyview.foundation.grammar import Call, parse_call
 from manyview.load import parse_recipe
@@ -45,6 +46,9 @@ def _as_run(folder: Path, place: Path) -> Run:
         views = _views(prepared)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} is not what `manyview export` writes: {error!r}") from None
+    if (filtered := prepared.get("interpolation", "bilinear")) != "bilinear":
+        told = f"{folder} says that images are resized by a {filtered} filter; manyview and what leaves have a bilinear"
+        warnings.warn(told, ManyviewWarning, stacklevel=2)
     call = parse_call(str(weights.backbone), str(folder))
     backbone = Call(call.name, (), {**call.kwargs, "init": str(folder)})
     branch = {"backbone": str(backbone), "normalize": normalize}

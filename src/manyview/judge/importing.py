@@ -14,7 +14,7 @@ from torch import Tensor
 from manyview.branches.architecture import network_by_shapes
 from manyview.branches.checkpoints import Checkpoint, Taken, layout_of, open_checkpoint, plain_value, take
 from manyview.branches.fit import Fit
-from manyview.branches.layouts import SLA_DATA, WRAPPERS, Layout
+from manyview.branches.layouts import CUT_FROM, LOOKS_AT, SLA_DATA, WRAPPERS, Layout
 from manyview.branches.origin import PLACES
 from manyview.branches.spec import LOGITS, NORMALIZATIONS, Normalization, parse_normalize
 from manyview.branches.timm_models import is_stem, like_backbones, timm_library, timm_model
@@ -63,7 +63,7 @@ def import_checkpoint(
     head = _head(file, known, taken, classes)
     weights = Weights(taken.state, str(path), heads={LOGITS: head.weights} if head else {})
     network, found = with_classifier(lambda count: _built(call, count), weights, str(call))
-    prepared = _prepared(network, call)
+    prepared = _prepared(known, network, call)
     images, told = _normalization(known, network, normalize, named=layout is not None)
     prepared |= {"mean": [*images[0]], "std": [*images[1]]}
     own = {"small": call.kwargs.get("small", False), "checkpoint": path.name, "layout": known.name, **told}
@@ -89,7 +89,7 @@ def import_checkpoint(
         *_what_came(file, taken, found),
         f"head      {head.told if head else within}",
         *_what_did_not(file, taken, found),
-        f"images    {_images(images, told, known, call)}",
+        f"images    {_seen(prepared)}{_images(images, told, known, call)}",
         f"wrote     {out / 'model.safetensors'} and config.json",
     ]
 
@@ -173,7 +173,9 @@ def _head(file: Checkpoint, layout: Layout, taken: Taken, classes: int | None) -
             raise RunError(f"{file.path}: classifiers.0.weight has {counted(joint, 'row')}, no head of classes x "
                            f"transformations beside one of {counted(rows, 'class')}, as SLA+SD's is")  # fmt: skip
     mode = plain_value(file, "mode") if layout.joint else None
-    count = classes or (_sla_classes(file) if mode == "sla" else None) or rows
+    count = classes or (_sla_classes(file) if mode == "sla" else rows)
+    if count is None:
+        raise RunError(f"{file.path}: {taken.head}weight is of classes x transformations (SLA); say --classes")
     if not 0 < count <= rows or rows % count:
         raise RunError(f"{file.path}: {taken.head}weight has {counted(rows, 'row')}, no multiple of {count} classes")
     every = rows // count
@@ -192,14 +194,15 @@ def _sla_classes(file: Checkpoint) -> int | None:
     return int(number) if data != number and number.isdecimal() else SLA_DATA.get(data)
 
 
-def _prepared(network: Any, call: Call) -> dict[str, Any]:
-    """How timm prepares images for a network; one with the small stem looks at them as they are."""
+def _prepared(layout: Layout, network: Any, call: Call) -> dict[str, Any]:
+    """How a layout's code prepares images for a network, else timm; one with the small stem sees them as they are."""
     data = timm_library().data.resolve_model_data_config(network)
     small = call.kwargs.get("small", False)
+    theirs = bool(layout.marks) and data["input_size"][-2:] == (LOOKS_AT, LOOKS_AT)
     return {
         "num_classes": network.num_classes,
-        "interpolation": data["interpolation"],
-        "crop_pct": 1.0 if small else data["crop_pct"],
+        "interpolation": layout.resized if theirs else data["interpolation"],
+        "crop_pct": 1.0 if small else LOOKS_AT / CUT_FROM if theirs else data["crop_pct"],
         **({} if small else {"input_size": [*data["input_size"]]}),
         "classifier": network.pretrained_cfg.get("classifier", "fc"),
     }
@@ -234,6 +237,17 @@ def _images(images: Normalization, told: Mapping[str, str], layout: Layout, call
         return f"normalised by {written}, {by}"
     hint = f" ({layout.hint})" if layout.hint else ""
     return f"how they were normalised is not known; {written} is taken, usual for {call.name}, so say --normalize{hint}"
+
+
+def _seen(prepared: Mapping[str, Any]) -> str:
+    """Their size, where it is known, what that is cut out of, and by what filter others make it."""
+    if "input_size" not in prepared:
+        return ""
+    height, width = prepared["input_size"][-2:]
+    side, theirs = round(height / prepared["crop_pct"]), prepared["interpolation"]
+    cut = f", the centre of {side}" if side != height else ""
+    other = f", bilinear here and {theirs} there" if theirs != "bilinear" else ""
+    return f"{height}x{width}{cut}{other}; "
 
 
 def _what_came(file: Checkpoint, taken: Taken, found: Fit) -> list[str]:
