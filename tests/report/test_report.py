@@ -203,6 +203,9 @@ def test_what_a_run_does_not_have_is_told(runs, tmp_path):
     assert "relation cross_entropy(logits(a), logits(b))" in shown.text  # of what needs no data nothing is lost
 
 
+CLASSES = '{"classes": ["a"], "train": 7}'
+
+
 def test_damaged_files_are_one_line(runs, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(runs["tied"], folder, ignore=shutil.ignore_patterns("checkpoints"))
@@ -211,7 +214,13 @@ def test_damaged_files_are_one_line(runs, tmp_path):
     tell(folder, "odd")
     html(page(find([folder]), Wishes(samples=0)))
     out = tmp_path / "page.html"
-    for name, text in (("splits.json", "[1]"), ("result.json", "[]"), ("result.json", "{")):
+    for name, text in (
+        ("splits.json", "[1]"),
+        ("splits.json", "{}"),
+        ("splits.json", CLASSES),
+        ("result.json", "[]"),
+        ("result.json", "{"),
+    ):
         (folder / name).write_text(text)
         assert f"{name} is damaged" in one_line(*manyview("report", folder, "--out", out))
         assert not out.exists()

@@ -23,6 +23,7 @@ def made(folder, *, title="", seed=0, epochs=2, top1=None, vals=(), failed=False
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     splits = {"classes": ["0", "1"], "note": "10 train", "train": {"count": 10, "images": f"d{seed}", "index": "0-9"}}
+    splits["looks"] = {"train": {str(n): f"{n}{seed}" for n in range(40)}}
     (folder / "splits.json").write_text(json.dumps(splits))
     lines = [{"step": n, "epoch": n + 1.0, "val": {"top1": value, "loss": 1.0}} for n, value in enumerate(vals)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9, "ep')
@@ -156,10 +157,12 @@ def test_how_two_runs_differ(tmp_path):
         "seed": (0, 4),
         "train.epochs": (2, 3),
     }
+    looks = found.surroundings.pop("data.looks.train")  # one line, however many images were looked at
+    assert looks[0] != looks[1]
     assert found.surroundings == {"data.train.images": ("d0", "d4"), "seconds": (6.0, 5.75)}
     assert found.results == {"top1": (40.0, 42.5), "loss": (0.5, 0.5)}
     (other / "result.json").unlink()
-    assert unlike(one, other).surroundings == {"data.train.images": ("d0", "d4")}
+    assert [*unlike(one, other).surroundings] == ["data.train.images", "data.looks.train"]
 
 
 def test_flat_and_changed():

@@ -13,6 +13,7 @@ from manyview.foundation.files import read_mapping
 from manyview.recipe.find import text_of_run
 from manyview.report.blocks import Block, Text
 from manyview.report.curves import Curves, read_curves
+from manyview.training.noted import read_noted
 from manyview.training.registry import Known, known_of, number, numbers
 
 MOST_ROWS = 60
@@ -49,7 +50,8 @@ def tell(folder: Path, name: str) -> Told:
         known = known_of(folder, name)
     except (ValueError, TypeError) as error:
         raise RunError(f"{folder} is damaged: {error}") from None
-    splits = _json(folder / "splits.json")
+    noted = folder / "splits.json"
+    splits = read_noted(noted) if noted.is_file() else {}
     return Told(folder, name, known, text, result, splits, read_curves(folder / "metrics.jsonl"))
 
 

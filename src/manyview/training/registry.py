@@ -265,14 +265,20 @@ def _result(folder: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged: {reason(error)}") from None
 
 
+def _digest(value: Any) -> str:
+    """Of what is too much to be shown."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
 def _surroundings(folder: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     try:
         splits = read_mapping(folder / "splits.json")
         marks = {
             name: {key: value for key, value in mark.items() if key != "index"} if isinstance(mark, dict) else mark
             for name, mark in splits.items()
-            if name not in ("continued", "processes")
+            if name not in ("continued", "processes", "looks")
         }
+        marks["looks"] = {split: _digest(images) for split, images in splits.get("looks", {}).items()}
     except (OSError, ValueError, AttributeError) as error:
         raise RunError(f"{folder}/splits.json is missing or damaged: {reason(error)}") from None
     told = ("versions", "words", "device", "git", "steps", "seconds", "selected_by", "eval_split", "skipped_images")

@@ -33,6 +33,7 @@ from manyview.recipe.streams import read_of
 from manyview.step import Step
 from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of, trained
+from manyview.training.noted import read_noted
 from manyview.training.saving import kept
 from manyview.views.engine.program import RENDERER
 from manyview.words.load import Use, words_of
@@ -166,7 +167,7 @@ class Run:
             more += self._further(own) if all(each.startswith("train.") for each in changed) else ""
             raise RunError(f"{self.folder} was made by another recipe: {in_a_line(changed)}{more}")
         if splits is not None:
-            stored = self._read("splits.json")
+            stored = self._noted()
             for split, mark in marks_of(splits).items():
                 before = stored.get(split)
                 if split == "test" and not (own.data.test and recipe.data.test):
@@ -191,7 +192,7 @@ class Run:
 
     def starts(self) -> dict[str, dict[str, Any]]:
         """What the run began with that was not drawn: part -> {source, told, digest}, and columns of a teacher."""
-        return dict(self._read("splits.json").get("starts", {}))
+        return dict(self._noted().get("starts", {}))
 
     def _check_starts(self, starts: Mapping[str, Start]) -> None:
         """Raises RunError where a run that has no checkpoint yet would begin with other weights than it did."""
@@ -224,7 +225,7 @@ class Run:
 
     def classes(self) -> list[str]:
         """Class names, in the order of labels."""
-        return list(self._read("splits.json")["classes"])
+        return list(self._noted()["classes"])
 
     def networks(self) -> Note:
         """What is noted of networks that were given from Python; empty where the recipe names all."""
@@ -237,13 +238,13 @@ class Run:
 
     def processes(self, step: int = 0) -> int:
         """How many processes made an update, counted from 0: each mixes the images of its own part of a batch."""
-        noted = self._read("splits.json")
+        noted = self._noted()
         later = [count for first, count in noted.get("continued", []) if first <= step]
         return int([noted.get("processes", 1), *later][-1])
 
     def continue_on(self, step: int, processes: int) -> int:
         """Notes that from an update on the run goes on on so many processes; returns on how many it was before."""
-        noted = self._read("splits.json")
+        noted = self._noted()
         known = noted.get("continued", [])
         kept = [[first, count] for first, count in known if first < step]
         before = kept[-1][1] if kept else int(noted.get("processes", 1))
@@ -255,7 +256,7 @@ class Run:
 
     def tell_renderer(self) -> None:
         """Warns where another renderer makes pixels of its draws than the one it began under."""
-        own = self._read("splits.json").get("renderer", 1)
+        own = self._noted().get("renderer", 1)
         if own != RENDERER:
             warn(
                 f"{self.folder} began under renderer {own}, and this is renderer {RENDERER}: crops, resizing and blur "
@@ -309,6 +310,13 @@ class Run:
     def finished(self) -> dict[str, Any] | None:
         """What result.json holds, or None while the run is not finished."""
         return self._read("result.json") if self.result.is_file() else None
+
+    def _noted(self) -> dict[str, Any]:
+        """What splits.json holds."""
+        path = self.folder / "splits.json"
+        if not path.is_file():
+            raise RunError(f"{self.folder} is no run: it has no splits.json")
+        return read_noted(path)
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
