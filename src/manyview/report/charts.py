@@ -215,6 +215,7 @@ def confusion(key: str, title: str, classes: Sequence[str], counts: Sequence[Seq
     }
     layout = {
         "height": 480 if len(classes) <= 20 else 620,
+        "margin": {"r": 40},  # for the last slanted name
         "xaxis": {**ticks, "title": {"text": "said"}, "side": "top", "tickangle": -45 if len(classes) > 4 else 0},
         "yaxis": {**ticks, "title": {"text": "is"}, "autorange": "reversed"},
     }
