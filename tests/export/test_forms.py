@@ -303,6 +303,16 @@ def test_a_recipe_for_others_has_no_folders_of_this_machine(tmp_path):
     assert again.branches["net"]["backbone"] == "test_resnet(init='before')"
 
 
+def test_a_data_set_of_the_hub_is_named(tmp_path):
+    text = SLA.replace("ORBIT", "rotation") + "data: {source: \"hf('a/column')\", root: someone/photos}\n"
+    export_model(run_of(trained(text, 3), tmp_path / "run"), tmp_path / "out", "hub")
+    front, text = card_of(tmp_path / "out")
+    assert front["datasets"] == ["someone/photos"]
+    assert "`someone/photos` on the hub" in text
+    assert "manyview train training.yaml --out OUT" in text
+    assert parse_recipe((tmp_path / "out" / "training.yaml").read_text()).data.root == "someone/photos"
+
+
 def test_what_timm_has_no_place_for_is_told_before_it_is_written(runs):
     leaving = outgoing(runs["sla_rotation"], aggregate=True)
     assert leaving.command == "manyview export OUT FOLDER --to hub --aggregate"

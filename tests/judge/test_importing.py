@@ -555,7 +555,7 @@ def test_safetensors_half_precision_and_what_is_said(tmp_path, recwarn):
     lines = import_checkpoint(path, tmp_path / "said", normalize="[[0.1,0.2,0.3],[0.4,0.5,0.6]]")
     sizes, own = "224x224, the centre of 236, bilinear here and bicubic there", "[[0.1,0.2,0.3],[0.4,0.5,0.6]]"
     assert f"images    {sizes}; normalised by {own}, as --normalize says" in lines
-    with pytest.warns(ManyviewWarning, match=r"said says that images are resized by a bicubic filter; manyview,"):
+    with pytest.warns(ManyviewWarning, match=r"said says that images are resized by a bicubic filter; manyview and"):
         export_model(tmp_path / "said", tmp_path / "again", "torchscript", size=32)
     found = exported(tmp_path / "said").read(pixels)
     assert torch.allclose(found["logits"], net(normalised(pixels, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))), atol=1e-6)

@@ -282,7 +282,7 @@ def test_the_comma_of_flow_style(old, new, message):
             "  batch_size:",
             "  batchsize:",
             "train.batchsize: unknown key 'batchsize'; did you mean 'batch_size'? keys: "
-            f"batch_size, optimizer, sync_batchnorm, … (docs/reference.md has all {len(Train.model_fields)})",
+            f"batch_size, micro_batch, optimizer, … (docs/reference.md has all {len(Train.model_fields)})",
         ),
         (
             "b: {like: a}",

@@ -76,7 +76,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], Sequence[str]]] = {
     "diff": (diff, ["manyview diff runs/first runs/second"]),
     "compare": (
         compare,
-        ["manyview compare quickstart quickstart@weak weak:train.optimizer.lr=0.05 --seeds 5 --out runs/compared"],
+        ["manyview compare quickstart quickstart@b b:train.optimizer.lr=0.05 --out ab"],
     ),
     "report": (
         report,

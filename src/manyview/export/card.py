@@ -60,7 +60,8 @@ def model_card(leaving: Outgoing, card: Card) -> str:
 
 def shareable(recipe: Recipe) -> Recipe:
     """The recipe without the folders of one machine: of data, and of weights that it began with."""
-    data = recipe.data.model_copy(update={"root": None, "unlabeled_root": None, "download": False})
+    where = {"root": _of_hub(recipe), "unlabeled_root": None, "download": False}
+    data = recipe.data.model_copy(update=where)
     branches = anywhere(recipe.branches, lambda place: PurePath(place).name)
     return recipe.model_copy(update={"data": data, "branches": branches})
 
@@ -106,12 +107,13 @@ def _network(leaving: Outgoing) -> str:
 
 def _of_hub(recipe: Recipe) -> str | None:
     """The name that a data set has on the hub, where the recipe reads it there."""
+    root = str(recipe.data.root or "")
     try:
-        call = parse_call(recipe.data.source, "data.source")
+        reads = parse_call(recipe.data.source, "data.source").name == "hf"
     except ManyviewError:
         return None
-    named = call.args[0] if call.name == "hf" and call.args else None
-    return named if isinstance(named, str) and named.count("/") == 1 and not Path(named).exists() else None
+    named = root.count("/") == 1 and not root.startswith(("/", ".", "~")) and not Path(root).exists()
+    return root if reads and named else None
 
 
 def _as_evaluated(leaving: Outgoing) -> bool:
@@ -141,7 +143,8 @@ def _what(leaving: Outgoing) -> str:
 
 def _data(leaving: Outgoing, card: Card) -> str:
     data, names = leaving.recipe.data, leaving.labels
-    lines = [f"- source: `{_plain(data.source)}`"]
+    hub = _of_hub(leaving.recipe)
+    lines = [f"- source: `{_plain(data.source)}`{f', `{_plain(hub)}` on the hub' if hub else ''}"]
     if card.result.get("data"):
         lines.append(f"- images: {_plain(card.result['data'])}")
     if names:
@@ -208,8 +211,11 @@ def _again(leaving: Outgoing, card: Card) -> str:
     use = [
         f"--use {shlex.quote(Path(origin.called).name)}" for origin in recipe.words.used_in(recipe.to_yaml()).origins
     ]
-    roots = ("root", "unlabeled_root")
-    root = [f"data.{key}=DIR" for key in roots if getattr(recipe.data, key) is not None]
+    roots = {
+        "root": recipe.data.root if _of_hub(recipe) is None else None,
+        "unlabeled_root": recipe.data.unlabeled_root,
+    }
+    root = [f"data.{key}=DIR" for key, place in roots.items() if place is not None]
     if recipe.data.source == FROM_PYTHON or leaving.run.networks():
         given = [
             *(["data=…"] if recipe.data.source == FROM_PYTHON else []),

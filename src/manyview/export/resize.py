@@ -1,7 +1,7 @@
-"""The renderer's resizing in torch, of whole batches: the same whole numbers, and so the same grey levels.
+"""The renderer's resizing in torch, of whole batches: the same whole weights, sums and grey levels.
 
-See `taps_of` and `resample` of `views.engine.kernels`. Its sums are of whole numbers below 2**32, which float64 holds
-exactly in whatever order they are added, so a graph of ONNX has them as two products of matrices.
+See `taps_of` and `resample` of `views.engine.kernels`. Weights that are whole numbers make exact sums in any order, so
+that a product with a matrix, most of which is zero, gives what the renderer adds up tap by tap.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 HALF = 0.5
-WHOLE = 2.0**16
-"""What the weights of a mixture add up to; the kernels have the same."""
+WHOLE = 65536.0  # what the weights of a pixel add up to
+PART, LEVEL = 256.0, 16777216.0  # what the sums of rows, and then of columns, are divided by
 
 
 def resized(levels: Tensor, whole: Tensor, part: tuple[int, int]) -> Tensor:
@@ -22,10 +22,11 @@ def resized(levels: Tensor, whole: Tensor, part: tuple[int, int]) -> Tensor:
     sides = sides_of(levels)
     firsts = ((whole - sides.new_tensor(part)) / 2).round()
     rows, columns = (
-        _weights(levels.shape[axis + 2], sides[axis], whole[axis], firsts[axis], part[axis]) for axis in (0, 1)
+        _weights(sides[axis], levels.shape[axis + 2], whole[axis], firsts[axis], part[axis]) for axis in (0, 1)
     )
-    mixed = ((rows.T @ levels.double()) / 2**8 + HALF).floor()  # rows first, to 256 parts of a level
-    return ((mixed @ columns) / 2**24 + HALF).floor().float()
+    # no sum passes 2^32: float64 has them exactly; a GPU's float32 products may round what goes in (TF32)
+    mixed = ((rows @ levels.double() + PART / 2) / PART).floor()
+    return ((mixed @ columns.T + LEVEL / 2) / LEVEL).floor().float()
 
 
 def sides_of(levels: Tensor) -> Tensor:
@@ -33,34 +34,25 @@ def sides_of(levels: Tensor) -> Tensor:
     return torch.stack([levels.new_full((), levels.shape[axis], dtype=torch.float64) for axis in (2, 3)])
 
 
-def _weights(count: int, length: Tensor, whole: Tensor, first: Tensor, part: int) -> Tensor:
-    """How much of each of `count` pixels every pixel takes that is made, whole numbers [count, part], float64.
-
-    length: `count` as a number of the graph.
-    """
+def _weights(length: Tensor, pixels: int, whole: Tensor, first: Tensor, part: int) -> Tensor:
+    """What a pixel takes of each of the source, whole numbers that add up to `WHOLE`. [part, pixels]."""
     scale = length / whole
-    centre = scale * (first + torch.arange(part, dtype=torch.float64) + HALF)
-    pixels = torch.arange(count, dtype=torch.float64)[:, None]
-    return torch.where(scale > 1, _mixed(pixels, length, centre, scale), _enlarged(pixels, length, centre))
+    reach = scale.clamp_min(1.0)
+    count = (2 * reach).ceil().minimum(length)
+    places = torch.arange(pixels, dtype=torch.float64)
+    centre = (scale * (first + torch.arange(part, dtype=torch.float64) + HALF))[:, None]
 
-
-def _enlarged(pixels: Tensor, length: Tensor, centre: Tensor) -> Tensor:
-    """Of two pixels, each as much as the centre is near it."""
     at = (centre - HALF).clamp_min(0).minimum(length - 1)
-    base = at.floor().minimum((length - 2).clamp_min(0))
+    base = at.floor().minimum(length - count)
     second = ((at - base) * WHOLE + HALF).floor()
-    return torch.where(pixels == base, WHOLE - second, torch.where(pixels == base + 1, second, 0.0))
+    two = torch.where(places == base, WHOLE - second, torch.where(places == base + 1, second, 0.0))
 
-
-def _mixed(pixels: Tensor, length: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
-    """The antialiased triangle filter. Sums of shares are rounded, so that the weights add up."""
-    taps = (2 * reach).ceil().minimum(length)
-    base = (centre - reach + HALF).floor().clamp_min(0).minimum(length - taps)
-    inside = (pixels >= base) & (pixels < base + taps)
-    share = torch.where(inside, (reach - (pixels + HALF - centre).abs()).clamp_min(0), 0.0)
-    so_far = share.cumsum(dim=0)
-    reached = (so_far * (WHOLE / so_far[-1]) + HALF).floor()
-    return reached - torch.nn.functional.pad(reached[:-1], (0, 0, 1, 0))
+    base = (centre - reach + HALF).floor().clamp_min(0).minimum(length - count)
+    share = (reach - (places + HALF - centre).abs()).clamp_min(0)
+    so_far = torch.where((places >= base) & (places < base + count), share, 0.0).cumsum(dim=1)
+    reached = (so_far * (WHOLE / so_far[:, -1:]) + HALF).floor()
+    many = reached - torch.nn.functional.pad(reached[:, :-1], (1, 0))
+    return torch.where(scale <= 1, two, many)
 
 
 __all__ = ["resized", "sides_of"]

@@ -181,6 +181,8 @@ def _preprocessing(leaving: Outgoing) -> tuple[dict[str, Any], str | None]:
     share, mode, told = 1.0, "center", None
     ops = [] if view is None else [planned.op for planned in view.ops]
     match ops:
+        case [] if leaving.size is not None and len({*leaving.size}) > 1:
+            mode = "squash"
         case [Resize(size=int(side)), CenterCrop(size=cut)] if len({*as_pair(cut)}) == 1:
             share = _share(as_pair(cut)[0], side)
         case [Resize(size=size), *rest] if not isinstance(size, int) and rest in ([], [CenterCrop(size)]):

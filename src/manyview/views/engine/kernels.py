@@ -623,7 +623,9 @@ def shuffle_cells(a: Levels, b: Levels, cells: int, order: Floats) -> None:
     """Cell number k of b, row by row, is cell order[k] of a; pixels beyond the last whole cell stay."""
     channels, height, width = a.shape
     cell_h, cell_w = height // cells, width // cells
-    b[:] = a
+    before, after = a.reshape(channels * height * width), b.reshape(channels * height * width)
+    for i in range(after.size):
+        after[i] = before[i]
     for c in range(channels):
         for k in range(cells * cells):
             source = int(order[k])
@@ -737,7 +739,9 @@ def sharpen(a: Levels, b: Levels, factor: Any, columns: Floats) -> None:
     columns: scratch [H * W].
     """
     channels, height, width = a.shape
-    b[:] = a
+    before, after = a.reshape(channels * height * width), b.reshape(channels * height * width)
+    for i in range(after.size):
+        after[i] = before[i]
     if width < 3 or height < 3:
         return
     rest = ONE - factor
