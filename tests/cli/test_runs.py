@@ -58,3 +58,11 @@ def test_two_runs_side_by_side(folder):
     assert told["settings"] == {"train.epochs": [1, 7]}
     assert done("diff", folder / "first", folder / "first").splitlines()[0] == "the same settings"
     assert "is no run" in one_line(*manyview("diff", folder, folder / "first"))
+
+
+def test_long_values_are_shown_where_they_part(folder):
+    for name, weight in (("first", 1), ("second", 25)):
+        recipe = {"relations": [f"similarity(h(a), h(b), kind='mse', layers=4, weight={weight})"]}
+        (folder / name / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    told = " ".join(done("diff", folder / "first", folder / "second").split())
+    assert "relations.0 … weight=1) … weight=25)" in told

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from manyview.training.registry import SORTS, Known, Registry, ordered, unlike
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON, with all that is known.")]
 SEEN = 40  # characters of a value that `diff` shows
+KEPT = 8  # of those that two long values begin with
 
 
 def runs(
@@ -69,7 +71,7 @@ def diff(
     for what, table in (("settings", found.settings), ("made with", found.surroundings), ("results", found.results)):
         if table:
             print(f"{what}:")
-            _print(("", shown(run), shown(other)), [(key, *map(_value, pair)) for key, pair in table.items()])
+            _print(("", shown(run), shown(other)), [(key, *_pair(*pair)) for key, pair in table.items()])
 
 
 def _packaged() -> Callable[[str], Mapping[str, Any] | None]:
@@ -102,10 +104,24 @@ def _row(known: Known) -> Sequence[str]:
     return known.folder, known.recipe, str(known.seed), known.state, epochs, best, took, ago, changed
 
 
-def _value(value: Any) -> str:
+def _text(value: Any) -> str:
     text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
-    text = "-" if value is None else text
+    return "-" if value is None else text
+
+
+def _value(value: Any) -> str:
+    text = _text(value)
     return shown(text if len(text) <= SEEN else f"{text[: SEEN - 1]}…")
+
+
+def _pair(*values: Any) -> list[str]:
+    """Two values; of long ones what both begin with is left out, so that it is seen where they part."""
+    texts = [*map(_text, values)]
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
+    begin = alike - KEPT
+    if begin > 1 and max(map(len, texts)) > SEEN:
+        texts = [f"…{text[begin:]}" for text in texts]
+    return [*map(_value, texts)]
 
 
 def _print(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
