@@ -515,6 +515,7 @@ def test_places_that_are_no_use(tmp_path):
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "flax.msgpack").write_bytes(b"\x82\xa4step\x03\xa6params\x80")
     (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "empty.pth").touch()
     saved(tmp_path / "nan.pth", {**state, "bn1.bias": state["bn1.bias"] / 0})
     (tmp_path / "code.pkl").write_bytes(pickle.dumps(Code()))
     (tmp_path / "full").mkdir()
@@ -529,6 +530,7 @@ def test_places_that_are_no_use(tmp_path):
             "out",
             "code.pkl is damaged, or holds more than tensors: it holds Python objects, which may be code",
         ),
+        ("empty.pth", "out", "empty.pth: the file is empty (0 bytes)"),
         ("nan.pth", "out", "nan.pth: not all numbers of bn1.bias are finite"),
         ("nofile.pth", "out", "no checkpoint "),
         ("full", "out", "full is a folder, and a checkpoint is a file"),

@@ -155,6 +155,8 @@ def read_state(path: Path, mesh: DeviceMesh | None = None) -> Any:
             found = torch.load(path, map_location="cpu", weights_only=True)
         check_claims(found, path.stat().st_size)
     except Exception as error:  # a damaged pickle fails in any way
+        if path.is_file() and not path.stat().st_size:
+            raise DamagedError(f"{path}: the file is empty (0 bytes)") from None
         if not _looks_saved(path):
             raise DamagedError(f"{path} is no file of weights, neither torch.save's nor .safetensors") from None
         raise DamagedError(
