@@ -530,7 +530,7 @@ def test_places_that_are_no_use(tmp_path):
             "out",
             "code.pkl is damaged, or holds more than tensors: it holds Python objects, which may be code",
         ),
-        ("empty.pth", "out", "empty.pth: the file is empty (0 bytes)"),
+        ("empty.pth", "out", "empty.pth is damaged: the file is empty (0 bytes)"),
         ("nan.pth", "out", "nan.pth: not all numbers of bn1.bias are finite"),
         ("nofile.pth", "out", "no checkpoint "),
         ("full", "out", "full is a folder, and a checkpoint is a file"),

@@ -156,7 +156,7 @@ def read_state(path: Path, mesh: DeviceMesh | None = None) -> Any:
         check_claims(found, path.stat().st_size)
     except Exception as error:  # a damaged pickle fails in any way
         if path.is_file() and not path.stat().st_size:
-            raise DamagedError(f"{path}: the file is empty (0 bytes)") from None
+            raise DamagedError(f"{path} is damaged: the file is empty (0 bytes)") from None
         if not _looks_saved(path):
             raise DamagedError(f"{path} is no file of weights, neither torch.save's nor .safetensors") from None
         raise DamagedError(
