@@ -216,7 +216,8 @@ def test_plan_cannot_draw_over_a_folder(refused, tmp_path):
 def test_a_run_has_the_files_of_the_contract(trained):
     names = {path.name.split(".tfevents")[0] for path in trained.rglob("*")}
     assert names == {
-        "recipe.yaml", "splits.json", "metrics.jsonl", "checkpoints", "last.pt", "best.pt", "events.out", "result.json"
+        "recipe.yaml", "splits.json", "metrics.jsonl", "checkpoints", "last.pt", "best.pt", "events.out", "result.json",
+        "predictions", "val.safetensors", "test.safetensors",
     }  # fmt: skip
 
 
