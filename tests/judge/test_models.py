@@ -281,7 +281,7 @@ class Code:
         ("w.pt", b"PK cut short", r"^{path} is damaged, or holds more than tensors: "),
         ("w.pt", b"\x80cut short", r"^{path} is damaged, or holds more than tensors: "),
         ("w.pt", b"no checkpoint", r"^{path} is no file of weights, "),
-        ("w.pt", b"", r"^{path} is damaged, or holds more than tensors: "),
+        ("w.pt", b"", r"^{path} is damaged: the file is empty \(0 bytes\)$"),
         ("w.safetensors", b"no checkpoint", r"^{path} is damaged: "),
         ("w.pt", None, r"^no checkpoint {path}$"),
     ],
