@@ -28,7 +28,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("export",),
     ("judge",),
-    ("compare", "integrations", "report", "selftest"),
+    ("compare", "integrations", "selftest"),
+    ("report",),
     ("cli",),
     ("__main__",),
 )

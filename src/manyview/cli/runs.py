@@ -18,7 +18,7 @@ from manyview.cli.arguments import RunFolder
 from manyview.cli.complete import run_folders
 from manyview.cli.speech import tell
 from manyview.errors import RunError, shown, unknown
-from manyview.foundation.words import duration
+from manyview.foundation.words import cut, duration
 from manyview.recipe.find import packaged_recipes, title_of
 from manyview.recipe.flat import flat
 from manyview.recipe.strict_yaml import read_yaml
@@ -111,7 +111,7 @@ def _text(value: Any) -> str:
 
 def _value(value: Any) -> str:
     text = _text(value)
-    return shown(text if len(text) <= SEEN else f"{text[: SEEN - 1]}…")
+    return shown(cut(text, SEEN))
 
 
 def _pair(*values: Any) -> list[str]:

@@ -10,6 +10,7 @@ from manyview.compare.comparison import Draft
 from manyview.errors import RecipeError
 from manyview.evaluate.aggregate import Aggregate
 from manyview.evaluate.protocols import measure_names, parse_protocols
+from manyview.foundation.words import cut
 from manyview.recipe.flat import changed
 from manyview.recipe.recipe import Recipe, difference
 from manyview.show.plan import describe
@@ -125,5 +126,4 @@ def _ops(recipe: Recipe) -> list[str]:
 
 
 def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= MOST else f"{text[: MOST - 1]}…"
+    return cut(str(value), MOST)

@@ -21,6 +21,7 @@ from manyview.compare.outcome import Outcome, measures_of
 from manyview.errors import RunError, warn
 from manyview.foundation.disk import sync
 from manyview.foundation.files import open_regular
+from manyview.foundation.lock import alone_at
 from manyview.recipe.method import method_of
 from manyview.recipe.recipe import Recipe
 from manyview.training.run import INCIDENTAL
@@ -76,9 +77,7 @@ class Ledger:
         line = line_of(comparison, entry, seed, result, self.setting)
         key = ("setting", "recipe", "seed", "split")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
-                _lock(file.fileno())  # until it is closed
+            with alone_at(self.path), self.path.open("a+b") as file:
                 file.seek(0)
                 held = file.read()
                 if any(all(each[name] == line[name] for name in key) for each in _parsed(held, self.path)):
@@ -165,11 +164,3 @@ def _numbers(measures: Mapping[str, Any]) -> dict[str, float | None]:
         for name, value in measures.items()
         if isinstance(value, int | float)
     }
-
-
-def _lock(file: int) -> None:
-    try:
-        import fcntl  # not there on Windows, where two processes are not to share a file
-    except ImportError:
-        return
-    fcntl.flock(file, fcntl.LOCK_EX)

@@ -51,7 +51,11 @@ def write_all(results: Results) -> dict[str, Any]:
 
 def markdown(results: Results) -> str:
     """Tables and remarks."""
-    by_image, by_task, further = images_table(results), tasks_table(results), measures_table(results)
+    by_image, by_task, further = (
+        images_table(results.images, results.reference.name),
+        tasks_table(results),
+        measures_table(results),
+    )
     parts = [
         f"`{command(results.comparison)}`",
         main_table(results).markdown(),
@@ -161,7 +165,8 @@ def _finite(value: Any) -> Any:
 
 def show(results: Results, console: Console) -> None:
     """Prints the main table, with the bootstrap where it covers, the cost and the remarks."""
-    main, few, by_image = main_table(results), len(results.comparison.seeds) < FEW, images_table(results)
+    main, few = main_table(results), len(results.comparison.seeds) < FEW
+    by_image = images_table(results.images, results.reference.name)
     shown = [column for column in main.columns if column != "95 % bootstrap" or not few]
     console.print(rich_table("", _only(main, shown)))
     console.print()

@@ -118,11 +118,7 @@ def _of_hub(recipe: Recipe) -> str | None:
 
 def _as_evaluated(leaving: Outgoing) -> bool:
     """Whether the run's figures are of these weights, on images of this size."""
-    return _of_these_weights(leaving) and not leaving.asked
-
-
-def _of_these_weights(leaving: Outgoing) -> bool:
-    return (leaving.weights == "averaged") == bool(leaving.recipe.train.ema)
+    return leaving.evaluated and not leaving.asked
 
 
 def _what(leaving: Outgoing) -> str:
@@ -181,7 +177,7 @@ def _measured(leaving: Outgoing, card: Card) -> str:
         return "## Measured\n\nNothing has been measured of it."
     if leaving.asked:
         parts.append("These figures are of images of the recipe's own size, which is not the one here.")
-    if not _of_these_weights(leaving):
+    if not leaving.evaluated:
         parts.append("These figures are of the averaged weights of the same run, which are not those here.")
     if result.get("selected_by"):
         parts.append(f"Weights chosen by: {_plain(result['selected_by'])}. One run, seed {result.get('seed')}.")

@@ -56,6 +56,11 @@ class Outgoing:
         return "averaged" if self.step.average is not None else "trained"
 
     @property
+    def evaluated(self) -> bool:
+        """Whether they are those that the run is evaluated by."""
+        return (self.weights == "averaged") == bool(self.recipe.train.ema)
+
+    @property
     def channels(self) -> int:
         """Of its images."""
         return self.branch.mean.shape[1]
@@ -73,11 +78,10 @@ class Outgoing:
     @property
     def command(self) -> str:
         """What takes it out in the same way, for a card."""
-        evaluated = (self.weights == "averaged") == bool(self.recipe.train.ema)
         told = {FEATURES: " --features" if self.step.classifier else "", AGGREGATED: " --aggregate"}.get(
             self.answer, ""
         )
-        told += "" if evaluated else f" --weights {self.weights}"
+        told += "" if self.evaluated else f" --weights {self.weights}"
         told += f" --size {self.sized()[0]}" if self.asked else ""
         return f"manyview export OUT FOLDER --to hub{told}"
 

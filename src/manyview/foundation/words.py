@@ -50,6 +50,11 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")
 
 
+def cut(text: str, most: int) -> str:
+    """A text of at most so many letters, the last of which says that there is more."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def duration(seconds: float) -> str:
     """A duration as a person says it.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manyview.evaluate.report import Cell, Table
-from manyview.foundation.words import counted
+from manyview.foundation.words import counted, cut
 from manyview.report.blocks import Chart
 from manyview.report.curves import Point, thinned
 
@@ -166,7 +166,7 @@ def _rows(names: Sequence[str]) -> dict[str, Any]:
     """An axis with a row a name, from the top; names may be alike."""
     return {
         "tickvals": list(range(len(names))),
-        "ticktext": [_plain(_cut(name)) for name in names],
+        "ticktext": [_plain(cut(name, 28)) for name in names],
         "range": [len(names) - 0.5, -0.5],
         "showgrid": False,
         "zeroline": False,
@@ -174,16 +174,12 @@ def _rows(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _cut(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
 def confusion(key: str, title: str, classes: Sequence[str], counts: Sequence[Sequence[int]], note: str = "") -> Chart:
     """What was said (columns) of images of each class (rows); shades are shares of the class."""
     totals = [max(1, sum(row)) for row in counts]
     shares = [[value / total for value in row] for row, total in zip(counts, totals, strict=True)]
     few = len(classes) <= 12
-    names = [_plain(_cut(name, 16)) for name in classes]
+    names = [_plain(cut(name, 16)) for name in classes]
     places = list(range(len(classes)))
     trace: dict[str, Any] = {
         "type": "heatmap",

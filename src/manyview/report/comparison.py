@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
+from manyview.compare.images_table import images_table
 from manyview.errors import RunError, reason
 from manyview.evaluate.report import Cell, Table
 from manyview.foundation.files import read_json
@@ -167,23 +168,10 @@ def verdict(found: Compared) -> list[Block]:
         drawn = [None if one is None else Apart(one.mean, one.bootstrap, one.t) for one in apart]
         title = f"Paired difference to {found.reference}"
         blocks.append(differences("compared-differences", title, names, drawn, table))
-    blocks += _by_images(found)
+    if (by_image := images_table(found.by_images, found.reference)) is not None:
+        blocks.append(Rows("Image by image", by_image))
     blocks += [Text(f"{each.recipe}, seed {each.seed}, failed: {each.why}", told=True) for each in found.failed]
     return [*blocks, *(Text(line, small=True) for line in found.remarks)]
-
-
-def _by_images(found: Compared) -> list[Block]:
-    """What both say of each image, where that was kept."""
-    rows: list[tuple[Cell, ...]] = []
-    for name, each in found.by_images.items():
-        interval = None if each.interval is None else " to ".join(f"{end:+.2f}" for end in each.interval)
-        shares = [None if part is None else f"{100 * part:.0f} %" for part in (each.overlap, each.same_error)]
-        alone = (f"{each.only_this:.1f}", f"{each.only_reference:.1f}")
-        unlike = f"{each.unlike} of {each.seeds}"
-        rows.append((name, each.images, f"{each.mean:+.2f}", interval, *alone, unlike, *shares))
-    columns = ("recipe", "images", f"difference to {found.reference}", "95 %, seeds and images", "right alone")
-    more = (f"{found.reference} right alone", "McNemar p < 0.05", "errors shared", "with the same answer")
-    return [Rows("Image by image", Table((*columns, *more), tuple(rows)))] if rows else []
 
 
 def _table(found: Compared, measure: str, names: list[str], scores: Mapping[str, Score]) -> Table:

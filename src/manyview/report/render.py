@@ -37,6 +37,7 @@ def main_html(page: Page) -> str:
     return _template("main.html").render(page=page, **_known(page))
 
 
+@cache
 def policy(live: bool) -> str:
     """The Content-Security-Policy. live: the page may ask its own server for itself."""
     scripts = " ".join(f"'sha256-{_digest(text)}'" for text in (_own("page.js"), _plotly()))
