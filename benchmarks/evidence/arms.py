@@ -56,11 +56,8 @@ ARMS: dict[str, tuple[str, ...]] = {
         "views.b={from: image, make: 'resize(16) | pad_crop(16, padding=2) | flip(0.5)'}",
         _relations("cross_entropy(logits(a))", "distill(logits(b), toward=stop(logits(a)), weight=warmup(1))"),
     ),
-    "tied_where_sure": (
-        _relations(
-            BOTH,
-            'similarity(h(a), h(b), kind="cosine", where=stop(logits(a)), threshold=0.8, weight=linear(2))',
-        ),
+    "tied_where_right": (
+        _relations(BOTH, 'similarity(h(a), h(b), kind="cosine", where=stop(logits(a)), threshold="right", weight=1)'),
     ),
     "soft_targets": (
         "views.a={from: image, make: 'resize(16) | pad_crop(16, padding=4) | flip(0.5) | soften(k=2)'}",
@@ -89,24 +86,23 @@ WEIGHTS: dict[str, tuple[str, tuple[str, str]]] = {
     "augself": ("relations.augself.weight", ("1", "0.3")),
     "supcon": ("relations.supervised_contrastive.weight", ("0.5", "0.15")),
     "weak_teaches": ("relations.distill.weight", ("warmup(1)", "warmup(0.3)")),
-    "tied_where_sure": ("relations.similarity.weight", ("linear(2)", "linear(0.6)")),
+    "tied_where_right": ("relations.similarity.weight", ("1", "0.3")),
     "ema_teacher": ("relations.agreement.weight", ("warmup(1)", "warmup(0.3)")),
     "apart_but_agreed": ("relations.similarity.weight", ("-0.1", "-0.03")),
 }
-"""Where an arm's weight stands, and the two that are tried. All others have four rates to try in their place."""
+"""Where an arm's weight stands, and the two that are tried. All others have three rates to try in their place."""
 
 
 def trials(arm: str) -> dict[str, tuple[str, ...]]:
-    """The four settings that an arm is tuned over, by name: what each overrides of the arm."""
+    """The three settings that an arm is tuned over, by name: what each overrides of the arm."""
     if arm in WEIGHTS:
-        place, weights = WEIGHTS[arm]
-        tried = [(rate, weight) for rate in ("0.05", "0.1") for weight in weights]
+        place, (usual, weak) = WEIGHTS[arm]
+        tried = [("0.1", usual), ("0.1", weak), ("0.05", usual)]
         return {
             f"{arm}.{number}": (f"train.optimizer.lr={rate}", f"{place}={weight}")
             for number, (rate, weight) in enumerate(tried)
         }
-    rates = ("0.05", "0.025", "0.1", "0.2")
-    return {f"{arm}.{number}": (f"train.optimizer.lr={rate}",) for number, rate in enumerate(rates)}
+    return {f"{arm}.{number}": (f"train.optimizer.lr={rate}",) for number, rate in enumerate(("0.1", "0.05", "0.2"))}
 
 
 @dataclass(frozen=True)
@@ -119,16 +115,34 @@ class Phase:
 
 
 PHASES = {
-    "tune": Phase("val", 2, 100),
+    "tune": Phase("val", 1, 100),
     "screen": Phase("val", 5, 200),
     "claim": Phase("test", 12, 0),
     "claim_close": Phase("test", 24, 0),
 }
 
+
+@dataclass(frozen=True)
+class Setting:
+    """What a setting changes of base.yaml.
+
+    data: the folder of ROOT. tuned_in, arms_of: the setting whose trials choose each arm's, and the one whose claims,
+    or else whose screening, choose the arms; None where it is this one.
+    """
+
+    overrides: tuple[str, ...]
+    data: str = "cifar10"
+    tuned_in: str | None = None
+    arms_of: str | None = None
+
+
+LONG = ("train.epochs=60", "train.evaluate_every=60")
+OVERFITTED = ("data.limit=1000", *LONG)
+UNDERFITTED = ("data.limit=5000", "train.epochs=15", "train.evaluate_every=15")
 HEAVY = "views.a.make=resize(16) | pad_crop(16, padding=2) | flip(0.5) | randaugment(2, 9)"
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "overfitted": ("data.limit=1000", "train.epochs=60", "train.evaluate_every=60"),
-    "underfitted": ("data.limit=5000", "train.epochs=15", "train.evaluate_every=15"),
-    "overfitted_heavy": ("data.limit=1000", "train.epochs=60", "train.evaluate_every=60", HEAVY),
-    "underfitted_heavy": ("data.limit=5000", "train.epochs=15", "train.evaluate_every=15", HEAVY),
+SETTINGS: dict[str, Setting] = {
+    "overfitted": Setting(OVERFITTED),
+    "underfitted": Setting(UNDERFITTED, arms_of="overfitted"),
+    "overfitted_heavy": Setting((*OVERFITTED, HEAVY), tuned_in="overfitted", arms_of="overfitted"),
+    "tiny20": Setting(("data.source=hf", *OVERFITTED), data="tiny-20", tuned_in="overfitted", arms_of="overfitted"),
 }

@@ -1,20 +1,22 @@
 """Runs of docs/evidence.md, one phase of one setting, at equal FLOPs:
 
-    python benchmarks/evidence/run.py SETTING PHASE ROOT OUT [ARM]…
+    python benchmarks/evidence/run.py SETTING PHASE ROOT OUT [--arms ARM,…] [--part K/N]
 
-SETTING and PHASE: see arms.py. ROOT holds CIFAR-10 (see `data.root`). Every finished run becomes a line of runs.jsonl
-beside this file; what stands there is not trained again, here or on another machine. What phases on validation decide
-(the best trial of each arm, the arms that go on) is read from there, too. ARM: only these; the baselines are always
-among them, and the first of them is the reference. Then:  python benchmarks/evidence/tables.py
+SETTING and PHASE: see arms.py. ROOT holds the folders cifar10 and tiny-imagenet, as parquet files. Every finished run
+becomes a line of runs.jsonl beside this file; what stands there is not trained again, here or on another machine. What
+phases on validation decide (the best trial of each arm, the arms that go on) is read from there, too. --arms: only
+these; the baselines are always among them, and the first of them is the reference. --part 1/2: every second recipe
+alone, where another process trains the others. Then:  python benchmarks/evidence/tables.py
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from arms import ARMS, BASELINES, PHASES, SETTINGS, trials
-from chosen import going_on, tuned
+from chosen import going_on, screened, tuned
+from tiny20 import tiny20
 
 from manyview.compare.compare import compare
 from manyview.compare.ledger import read_lines
@@ -26,33 +28,52 @@ RUNS = HERE / "runs.jsonl"
 def recipes(setting: str, phase: str, only: list[str], runs: Path = RUNS) -> dict[str, tuple[str, ...]]:
     """Name -> overrides of base.yaml, of all that a phase trains."""
     lines = read_lines(runs)
-    asked = only or (going_on(lines, setting, phase) if PHASES[phase].split == "test" else list(ARMS))
+    asked = only or _asked(setting, phase, runs)
     arms = [*BASELINES, *(arm for arm in asked if arm not in BASELINES)]
     if phase == "tune":
         return {name: (*ARMS[arm], *tried) for arm in arms for name, tried in trials(arm).items()}
     return {arm: (*ARMS[arm], *tuned(lines, setting, arm)) for arm in arms}
 
 
-def main(setting: str, phase: str, root: str, out: str, *only: str) -> None:
+def _asked(setting: str, phase: str, runs: Path) -> list[str]:
+    lines = read_lines(runs)
+    if PHASES[phase].split == "test" or SETTINGS[setting].arms_of:
+        return going_on(lines, setting, phase)
+    return list(ARMS) if phase == "tune" else screened(lines, setting)
+
+
+def main() -> None:
     """Trains what is not there yet and prints the tables of `manyview compare`."""
-    asked, made = PHASES[phase], recipes(setting, phase, list(only))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("setting", choices=SETTINGS)
+    parser.add_argument("phase", choices=PHASES)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--arms", type=lambda text: text.split(","), default=[])
+    parser.add_argument("--part", type=lambda text: tuple(map(int, text.split("/"))), default=(1, 1))
+    args = parser.parse_args()
+    setting, asked, (part, parts) = SETTINGS[args.setting], PHASES[args.phase], args.part
+    made = recipes(args.setting, args.phase, args.arms)
+    if setting.data == "tiny-20":
+        tiny20(args.root / "tiny-imagenet", args.out / "tiny-20")
     compare(
         [f"{HERE / 'base.yaml'}@{name}" for name in made],
-        Path(out) / f"{setting}-{phase}",
+        args.out / f"{args.setting}-{args.phase}",
         seeds=asked.seeds,
         first_seed=asked.first,
         overrides=[
-            f"data.root={root}",
-            *SETTINGS[setting],
+            f"data.root={(args.out if setting.data == 'tiny-20' else args.root) / setting.data}",
+            *setting.overrides,
             *(f"{name}:{override}" for name, overrides in made.items() for override in overrides),
         ],
         budget="flops",
         measure="top1",
         split=asked.split,
+        only=list(made)[part - 1 :: parts],
         runs=RUNS,
-        setting=setting if asked.split == "test" else f"{setting}/{phase}",
+        setting=args.setting if asked.split == "test" else f"{args.setting}/{args.phase}",
     )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

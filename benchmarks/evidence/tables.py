@@ -56,8 +56,9 @@ def settings(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def arms_of(lines: Sequence[Mapping[str, Any]], setting: str) -> set[str]:
-    """All arms that were screened in a setting, or claimed without; a trial of tuning is none."""
-    return {line["recipe"] for line in lines if line["setting"] in (setting, f"{setting}/screen")} - {*BASELINES}
+    """All arms that were tuned or screened in a setting, or claimed without."""
+    own = (setting, f"{setting}/tune", f"{setting}/screen")
+    return {line["recipe"].partition(".")[0] for line in lines if line["setting"] in own} - {*BASELINES}
 
 
 def rows(lines: Sequence[Mapping[str, Any]], setting: str) -> list[Row]:
@@ -175,7 +176,7 @@ def text(lines: Sequence[Mapping[str, Any]]) -> str:
             arms = len(arms_of(lines, setting))
             parts += [
                 f"### {setting}",
-                f"{len(made)} recipes here; p is adjusted over {arms} arms, all that were screened.",
+                f"{len(made)} recipes here; p is adjusted over {arms} arms, all that were tried.",
                 table(made).markdown(),
                 f"![Differences in {setting}](evidence_{setting}.svg)",
             ]

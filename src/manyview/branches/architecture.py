@@ -32,7 +32,7 @@ RESNETS: dict[tuple[int, tuple[int, ...], int, int], str] = {
 OF_BLOCKS = {2: "resnet18", 3: "resnet50"}  # of other depths, the network whose `layers` are given
 MOST_BLOCKS = 400
 CHANNELS = (64, 128, 256, 512)
-CIFAR_RESNETS = {3: "cresnet20", 5: "cresnet32", 9: "cresnet56"}  # blocks a stage -> manyview's name
+CIFAR_RESNETS = {1: "cresnet8", 3: "cresnet20", 5: "cresnet32", 9: "cresnet56"}  # blocks a stage -> manyview's name
 WIDE_RESNETS = {(4, 2): "wrn28_2", (4, 10): "wrn28_10", (6, 2): "wrn40_2"}  # (blocks a stage, widening)
 VITS = {  # (width, blocks, side of a patch, LayerScale) -> timm's name
     (192, 12, 16, False): "vit_tiny_patch16_224",

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from manyview.errors import unknown
 from manyview.foundation.distributed import gather
+from manyview.relations.cross_entropy import targets_of
 from manyview.relations.reading import Port, Reading, check_alike, check_classifies, same_shape
 from manyview.relations.redundancy import vicreg
 from manyview.relations.thresholds import check_threshold
@@ -93,6 +94,8 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "vicreg": partial(vicreg, invariance=1.0, variance=1.0, covariance=1 / 25),
 }
 
+RIGHT = "right"  # in place of a threshold: rows whose largest logit is their label's
+
 # Not a mean over rows, so that the mean over processes is not the value on the joined batch.
 WHOLE_BATCH = ("l2_norm", "cosine_l2_norm", "cka", "vicreg")
 
@@ -108,20 +111,22 @@ class Similarity(nn.Module):
     """`similarity(h(a), h(b), kind="mse", weight=20)`; several layers are several lines, each with its weight.
 
     where: logits by which a row counts only if their largest probability is at least `threshold`, as Tied-FixMatch may
-    be confined to, `similarity(h(weak), h(strong), kind="cosine", where=stop(logits(weak)), threshold=0.95)`. The mean
-    stays one over all rows, as that of the pseudo-labels is; kinds mse, mae and cosine.
+    be confined to, `similarity(h(weak), h(strong), kind="cosine", where=stop(logits(weak)), threshold=0.95)`; with
+    `threshold="right"` only if it is its label's. The mean stays one over all rows, as that of the pseudo-labels is, so
+    that the weight follows how many count; kinds mse, mae and cosine.
     """
 
     symmetric = True
 
     def __init__(
-        self, a: Port, b: Port, *, kind: str = "mse", where: Port | None = None, threshold: float = 0.95
+        self, a: Port, b: Port, *, kind: str = "mse", where: Port | None = None, threshold: float | str = 0.95
     ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise ValueError(unknown("kind of similarity", kind, KINDS, "kinds"))
         check_alike(a, b)
-        check_threshold(threshold)
+        if threshold != RIGHT:
+            check_threshold(threshold, f", or {RIGHT!r}")
         if where is not None:
             check_classifies(where)
             check_alike(a, replace(where, dim=a.dim))
@@ -139,8 +144,14 @@ class Similarity(nn.Module):
     def forward(self, a: Reading, b: Reading, *, where: Reading | None = None) -> Tensor:
         h1, h2 = a.value, b.value
         if where is not None:
-            sure = where.value.detach().softmax(dim=1).max(dim=1).values >= self.threshold
-            return (ROWS[self.kind](h1, h2) * sure).mean()
+            return (ROWS[self.kind](h1, h2) * self._counts(where)).mean()
         if self.kind in WHOLE_BATCH:
             h1, h2 = gather(h1), gather(h2)
         return similarity(h1, h2, self.kind)
+
+    def _counts(self, where: Reading) -> Tensor:
+        logits = where.value.detach()
+        if isinstance(self.threshold, str):
+            (target,) = targets_of((where,))
+            return logits.argmax(dim=1) == (target if target.ndim == 1 else target.argmax(dim=1))
+        return logits.softmax(dim=1).max(dim=1).values >= self.threshold

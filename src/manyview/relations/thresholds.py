@@ -159,10 +159,10 @@ class Soft:
 THRESHOLDS: dict[str, Callable[..., Flex | Free | Soft]] = {"flex": Flex, "free": Free, "soft": Soft}
 
 
-def check_threshold(threshold: Any) -> None:
-    """Raises ValueError unless it is in (0, 1]."""
+def check_threshold(threshold: Any, else_: str = "") -> None:
+    """Raises ValueError unless it is in (0, 1]. else_: what it may be beside."""
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be in (0, 1], got {threshold!r}")
+        raise ValueError(f"threshold must be in (0, 1]{else_}, got {threshold!r}")
 
 
 def _check_momentum(momentum: float) -> None:

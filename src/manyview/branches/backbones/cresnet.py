@@ -24,7 +24,7 @@ from timm.layers import create_classifier
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-__all__ = ["BasicBlock", "CifarResNet", "cresnet20", "cresnet32", "cresnet56"]
+__all__ = ["BasicBlock", "CifarResNet", "cresnet8", "cresnet20", "cresnet32", "cresnet56"]
 
 
 class BasicBlock(nn.Module):
@@ -195,6 +195,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs(
     {
+        "cresnet8.untrained": _cfg(),
         "cresnet20.untrained": _cfg(),
         "cresnet32.untrained": _cfg(),
         "cresnet56.untrained": _cfg(),
@@ -205,6 +206,12 @@ default_cfgs = generate_default_cfgs(
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> CifarResNet:
     feature_cfg = {"out_indices": (0, 1, 2, 3)}
     return build_model_with_cfg(CifarResNet, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+
+
+@register_model
+def cresnet8(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """ResNet-8, the shortest of the family (n = 1; not in the paper): 77,850 parameters with 10 classes."""
+    return _create("cresnet8", pretrained, **dict(kwargs, depth=8))
 
 
 @register_model
