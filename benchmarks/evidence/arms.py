@@ -97,7 +97,7 @@ def trials(arm: str) -> dict[str, tuple[str, ...]]:
     """The three settings that an arm is tuned over, by name: what each overrides of the arm."""
     if arm in WEIGHTS:
         place, (usual, weak) = WEIGHTS[arm]
-        tried = [("0.1", usual), ("0.1", weak), ("0.05", usual)]
+        tried = [("0.1", usual), ("0.1", weak), ("0.2", usual)]
         return {
             f"{arm}.{number}": (f"train.optimizer.lr={rate}", f"{place}={weight}")
             for number, (rate, weight) in enumerate(tried)
