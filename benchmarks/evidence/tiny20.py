@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from manyview.foundation.files import write_atomically
 
-CLASSES, TRAINED = 20, 60
+EVERY, TRAINED = 10, 60
 
 
 def tiny20(root: Path, out: Path) -> None:
     """Writes out/train.parquet and out/test.parquet of root's, once.
 
-    Of each of the first classes the first `TRAINED` images are there to train on; what is left of them goes to the few
-    test images, since a difference of a point needs more of these than of those.
+    Every tenth class, and of each the first `TRAINED` images to train on; what is left of them goes to the few test
+    images, since a difference of a point needs more of these than of those.
     """
-    from datasets import concatenate_datasets, load_dataset
+    from datasets import ClassLabel, concatenate_datasets, load_dataset
 
     if (out / "test.parquet").exists():
         return
@@ -25,9 +26,9 @@ def tiny20(root: Path, out: Path) -> None:
     }
     places: dict[str, list[int]] = {"train": [], "rest": [], "test": []}
     for split, images in whole.items():
-        seen = [0] * CLASSES
+        seen = Counter[int]()
         for at, label in enumerate(images["label"]):
-            if label < CLASSES:
+            if label % EVERY == 0:
                 seen[label] += 1
                 places["rest" if split == "train" and seen[label] > TRAINED else split].append(at)
     rest = whole["train"].select(places["rest"])
@@ -35,6 +36,9 @@ def tiny20(root: Path, out: Path) -> None:
         "train": whole["train"].select(places["train"]),
         "test": concatenate_datasets([whole["test"].select(places["test"]), rest]),
     }
+    names = whole["train"].features["label"].names[::EVERY]
     out.mkdir(parents=True, exist_ok=True)
     for split, images in made.items():
-        write_atomically(out / f"{split}.parquet", lambda path, images=images: images.to_parquet(str(path)))
+        labels = [label // EVERY for label in images["label"]]
+        few = images.remove_columns("label").add_column("label", labels).cast_column("label", ClassLabel(names=names))
+        write_atomically(out / f"{split}.parquet", lambda path, few=few: few.to_parquet(str(path)))
