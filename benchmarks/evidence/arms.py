@@ -1,6 +1,6 @@
 """Arms, settings and phases of docs/evidence.md: a line of a recipe each, fixed before the first run.
 
-An arm is what it changes of base.yaml. Weights are those that the search on validation begins with, see TRIALS.
+An arm is what it changes of base.yaml. Weights are those that the search on validation begins with, see `trials`.
 """
 
 from __future__ import annotations

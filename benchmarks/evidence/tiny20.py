@@ -13,16 +13,16 @@ def tiny20(root: Path, out: Path) -> None:
     """Writes out/train.parquet and out/test.parquet of root's, once.
 
     Of each of the first classes the first `TRAINED` images are there to train on; what is left of them goes to the few
-    test images, since a difference of a point needs more of these than of those.
+    test images, since a difference of a point needs more of these than of those. The tables name these classes alone,
+    as many as a network has outputs for.
     """
-    from datasets import concatenate_datasets, load_dataset
+    from datasets import ClassLabel, Dataset, concatenate_datasets
+    from pyarrow.parquet import read_table
 
     if (out / "test.parquet").exists():
         return
-    whole = {
-        split: load_dataset("parquet", data_files=str(root / f"{split}.parquet"), split="train")
-        for split in ("train", "test")
-    }
+    whole = {split: Dataset(read_table(root / f"{split}.parquet")) for split in ("train", "test")}
+    named = ClassLabel(names=whole["train"].features["label"].names[:CLASSES])
     places: dict[str, list[int]] = {"train": [], "rest": [], "test": []}
     for split, images in whole.items():
         seen = [0] * CLASSES
@@ -37,4 +37,5 @@ def tiny20(root: Path, out: Path) -> None:
     }
     out.mkdir(parents=True, exist_ok=True)
     for split, images in made.items():
-        write_atomically(out / f"{split}.parquet", lambda path, images=images: images.to_parquet(str(path)))
+        table = images.cast_column("label", named)
+        write_atomically(out / f"{split}.parquet", lambda path, table=table: table.to_parquet(str(path)))
