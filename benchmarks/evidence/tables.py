@@ -43,10 +43,11 @@ COLUMNS = {
     "same_class": ("two drawn views agree, %", ".1f"),
     "symmetric_kl": ("their symmetric KL", ".3f"),
     "ece15": ("ECE", ".3f"),
-    "noise_within": ("gradient noise within images", ".1f"),
-    "noise_between": ("between images", ".1f"),
+    "gradient_within": ("gradient noise within images", ".1f"),
+    "gradient_between": ("between images", ".1f"),
 }
-"""What explain.py measures -> its column, and how it is written."""
+"""What explain.py measures -> its column and form."""
+OVER = "both over the mean's squared norm"
 NO_WORSE, AHEAD_IN, NO_WORSE_IN = -0.3, ("overfitted", "tiny20"), "underfitted"
 """An arm pays where its interval is above 0 in the first two settings and not below the first in the last."""
 
@@ -228,15 +229,23 @@ def explained(lines: Sequence[Mapping[str, Any]], explanations: Sequence[Mapping
             of = [each for each in own if each["arm"] == arm]
             means = {key: _mean([each.get(key) for each in of]) for key in COLUMNS}
             cells = (None if value is None else format(value, COLUMNS[key][1]) for key, value in means.items())
-            shown.append((arm, len({each["seed"] for each in of}), *cells))
-        table = Table(("arm", "seeds", *(name for name, _ in COLUMNS.values())), tuple(shown))
+            shown.append((arm, len({each["seed"] for each in of}), *cells, _over(of)))
+        table = Table(("arm", "seeds", *(name for name, _ in COLUMNS.values()), OVER), tuple(shown))
         parts += [f"### {setting}: what may explain it", table.markdown()]
     return "\n\n".join(parts) or "Nothing was looked into yet."
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+def _mean(values: Sequence[Any]) -> float | None:
+    return float(np.mean(values)) if all(isinstance(value, int | float) for value in values) else None
+
+
+def _over(of: Sequence[Mapping[str, Any]]) -> str | None:
+    """Both noises over the squared norm; None unless that is above 0 by more than two standard errors of its seeds."""
+    norms = np.array([each.get("gradient_norm2", np.nan) for each in of], dtype=np.float64)
+    if len(norms) < 2 or not norms.mean() > 2 * norms.std(ddof=1) / np.sqrt(len(norms)):
+        return None
+    within, between = (np.mean([each[f"gradient_{where}"] for each in of]) for where in ("within", "between"))
+    return f"{within / norms.mean():.0f}, {between / norms.mean():.0f}"
 
 
 def draw(setting: str, made: Sequence[Row]) -> Figure:
