@@ -20,7 +20,7 @@ import numpy as np
 from arms import BASELINES
 
 from manyview.compare.corrected import detectable, holm
-from manyview.compare.figure import save_svg
+from manyview.compare.figure import INK, MEAN, POINT, save_svg
 from manyview.compare.intervals import Difference, paired
 from manyview.compare.ledger import read_lines
 from manyview.evaluate.report import Table
@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "evidence.md"
 BEGIN, END = "<!-- made by benchmarks/evidence/tables.py -->", "<!-- end -->"
 EXPLAINED = "<!-- explained, by benchmarks/evidence/tables.py -->"
-MEASURE = "top1"
+MEASURE, LEVEL = "top1", 0.05
 BESIDE = {"loss": "test loss", "calibration_ece15": "ECE"}
 """What may explain a difference, where runs have it: measure -> column."""
 COLUMNS = {
@@ -130,7 +130,7 @@ def _against(values: Mapping[int, float], baseline: Mapping[int, float]) -> Diff
 
 def _power(values: Mapping[int, float], baseline: Mapping[int, float], family: int) -> float | None:
     pairs = _pairs(values, baseline)
-    return detectable(float(pairs.std(ddof=1)), len(pairs), 0.05 / max(1, family)) if len(pairs) > 1 else None
+    return detectable(float(pairs.std(ddof=1)), len(pairs), LEVEL / max(1, family)) if len(pairs) > 1 else None
 
 
 def _beside(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -155,7 +155,7 @@ def table(made: Sequence[Row]) -> Table:
                 None if found is None else f"{found.mean:+.2f}",
                 interval,
                 None if found is None else f"{found.higher} of {found.n}",
-                None if row.p_holm is None else f"{row.p_holm:.3f}",
+                _p(row.p_holm),
                 None if row.power is None else f"{row.power:.2f}",
                 *(None if row.beside.get(key) is None else f"{row.beside[key]:.3f}" for key in BESIDE),
             )
@@ -173,17 +173,21 @@ def table(made: Sequence[Row]) -> Table:
     return Table((*columns, *BESIDE.values()), tuple(shown))
 
 
+def _p(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+
+
 def sentence(made: Sequence[Row], family: int) -> str:
     """What a table says, by rule: how many arms are ahead, how many behind, and what is refuted of the rest."""
     better, arms = made[0].arm, [row for row in made if row.arm not in BASELINES and row.interval is not None]
     seeds = sorted({row.found.n for row in arms if row.found})
     ahead = [row for row in arms if row.ahead]
     behind = [row for row in arms if row.interval and row.interval[1] < 0]
-    sure = [row for row in ahead if row.p_holm is not None and row.p_holm < 0.05]
+    sure = [row for row in ahead if row.p_holm is not None and row.p_holm < LEVEL]
     rest = [row for row in arms if row not in (*ahead, *behind)]
     parts = [
         f"**{len(ahead)} of {len(arms)} arms {_are(ahead)} ahead of `{better}`**{_names(ahead)}",
-        f"{len(sure)} also with p (Holm, over {family} that were tried) below 0.05{_names(sure)}",
+        f"{len(sure)} also with p (Holm, over {family} that were tried) below {LEVEL}{_names(sure)}",
         f"{len(behind)} {_are(behind)} behind{_names(behind)}",
     ]
     told = f"On {' or '.join(map(str, seeds))} seeds: {'; '.join(parts)}." if arms else "No arm has two seeds yet."
@@ -249,21 +253,31 @@ def _over(of: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def draw(setting: str, made: Sequence[Row]) -> Figure:
-    """Differences to the better baseline with their intervals, a row an arm."""
+    """Differences to the better baseline with their intervals, a row an arm; the other baseline is grey.
+
+    Full points have a p below 0.05 by Holm; all else may be chance among so many arms.
+    """
     from matplotlib.figure import Figure
 
     compared = [row for row in made if row.found is not None]
-    figure = Figure(figsize=(7, 1.0 + 0.32 * len(compared)), layout="constrained")
+    figure = Figure(figsize=(7.5, 1.3 + 0.3 * len(compared)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(compared):
         assert row.found is not None
-        if row.found.t is not None:
-            axes.plot(row.found.t, [place, place], "-", color="#0b62a8", lw=1.5)
-        axes.plot([row.found.mean], [place], "o", color="#0b62a8", ms=5)
-    axes.axvline(0, color="#1b1f24", lw=0.8)
-    axes.set_yticks(range(len(compared)), [row.arm for row in compared])
+        color = POINT if row.arm in BASELINES else MEAN
+        full = row.arm in BASELINES or (row.p_holm is not None and row.p_holm < LEVEL)
+        if row.interval is not None:
+            axes.plot(row.interval, [place, place], "-", color=color, lw=1.5)
+        axes.plot([row.found.mean], [place], "o", color=color, ms=5.5, mfc=color if full else "white")
+        told = f"{row.found.mean:+.2f}  (n {row.found.n})"
+        axes.text(1.02, place, told, color=INK, fontsize=8, va="center", transform=axes.get_yaxis_transform())
+    axes.axvline(0, color=INK, lw=0.8)
+    names = [f"{row.arm} (baseline)" if row.arm in BASELINES else row.arm for row in compared]
+    axes.set_yticks(range(len(compared)), names, fontsize=9)
     axes.set_ylim(len(compared) - 0.5, -0.5)
-    axes.set_title(f"{setting}: difference to {made[0].arm}, points of test top-1, 95 %", fontsize=10)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"points of test top-1 beyond {made[0].arm}, 95 %; full: p (Holm) below {LEVEL}", fontsize=9)
+    axes.set_title(setting, fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
