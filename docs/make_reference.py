@@ -58,7 +58,7 @@ def reference() -> str:
         "\n## Branches\n",
         "`name: {backbone: …, forward: joint | separate, normalize: …, head: call, …}`. The backbone is any timm name "
         "with timm's arguments, and `small=True` for the 3x3 stem without max-pool (`small=2`: padded by two, as "
-        "solo-learn's); manyview adds `cresnet20`, "
+        "solo-learn's); manyview adds `cresnet8`, `cresnet20`, "
         "`cresnet32`, `cresnet56`, `wrn28_2`, `wrn28_10`, `wrn40_2`. `normalize` is "
         + ", ".join(f"`{name}`" for name in NORMALIZATIONS)
         + " or `[[means], [stds]]`, one a channel; by default the backbone's own, 0.5 for channels other than RGB. "

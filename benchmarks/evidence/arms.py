@@ -1,6 +1,6 @@
 """Arms, settings and phases of docs/evidence.md: a line of a recipe each, fixed before the first run.
 
-An arm is what it changes of base.yaml. Weights are those that the search on validation begins with, see TRIALS.
+An arm is what it changes of base.yaml. Weights are those that the search on validation begins with, see `trials`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 BASELINES = ("two_views", "one_view")
 BOTH = "cross_entropy(logits(a), logits(b))"
+FOUR = ("views.c={like: a}", "views.d={like: a}")
+OF_FOUR = "cross_entropy(logits(a), logits(b), logits(c), logits(d))"
 
 
 def _relations(*lines: str) -> str:
@@ -67,6 +69,12 @@ ARMS: dict[str, tuple[str, ...]] = {
         "branches.teacher=ema(net, momentum=0.99)",
         _relations(BOTH, 'agreement(logits(a), teacher.logits(a), kind="kl", weight=warmup(1))'),
     ),
+    "four_views": (*FOUR, "train.batch_size=32", _relations(OF_FOUR)),
+    "four_views_jsd": (
+        *FOUR,
+        "train.batch_size=32",
+        _relations(OF_FOUR, "jensen_shannon(logits(a), logits(b), logits(c), logits(d), weight=4)"),
+    ),
     "apart_but_agreed": (
         _relations(
             BOTH,
@@ -74,6 +82,8 @@ ARMS: dict[str, tuple[str, ...]] = {
             'similarity(h(a), h(b), kind="cosine", weight=-0.1)',
         ),
     ),
+    # ------------------------------------------------------------------------------------------------- to explain
+    "one_view_longer": (_relations("cross_entropy(logits(a))"),),
 }
 
 WEIGHTS: dict[str, tuple[str, tuple[str, str]]] = {
@@ -81,6 +91,7 @@ WEIGHTS: dict[str, tuple[str, tuple[str, str]]] = {
     "tied_cosine": ("relations.similarity.weight", ("warmup(1)", "warmup(0.3)")),
     "agmax": ("relations.agmax.weight", ("1", "0.3")),
     "jsd": ("relations.jensen_shannon.weight", ("4", "1.3")),
+    "four_views_jsd": ("relations.jensen_shannon.weight", ("4", "1.3")),
     "rdrop": ("relations.agreement.weight", ("0.3", "0.1")),
     "tied_sam": ("relations.similarity.weight", ("warmup(1)", "warmup(0.3)")),
     "augself": ("relations.augself.weight", ("1", "0.3")),

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 from arms import ARMS, BASELINES, PHASES, SETTINGS, trials
-
-from manyview.compare.intervals import paired
+from tables import rows
 
 Lines = Sequence[Mapping[str, Any]]
 SCREENED, GOES_ON, CLOSE = -3.0, -0.5, 1.0
@@ -33,50 +32,56 @@ def means(lines: Lines, setting: str, phase: str) -> dict[str, float]:
 def tuned(lines: Lines, setting: str, arm: str) -> tuple[str, ...]:
     """The best trial's overrides. Raises SystemExit where an arm was not tuned with all of its trials."""
     setting = SETTINGS[setting].tuned_in or setting
-    found, asked = means(lines, setting, "tune"), trials(arm)
-    if missing := [name for name in asked if name not in found]:
-        raise SystemExit(f"{setting}: {arm} is not tuned, {missing[0]} is missing; run the phase tune first")
-    return asked[max(asked, key=lambda name: found[name])]
+    return trials(arm)[_best(means(lines, setting, "tune"), setting, arm)]
 
 
 def screened(lines: Lines, setting: str) -> list[str]:
-    """The arms that are screened, baselines left out: all whose best trial is not far behind a baseline's."""
+    """The arms that are screened, baselines left out: all whose best trial is not far behind a baseline's.
+
+    Raises SystemExit where an arm was not tuned with all of its trials.
+    """
     found = means(lines, setting, "tune")
-    best = {arm: max(found.get(name, -np.inf) for name in trials(arm)) for arm in ARMS}
+    best = {arm: found[_best(found, setting, arm)] for arm in ARMS}
     better = max(best[name] for name in BASELINES)
     return [arm for arm in ARMS if arm not in BASELINES and best[arm] - better > SCREENED]
 
 
+def _best(found: Mapping[str, float], setting: str, arm: str) -> str:
+    asked = trials(arm)
+    if missing := [name for name in asked if name not in found]:
+        raise SystemExit(f"{setting}: {arm} is not tuned, {missing[0]} is missing; run the phase tune first")
+    return max(asked, key=lambda name: found[name])
+
+
 def going_on(lines: Lines, setting: str, phase: str) -> list[str]:
-    """The arms that a phase on test is for, baselines left out; those that are close, for `claim_close`."""
-    if other := SETTINGS[setting].arms_of:
-        return winners(lines, other)
-    found = means(lines, setting, "screen")
-    better = max(_of(found, name, setting) for name in BASELINES)
-    differences = {arm: mean - better for arm, mean in found.items() if arm not in BASELINES}
-    upper = CLOSE if phase == "claim_close" else np.inf
-    return [arm for arm, difference in differences.items() if GOES_ON < difference < upper]
+    """The arms that a phase behind the screening is for, baselines left out; those that are close, for `claim_close`.
+
+    A setting whose arms come from another screens none of its own: its arms that were close there are.
+    """
+    other = SETTINGS[setting].arms_of
+    close = _close(lines, other or setting, CLOSE if phase == "claim_close" else np.inf)
+    return close if other is None else [arm for arm in winners(lines, other) if phase != "claim_close" or arm in close]
+
+
+def _close(lines: Lines, setting: str, upper: float) -> list[str]:
+    """The arms of a screening that went on and were less than `upper` ahead."""
+    found, asked = means(lines, setting, "screen"), screened(lines, setting)
+    if missing := [name for name in (*BASELINES, *asked) if name not in found]:
+        raise SystemExit(f"{setting}: {missing[0]} is not screened; finish the phase screen first")
+    better = max(found[name] for name in BASELINES)
+    return [arm for arm in asked if GOES_ON < found[arm] - better < upper]
 
 
 def winners(lines: Lines, setting: str) -> list[str]:
-    """The arms whose interval on test lies above 0, the best three of them; where there is none, the best arm alone."""
-    own = [line for line in lines if (line["setting"], line["split"]) == (setting, "test")]
-    values: dict[str, dict[int, float]] = {}
-    for line in own:
-        values.setdefault(line["recipe"], {})[line["seed"]] = line["measures"]["top1"]
-    mean = {name: float(np.mean([*of.values()])) for name, of in values.items()}
-    better = max(BASELINES, key=lambda name: _of(mean, name, setting))
-    found = {
-        name: paired(np.array([of[seed] - values[better][seed] for seed in of if seed in values[better]]))
-        for name, of in values.items()
-        if name not in BASELINES
-    }
-    ranked = sorted(found, key=lambda name: -found[name].mean)
-    above = [name for name in ranked if (interval := found[name].t) is not None and interval[0] > 0]
-    return above[:3] or ranked[:1]
+    """The arms whose interval on test lies above 0, the best two of them; where there is none, the best arm alone.
 
-
-def _of(found: Mapping[str, float], name: str, setting: str) -> float:
-    if name not in found:
-        raise SystemExit(f"{setting}: {name} is missing; finish the phase before")
-    return found[name]
+    Raises SystemExit unless all that went on have claimed with the seeds of `claim`.
+    """
+    made = rows(lines, setting)
+    claimed = {row.arm: row.values for row in made}
+    for arm in (*BASELINES, *going_on(lines, setting, "claim")):
+        if missing := [seed for seed in range(PHASES["claim"].seeds) if seed not in claimed.get(arm, {})]:
+            raise SystemExit(f"{setting}: {arm} has no claim of seed {missing[0]}; finish the phase claim first")
+    ranked = [row for row in made if row.arm not in BASELINES]
+    above = [row.arm for row in ranked if row.ahead]
+    return above[:2] or [row.arm for row in ranked[:1]]

@@ -12,10 +12,12 @@ alone, where another process trains the others. Then:  python benchmarks/evidenc
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from arms import ARMS, BASELINES, PHASES, SETTINGS, trials
-from chosen import going_on, screened, tuned
+from chosen import Lines, going_on, screened, tuned
 from tiny20 import tiny20
 
 from manyview.compare.compare import compare
@@ -25,21 +27,38 @@ HERE = Path(__file__).parent
 RUNS = HERE / "runs.jsonl"
 
 
-def recipes(setting: str, phase: str, only: list[str], runs: Path = RUNS) -> dict[str, tuple[str, ...]]:
-    """Name -> overrides of base.yaml, of all that a phase trains."""
-    lines = read_lines(runs)
-    asked = only or _asked(setting, phase, runs)
+def recipes(setting: str, phase: str, only: Sequence[str], runs: Path = RUNS) -> dict[str, tuple[str, ...]]:
+    """Name -> overrides of base.yaml, of all that a phase trains. Raises SystemExit for a phase that there is not."""
+    lines, of = read_lines(runs), SETTINGS[setting]
+    if phase == "tune" and of.tuned_in:
+        raise SystemExit(f"{setting}: nothing is tuned on it; its trials are those of {of.tuned_in}")
+    if phase == "screen" and of.arms_of:
+        raise SystemExit(f"{setting}: nothing is screened on it; its arms are those that pay in {of.arms_of}")
+    asked = only or _asked(lines, setting, phase)
     arms = [*BASELINES, *(arm for arm in asked if arm not in BASELINES)]
     if phase == "tune":
         return {name: (*ARMS[arm], *tried) for arm in arms for name, tried in trials(arm).items()}
     return {arm: (*ARMS[arm], *tuned(lines, setting, arm)) for arm in arms}
 
 
-def _asked(setting: str, phase: str, runs: Path) -> list[str]:
-    lines = read_lines(runs)
+def _asked(lines: Lines, setting: str, phase: str) -> list[str]:
     if PHASES[phase].split == "test" or SETTINGS[setting].arms_of:
         return going_on(lines, setting, phase)
     return list(ARMS) if phase == "tune" else screened(lines, setting)
+
+
+def _arms(text: str) -> list[str]:
+    if unknown := [name for name in text.split(",") if name not in ARMS]:
+        raise argparse.ArgumentTypeError(f"no arm is called {unknown[0]!r}; arms: {', '.join(ARMS)}")
+    return text.split(",")
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    part, parts = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"wanted K/N with K from 1 to N, as 1/2, got {text!r}")
+    return part, parts
 
 
 def main() -> None:
@@ -49,8 +68,8 @@ def main() -> None:
     parser.add_argument("phase", choices=PHASES)
     parser.add_argument("root", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--arms", type=lambda text: text.split(","), default=[])
-    parser.add_argument("--part", type=lambda text: tuple(map(int, text.split("/"))), default=(1, 1))
+    parser.add_argument("--arms", type=_arms, default=[])
+    parser.add_argument("--part", type=_part, default=(1, 1))
     args = parser.parse_args()
     setting, asked, (part, parts) = SETTINGS[args.setting], PHASES[args.phase], args.part
     made = recipes(args.setting, args.phase, args.arms)

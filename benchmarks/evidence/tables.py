@@ -1,13 +1,15 @@
-"""The tables and figures of docs/evidence.md, from runs.jsonl alone:  python benchmarks/evidence/tables.py
+"""The tables, sentences and figures of docs/evidence.md, by one command:  python benchmarks/evidence/tables.py
 
-A setting's arms against the better of its two baselines, by the mean over seeds that all have; paired differences with
-Student's 95 % interval, p-values by Holm over all arms that were screened in the setting, and the difference that so
-many seeds would have found with a power of 80 % at the corrected level of the least p-value.
+From runs.jsonl a setting's arms against the better of its two baselines, by the mean over seeds that both have; paired
+differences with Student's 95 % interval, p-values by Holm over all arms that were tuned or screened in the setting, and
+the difference that so many seeds would have found with a power of 80 % at the corrected level of the least p-value.
+From explained.jsonl (see explain.py) what may explain them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import numpy as np
 from arms import BASELINES
 
 from manyview.compare.corrected import detectable, holm
-from manyview.compare.figure import save_svg
+from manyview.compare.figure import INK, MEAN, POINT, save_svg
 from manyview.compare.intervals import Difference, paired
 from manyview.compare.ledger import read_lines
 from manyview.evaluate.report import Table
@@ -30,9 +32,24 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "evidence.md"
 BEGIN, END = "<!-- made by benchmarks/evidence/tables.py -->", "<!-- end -->"
-MEASURE = "top1"
+EXPLAINED = "<!-- explained, by benchmarks/evidence/tables.py -->"
+MEASURE, LEVEL = "top1", 0.05
 BESIDE = {"loss": "test loss", "calibration_ece15": "ECE"}
 """What may explain a difference, where runs have it: measure -> column."""
+COLUMNS = {
+    "train_loss": ("training loss", ".3f"),
+    "test_loss": ("test loss", ".3f"),
+    "one_view_top1": ("top-1 of one drawn view", ".2f"),
+    "same_class": ("two drawn views agree, %", ".1f"),
+    "symmetric_kl": ("their symmetric KL", ".3f"),
+    "ece15": ("ECE", ".3f"),
+    "gradient_within": ("gradient noise within images", ".1f"),
+    "gradient_between": ("between images", ".1f"),
+}
+"""What explain.py measures -> its column and form."""
+OVER = "both over the mean's squared norm"
+NO_WORSE, AHEAD_IN, NO_WORSE_IN = -0.3, ("overfitted", "tiny20"), "underfitted"
+"""An arm pays where its interval is above 0 in the first two settings and not below the first in the last."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,16 @@ class Row:
     p_holm: float | None
     power: float | None
     beside: Mapping[str, float]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Student's, 95 %; None of the better baseline, and of a single seed."""
+        return self.found.t if self.found else None
+
+    @property
+    def ahead(self) -> bool:
+        """Whether its interval lies above 0."""
+        return self.interval is not None and self.interval[0] > 0
 
 
 def settings(lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -103,7 +130,7 @@ def _against(values: Mapping[int, float], baseline: Mapping[int, float]) -> Diff
 
 def _power(values: Mapping[int, float], baseline: Mapping[int, float], family: int) -> float | None:
     pairs = _pairs(values, baseline)
-    return detectable(float(pairs.std(ddof=1)), len(pairs), 0.05 / max(1, family)) if len(pairs) > 1 else None
+    return detectable(float(pairs.std(ddof=1)), len(pairs), LEVEL / max(1, family)) if len(pairs) > 1 else None
 
 
 def _beside(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -119,7 +146,7 @@ def table(made: Sequence[Row]) -> Table:
         values = np.array(list(row.values.values()))
         spread = f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
         found = row.found
-        interval = None if found is None or found.t is None else f"{found.t[0]:+.2f} to {found.t[1]:+.2f}"
+        interval = None if row.interval is None else "{:+.2f} to {:+.2f}".format(*row.interval)
         shown.append(
             (
                 row.arm,
@@ -128,7 +155,7 @@ def table(made: Sequence[Row]) -> Table:
                 None if found is None else f"{found.mean:+.2f}",
                 interval,
                 None if found is None else f"{found.higher} of {found.n}",
-                None if row.p_holm is None else f"{row.p_holm:.3f}",
+                _p(row.p_holm),
                 None if row.power is None else f"{row.power:.2f}",
                 *(None if row.beside.get(key) is None else f"{row.beside[key]:.3f}" for key in BESIDE),
             )
@@ -146,22 +173,111 @@ def table(made: Sequence[Row]) -> Table:
     return Table((*columns, *BESIDE.values()), tuple(shown))
 
 
+def _p(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+
+
+def sentence(made: Sequence[Row], family: int) -> str:
+    """What a table says, by rule: how many arms are ahead, how many behind, and what is refuted of the rest."""
+    better, arms = made[0].arm, [row for row in made if row.arm not in BASELINES and row.interval is not None]
+    seeds = sorted({row.found.n for row in arms if row.found})
+    ahead = [row for row in arms if row.ahead]
+    behind = [row for row in arms if row.interval and row.interval[1] < 0]
+    sure = [row for row in ahead if row.p_holm is not None and row.p_holm < LEVEL]
+    rest = [row for row in arms if row not in (*ahead, *behind)]
+    parts = [
+        f"**{len(ahead)} of {len(arms)} arms {_are(ahead)} ahead of `{better}`**{_names(ahead)}",
+        f"{len(sure)} also with p (Holm, over {family} that were tried) below {LEVEL}{_names(sure)}",
+        f"{len(behind)} {_are(behind)} behind{_names(behind)}",
+    ]
+    told = f"On {' or '.join(map(str, seeds))} seeds: {'; '.join(parts)}." if arms else "No arm has two seeds yet."
+    if rest:
+        most = max(row.interval[1] for row in rest if row.interval)
+        told += (
+            f" The intervals of the other {len(rest)} hold 0; they refute gains above {most:+.2f} and no smaller ones."
+        )
+    return told
+
+
+def _are(found: Sequence[Row]) -> str:
+    return "is" if len(found) == 1 else "are"
+
+
+def _names(found: Sequence[Row]) -> str:
+    return f" ({', '.join(row.arm for row in found)})" if found else ""
+
+
+def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Which arms pay, of those that claimed in all settings that are asked."""
+    found = {setting: {row.arm: row for row in rows(lines, setting)} for setting in (*AHEAD_IN, NO_WORSE_IN)}
+    arms = [arm for arm in found[AHEAD_IN[0]] if arm not in BASELINES and all(arm in of for of in found.values())]
+    if not arms:
+        return "No arm has claimed in all of " + ", ".join(f"`{setting}`" for setting in found) + " yet."
+    least = {arm: found[NO_WORSE_IN][arm].interval or (-np.inf, np.inf) for arm in arms}
+    pays = [arm for arm in arms if all(found[setting][arm].ahead for setting in AHEAD_IN) and least[arm][0] >= NO_WORSE]
+    asked = f"{' and '.join(f'`{setting}`' for setting in AHEAD_IN)}, and not below {NO_WORSE} in `{NO_WORSE_IN}`"
+    return f"Interval above 0 in {asked}: **{', '.join(pays) or 'none'}** of {', '.join(arms)}."
+
+
+def explained(lines: Sequence[Mapping[str, Any]], explanations: Sequence[Mapping[str, Any]]) -> str:
+    """A table a setting of what explain.py found, means over seeds, in the order of the setting's own table."""
+    parts = []
+    for setting in dict.fromkeys(each["setting"] for each in explanations):
+        own = [each for each in explanations if each["setting"] == setting]
+        known = [row.arm for row in rows(lines, setting)]
+        arms = sorted(
+            {each["arm"] for each in own}, key=lambda arm: (known.index(arm) if arm in known else len(known), arm)
+        )
+        shown = []
+        for arm in arms:
+            of = [each for each in own if each["arm"] == arm]
+            means = {key: _mean([each.get(key) for each in of]) for key in COLUMNS}
+            cells = (None if value is None else format(value, COLUMNS[key][1]) for key, value in means.items())
+            shown.append((arm, len({each["seed"] for each in of}), *cells, _over(of)))
+        table = Table(("arm", "seeds", *(name for name, _ in COLUMNS.values()), OVER), tuple(shown))
+        parts += [f"### {setting}: what may explain it", table.markdown()]
+    return "\n\n".join(parts) or "Nothing was looked into yet."
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    return float(np.mean(values)) if all(isinstance(value, int | float) for value in values) else None
+
+
+def _over(of: Sequence[Mapping[str, Any]]) -> str | None:
+    """Both noises over the squared norm; None unless that is above 0 by more than two standard errors of its seeds."""
+    norms = np.array([each.get("gradient_norm2", np.nan) for each in of], dtype=np.float64)
+    if len(norms) < 2 or not norms.mean() > 2 * norms.std(ddof=1) / np.sqrt(len(norms)):
+        return None
+    within, between = (np.mean([each[f"gradient_{where}"] for each in of]) for where in ("within", "between"))
+    return f"{within / norms.mean():.0f}, {between / norms.mean():.0f}"
+
+
 def draw(setting: str, made: Sequence[Row]) -> Figure:
-    """Differences to the better baseline with their intervals, a row an arm."""
+    """Differences to the better baseline with their intervals, a row an arm; the other baseline is grey.
+
+    Full points have a p below 0.05 by Holm; all else may be chance among so many arms.
+    """
     from matplotlib.figure import Figure
 
     compared = [row for row in made if row.found is not None]
-    figure = Figure(figsize=(7, 1.0 + 0.32 * len(compared)), layout="constrained")
+    figure = Figure(figsize=(7.5, 1.3 + 0.3 * len(compared)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(compared):
         assert row.found is not None
-        if row.found.t is not None:
-            axes.plot(row.found.t, [place, place], "-", color="#0b62a8", lw=1.5)
-        axes.plot([row.found.mean], [place], "o", color="#0b62a8", ms=5)
-    axes.axvline(0, color="#1b1f24", lw=0.8)
-    axes.set_yticks(range(len(compared)), [row.arm for row in compared])
+        color = POINT if row.arm in BASELINES else MEAN
+        full = row.arm in BASELINES or (row.p_holm is not None and row.p_holm < LEVEL)
+        if row.interval is not None:
+            axes.plot(row.interval, [place, place], "-", color=color, lw=1.5)
+        axes.plot([row.found.mean], [place], "o", color=color, ms=5.5, mfc=color if full else "white")
+        told = f"{row.found.mean:+.2f}  (n {row.found.n})"
+        axes.text(1.02, place, told, color=INK, fontsize=8, va="center", transform=axes.get_yaxis_transform())
+    axes.axvline(0, color=INK, lw=0.8)
+    names = [f"{row.arm} (baseline)" if row.arm in BASELINES else row.arm for row in compared]
+    axes.set_yticks(range(len(compared)), names, fontsize=9)
     axes.set_ylim(len(compared) - 0.5, -0.5)
-    axes.set_title(f"{setting}: difference to {made[0].arm}, points of test top-1, 95 %", fontsize=10)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"points of test top-1 beyond {made[0].arm}, 95 %; full: p (Holm) below {LEVEL}", fontsize=9)
+    axes.set_title(setting, fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
@@ -176,29 +292,35 @@ def text(lines: Sequence[Mapping[str, Any]]) -> str:
             arms = len(arms_of(lines, setting))
             parts += [
                 f"### {setting}",
-                f"{len(made)} recipes here; p is adjusted over {arms} arms, all that were tried.",
+                sentence(made, arms),
                 table(made).markdown(),
                 f"![Differences in {setting}](evidence_{setting}.svg)",
             ]
-    return "\n\n".join(parts) or "No run has claimed yet."
+    return "\n\n".join([*parts, verdict(lines)]) if parts else "No run has claimed yet."
+
+
+def read_explained(path: Path) -> list[dict[str, Any]]:
+    """The lines of explain.py; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
 
 
 def main() -> None:
     """Writes the page's tables, and a figure a setting beside it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=HERE / "runs.jsonl")
+    parser.add_argument("--explained", type=Path, default=HERE / "explained.jsonl")
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args()
-    lines = read_lines(args.runs)
-    page = args.page.read_text(encoding="utf-8")
-    marked = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    assert marked.search(page), f"{args.page} has no place for tables: {BEGIN} … {END}"
-    made = f"{BEGIN}\n\n{text(lines)}\n\n{END}"
+    lines, page = read_lines(args.runs), args.page.read_text(encoding="utf-8")
+    for begin, made in {BEGIN: text(lines), EXPLAINED: explained(lines, read_explained(args.explained))}.items():
+        marked = re.compile(f"{re.escape(begin)}.*?{re.escape(END)}", re.DOTALL)
+        assert marked.search(page), f"{args.page} has no place for tables: {begin} … {END}"
+        page = marked.sub(lambda _, begin=begin, made=made: f"{begin}\n\n{made}\n\n{END}", page)
     for setting in settings(lines):
         if found := rows(lines, setting):
             figure = draw(setting, found)
             write_atomically(args.page.parent / f"evidence_{setting}.svg", lambda path, fig=figure: save_svg(fig, path))
-    write_text(args.page, marked.sub(lambda _: made, page))
+    write_text(args.page, page)
     print(f"wrote {args.page}: {len(lines)} runs")
 
 

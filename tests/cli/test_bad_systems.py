@@ -57,11 +57,11 @@ REFUSED = {
     ),
     "labels": (
         ["relations.0=cross_entropy(logits(weak))"],
-        "cross_entropy(logits(weak)) learns from labels, and weak is of the stream unlabeled, which has none",
+        "cross_entropy(logits(weak)) needs labels, and weak is of the stream unlabeled, which has none",
     ),
     "labels of pairs": (
         ["relations.1=supervised_contrastive(h(weak), h(strong))"],
-        "learns from labels, and weak is of the stream unlabeled, which has none",
+        "needs labels, and weak is of the stream unlabeled, which has none",
     ),
     "rows of two": (
         ["relations.1=similarity(h(x), h(weak))"],

@@ -100,7 +100,7 @@ def test_a_gap_where_labels_are_learnt_or_judged_is_told(tmp_path):
     )
     line = one_line(*command("train", recipe, "data.source=hf", f"data.root={folder}", "--out", tmp_path / "run"))
     assert line == (
-        "relations: cross_entropy(logits(x)) learns from labels, and 2 of 6 training images have none (data: 6 train "
+        "relations: cross_entropy(logits(x)) needs labels, and 2 of 6 training images have none (data: 6 train "
         "of which 2 without labels, no val, 4 test (2 without a label left out))"
     )
 

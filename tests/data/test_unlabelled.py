@@ -165,9 +165,9 @@ def test_check_labels_passes_what_needs_none():
 
 
 def test_check_labels_refuses_relations_that_learn_from_them():
-    line = r"relations: cross_entropy\(logits\(a\)\) learns from labels, and there are none \(data: 20 train without .*"
+    line = r"relations: cross_entropy\(logits\(a\)\) needs labels, and there are none \(data: 20 train without .*"
     refused(line, check_labels, split(mixed(bare=20), classes=""), LEARNS, [])
-    line = r"relations: cross_entropy\(logits\(a\)\) learns from labels, and 20 of 44 training images have none \(.*\)"
+    line = r"relations: cross_entropy\(logits\(a\)\) needs labels, and 20 of 44 training images have none \(.*\)"
     refused(line, check_labels, split(mixed(9, 9, 9, bare=20)), LEARNS, [])
 
 

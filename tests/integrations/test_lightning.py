@@ -196,7 +196,7 @@ def test_it_is_fed_by_its_own_data():
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=1)
     with pytest.raises(ManyviewError, match="ViewsModule is fed by ViewsData"):
         trainer.fit(ViewsModule(recipe, 10), DataLoader([1]))
-    with pytest.raises(DataError, match="learns from labels, and there are none"):
+    with pytest.raises(DataError, match="needs labels, and there are none"):
         ViewsData(recipe, {"train": np.zeros((64, 8, 8, 3), np.uint8)})
 
 

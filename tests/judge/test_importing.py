@@ -592,6 +592,7 @@ def test_a_joint_head_without_its_command_line(tmp_path):
         ("wide_resnet50_2", {}),
         ("resnext50_32x4d", {}),
         ("resnet50", {"layers": (1, 1, 1, 1), "cardinality": 2}),
+        ("cresnet8", {}),
         ("cresnet56", {}),
         ("wrn28_10", {}),
         ("vit_small_patch16_224", {"img_size": 96}),

@@ -250,11 +250,11 @@ BAD = {
     ),
     "labels": (
         ["relations.0=cross_entropy(logits(weak))"],
-        r"relations\.0: .* learns from labels, and weak is of the stream unlabeled, which has none",
+        r"relations\.0: .* needs labels, and weak is of the stream unlabeled, which has none",
     ),
     "some labels": (
         ["relations.0=cross_entropy(logits(x), logits(strong))"],
-        r"learns from labels, and strong is of the stream unlabeled",
+        r"needs labels, and strong is of the stream unlabeled",
     ),
     "other rows": (
         ["relations.1=similarity(h(x), h(weak))"],

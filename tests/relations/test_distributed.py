@@ -25,6 +25,7 @@ CASES = {
     "agmax-sum": ("agmax(logits(a), logits(b), hidden=16, over_classes='sum')",),
     **{f"agreement-{kind}": (f"agreement(logits(a), logits(b), kind='{kind}')",) for kind in AGREEMENTS},
     "similarity-where": ("similarity(h(a), h(b), kind='cosine', where=stop(logits(c)), threshold=0.25)",),
+    "similarity-right": ("similarity(h(a), h(b), where=stop(logits(c)), threshold='right')",),
     "pseudo_label": ("pseudo_label(logits(a), toward=stop(logits(b)), threshold=0.25)",),
     "pseudo_label-sharpen": ("pseudo_label(logits(a), toward=stop(logits(b)), threshold=0.2, sharpen=0.4)",),
     "pseudo_label-family": ("pseudo_label(logits(more), toward=stop(logits(more)), threshold=0.25)",),

@@ -164,13 +164,13 @@ def check_labels(
 ) -> None:
     """Raise `DataError` unless the splits have the labels that a run needs.
 
-    relations: those that learn from labels, as the recipe writes them; each training image must have one. protocols:
+    relations: those that need labels, as the recipe writes them; each training image must have one. protocols:
     those that compare with labels; they need labelled images in train, and labels in the splits `judged`.
     """
     train, known = splits.train, len(labelled(splits.train))
     if relations and known < len(train):
         have = f"{len(train) - known:,} of {len(train):,} training images have none" if known else "there are none"
-        raise DataError(f"relations: {relations[0]} learns from labels, and {have} (data: {splits.note})")
+        raise DataError(f"relations: {relations[0]} needs labels, and {have} (data: {splits.note})")
     held = {split: images for split in judged if (images := getattr(splits, split)) is not None}
     if not protocols or not held:
         return

@@ -20,7 +20,7 @@ from manyview.foundation.vocabulary import NONE, Words, own_fault
 from manyview.foundation.words import counted
 from manyview.recipe.looking_on import check_that_they_look_on, looks_on
 from manyview.relations import RELATIONS, FitError, Port
-from manyview.relations.reading import are_ports, choices_of, has, hints_of, is_port
+from manyview.relations.reading import are_ports, choices_of, has, hints_of, is_port, needs_labels
 from manyview.relations.weight import SCHEDULES, Weight
 from manyview.views.ops.mix import MIXING
 from manyview.views.plan import TEST, PlannedView, check_member, mixings_of
@@ -114,6 +114,11 @@ class RelationPlan:
     def all_reads(self) -> tuple[Read, ...]:
         """All readouts of all calls."""
         return tuple(read for call in self.calls for read in call.all_reads)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it needs the label of every image."""
+        return needs_labels(self.factory, self.options)
 
 
 FUNCTIONS = {
@@ -215,7 +220,7 @@ def _swapped_views(factory: type[nn.Module], arguments: Arguments, swapped: Any,
     views = list(dict.fromkeys(view for read in arguments.all_reads for view in read.views))
     if len(views) != 2:
         raise RecipeError(f"{where}: swapped=True exchanges two views; this line reads {', '.join(views)}")
-    if has("symmetric", factory):
+    if has("symmetric", factory) and not arguments.named_reads:
         raise RecipeError(
             f"{where}: with its views exchanged this line is the same; drop swapped=True, or double the weight"
         )

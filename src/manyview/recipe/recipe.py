@@ -69,7 +69,7 @@ class Recipe(Frozen):
     @property
     def needs_labels(self) -> list[str]:
         """The relations that need a label for every training image, as they are written."""
-        return [plan.text for plan in self.relation_plan if has("learns_from_labels", plan.factory)]
+        return [plan.text for plan in self.relation_plan if plan.needs_labels]
 
     @property
     def learns_from_labels(self) -> list[str]:

@@ -13,7 +13,6 @@ from manyview.foundation.words import counted, few
 from manyview.recipe.readouts import RelationPlan
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.settings import PER_LABELED
-from manyview.relations.reading import has
 from manyview.relations.thresholds import Flex
 from manyview.views.ops.soften import Soften
 from manyview.views.plan import stream_of
@@ -67,8 +66,8 @@ def _check_relation(recipe: Recipe, plan: RelationPlan, where: str) -> None:
     views = list(dict.fromkeys(view for read in plan.all_reads for view in read.views))
     of = {view: stream_of(recipe.view_plan, view) for view in views}
     bare = [view for view in views if of[view] == UNLABELED]
-    if bare and has("learns_from_labels", plan.factory):
-        raise RecipeError(f"{where} learns from labels, and {bare[0]} is of the stream {UNLABELED}, which has none")
+    if bare and plan.needs_labels:
+        raise RecipeError(f"{where} needs labels, and {bare[0]} is of the stream {UNLABELED}, which has none")
     if len({*of.values()}) > 1:
         told = " and ".join(f"{view} is from {stream}" for view, stream in of.items())
         raise RecipeError(f"{where} relates rows of other images: {told}; relate views of one stream")

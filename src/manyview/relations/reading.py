@@ -88,6 +88,15 @@ def has(trait: str, kind: type) -> bool:
     return bool(getattr(kind, trait, False))
 
 
+def needs_labels(kind: type, options: Mapping[str, Any]) -> bool:
+    """Whether a relation needs the label of every image: it learns from them, or an option's value asks for them.
+
+    A class names such values by its attribute `labels_for`, as {"threshold": "right"}.
+    """
+    asked = getattr(kind, "labels_for", {})
+    return has("learns_from_labels", kind) or any(options.get(key) == value for key, value in asked.items())
+
+
 def hints_of(kind: type) -> dict[str, Any]:
     """The type hints of a relation's arguments. Raises NameError for a name that its module does not have."""
     return get_type_hints(kind.__init__)  # type: ignore[misc]

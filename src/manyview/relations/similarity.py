@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -112,11 +113,13 @@ class Similarity(nn.Module):
 
     where: logits by which a row counts only if their largest probability is at least `threshold`, as Tied-FixMatch may
     be confined to, `similarity(h(weak), h(strong), kind="cosine", where=stop(logits(weak)), threshold=0.95)`; with
-    `threshold="right"` only if it is its label's. The mean stays one over all rows, as that of the pseudo-labels is, so
-    that the weight follows how many count; kinds mse, mae and cosine.
+    `threshold="right"` only if it is that of the row's label (of a soft target, of its largest part). The mean stays
+    one over all rows, as that of the pseudo-labels is, so that the term's weight follows how many count; kinds mse, mae
+    and cosine.
     """
 
     symmetric = True
+    labels_for: ClassVar = {"threshold": RIGHT}
 
     def __init__(
         self, a: Port, b: Port, *, kind: str = "mse", where: Port | None = None, threshold: float | str = 0.95

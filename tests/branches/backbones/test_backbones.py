@@ -14,7 +14,7 @@ from manyview.branches.backbones.cresnet import BasicBlock, CifarResNet
 from manyview.branches.backbones.stem import small_stem
 from manyview.branches.backbones.wrn import WideBlock, WideResNet
 
-CRESNETS = ["cresnet20", "cresnet32", "cresnet56"]
+CRESNETS = ["cresnet8", "cresnet20", "cresnet32", "cresnet56"]
 WRNS = ["wrn28_2", "wrn28_10", "wrn40_2"]
 LIGHT = ["cresnet20", "wrn28_2"]
 WIDTH = {"cresnet20": 64, "wrn28_2": 128}
@@ -51,17 +51,20 @@ def test_registered_with_timm(name: str) -> None:
 # Weights by hand for 10 classes. ResNet-20 (n = 3): stem 3*9*16 = 432; stage 1: 6 convs 16->16 = 6*2304;
 # stage 2: one 16->32 = 4608 and five 32->32 = 5*9216; stage 3: one 32->64 = 18432 and five 64->64 =
 # 5*36864; BatchNorm: two numbers a channel for the stem's 16 and six layers each of 16, 32, 64; linear
-# 640 + 10. ResNet-32 and ResNet-56 have 10 and 18 convs a stage.
+# 640 + 10. ResNet-8, ResNet-32 and ResNet-56 have 2, 10 and 18 convs a stage.
 @pytest.mark.parametrize(
     ("name", "total"),
     [
+        ("cresnet8", 432 + 2 * 2304 + 4608 + 9216 + 18432 + 36864 + 2 * (16 + 2 * 112) + 650),
         ("cresnet20", 432 + 6 * 2304 + 4608 + 5 * 9216 + 18432 + 5 * 36864 + 2 * (16 + 6 * 112) + 650),
         ("cresnet32", 432 + 10 * 2304 + 4608 + 9 * 9216 + 18432 + 9 * 36864 + 2 * (16 + 10 * 112) + 650),
         ("cresnet56", 432 + 18 * 2304 + 4608 + 17 * 9216 + 18432 + 17 * 36864 + 2 * (16 + 18 * 112) + 650),
     ],
 )
 def test_cresnet_parameter_count(name: str, total: int) -> None:
-    assert total == {"cresnet20": 269_722, "cresnet32": 464_154, "cresnet56": 853_018}[name]
+    told = {"cresnet8": 75_290, "cresnet20": 269_722, "cresnet32": 464_154, "cresnet56": 853_018}[name]
+    assert total == told
+    assert f" {told:,} parameters with 10 classes" in timm.models.model_entrypoint(name).__doc__
     assert count(make(name, num_classes=10, device="meta")) == total
 
 
@@ -86,6 +89,7 @@ def test_wrn_parameter_count(name: str, n: int, k: int, total: int) -> None:
 @pytest.mark.parametrize(
     ("name", "shapes"),
     [
+        ("cresnet8", [(16, 32), (16, 32), (32, 16), (64, 8)]),
         ("cresnet20", [(16, 32), (16, 32), (32, 16), (64, 8)]),
         ("cresnet56", [(16, 32), (16, 32), (32, 16), (64, 8)]),
         ("wrn28_2", [(16, 32), (32, 32), (64, 16), (128, 8)]),

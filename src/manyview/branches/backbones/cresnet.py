@@ -210,7 +210,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> CifarResNet:
 
 @register_model
 def cresnet8(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """ResNet-8, the shortest of the family (n = 1; not in the paper): 77,850 parameters with 10 classes."""
+    """ResNet-8, the shortest of the family (n = 1; not in the paper): 75,290 parameters with 10 classes."""
     return _create("cresnet8", pretrained, **dict(kwargs, depth=8))
 
 
