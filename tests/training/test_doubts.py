@@ -125,6 +125,28 @@ def test_a_dino_that_does_not_fit_its_data_is_told():
     ]
 
 
+TIE = "relations=['similarity(h(a), h(b), {})']"
+
+
+@pytest.mark.parametrize(
+    ("options", "weight", "less"),
+    [("weight=20", "20", "1"), ('kind="mse", weight=warmup(32)', "warmup(32)", "warmup(1)")],
+)
+def test_a_strong_tie_in_a_short_run_is_told(options, weight, less):
+    (line,) = told(TIE.format(options), clock=Clock(390, 78))
+    assert line == (
+        f"relations.similarity.weight={weight}: so strong a tie has hurt in 390 steps, and this run has 390 (with "
+        f"heavy views, 30 % where cross-entropy alone has 60 %); relations.similarity.weight={less}, or more epochs"
+    )
+    assert told(TIE.format(options), clock=Clock(391, 78)) == []
+    assert told(TIE.format(options), f"relations.similarity.weight={less}", clock=Clock(390, 78)) == []
+
+
+@pytest.mark.parametrize("options", ["weight=19", "weight=-20", 'kind="cosine", weight=20', "weight=linear(20)"])
+def test_of_ties_that_were_not_measured_nothing_is_told(options):
+    assert told(TIE.format(options), clock=Clock(390, 78)) == []
+
+
 def test_an_optimiser_that_clips_a_probe_with_all_else_is_told():
     probe = ["branches.net.probe=linear(stop(h))", "relations=['similarity(h(a), h(b))', 'cross_entropy(probe(a))']"]
     (line,) = told(*probe, "train.optimizer=lamb(lr=0.1, per=32)")
