@@ -34,7 +34,7 @@ PAGE = HERE.parents[1] / "docs" / "evidence.md"
 BEGIN, END = "<!-- made by benchmarks/evidence/tables.py -->", "<!-- end -->"
 EXPLAINED = "<!-- explained, by benchmarks/evidence/tables.py -->"
 MEASURE, LEVEL = "top1", 0.05
-BESIDE = {"loss": "test loss", "calibration_ece15": "ECE"}
+BESIDE = {"loss": "loss", "calibration_ece15": "ECE"}
 """What may explain a difference, where runs have it: measure -> column."""
 COLUMNS = {
     "train_loss": ("training loss", ".3f"),
@@ -88,9 +88,13 @@ def arms_of(lines: Sequence[Mapping[str, Any]], setting: str) -> set[str]:
     return {line["recipe"].partition(".")[0] for line in lines if line["setting"] in own} - {*BASELINES}
 
 
-def rows(lines: Sequence[Mapping[str, Any]], setting: str) -> list[Row]:
-    """The better baseline first, then the other, then arms by their difference. Empty without a baseline's runs."""
-    own = [line for line in lines if line["setting"] == setting and line["split"] == "test"]
+def rows(lines: Sequence[Mapping[str, Any]], setting: str, split: str = "test") -> list[Row]:
+    """The better baseline first, then the other, then arms by their difference. Empty without a baseline's runs.
+
+    split: "val" for what was screened.
+    """
+    phase = setting if split == "test" else f"{setting}/screen"
+    own = [line for line in lines if (line["setting"], line["split"]) == (phase, split)]
     values: dict[str, dict[int, float]] = {}
     for line in own:
         if line["measures"].get(MEASURE) is not None:
@@ -138,7 +142,7 @@ def _beside(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {key: float(np.mean(of)) for key, of in found.items() if of and None not in of}
 
 
-def table(made: Sequence[Row]) -> Table:
+def table(made: Sequence[Row], split: str = "test") -> Table:
     """A row an arm."""
     better = made[0].arm
     shown = []
@@ -163,14 +167,14 @@ def table(made: Sequence[Row]) -> Table:
     columns = (
         "arm",
         "seeds",
-        "test top-1",
+        f"{split} top-1",
         f"difference to {better}",
         "95 %",
         "higher on",
         "p (Holm)",
         "power at",
     )
-    return Table((*columns, *BESIDE.values()), tuple(shown))
+    return Table((*columns, *(f"{split} {name}" for name in BESIDE.values())), tuple(shown))
 
 
 def _p(value: float | None) -> str | None:
@@ -295,6 +299,11 @@ def text(lines: Sequence[Mapping[str, Any]]) -> str:
                 sentence(made, arms),
                 table(made).markdown(),
                 f"![Differences in {setting}](evidence_{setting}.svg)",
+            ]
+        if screening := rows(lines, setting, "val"):
+            parts += [
+                f"Screening, on validation, which chose the arms above and proves nothing ({setting}):",
+                table(screening, "val").markdown(),
             ]
     return "\n\n".join([*parts, verdict(lines)]) if parts else "No run has claimed yet."
 

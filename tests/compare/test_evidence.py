@@ -71,7 +71,8 @@ def test_a_row_is_what_its_raw_lines_say(tables, lines):
     assert row.p_holm == pytest.approx(least)
     jsd = row_by_hand(lines, "small", "jsd", tables.BASELINES, 4)
     assert made[3].p_holm == pytest.approx(max(least, min(1, jsd[-1])))
-    (text,) = [each for each in tables.text(lines).splitlines() if each.startswith("| tied_mse")]
+    text, screening = [each for each in tables.text(lines).splitlines() if each.startswith("| tied_mse")]
+    assert screening.startswith("| tied_mse | 1 | 50.00 | +0.00 | ")  # of validation alone
     assert f"| {n} | {mean:.2f} ± " in text
     assert f"| {difference:+.2f} | {low:+.2f} to {high:+.2f} |" in text
     assert made[0].found is None
