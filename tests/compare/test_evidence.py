@@ -136,7 +136,7 @@ def test_every_arm_and_trial_is_a_recipe(tables):
         assert len({*tried}) == 3
         recipe = load_recipe(str(EVIDENCE / "base.yaml"), *overrides, *tried[-1])
         assert recipe.relation_plan
-        assert ("lr=0.05," in recipe.train.optimizer) == (name in arms.WEIGHTS)
+        assert "lr=0.2," in recipe.train.optimizer
     for setting in arms.SETTINGS.values():
         assert load_recipe(str(EVIDENCE / "base.yaml"), *setting.overrides).train.epochs in (15, 60)
 
@@ -153,7 +153,7 @@ TUNED = {
     "sam": (38.1, 36, 36),
     "sla": (38, 37, 36),  # 3 points behind one_view's best
 }
-SCREENED = {"two_views": 40, "one_view": 41, "tied_mse": 43, "jsd": 41.6, "rdrop": 40.6, "augself": 42, "sam": 40.5}
+SCREENED = {"two_views": 40, "one_view": 41, "tied_mse": 43, "jsd": 41.6, "rdrop": 41.1, "augself": 42, "sam": 41}
 CLAIMED = {"two_views": 40, "one_view": 41, "tied_mse": 44, "jsd": 42.5, "rdrop": 42, "augself": 43}
 
 
@@ -210,7 +210,7 @@ def test_an_arm_three_points_behind_is_not_screened(run, chosen):
 
 def test_screening_says_who_claims_and_with_how_many_seeds(run, chosen):
     lines = phases(run)
-    assert chosen.going_on(lines, "overfitted", "claim") == ["tied_mse", "jsd", "rdrop", "augself"]  # sam is at -0.5
+    assert chosen.going_on(lines, "overfitted", "claim") == ["tied_mse", "jsd", "rdrop", "augself"]  # sam is at 0
     assert chosen.going_on(lines, "overfitted", "claim_close") == ["jsd", "rdrop"]  # augself is at 1.0
     with pytest.raises(SystemExit, match="rdrop has no result of seed 203"):
         chosen.going_on(without(lines, recipe="rdrop", seed=203), "overfitted", "claim")
@@ -220,12 +220,14 @@ def test_screening_says_who_claims_and_with_how_many_seeds(run, chosen):
             chosen.going_on(few, "overfitted", "claim")
 
 
-def test_other_settings_take_the_best_three_that_are_ahead(run, chosen):
+def test_other_settings_take_the_best_two_that_are_ahead(run, chosen):
     lines = phases(run)
-    assert chosen.winners(lines, "overfitted") == ["tied_mse", "augself", "jsd"]  # rdrop is ahead as well
+    assert chosen.winners(lines, "overfitted") == ["tied_mse", "augself"]  # jsd and rdrop are ahead as well
     for setting in ("underfitted", "tiny20", "overfitted_heavy"):
-        assert chosen.going_on(lines, setting, "claim") == ["tied_mse", "augself", "jsd"]
-        assert chosen.going_on(lines, setting, "claim_close") == ["jsd"]  # what screening in overfitted had close
+        assert chosen.going_on(lines, setting, "claim") == ["tied_mse", "augself"]
+        assert chosen.going_on(lines, setting, "claim_close") == []
+    close = phases(run, screened={**SCREENED, "augself": 41.9})
+    assert chosen.going_on(close, "tiny20", "claim_close") == ["augself"]  # what screening in overfitted had close
     few = phases(run, claimed={**CLAIMED, "tied_mse": 40.9, "augself": 41.3, "rdrop": 41.0, "jsd": 40})
     assert chosen.winners(few, "overfitted") == ["augself"]
     none = phases(run, claimed={**CLAIMED, "tied_mse": 40.9, "augself": 40.0, "rdrop": 40.8, "jsd": 40})
@@ -245,9 +247,9 @@ def test_a_phase_trains_what_the_rules_say(run, tmp_path):
     assert [*run.recipes("overfitted", "claim_close", [], runs)] == ["two_views", "one_view", "jsd", "rdrop"]
     assert len(run.recipes("overfitted", "tune", [], runs)) == 3 * len(run.ARMS)
     assert [*run.recipes("underfitted", "tune", [], runs)] == [
-        f"{arm}.{number}" for arm in ("two_views", "one_view", "tied_mse", "augself", "jsd") for number in range(3)
+        f"{arm}.{number}" for arm in ("two_views", "one_view", "tied_mse", "augself") for number in range(3)
     ]
-    assert [*run.recipes("tiny20", "claim", [], runs)] == ["two_views", "one_view", "tied_mse", "augself", "jsd"]
+    assert [*run.recipes("tiny20", "claim", [], runs)] == ["two_views", "one_view", "tied_mse", "augself"]
     assert [*run.recipes("overfitted", "screen", ["sla"], runs)] == ["two_views", "one_view", "sla"]  # named by hand
     with pytest.raises(SystemExit, match="tiny20: nothing is tuned on it; its trials are those of overfitted"):
         run.recipes("tiny20", "tune", [], runs)
@@ -303,7 +305,7 @@ def test_an_arm_pays_by_three_settings(run, tables):
 
 
 def test_twenty_classes_of_a_table(run, tmp_path):
-    """Of each class so many images to train on, the rest beside the test images; other classes are gone by name."""
+    """Every tenth class: so many images to train on, the rest beside the test images; other classes are gone by name."""
     from datasets import ClassLabel, Dataset, Features, Value
     from pyarrow.parquet import read_table
 
@@ -318,11 +320,12 @@ def test_twenty_classes_of_a_table(run, tmp_path):
     run.tiny20(root, out)
     made = {split: Dataset(read_table(out / f"{split}.parquet")) for split in whole}
     train = {(row["label"], row["place"]) for row in made["train"]}
-    assert train == {(place % 22, place) for place in range(22 * 60) if place % 22 < 20}
+    taken = {0: 0, 10: 1, 20: 2}
+    assert train == {(taken[place % 22], place) for place in range(22 * 60) if place % 22 in taken}
     test = [(row["label"], row["place"]) for row in made["test"]]
-    rest = [(place % 22, place) for place in range(22 * 60, 22 * 63) if place % 22 < 20]
-    assert test == [(place % 22, place) for place in range(44) if place % 22 < 20] + rest
-    assert all(images.features["label"].names == names[:20] for images in made.values())
+    rest = [(taken[place % 22], place) for place in range(22 * 60, 22 * 63) if place % 22 in taken]
+    assert test == [(taken[place % 22], place) for place in range(44) if place % 22 in taken] + rest
+    assert all(images.features["label"].names == ["class 0", "class 10", "class 20"] for images in made.values())
     before = (out / "train.parquet").stat().st_mtime_ns
     run.tiny20(root, out)
     assert (out / "train.parquet").stat().st_mtime_ns == before
