@@ -297,6 +297,7 @@ def test_an_arm_pays_by_three_settings(run, tables):
     assert tables.verdict(lines) == "No arm has claimed in all of `overfitted`, `tiny20`, `underfitted` yet."
     lines += over_seeds({"two_views": 50, "one_view": 49, "jsd": 51, "tied_mse": 52, "augself": 50}, 12, "tiny20")
     less = {"two_views": 60, "one_view": 59, "jsd": 60, "tied_mse": 59.5, "augself": 62}
+    assert tables.arms_of(lines, "tiny20") == {"jsd", "tied_mse", "augself"}  # it tries no others
     told = tables.verdict(lines + over_seeds(less, 12, "underfitted"))
     assert told == (
         "Interval above 0 in `overfitted` and `tiny20`, and not below -0.3 in `underfitted`: **jsd** of tied_mse, "
