@@ -31,6 +31,7 @@ from manyview.recipe.recipe import Recipe, check_recipe, difference
 from manyview.recipe.settings import Data, Train
 from manyview.recipe.streams import read_of
 from manyview.step import Step
+from manyview.training.held import others
 from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of, trained
 from manyview.training.noted import read_noted
@@ -99,7 +100,7 @@ class Run:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder} is a file; --out names a folder")
-        found = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
+        found = others(self.folder)
         if found and not resume:
             raise RunError(f"{self.folder} is not empty; choose another --out, or continue with --resume")
         # a run that was killed while these were written has none that comes later, or a temporary file
@@ -136,7 +137,7 @@ class Run:
     @property
     def is_new(self) -> bool:
         """Whether nothing lies in its folder yet."""
-        return not self.folder.is_dir() or not any(self.folder.iterdir())
+        return not self.folder.is_dir() or not others(self.folder)
 
     def withdraw(self) -> None:
         """Takes back what `begin` and what came after it wrote, unless there is a checkpoint to go on from."""
