@@ -142,6 +142,17 @@ def test_an_update_that_looks_twice_counts_twice(recipes, tmp_path):
 
 
 @pytest.mark.usefixtures("_few_steps")
+@pytest.mark.usefixtures("_few_steps")
+def test_what_saves_memory_is_timed_as_it_is_trained(recipes):
+    vit = "branches.net.backbone=test_vit(img_size=8, patch_size=4)"
+    recipe = load_recipe(recipes["two"], vit, "train.micro_batch=5", "train.checkpointing=true", "train.epochs=10")
+    splits = open_splits(recipe.data, 0)
+    step = Step(recipe, len(splits.classes))
+    budget.time_steps({"two": (recipe, step)}, splits)
+    assert step.main.most == 5
+    assert {block.forward.__name__ for block in step.main.backbone.blocks} == {"_forward"}
+
+
 def test_equal_seconds_gives_the_faster_recipe_more_steps(recipes, tmp_path):
     def plan():
         return plan_comparison(
@@ -394,6 +405,7 @@ def shown(score):
         (["two", "one", "one:train.schedule=cosine(warmup='99 steps')"], "recipe one: train.schedule: "),
         (["two", "one", "evaluate=['fewshot(shots=500)']"], "recipe two: evaluate: fewshot: 500 shots and a query "),
         (["two", "one", "one:views.a.make=pad_crop(99)"], "recipe one: "),
+        (["two", "one", "one:train.micro_batch=4"], "recipe one: train.micro_batch: branches.net.backbone.bn1, "),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_before_anything_is_written(recipes, tmp_path, arguments, message):

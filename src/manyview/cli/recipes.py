@@ -60,6 +60,7 @@ def plan(
     from manyview.show.step_cost import step_cost
     from manyview.show.step_flops import work_line
     from manyview.training.doubts import doubts
+    from manyview.training.recompute import save_memory
 
     asked = any(change.partition("=")[0] in ("data.root", "data.source") for change in overrides or ())
     splits, note = visible_data(loaded, asked)
@@ -73,6 +74,7 @@ def plan(
         for doubt in doubts(loaded, made.step, clock, len(splits.train)):
             tell(f"warning: {doubt}")
     if measure:
+        save_memory(made.step)
         for line in step_cost(loaded, made.step, seen).lines(steps):
             console.print(line, soft_wrap=True)
     if svg is not None:

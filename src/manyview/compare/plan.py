@@ -29,6 +29,7 @@ from manyview.recipe.recipe import Recipe
 from manyview.recipe.streams import read_of
 from manyview.step import Step
 from manyview.training.prepare import check_teachers, rehearse
+from manyview.training.recompute import check_saving
 from manyview.training.run import Run
 from manyview.training.saving import kept
 from manyview.words.load import Use, words_of
@@ -152,6 +153,7 @@ def _build(name: str, recipe: Recipe, splits: Splits, begun: bool) -> Step:
         steps = clock_of(recipe.train, splits.counts).steps
         step = Step(recipe, len(splits.classes), steps, pretrained=not begun)
         check_teachers(step, splits.classes)
+        check_saving(step)
         if step.classifier:
             check_labels(splits, (), ["classify"])
         check_model(parse_protocols(recipe.evaluate, words=recipe.words), StepModel(step, splits.classes), splits)

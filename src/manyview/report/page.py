@@ -216,6 +216,7 @@ def _measured(run: Told, wishes: Wishes) -> list[Block]:
         recipe = _recipe(run, wishes)
         classes = run.splits.get("classes")
         step = Step(recipe, len(classes) if isinstance(classes, list) else 10, pretrained=False)
+        save_memory(step)
         return [Code("Two steps, trained for this page", "\n".join(step_cost(recipe, step, None).lines(None)))]
 
     return guarded("Memory and FLOPs could not be measured", lines)
