@@ -17,6 +17,7 @@ from manyview.report.side import side_by_side
 from manyview.report.told import Told, guarded, tell
 from manyview.show.step_cost import step_cost
 from manyview.step import Step
+from manyview.training.recompute import save_memory
 from manyview.training.registry import run_folders
 from manyview.training.run import INCIDENTAL, Run
 from manyview.words.load import Use
