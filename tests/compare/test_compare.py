@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import own_words
 from commands import contents, manyview, one_line
 from manyview.compare import budget
 from manyview.compare.budget import Length, equal_steps, step_seconds
 from manyview.compare.compare import compare
 from manyview.compare.intervals import bootstrap_interval, paired, t_interval
 from manyview.compare.plan import plan_comparison
+from manyview.compare.write import command
 from manyview.data import open_splits
 from manyview.data.loader import Batches
 from manyview.errors import ManyviewWarning, RunError
@@ -251,6 +253,14 @@ def test_the_terminal_goes_by_t_and_the_command_that_is_kept_is_whole(compared, 
     assert "95 % t" in out
     assert "95 % bootstrap" not in out
     assert "--seeds 6 --measure top1 --budget forwards" in json.loads((folder / "compare.json").read_text())["command"]
+
+
+def test_the_command_names_files_of_words(recipes, tmp_path):
+    words = own_words.written(tmp_path)
+    make = "two:views.a.make=pad_crop(8, padding=1) | speckle(0.1)"
+    both = [recipes["two"], recipes["one"]]
+    made = plan_comparison(both, tmp_path / "out", seeds=1, overrides=[make], use=[words])
+    assert command(made).endswith(" --seeds 1 --use words.py --budget forwards --out OUT")
 
 
 def test_processes_may_divide_the_recipes_and_the_last_tabulates(compared, recipes, tmp_path):

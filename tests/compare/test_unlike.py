@@ -70,7 +70,8 @@ def test_recipes_that_differ_in_the_same_settings_share_a_line_and_what_is_the_s
     assert last.endswith("; train.ema: None -> 0.9.")
     (line,) = told(made, "Computed again")
     assert line == (
-        "Computed again to save memory, and not counted as operations or passes, but in seconds: d (train.checkpointing)."
+        "Computed again to save memory, and not counted as operations or passes, but in seconds: "
+        "d (train.checkpointing)."
     )
 
 

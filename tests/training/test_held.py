@@ -91,9 +91,13 @@ def test_who_trains_is_told_by_process_machine_and_time(tmp_path):
 
 
 def test_a_refused_run_leaves_no_folder_behind_nor_those_above(tmp_path):
-    with pytest.raises(RunError, match="no"), held(tmp_path / "far" / "away" / "run", main=True):
-        assert (tmp_path / "far" / "away" / "run").is_dir()
-        raise RunError("no")
+    def refuse():
+        with held(tmp_path / "far" / "away" / "run", main=True):
+            assert (tmp_path / "far" / "away" / "run").is_dir()
+            raise RunError("no")
+
+    with pytest.raises(RunError, match="no"):
+        refuse()
     assert not (tmp_path / "far").exists()
 
 

@@ -171,7 +171,8 @@ def open_manifest(store: Store) -> Manifest:
     if MANIFEST not in found:
         begun = store.folder is not None and (store.folder / PACKING).is_dir()
         half = "; it is not packed to its end, which the same command does that began it" if begun else ""
-        raise DataError(f"{shown(store.address)} is no folder of shards: it has no {MANIFEST}{half or _elsewhere(store)}")
+        cure = half or _near(store)
+        raise DataError(f"{shown(store.address)} is no folder of shards: it has no {MANIFEST}{cure}")
     manifest = read_manifest(store.whole(MANIFEST, found[MANIFEST], LARGEST_MANIFEST), store.where(MANIFEST))
     for file in manifest.files:
         if file.name not in found:
@@ -182,7 +183,7 @@ def open_manifest(store: Store) -> Manifest:
     return manifest
 
 
-def _elsewhere(store: Store) -> str:
+def _near(store: Store) -> str:
     if store.folder is None:
         return ""
     return nearby(store.folder, lambda folder: (folder / MANIFEST).is_file(), say="{}")

@@ -70,7 +70,8 @@ def _opened(root: Path, name: str, split: str | None, download: bool, stored: St
             if download and isinstance(error, OSError):  # such as urllib's, where no network answers
                 made = f"torchvision.datasets.{name}('DIR', download=True)"
                 hint = f"; where there is a network, {made} makes a folder to bring here as data.root"
-            raise DataError(f"{name} cannot be opened under {shown(root)} ({said}){hint}{_elsewhere(root, name)}") from error
+            hint += _elsewhere(root, name)
+            raise DataError(f"{name} cannot be opened under {shown(root)} ({said}){hint}") from error
         classes = classes or _class_names(data, opened[part])
     return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, carve_test="test" not in opened)
 

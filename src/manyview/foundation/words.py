@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 
 def counted(number: float, noun: str, plural: str | None = None) -> str:
@@ -65,7 +65,7 @@ def cut_alike(one: str, other: str, most: int) -> tuple[str, str]:
     >>> cut_alike("a long beginning, then one", "a long beginning, then two", 24)
     ('…g, then one', '…g, then two')
     """
-    alike = len(os.path.commonprefix([one, other])) - BEFORE
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))) - BEFORE
     if alike > 1 and max(len(one), len(other)) > most:
         one, other = (f"…{text[alike:]}" for text in (one, other))
     return cut(one, most), cut(other, most)

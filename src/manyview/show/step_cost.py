@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from manyview.data import Splits
+from manyview.data.batch import Batch
 from manyview.foundation.environment import best_device
 from manyview.foundation.words import counted
-from manyview.data.batch import Batch
 from manyview.optimize.optimize import clock_of, make_optimizer
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe

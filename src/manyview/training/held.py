@@ -24,7 +24,7 @@ NAME = ".lock"
 def held(folder: Path, main: bool) -> Iterator[None]:
     """Inside, no other command trains the run in this folder, which is made; where nothing came into it, it goes again.
 
-    main: whether this process of a group holds it for all, which all must enter. Raises Held where another command does.
+    main: whether this process of a group holds it for all, which all must enter. Raises Held where another does.
     """
     with contextlib.ExitStack() as stack:
         with as_one():

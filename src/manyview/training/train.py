@@ -18,8 +18,8 @@ from manyview.foundation.group import as_one, join, losing_none
 from manyview.recipe.recipe import Recipe, check_recipe
 from manyview.training.collapse import look_for_collapse
 from manyview.training.failure import FirstFailure, largest_weight, report_failure
-from manyview.training.interrupt import interruptible
 from manyview.training.held import held
+from manyview.training.interrupt import interruptible
 from manyview.training.journal import Journal
 from manyview.training.kept_features import keep_features
 from manyview.training.result import write_result
