@@ -433,6 +433,32 @@ def test_runs_of_another_recipe_are_not_taken_for_this_one(compared, recipes):
     assert contents(folder) == before
 
 
+def test_the_cure_of_names_is_what_can_be_said(recipes, tmp_path):
+    two = recipes["two"]
+    for arguments in ([two], [two, two], [f"{two}@same", f"{recipes['one']}@same"]):
+        told = one_line(*manyview("compare", *arguments, "--out", tmp_path / "out"))
+        assert f" {two} {two}@other other:KEY=VALUE" in told
+
+
+def test_a_result_without_measures_is_damaged(compared, recipes, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(compared[0], folder)
+    path = folder / "runs" / "one" / "seed-1" / "result.json"
+    for text in ("{}", '{"eval": {}}'):
+        path.write_text(text)
+        told = one_line(
+            *manyview("compare", *(recipes[each] for each in ("two", "one", "sla")), "--seeds", 2, "--out", folder)
+        )
+        assert told == f"{path} is damaged: it has no measures; without it, the same command measures the run anew"
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "NaN", "Infinity"])
+def test_times_that_are_none_are_damaged(recipes, tmp_path, seconds):
+    (tmp_path / "budget.json").write_text(f'{{"two": {{"recipe": "x", "seconds_per_step": {seconds}}}}}')
+    with pytest.raises(RunError, match=r"budget.json is damaged: .* seconds a step; remove it, and the recipes are"):
+        step_seconds(tmp_path / "budget.json", {}, None)
+
+
 def test_a_file_is_no_folder(recipes, tmp_path):
     (tmp_path / "out").write_text("mine")
     told = one_line(*manyview("compare", recipes["two"], recipes["one"], "--out", tmp_path / "out"))

@@ -135,8 +135,11 @@ def _read(path: Path) -> dict[str, tuple[str, float]]:
     """Recipe -> its mark and its seconds a step, as they were written."""
     try:
         kept: Any = read_json(path) if path.is_file() else {}
-        return {name: (entry["recipe"], float(entry["seconds_per_step"])) for name, entry in kept.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = {name: (entry["recipe"], float(entry["seconds_per_step"])) for name, entry in kept.items()}
+        if odd := [seconds for _, seconds in found.values() if not 0 < seconds < math.inf]:
+            raise ValueError(f"{odd[0]:g} seconds a step")
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error}; remove it, and the recipes are timed anew") from None
 
 

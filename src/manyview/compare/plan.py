@@ -17,6 +17,7 @@ from manyview.compare.comparison import Comparison, Draft, Entry
 from manyview.compare.header import beforehand
 from manyview.compare.ledger import Ledger
 from manyview.compare.lengths import at_length, lengths
+from manyview.compare.outcome import result_of
 from manyview.data import Splits, check_labels, open_splits
 from manyview.errors import DataError, ManyviewError, RecipeError, RunError, unknown
 from manyview.evaluate.accuracy import Classify, accuracy
@@ -127,7 +128,7 @@ def _check_run(comparison: Comparison, entry: Entry, seed: int) -> None:
     if not (run.folder / "recipe.yaml").is_file():
         return
     run.check_same(comparison.recipe(entry, seed))
-    result = run.finished()
+    result = result_of(run)
     if result is not None and result["eval_split"] != comparison.split:
         raise RunError(
             f"{run.folder} was measured on {result['eval_split']}, and this comparison reads {comparison.split}: what "

@@ -20,7 +20,7 @@ from manyview.branches.teacher import Absent
 from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import exchanged, is_same, looks_of, marks_of
-from manyview.errors import ManyviewWarning, RunError, reason, shown, warn
+from manyview.errors import ManyviewWarning, RecipeError, RunError, reason, shown, warn
 from manyview.foundation.files import at_home, read_mapping, read_state, write_json, write_text
 from manyview.foundation.taken import check_overrides, taken_path
 from manyview.foundation.words import few
@@ -34,7 +34,7 @@ from manyview.step import Step
 from manyview.training.held import others
 from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of, trained
-from manyview.training.noted import read_noted
+from manyview.training.noted import read_noted, read_result
 from manyview.training.saving import kept
 from manyview.views.engine.program import RENDERER
 from manyview.words.load import Use, words_of
@@ -222,7 +222,13 @@ class Run:
                 )
         text, words = text_of_run(self.folder), words_of(self.use)
         check_words(self.folder, words, exact)
-        return parse_recipe(text, *overrides, use=words)
+        try:
+            return parse_recipe(text, *overrides, use=words)
+        except RecipeError as error:
+            if not overrides:
+                raise RecipeError(f"{self.folder / 'recipe.yaml'}: {error}") from None
+            self.recipe(exact=exact)  # where the fault is the file's own, it is told of that
+            raise
 
     def classes(self) -> list[str]:
         """Class names, in the order of labels."""
@@ -310,7 +316,7 @@ class Run:
 
     def finished(self) -> dict[str, Any] | None:
         """What result.json holds, or None while the run is not finished."""
-        return self._read("result.json") if self.result.is_file() else None
+        return read_result(self.result) if self.result.is_file() else None
 
     def _noted(self) -> dict[str, Any]:
         """What splits.json holds."""
