@@ -13,7 +13,9 @@ from manyview.compare.compare import compare
 from manyview.compare.kept import over_images_of
 from manyview.compare.plan import plan_comparison
 from manyview.data import open_splits
+from manyview.errors import RunError
 from manyview.evaluate.accuracy import answers
+from manyview.foundation.files import write_bytes
 from manyview.training.predictions import keep_predictions, kept_predictions
 
 FEWSHOT = """evaluate=["fewshot(ways=3, shots=2, queries=4, tasks=50, classifier='centroid')"]"""
@@ -31,6 +33,26 @@ def test_a_run_keeps_what_its_model_answers(compared):
         assert (kept[f"{prefix}probability"] > 0.09).all()
     assert kept_predictions(run, "val").keys() == kept.keys()
     assert kept_predictions(run, "train") == {}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "why"),
+    [
+        (np.zeros(2, np.uint16), "what it holds is not of the same images"),
+        (np.zeros((3, 2), np.uint16), "what it holds is not of the same images"),
+        (np.zeros(3, np.float32), "predicted are no classes"),
+        (b"half a fi", "Error while deserializing"),
+    ],
+)
+def test_predictions_of_another_shape_are_damaged(tmp_path, predicted, why):
+    path = tmp_path / "predictions" / "test.safetensors"
+    if isinstance(predicted, bytes):
+        write_bytes(path, predicted)
+    else:
+        keep_predictions(tmp_path, "test", {"labels": np.zeros(3, np.uint16), "predicted": predicted})
+    with pytest.raises(RunError) as told:
+        kept_predictions(tmp_path, "test")
+    assert str(told.value).startswith(f"{path} is damaged: {why}")
 
 
 def test_answers_are_the_likeliest_class_and_none_for_what_is_no_number():

@@ -75,7 +75,9 @@ def _held(path: Path) -> int | None:
             raise Busy(said) from None
         except FileNotFoundError:
             pass
-        except OSError:
+        except OSError:  # of a disk without locks
             os.close(number)
+            with contextlib.suppress(OSError):
+                path.unlink()
             return None
         os.close(number)  # of one that ended in between and took it away

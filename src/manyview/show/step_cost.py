@@ -106,6 +106,7 @@ def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
     still = [step.branch(name).backbone for name in step.branches if step.branch(name).spec.frozen is not None]
     weights = [*step.parameters(), *(parameter for module in still for parameter in module.parameters())]
     state = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
+    images = "its data" if splits is not None else f"random images of {seen.train.size[0]} px"  # type: ignore[index]
     return StepCost(
         seconds=seconds,
         views=sum(waited),
@@ -114,7 +115,7 @@ def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
         kept=kept,
         peak=torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
         device=str(device),
-        on="its data" if splits is not None else f"random images of {seen.train.size[0]} px",  # type: ignore[index]
+        on=images + (", without train.compile" if train.compile else ""),
     )
 
 
