@@ -20,7 +20,7 @@ from manyview.data.loader import stream
 from manyview.data.render import choose_rendering
 from manyview.errors import RunError
 from manyview.foundation.environment import best_device
-from manyview.foundation.files import read_json, write_json
+from manyview.foundation.files import read_mapping, write_json
 from manyview.optimize.optimize import clock_of, images_of, make_optimizer, make_schedule
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
@@ -134,7 +134,7 @@ def _mark(recipe: Recipe) -> str:
 def _read(path: Path) -> dict[str, tuple[str, float]]:
     """Recipe -> its mark and its seconds a step, as they were written."""
     try:
-        kept: Any = read_json(path) if path.is_file() else {}
+        kept: Any = read_mapping(path) if path.is_file() else {}
         found = {name: (entry["recipe"], float(entry["seconds_per_step"])) for name, entry in kept.items()}
         if odd := [seconds for _, seconds in found.values() if not 0 < seconds < math.inf]:
             raise ValueError(f"{odd[0]:g} seconds a step")
