@@ -37,6 +37,7 @@ def test_tables_right_in_the_root_or_above_it(tmp_path):
     assert refused("cifar10", tmp_path).endswith(f"; data.root={ours} would be right")
     assert refused("cifar100", tmp_path).endswith(f"; data.root={tmp_path / 'cifar100'} would be right")
     assert refused("cifar10", ours / "train.parquet").endswith(f"; data.root={ours} would be right")
+    assert refused("cifar10", tmp_path / "cifra10").endswith(f"; data.root={ours} would be right")
     assert "would be right" not in refused("svhn", tmp_path)  # none of them says that it is that
     several = refused("hf", tmp_path)
     named = ours, tmp_path / "cifar100", f"'{tmp_path / 'other sets'}'"

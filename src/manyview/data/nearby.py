@@ -1,4 +1,4 @@
-"""The folder that would be right, where what a source reads lies a folder above `data.root`, or right in it."""
+"""The folder that would be right, where what a source reads lies a folder above `data.root`, right in it, or beside."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ MOST = 1000  # entries of a folder that are looked into
 
 
 def nearby(root: Path, holds: Callable[[Path], bool], called: str = "", say: str = "data.root={}") -> str:
-    """What to say of the folders above and below for which `holds` is true; "" where there are none.
+    """What to say of the folders for which `holds` is true: above and below, or beside a root that is not there.
 
+    "" where there are none.
     called: the name of a data set, one of several whose folders may look alike; a folder must have it in its name. say:
     how a recipe names the folder.
     """
+    above = root.absolute().parent
     try:
-        below = sorted(each for each in islice(root.iterdir(), MOST) if each.is_dir()) if root.is_dir() else []
+        below = sorted(each for each in islice((root if root.is_dir() else above).iterdir(), MOST) if each.is_dir())
     except OSError:
         below = []
-    found = [each for each in (*below, root.absolute().parent) if _is_called(each, called) and _true(holds, each)]
+    found = [each for each in (*below, above) if _is_called(each, called) and _true(holds, each)]
     said = [say.format(shlex.quote(shown(each))) for each in found]
     return f"; {' or '.join(said[:FEW])} would be right" if found else ""
 
