@@ -898,6 +898,7 @@ def test_an_image_of_the_validation_split_that_cannot_be_read(tmp_path, pictures
     assert line.startswith(f"{path}: image file is truncated")
     right = round(result["eval"]["top1"] / 100 * 7, 6)
     assert right == int(right), "accuracy is over the seven images that could be read"
+    assert result["n"]["test"] == 7
 
 
 def test_images_of_unlike_sizes_need_a_crop(tmp_path, pictures):

@@ -50,6 +50,10 @@ class Lost(RunError):
     """A run of several processes of which another ended before its time, or could not be reached any more."""
 
 
+class Held(RunError):
+    """A run that another command is training now; the message says which."""
+
+
 class DamagedError(RunError):
     """A file of weights that is not as it was written: torn, changed, or never one."""
 

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import own_words
 from commands import contents, manyview, one_line
 from manyview.compare import budget
 from manyview.compare.budget import Length, equal_steps, step_seconds
 from manyview.compare.compare import compare
 from manyview.compare.intervals import bootstrap_interval, paired, t_interval
 from manyview.compare.plan import plan_comparison
+from manyview.compare.write import command
 from manyview.data import open_splits
 from manyview.data.loader import Batches
 from manyview.errors import ManyviewWarning, RunError
@@ -142,6 +144,17 @@ def test_an_update_that_looks_twice_counts_twice(recipes, tmp_path):
 
 
 @pytest.mark.usefixtures("_few_steps")
+@pytest.mark.usefixtures("_few_steps")
+def test_what_saves_memory_is_timed_as_it_is_trained(recipes):
+    vit = "branches.net.backbone=test_vit(img_size=8, patch_size=4)"
+    recipe = load_recipe(recipes["two"], vit, "train.micro_batch=5", "train.checkpointing=true", "train.epochs=10")
+    splits = open_splits(recipe.data, 0)
+    step = Step(recipe, len(splits.classes))
+    budget.time_steps({"two": (recipe, step)}, splits)
+    assert step.main.most == 5
+    assert {block.forward.__name__ for block in step.main.backbone.blocks} == {"_forward"}
+
+
 def test_equal_seconds_gives_the_faster_recipe_more_steps(recipes, tmp_path):
     def plan():
         return plan_comparison(
@@ -240,6 +253,14 @@ def test_the_terminal_goes_by_t_and_the_command_that_is_kept_is_whole(compared, 
     assert "95 % t" in out
     assert "95 % bootstrap" not in out
     assert "--seeds 6 --measure top1 --budget forwards" in json.loads((folder / "compare.json").read_text())["command"]
+
+
+def test_the_command_names_files_of_words(recipes, tmp_path):
+    words = own_words.written(tmp_path)
+    make = "two:views.a.make=pad_crop(8, padding=1) | speckle(0.1)"
+    both = [recipes["two"], recipes["one"]]
+    made = plan_comparison(both, tmp_path / "out", seeds=1, overrides=[make], use=[words])
+    assert command(made).endswith(" --seeds 1 --use words.py --budget forwards --out OUT")
 
 
 def test_processes_may_divide_the_recipes_and_the_last_tabulates(compared, recipes, tmp_path):
@@ -394,6 +415,7 @@ def shown(score):
         (["two", "one", "one:train.schedule=cosine(warmup='99 steps')"], "recipe one: train.schedule: "),
         (["two", "one", "evaluate=['fewshot(shots=500)']"], "recipe two: evaluate: fewshot: 500 shots and a query "),
         (["two", "one", "one:views.a.make=pad_crop(99)"], "recipe one: "),
+        (["two", "one", "one:train.micro_batch=4"], "recipe one: train.micro_batch: branches.net.backbone.bn1, "),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_before_anything_is_written(recipes, tmp_path, arguments, message):
@@ -409,6 +431,32 @@ def test_runs_of_another_recipe_are_not_taken_for_this_one(compared, recipes):
     told = one_line(*manyview(*arguments, "train.epochs=3"))
     assert "was made by another recipe: train.epochs: 2 -> 3" in told
     assert contents(folder) == before
+
+
+def test_the_cure_of_names_is_what_can_be_said(recipes, tmp_path):
+    two = recipes["two"]
+    for arguments in ([two], [two, two], [f"{two}@same", f"{recipes['one']}@same"]):
+        told = one_line(*manyview("compare", *arguments, "--out", tmp_path / "out"))
+        assert f" {two} {two}@other other:KEY=VALUE" in told
+
+
+def test_a_result_without_measures_is_damaged(compared, recipes, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(compared[0], folder)
+    path = folder / "runs" / "one" / "seed-1" / "result.json"
+    for text in ("{}", '{"eval": {}}'):
+        path.write_text(text)
+        told = one_line(
+            *manyview("compare", *(recipes[each] for each in ("two", "one", "sla")), "--seeds", 2, "--out", folder)
+        )
+        assert told == f"{path} is damaged: it has no measures; without it, the same command measures the run anew"
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "NaN", "Infinity"])
+def test_times_that_are_none_are_damaged(recipes, tmp_path, seconds):
+    (tmp_path / "budget.json").write_text(f'{{"two": {{"recipe": "x", "seconds_per_step": {seconds}}}}}')
+    with pytest.raises(RunError, match=r"budget.json is damaged: .* seconds a step; remove it, and the recipes are"):
+        step_seconds(tmp_path / "budget.json", {}, None)
 
 
 def test_a_file_is_no_folder(recipes, tmp_path):

@@ -81,6 +81,43 @@ def test_lines_of_another_recipe_or_setting_are_not_taken(kept, texts, tmp_path)
     assert Ledger(path, "out").outcome(made, made.entries[0], 1).result["eval_split"] == "test"
 
 
+def test_what_two_lines_say_of_one_run_is_refused_where_it_differs(kept, texts, tmp_path):
+    path, _ = kept
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("\n" + "".join([*lines, lines[0]]))  # said twice is said once
+    made = plan_comparison(texts, tmp_path / "elsewhere", seeds=2)
+    assert Ledger(path, "out").outcome(made, made.entries[0], 0).result["eval"] == json.loads(lines[0])["measures"]
+    other = {**json.loads(lines[0]), "measures": {"top1": 99.0}}
+    path.write_text("\n" + "".join([*lines, json.dumps(other) + "\n"]))
+    arguments = ("compare", *texts, "--seeds", 2, "--out", tmp_path / "elsewhere", "--runs", path, "--setting", "out")
+    assert one_line(*manyview(*arguments)) == (
+        f"{path}, lines 2 and 8 are of one run, two, seed 0 of out, and say different things of it; keep the one that "
+        "is to count"
+    )
+
+
+def test_lines_that_say_little_and_measures_that_came_out_as_none_are_left_out_and_told(kept, texts, tmp_path):
+    path, written = kept
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    for line in lines:
+        for key in ("seconds", "images_per_second", "selected_by", "device", "git", "versions"):
+            if line["recipe"] == "two":
+                del line[key]
+        if (line["recipe"], line["seed"]) == ("one", 0):
+            line["measures"]["knn"] = None
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    again = compare(texts, tmp_path / "elsewhere", seeds=2, runs=path, setting="out", quiet=True)
+    assert again["table"]["top1"] == written["table"]["top1"]
+    assert again["recipes"][0]["cost"] is None
+    assert again["recipes"][1]["cost"]["relative"] is None
+    (told,) = [line for line in again["remarks"] if line.startswith("No number")]
+    assert told == "No number, and left out of means and pairs, which flatters those recipes: kNN of one, seed 0."
+    assert again["table"]["knn"]["one"]["n"] == again["table"]["knn"]["one"]["difference"]["n"] == 1
+    path.write_text(path.read_text().replace('"top1": ', '"top1": "a lot", "top": ', 1))
+    with pytest.raises(RunError, match=r"line 1 is no finished run: ValueError measures: .*top1.* is no number"):
+        read_lines(path)
+
+
 def test_the_mark_is_of_what_a_result_depends_on(recipes):
     def mark(*overrides):
         both = [recipes["two"], recipes["one"]]

@@ -43,16 +43,36 @@ def test_networks_tuning_and_augmentations_that_differ_are_told_one_by_one(recip
     )
     (line,) = told(made, "one differs")
     for part in (
-        "network: cresnet20() -> cresnet32()",
+        "network: cresnet20() -> cresnet32();",
         "normalize: half -> none",
         "train.batch_size: 24 -> 16",
-        "train.optimizer: sgd(lr=0.05, momentum=0.9) -> sgd(lr=0.1, momentum=0.9)",
+        "train.optimizer.lr: 0.05 -> 0.1;",
         "train.ema: None -> 0.9",
-        "augmentation only in two: flip() and only in one: cutout(size=2)",
+        "augmentation: without flip(), with cutout(size=2)",
     ):
         assert part in line, line
     assert "log_every" not in line
     assert "train.steps" not in line
+
+
+def test_recipes_that_differ_in_the_same_settings_share_a_line_and_what_is_the_same_is_not_shown(recipes):
+    texts = [recipes["two"], *(f"{recipes['two']}@{name}" for name in ("a", "b", "c", "d"))]
+    said = "train.optimizer=sgd(momentum=0.9, weight_decay=0.0000000000005, dampening=0, nesterov=True, lr"
+    changes = [f"two:{said}=0.05)", f"a:{said}=0.1)", f"b:{said}=0.2)", f"c:{said}=0.1)"]
+    made = planned(texts, *changes, "d:train.ema=0.9", "d:train.checkpointing=true", budget="images")
+    many, last = [line for line in made.told if " differ" in line]
+    assert many == (
+        "a, b, c differ from two in more than relations and views, which may be what is measured: "
+        "train.optimizer.lr: 0.05 -> 0.1 (a, c), 0.05 -> 0.2 (b)."
+    )
+    assert last.startswith("d differs from two in more than")
+    assert "train.optimizer.nesterov: True -> default; " in last
+    assert last.endswith("; train.ema: None -> 0.9.")
+    (line,) = told(made, "Computed again")
+    assert line == (
+        "Computed again to save memory, and not counted as operations or passes, but in seconds: "
+        "d (train.checkpointing)."
+    )
 
 
 def test_what_costs_more_is_told_and_flops_make_it_equal(recipes):

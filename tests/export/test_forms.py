@@ -251,7 +251,9 @@ def test_a_card_says_what_was_measured_and_no_more(runs, tmp_path):
 
     write_json(run.result, RESULT)
     score = {"n": 3, "mean": 93.0, "sd": 0.2, "difference": {"mean": 0.8, "t": [0.1, 1.5]}}
-    write_json(tmp_path / "compared" / "compare.json", {"reference": "baseline", "table": {"top1": {"sla": score}}})
+    error = {"n": 3, "mean": 0.0312, "sd": 0.002, "difference": {"mean": -0.0041, "t": [-0.0072, -0.0011]}}
+    table = {"top1": {"sla": score}, "calibration": {"sla": error}}
+    write_json(tmp_path / "compared" / "compare.json", {"reference": "baseline", "table": table})
     export_model(run, tmp_path / "whole", "hub", licence="CC BY-SA 4.0")
     front, text = card_of(tmp_path / "whole")
     assert front["library_name"] == "timm"
@@ -266,7 +268,10 @@ def test_a_card_says_what_was_measured_and_no_more(runs, tmp_path):
         "| top-1 | 93.13 % |",
         "| fewshot half width | 0.42 % |",
         "`calibration(bins=15) on test` (a 'note')",
+        "| calibration | 0.031 |",
+        "| ece15 | 0.020 |",
         "| top-1 | 93.00 ± 0.20 | 3 | +0.80 (+0.10 to +1.50) |",
+        "| calibration | 0.031 ± 0.002 | 3 | -0.004 (-0.007 to -0.001) |",
         "paired difference to baseline, 95 % interval of t",
         "manyview train training.yaml --out OUT",
         "manyview export OUT FOLDER --to hub",

@@ -348,13 +348,13 @@ def test_it_is_a_model_as_any_other(tmp_path, recwarn):
 def test_it_leaves_again(tmp_path, recwarn):
     made = solo_cifar()
     saved(tmp_path / "c.pth", made.file)
-    done("import", tmp_path / "c.pth", tmp_path / "out", "--normalize", "cifar10")
+    done("import", tmp_path / "c.pth", tmp_path / "out", "--normalize", "half")  # of one number
     assert "small_resnet18.py" in done("export", tmp_path / "out", tmp_path / "timm")
     done("export", tmp_path / "out", tmp_path / "traced", "--to", "torchscript", "--size", "32")
     pixels = torch.rand(2, 3, 32, 32)
     expected = exported(tmp_path / "out").read(pixels)
     assert torch.equal(exported(tmp_path / "timm").read(pixels)["logits"], expected["logits"])
-    traced = torch.jit.load(tmp_path / "traced" / "model.pt")(normalised(pixels, *NORMALIZATIONS["cifar10"]))
+    traced = torch.jit.load(tmp_path / "traced" / "model.pt")(normalised(pixels, *NORMALIZATIONS["half"]))
     assert torch.allclose(traced, expected["logits"], atol=1e-5)
     assert "is no run, whose files a model card is made of" in one_line(
         *manyview("export", tmp_path / "out", tmp_path / "hub", "--to", "hub")

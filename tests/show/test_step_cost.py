@@ -35,6 +35,26 @@ def test_work_is_that_of_convolutions_and_products(overrides, updates):
     assert measured.flops == updates * (3 * sum(forward) - forward[0])
 
 
+def test_an_update_that_looks_twice_costs_twice():
+    _, once = cost("train.accumulate=2")
+    _, twice = cost("train.accumulate=2", "train.optimizer=sam(sgd(lr=0.1, momentum=0.9))")
+    assert twice.flops == 2 * once.flops
+    assert twice.kept == once.kept
+
+
+def test_what_is_computed_again_is_measured_and_said():
+    plain, again = (
+        done("plan", "quickstart", *SMALL, "train.optimizer.lr=0.1", f"train.checkpointing={asked}", "--measure")
+        for asked in ("false", "true")
+    )
+    found = [[float(work) for work in re.findall(r"([\d.]+) GFLOPs a step", text)] for text in (plain, again)]
+    counted, measured = zip(*found, strict=True)
+    assert counted == pytest.approx([measured[0]] * 2, rel=0.01)
+    assert 1.25 < measured[1] / measured[0] < 1.34  # a further forward pass of all but the first layer and the last
+    assert "; what train.checkpointing computes again is not counted" in again
+    assert "computes again" not in plain
+
+
 def test_bytes_of_parameters_gradients_and_momentum():
     step, measured = cost()
     parameters = sum(parameter.numel() for parameter in step.parameters())

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from commands import manyview, one_line
 from manyview import parse_recipe
 from manyview.branches.blocks import blocks_of
 from manyview.branches.branch import make_backbone
@@ -129,6 +130,14 @@ def test_pieces_whose_blocks_are_computed_again():
 def test_pieces_are_refused_where_they_would_be_another_run(backbone, change, told):
     with pytest.raises(RecipeError, match=f"^{told}"):
         save_memory(step_of(backbone, "train.micro_batch=2", change))
+
+
+def test_a_plan_refuses_what_training_would():
+    for asked, told in (
+        (["train.micro_batch=4"], "train.micro_batch: branches.net.backbone."),
+        (["train.checkpointing=true", "train.compile=true"], "train.checkpointing: torch's compiler does not take it"),
+    ):
+        assert one_line(*manyview("plan", "quickstart", *asked)).startswith(told)
 
 
 def test_a_network_without_blocks_is_refused():

@@ -216,7 +216,8 @@ def take(file: Checkpoint, layout: Layout) -> Taken:
     section = next((key for key in places if key in file.sections), None)
     if section is None:
         usual = " or ".join(layout.sections if layout.sections is not WRAPPERS else ("state_dict", "model"))
-        raise RunError(f"{file.path} has no {usual}, as files of {layout.code} have; it has {few([*file.sections])}")
+        has = few([key or "weights alone" for key in file.sections])
+        raise RunError(f"{file.path} has no {usual}, as files of {layout.code} have; it has {has}")
     state, told = spelled(file.sections[section], file.path)
     trunks = layout.trunk if layout.marks else [*_networks(state), *layout.trunk]
     under = next((prefix for prefix in trunks if any(name.startswith(prefix) for name in state)), None)

@@ -60,10 +60,12 @@ def plan(
     from manyview.show.step_cost import step_cost
     from manyview.show.step_flops import work_line
     from manyview.training.doubts import doubts
+    from manyview.training.recompute import check_saving, save_memory
 
     asked = any(change.partition("=")[0] in ("data.root", "data.source") for change in overrides or ())
     splits, note = visible_data(loaded, asked)
     made = make_plan(loaded, classes or (len(splits.classes) if splits is not None else 0) or 10)
+    check_saving(made.step)
     clock = None if splits is None else clock_of(loaded.train, splits.counts)
     console.print(made.render(note, clock))
     # the data's labels belong to the data's classes
@@ -73,6 +75,7 @@ def plan(
         for doubt in doubts(loaded, made.step, clock, len(splits.train)):
             tell(f"warning: {doubt}")
     if measure:
+        save_memory(made.step)
         for line in step_cost(loaded, made.step, seen).lines(steps):
             console.print(line, soft_wrap=True)
     if svg is not None:

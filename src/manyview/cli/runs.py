@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from manyview.cli.arguments import RunFolder
 from manyview.cli.complete import run_folders
 from manyview.cli.speech import tell
 from manyview.errors import RunError, shown, unknown
-from manyview.foundation.words import cut, duration
+from manyview.foundation.words import cut, cut_alike, duration
 from manyview.recipe.find import packaged_recipes, title_of
 from manyview.recipe.flat import flat
 from manyview.recipe.strict_yaml import read_yaml
@@ -26,7 +25,6 @@ from manyview.training.registry import SORTS, Known, Registry, ordered, unlike
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON, with all that is known.")]
 SEEN = 40  # characters of a value that `diff` shows
-KEPT = 8  # of those that two long values begin with
 
 
 def runs(
@@ -114,14 +112,9 @@ def _value(value: Any) -> str:
     return shown(cut(text, SEEN))
 
 
-def _pair(*values: Any) -> list[str]:
+def _pair(before: Any, now: Any) -> list[str]:
     """Two values; of long ones what both begin with is left out, so that it is seen where they part."""
-    texts = [*map(_text, values)]
-    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
-    begin = alike - KEPT
-    if begin > 1 and max(map(len, texts)) > SEEN:
-        texts = [f"…{text[begin:]}" for text in texts]
-    return [*map(_value, texts)]
+    return [*map(shown, cut_alike(_text(before), _text(now), SEEN))]
 
 
 def _print(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -10,9 +10,10 @@ from manyview.compare.comparison import Draft
 from manyview.errors import RecipeError
 from manyview.evaluate.aggregate import Aggregate
 from manyview.evaluate.protocols import measure_names, parse_protocols
-from manyview.foundation.words import cut
+from manyview.foundation.words import cut_alike
 from manyview.recipe.flat import changed
 from manyview.recipe.recipe import Recipe, difference
+from manyview.recipe.within import parted
 from manyview.show.plan import describe
 from manyview.training.run import INCIDENTAL
 from manyview.views.plan import TEST
@@ -22,6 +23,8 @@ ANYWHERE = ("data.download", "data.memory", "data.render", "data.workers")
 # what the budget sets, and what is made equal elsewhere
 SET_ELSEWHERE = ("train.epochs", "train.steps", "train.keep", "train.evaluate_every")
 MOST = 60  # letters of a value that a line shows
+
+Parts = dict[str, str]  # place -> what differs there
 
 
 def check_alike(recipes: Mapping[str, Recipe]) -> None:
@@ -45,22 +48,31 @@ def check_alike(recipes: Mapping[str, Recipe]) -> None:
 
 
 def unlike(drafts: Sequence[Draft]) -> list[str]:
-    """A line for each recipe that differs from the reference in more than its relations, views and heads.
+    """A line for all recipes that differ from the reference in the same settings, beside relations, views and heads.
 
     That is in networks and their settings, in optimiser, schedule, batch size and the like, in ops that only one of
     both has, and in the view that is looked at to evaluate. A difference of results is then not the method's alone.
     """
-    reference = drafts[0]
-    lines = []
+    reference, groups = drafts[0], dict[tuple[str, ...], dict[str, Parts]]()
     for draft in drafts[1:]:
-        found = [*_networks(reference, draft), *_training(reference.recipe, draft.recipe)]
-        found += _augmentations(reference, draft)
+        found = {**_networks(reference, draft), **_training(reference.recipe, draft.recipe)}
+        found |= _augmentations(reference, draft)
         if found:
-            lines.append(
-                f"{draft.name} differs from {reference.name} in more than relations and views, which may be what is "
-                f"measured: {'; '.join(found)}."
-            )
-    return lines
+            groups.setdefault(tuple(found), {})[draft.name] = found
+    return [
+        f"{', '.join(group)} differ{'s' if len(group) == 1 else ''} from {reference.name} in more than relations and "
+        f"views, which may be what is measured: {'; '.join(_part(key, group) for key in keys)}."
+        for keys, group in groups.items()
+    ]
+
+
+def _part(key: str, group: Mapping[str, Parts]) -> str:
+    """What of one setting is other in a group of recipes, each value once, with whose it is."""
+    said: dict[str, list[str]] = {}
+    for name, parts in group.items():
+        said.setdefault(parts[key], []).append(name)
+    told = [text + (f" ({', '.join(names)})" if len(said) > 1 else "") for text, names in said.items()]
+    return f"{key}: {', '.join(told)}"
 
 
 def several_passes(drafts: Sequence[Draft]) -> list[str]:
@@ -79,10 +91,9 @@ def _aggregates(draft: Draft) -> bool:
     return draft.step.can_aggregate or any(isinstance(protocol, Aggregate) for protocol in protocols)
 
 
-def _networks(reference: Draft, other: Draft) -> list[str]:
-    ours, theirs = (str(without_origin(draft.step.main.spec.backbone)) for draft in (reference, other))
-    found = [] if ours == theirs else [f"network: {_short(ours)} -> {_short(theirs)}"]
-    return found + _lines(_of_main(reference), _of_main(other))
+def _networks(reference: Draft, other: Draft) -> Parts:
+    ours, theirs = (without_origin(draft.step.main.spec.backbone) for draft in (reference, other))
+    return _parts({"network": (ours, theirs), **changed(_of_main(reference), _of_main(other))})
 
 
 def _of_main(draft: Draft) -> dict[str, object]:
@@ -91,25 +102,28 @@ def _of_main(draft: Draft) -> dict[str, object]:
     return {key: said[key] for key in SETTINGS if key != "backbone" and key in said}
 
 
-def _training(reference: Recipe, other: Recipe) -> list[str]:
+def _training(reference: Recipe, other: Recipe) -> Parts:
     skipped = tuple(f"{key}." for key in (*INCIDENTAL, *SET_ELSEWHERE))
     left, right = (
         {k: v for k, v in recipe.flat.items() if k.startswith("train.") and not f"{k}.".startswith(skipped)}
         for recipe in (reference, other)
     )
-    return _lines(left, right)
+    return _parts(changed(left, right))
 
 
-def _lines(left: Mapping[str, object], right: Mapping[str, object]) -> list[str]:
-    return [f"{key}: {_short(old)} -> {_short(new)}" for key, (old, new) in changed(left, right).items()]
+def _parts(differing: Mapping[str, tuple[object, object]]) -> Parts:
+    inside = {place: pair for key, (old, new) in differing.items() for place, pair in parted(key, old, new).items()}
+    return {place: " -> ".join(cut_alike(str(old), str(new), MOST)) for place, (old, new) in inside.items()}
 
 
-def _augmentations(reference: Draft, other: Draft) -> list[str]:
+def _augmentations(reference: Draft, other: Draft) -> Parts:
     ours, theirs = _ops(reference.recipe), _ops(other.recipe)
-    parts = ((reference.name, ours, theirs), (other.name, theirs, ours))
-    only = {name: [op for op in own if op not in others] for name, own, others in parts}
-    told = [f"only in {name}: {', '.join(ops)}" for name, ops in only.items() if ops]
-    return [f"augmentation {' and '.join(told)}"] if told else []
+    only = {
+        "without": [op for op in ours if op not in theirs],
+        "with": [op for op in theirs if op not in ours],
+    }
+    told = [f"{where} {', '.join(ops)}" for where, ops in only.items() if ops]
+    return {"augmentation": ", ".join(told)} if told else {}
 
 
 def _ops(recipe: Recipe) -> list[str]:
@@ -123,7 +137,3 @@ def _ops(recipe: Recipe) -> list[str]:
             for planned in view.ops
         )
     )
-
-
-def _short(value: object) -> str:
-    return cut(str(value), MOST)

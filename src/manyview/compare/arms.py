@@ -34,15 +34,14 @@ def load_arms(
     names = [name for _, name in named]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
+        one = next(text for text, name in named if name == twice)
         raise RecipeError(
             f"two recipes are named '{twice}'; a recipe's name, or its file's, is its folder in --out. Call one of "
-            f"them otherwise, as in {twice} {twice}@other other:KEY=VALUE"
+            f"them otherwise, as in {one} {one}@other other:KEY=VALUE"
         )
     if len(names) < 2:
-        raise RecipeError(
-            f"compare needs at least two recipes, got {', '.join(names) or 'none'}"
-            + (f"; one with other settings is another: {names[0]} {names[0]}@other other:KEY=VALUE" if names else "")
-        )
+        cure = "".join(f"; one with other settings is another: {one} {one}@other other:KEY=VALUE" for one, _ in named)
+        raise RecipeError(f"compare needs at least two recipes, got {', '.join(names) or 'none'}{cure}")
     given: dict[str, list[str]] = {name: [] for name in names}
     for override in overrides:
         key = override.partition("=")[0]

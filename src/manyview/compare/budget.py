@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +20,15 @@ from manyview.data.loader import stream
 from manyview.data.render import choose_rendering
 from manyview.errors import RunError
 from manyview.foundation.environment import best_device
-from manyview.foundation.files import read_json, write_json
-from manyview.optimize.clip import clipped_together
+from manyview.foundation.files import read_mapping, write_json
 from manyview.optimize.optimize import clock_of, images_of, make_optimizer, make_schedule
-from manyview.optimize.passes import Pass, passes_of
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.stepping import rows_per_image
 from manyview.recipe.streams import read_of
+from manyview.show.one_update import one_update
 from manyview.step import Step
-from manyview.training.update import shown
+from manyview.training.recompute import save_memory
 
 BUDGETS = {
     "flops": "as many floating-point operations as the first recipe: forward, backward, teachers and second passes at "
@@ -135,9 +134,12 @@ def _mark(recipe: Recipe) -> str:
 def _read(path: Path) -> dict[str, tuple[str, float]]:
     """Recipe -> its mark and its seconds a step, as they were written."""
     try:
-        kept: Any = read_json(path) if path.is_file() else {}
-        return {name: (entry["recipe"], float(entry["seconds_per_step"])) for name, entry in kept.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        kept: Any = read_mapping(path) if path.is_file() else {}
+        found = {name: (entry["recipe"], float(entry["seconds_per_step"])) for name, entry in kept.items()}
+        if odd := [seconds for _, seconds in found.values() if not 0 < seconds < math.inf]:
+            raise ValueError(f"{odd[0]:g} seconds a step")
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path} is damaged: {error}; remove it, and the recipes are timed anew") from None
 
 
@@ -179,6 +181,7 @@ class _Trial:
             return stream(batches, first, stop, place, recipe.data.workers, pin=device.type == "cuda")
 
         step.train().to(device)
+        save_memory(step)
         if train.compile:
             step.compile_parts()
         optimizer = make_optimizer(train, step)
@@ -194,25 +197,9 @@ class _Trial:
                 if number == first + WARM_UP:
                     began = self._now()
                 self.set_lr(number)
-                passes = passes_of(self.optimizer)
                 read = (next(stream).to(self.device) for _ in range(train.accumulate))
-                parts = shown(read, passes, self.step)
-                for look in passes:
-                    self._look(look, parts)
+                one_update(self.step, self.optimizer, read)
             return (self._now() - began) / TIMED
-
-    def _look(self, look: Pass, parts: Iterable[Batch]) -> None:
-        train = self.recipe.train
-        with look.looking():
-            for batch in parts:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-                    output = self.step(batch)
-                (look.loss(output) / train.accumulate).backward()
-        if look.then is None and train.clip:
-            for together in clipped_together(self.step):
-                torch.nn.utils.clip_grad_norm_(together, train.clip)
-        (look.then or self.optimizer.step)()
-        self.optimizer.zero_grad()
 
     def _now(self) -> float:
         if self.device.type == "cuda":

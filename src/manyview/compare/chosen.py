@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from manyview.errors import RunError
-from manyview.foundation.files import read_json, write_json
+from manyview.foundation.files import read_mapping, write_json
 from manyview.foundation.words import counted
 
 NAME = "choosing.json"
@@ -50,7 +50,7 @@ def _noted(path: Path) -> list[tuple[str, str, int]]:
     if not path.is_file():
         return []
     try:
-        held: Any = read_json(path)
+        held: Any = read_mapping(path)
         return [(str(path.parent), str(held["data"]), int(seed)) for seed in held["seeds"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged: {error}; it says by which seeds was chosen on validation") from None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from manyview.compare.comparison import Entry
 from manyview.foundation.words import counted
 from manyview.show.display import LABELS
+from manyview.show.step_flops import saves
 
 ALIKE = 0.05  # how far operations may be apart that are called equal
 SPLITS = {"train": "which images train", "val": "which validate", "test": "which are tested on"}
@@ -22,7 +23,7 @@ def beforehand(
     return [
         f"Primary measure: {measure} on {split} ({named}). All other measures are exploratory.",
         changed_by_seed(entries[0], seeds, note),
-        *([] if (line := unequal(entries)) is None else [line]),
+        *[line for line in (unequal(entries), computed_again(entries)) if line is not None],
     ]
 
 
@@ -54,6 +55,15 @@ def unequal(entries: Sequence[Entry]) -> str | None:
         f"The cost is not equal: {told} times the floating-point operations of {entries[0].name}; --budget flops makes "
         "it so."
     )
+
+
+def computed_again(entries: Sequence[Entry]) -> str | None:
+    """Which recipes look twice at what they have seen, to save memory; None where none does, or none is counted."""
+    asked = {entry.name: saves(entry.recipe.train) for entry in entries if entry.length.flops}
+    told = ", ".join(f"{name} ({what})" for name, what in asked.items() if what)
+    if not told:
+        return None
+    return f"Computed again to save memory, and not counted as operations or passes, but in seconds: {told}."
 
 
 def _range(seeds: Sequence[int]) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from manyview.compare.comparison import Comparison, Entry
 from manyview.compare.images import OverImages, over_images
 from manyview.compare.intervals import t_interval
+from manyview.training.noted import read_noted
 from manyview.training.predictions import kept_predictions
 
 PREDICTED = {"top1": "predicted", "aggregated_top1": "aggregated_predicted"}
@@ -48,7 +49,12 @@ def over_images_of(comparison: Comparison, main: str) -> dict[str, OverImages]:
     for entry in comparison.entries[1:]:
         ours = _kept(comparison, entry)
         pairs = [seed for seed in ours if seed in reference and name in ours[seed] and name in reference[seed]]
-        alike = [seed for seed in pairs if _same_labels(ours[seed], reference[seed], ours[pairs[0]])]
+        marks = {seed: _mark(comparison, entry, seed) for seed in pairs}
+        alike = [
+            seed
+            for seed in pairs
+            if marks[seed] == marks[pairs[0]] and _same_labels(ours[seed], reference[seed], ours[pairs[0]])
+        ]
         if alike:
             labels = ours[alike[0]]["labels"].astype(np.int64)
             this, other = ({seed: of[seed][name].astype(np.int64) for seed in alike} for of in (ours, reference))
@@ -78,6 +84,12 @@ def _paired_tasks(difference: NDArray[np.float64]) -> OverTasks:
 def _kept(comparison: Comparison, entry: Entry) -> dict[int, Kept]:
     kept = {seed: kept_predictions(comparison.run(entry, seed).folder, comparison.split) for seed in comparison.seeds}
     return {seed: arrays for seed, arrays in kept.items() if arrays}
+
+
+def _mark(comparison: Comparison, entry: Entry, seed: int) -> Any:
+    """Which images they are, as the run noted it: labels in the same order may be of others, as of sorted folders."""
+    path = comparison.run(entry, seed).folder / "splits.json"
+    return read_noted(path).get(comparison.split) if path.is_file() else None
 
 
 def _same_labels(*kept: Kept) -> bool:

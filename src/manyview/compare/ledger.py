@@ -18,7 +18,7 @@ from typing import Any
 
 from manyview.compare.comparison import Comparison, Entry
 from manyview.compare.outcome import Outcome, measures_of
-from manyview.errors import RunError, warn
+from manyview.errors import RunError, brief, warn
 from manyview.foundation.disk import sync
 from manyview.foundation.files import open_regular
 from manyview.foundation.lock import alone_at
@@ -27,6 +27,7 @@ from manyview.recipe.recipe import Recipe
 from manyview.training.run import INCIDENTAL
 
 NEEDED = {"setting": str, "recipe": str, "seed": int, "split": str, "measures": dict, "mark": str}
+MEASURED = (int, float, type(None))
 CARRIED = ("epochs", "steps", "seconds", "images_per_second", "selected_by", "device", "data", "git", "versions")
 SECTIONS = ("data", "views", "branches", "relations", "train", "evaluate")
 NOT_MARKED = (*INCIDENTAL, "data.memory", "data.render", "train.compile")
@@ -59,34 +60,40 @@ class Ledger:
 
     def outcome(self, comparison: Comparison, entry: Entry, seed: int) -> Outcome | None:
         """How a run ended elsewhere. Raises RunError where a line of that name is of another recipe."""
-        for number, line in enumerate(self.lines(), 1):
-            if (line["setting"], line["recipe"], line["seed"]) != (self.setting, entry.name, seed):
-                continue
-            if line["split"] != comparison.split:
-                continue
+        key = (self.setting, entry.name, seed, comparison.split)
+        found = [(number, line) for number, line in _numbered(self.path) if key_of(line) == key]
+        for number, line in found:
             if line["mark"] != mark_of(entry.recipe):
                 raise RunError(
                     f"{self.path}, line {number}: {entry.name}, seed {seed} of {self.setting} was made by another "
                     f"recipe or at another length; name another --setting, or call the recipe otherwise, RECIPE@NAME"
                 )
-            return Outcome(_result_of(line))
-        return None
+            if line["measures"] != found[0][1]["measures"]:
+                raise RunError(
+                    f"{self.path}, lines {found[0][0]} and {number} are of one run, {entry.name}, seed {seed} of "
+                    f"{self.setting}, and say different things of it; keep the one that is to count"
+                )
+        return Outcome(_result_of(found[0][1])) if found else None
 
     def append(self, comparison: Comparison, entry: Entry, seed: int, result: Mapping[str, Any]) -> None:
         """Adds a finished run, unless it stands there."""
         line = line_of(comparison, entry, seed, result, self.setting)
-        key = ("setting", "recipe", "seed", "split")
         try:
             with alone_at(self.path), self.path.open("a+b") as file:
                 file.seek(0)
                 held = file.read()
-                if any(all(each[name] == line[name] for name in key) for each in _parsed(held, self.path)):
+                if any(key_of(each) == key_of(line) for _, each in _parsed(held, self.path)):
                     return
                 cut = "" if held.endswith(b"\n") or not held else "\n"  # off by what ended a process before
                 os.write(file.fileno(), f"{cut}{json.dumps(line, allow_nan=False)}\n".encode())
                 sync(self.path)
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {error.strerror or error}") from None
+
+
+def key_of(line: Mapping[str, Any]) -> tuple[str, str, int, str]:
+    """Which run a line is of, and of which split."""
+    return line["setting"], line["recipe"], line["seed"], line["split"]
 
 
 def line_of(comparison: Comparison, entry: Entry, seed: int, result: Mapping[str, Any], setting: str) -> dict[str, Any]:
@@ -116,6 +123,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
     Raises RunError for one that is none. A last one that is cut short is told of and left out.
     """
+    return [line for _, line in _numbered(path)]
+
+
+def _numbered(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Each with its number in the file, from 1."""
     if not path.exists():
         return []
     try:
@@ -125,8 +137,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _parsed(held: bytes, path: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _parsed(held: bytes, path: Path) -> list[tuple[int, dict[str, Any]]]:
+    found: list[tuple[int, dict[str, Any]]] = []
     lines = held.split(b"\n")
     for number, text in enumerate(lines, 1):
         if not text.strip():
@@ -136,12 +148,14 @@ def _parsed(held: bytes, path: Path) -> list[dict[str, Any]]:
             wrong = [key for key, kind in NEEDED.items() if type(line[key]) is not kind]
             if wrong:
                 raise ValueError(f"{wrong[0]} is {line[wrong[0]]!r}")
+            if odd := {name: value for name, value in line["measures"].items() if type(value) not in MEASURED}:
+                raise ValueError(f"measures: {brief(odd)} is no number")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number == len(lines) or _was_cut(text):
                 warn(f"{path}, line {number} is cut short and left out; its run is finished by the same command again")
                 continue
             raise RunError(f"{path}, line {number} is no finished run: {type(error).__name__} {error}") from None
-        found.append(line)
+        found.append((number, line))
     return found
 
 

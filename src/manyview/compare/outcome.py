@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from manyview.errors import RunError
 from manyview.foundation.files import read_json
 from manyview.training.run import Run
 
@@ -26,7 +27,7 @@ def ended(run: Run) -> Outcome | None:
 
     A run whose numbers stopped being numbers would do so again, to the bit: it is not tried twice.
     """
-    if (result := run.finished()) is not None:
+    if (result := result_of(run)) is not None:
         return Outcome(result)
     report = run.folder / "failure" / "failure.json"
     if report.is_file():
@@ -36,6 +37,16 @@ def ended(run: Run) -> Outcome | None:
             why = "it failed, and its report is damaged"
         return Outcome(None, f"{why}; see {report.parent}")
     return None
+
+
+def result_of(run: Run) -> dict[str, Any] | None:
+    """What a run's result.json holds; None while it is not finished. Raises RunError where it has no measures."""
+    found = run.finished()
+    if found is not None and not ("eval" in found and "eval_split" in found):
+        raise RunError(
+            f"{run.result} is damaged: it has no measures; without it, the same command measures the run anew"
+        )
+    return found
 
 
 def measures_of(result: Mapping[str, Any], split: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from manyview.compare.comparison import Comparison, Draft, Entry
 from manyview.compare.header import beforehand
 from manyview.compare.ledger import Ledger
 from manyview.compare.lengths import at_length, lengths
+from manyview.compare.outcome import result_of
 from manyview.data import Splits, check_labels, open_splits
 from manyview.errors import DataError, ManyviewError, RecipeError, RunError, unknown
 from manyview.evaluate.accuracy import Classify, accuracy
@@ -29,6 +30,7 @@ from manyview.recipe.recipe import Recipe
 from manyview.recipe.streams import read_of
 from manyview.step import Step
 from manyview.training.prepare import check_teachers, rehearse
+from manyview.training.recompute import check_saving
 from manyview.training.run import Run
 from manyview.training.saving import kept
 from manyview.words.load import Use, words_of
@@ -126,7 +128,7 @@ def _check_run(comparison: Comparison, entry: Entry, seed: int) -> None:
     if not (run.folder / "recipe.yaml").is_file():
         return
     run.check_same(comparison.recipe(entry, seed))
-    result = run.finished()
+    result = result_of(run)
     if result is not None and result["eval_split"] != comparison.split:
         raise RunError(
             f"{run.folder} was measured on {result['eval_split']}, and this comparison reads {comparison.split}: what "
@@ -152,6 +154,7 @@ def _build(name: str, recipe: Recipe, splits: Splits, begun: bool) -> Step:
         steps = clock_of(recipe.train, splits.counts).steps
         step = Step(recipe, len(splits.classes), steps, pretrained=not begun)
         check_teachers(step, splits.classes)
+        check_saving(step)
         if step.classifier:
             check_labels(splits, (), ["classify"])
         check_model(parse_protocols(recipe.evaluate, words=recipe.words), StepModel(step, splits.classes), splits)

@@ -14,7 +14,7 @@ from rich.console import Console
 from manyview.compare.comparison import Comparison, Entry
 from manyview.compare.ledger import Ledger
 from manyview.compare.outcome import Outcome, Outcomes, ended, measures_of
-from manyview.errors import Interrupted, RunError
+from manyview.errors import Held, Interrupted, RunError
 from manyview.foundation.words import counted, duration
 from manyview.recipe.recipe import Recipe
 from manyview.show.display import table_row
@@ -36,10 +36,10 @@ def train_runs(
     begin: begins runs elsewhere, all of them at once; by default they are trained here, one after another. ledger:
     where finished runs are found, too, and written down.
 
-    A run that fails is told of, and the next is trained. Raises RunError when it is asked to stop, and DataError or
-    RecipeError, which would end all other runs alike.
+    A run that fails is told of, and the next is trained; one that another command trains now is told of and left to
+    that. Raises RunError when it is asked to stop, and DataError or RecipeError, which would end all other runs alike.
     """
-    outcomes = _before(comparison, ledger)
+    outcomes = _known(comparison, comparison.runs, ledger)
     mine = [(entry, seed) for entry, seed in comparison.runs if not comparison.only or entry.name in comparison.only]
     waiting = [(entry, seed) for entry, seed in mine if (entry.name, seed) not in outcomes]
     if len(waiting) < len(mine):
@@ -56,6 +56,9 @@ def train_runs(
         status = f"{entry.name}, seed {seed}: run {number + 1} of {len(waiting)}"
         with contextlib.nullcontext() if verbose else console.status(status):
             outcome = _ended(under_way[entry.name, seed], entry, seed)
+        if isinstance(outcome, Held):
+            console.print(f"{entry.name}, seed {seed}: left to another command; {outcome}", soft_wrap=True)
+            continue
         outcomes[entry.name, seed] = outcome
         if outcome.result is not None:
             took.setdefault(entry.name, []).append(float(outcome.result["seconds"]))
@@ -68,13 +71,14 @@ def train_runs(
         console.print(
             f"{entry.name}, seed {seed}: {_told(outcome, comparison.split)} ({spent}); {place}", soft_wrap=True
         )
-    return outcomes
+    missing = [(entry, seed) for entry, seed in comparison.runs if (entry.name, seed) not in outcomes]
+    return outcomes | _known(comparison, missing, ledger)  # of other commands, meanwhile
 
 
-def _before(comparison: Comparison, ledger: Ledger | None) -> Outcomes:
+def _known(comparison: Comparison, runs: Sequence[tuple[Entry, int]], ledger: Ledger | None) -> Outcomes:
     """How runs ended before, in their folders or elsewhere; those here are written down, where they were not."""
     outcomes: Outcomes = {}
-    for entry, seed in comparison.runs:
+    for entry, seed in runs:
         here = ended(comparison.run(entry, seed))
         if here is not None and here.result is not None and ledger is not None:
             ledger.append(comparison, entry, seed, here.result)
@@ -88,12 +92,14 @@ def _here(recipe: Recipe, folder: Path, quiet: bool) -> Callable[[], dict[str, A
     return partial(train, recipe, folder, resume=True, quiet=quiet)
 
 
-def _ended(run: Callable[[], dict[str, Any]], entry: Entry, seed: int) -> Outcome:
+def _ended(run: Callable[[], dict[str, Any]], entry: Entry, seed: int) -> Outcome | Held:
     try:
         return Outcome(run())
     except (Interrupted, KeyboardInterrupt) as error:
         signal = error.signal if isinstance(error, Interrupted) else 0
         raise Interrupted(f"stopped in {entry.name}, seed {seed}; the same command continues", signal) from None
+    except Held as error:
+        return error
     except RunError as error:
         return Outcome(None, str(error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,9 +20,10 @@ from manyview.compare.outcome import Outcome, Outcomes, measures_of
 from manyview.errors import RunError, unknown
 from manyview.evaluate.report import Table
 from manyview.foundation.words import counted
-from manyview.show.display import LABELS, table_row
+from manyview.show.display import LABELS, number
 
 AGGREGATED = "aggregated_top1"
+COSTS = ("seconds", "images_per_second")
 FLOORS = r"_floor(_low|_high)?$"
 
 
@@ -125,7 +127,25 @@ def _measured(comparison: Comparison, entry: Entry, seed: int, result: Mapping[s
         folder = comparison.run(entry, seed).folder
         raise RunError(f"{folder} was measured on {result['eval_split']}, and others on test")
     found = measures_of(result, comparison.split)
-    return {name: float(value) for name, value in found.items() if isinstance(value, (int, float))}
+    return {name: float(value) for name, value in found.items() if _is_number(value)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _without_number(comparison: Comparison, outcomes: Outcomes) -> list[str]:
+    """Each measure and recipe with the seeds on which it came out as no number, such as a probe that diverged."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for entry in comparison.entries:
+        for seed, result in _results(comparison, outcomes, entry).items():
+            for name, value in measures_of(result, comparison.split).items():
+                if not _is_number(value):
+                    found.setdefault((name, entry.name), []).append(str(seed))
+    return [
+        f"{_label(measure)} of {name}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(seeds)}"
+        for (measure, name), seeds in found.items()
+    ]
 
 
 def _difference(values: Mapping[int, float], reference: Mapping[int, float], same: bool) -> Difference | None:
@@ -151,12 +171,12 @@ def _main(comparison: Comparison, values: Mapping[str, Mapping[str, Any]]) -> st
 def _costs(comparison: Comparison, outcomes: Outcomes) -> dict[str, Cost]:
     costs: dict[str, Cost] = {}
     first = None
-    for number, entry in enumerate(comparison.entries):
-        results = list(_results(comparison, outcomes, entry).values())
-        if results:
-            seconds = float(np.mean([result["seconds"] for result in results]))
-            speed = float(np.mean([result["images_per_second"] for result in results]))
-            first = seconds if number == 0 else first
+    for place, entry in enumerate(comparison.entries):
+        results = _results(comparison, outcomes, entry).values()
+        known = [result for result in results if all(_is_number(result.get(key)) for key in COSTS)]
+        if known:
+            seconds, speed = (float(np.mean([result[key] for result in known])) for key in COSTS)
+            first = seconds if place == 0 else first
             costs[entry.name] = Cost(seconds, speed, seconds / first if first else None)
     return costs
 
@@ -234,8 +254,10 @@ def remarks(results: Results) -> list[str]:
         lines.append(f"{chose} figures are for choosing a setting, not for a claim; claim on test with other seeds.")
     for name, seed, why in results.failed:
         lines.append(f"Failed: {name}, seed {seed}: {why}. Means are over the other seeds, which flatters {name}.")
+    if lost := _without_number(comparison, results.outcomes):
+        lines.append(f"No number, and left out of means and pairs, which flatters those recipes: {'; '.join(lost)}.")
     ends = [result for entry in comparison.entries for result in results.results(entry).values()]
-    chosen = sorted({str(result["selected_by"]) for result in ends})
+    chosen = sorted({str(result["selected_by"]) for result in ends if result.get("selected_by")})
     if chosen:
         lines.append(f"Weights evaluated: those of {' or '.join(chosen)}.")
     for key, what in (("device", "devices"), ("git", "commits of manyview"), ("versions", "versions of libraries")):
@@ -255,7 +277,7 @@ def corrected_line(results: Results) -> str:
 
 def _chose(results: Results) -> bool:
     ends = [result for entry in results.comparison.entries for result in results.results(entry).values()]
-    return any(str(result["selected_by"]).startswith("validation") for result in ends)
+    return any(str(result.get("selected_by")).startswith("validation") for result in ends)
 
 
 def _p(value: float | None) -> str | None:
@@ -271,10 +293,10 @@ def _compared(measure: str, score: Score | None) -> tuple[str | None, ...]:
         return (None,) * 4
     found = score.difference
     intervals = [
-        None if interval is None else " to ".join(_number(measure, end, signed=True) for end in interval)
+        None if interval is None else " to ".join(number(measure, end, signed=True) for end in interval)
         for interval in (found.bootstrap, found.t)
     ]
-    return (_number(measure, found.mean, signed=True), *intervals, f"{found.higher} of {found.n}")
+    return (number(measure, found.mean, signed=True), *intervals, f"{found.higher} of {found.n}")
 
 
 def _seeds(results: Results, entry: Entry) -> str:
@@ -285,13 +307,7 @@ def _seeds(results: Results, entry: Entry) -> str:
 def _spread(measure: str, score: Score | None) -> str | None:
     if score is None:
         return None
-    return _number(measure, score.mean) + ("" if score.sd is None else f" ± {_number(measure, score.sd)}")
-
-
-def _number(measure: str, value: float, signed: bool = False) -> str:
-    """With the digits that tables show of this measure; accuracies without their per cent signs."""
-    text = table_row(measure, value)[1].removesuffix(" %")
-    return f"+{text}" if signed and value >= 0 else text
+    return number(measure, score.mean) + ("" if score.sd is None else f" ± {number(measure, score.sd)}")
 
 
 def _label(measure: str) -> str:

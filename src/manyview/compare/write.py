@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +20,8 @@ from manyview.compare.table import Results, cost_table, main_table, measures_tab
 from manyview.evaluate.report import Table
 from manyview.foundation.environment import git_commit, versions
 from manyview.foundation.files import write_atomically, write_json, write_text
+from manyview.foundation.vocabulary import Origin
+from manyview.recipe.recipe import Recipe
 from manyview.recipe.strict_yaml import read_yaml
 from manyview.show.display import rich_table
 
@@ -73,14 +76,20 @@ def markdown(results: Results) -> str:
 
 
 def command(comparison: Comparison) -> str:
-    """The command that makes this comparison; folders are left for the reader to fill in."""
+    """The command that makes this comparison; folders of data and words are left for the reader to fill in."""
     seeds = [f"--seeds {len(comparison.seeds)}"]
     seeds += [f"--first-seed {comparison.seeds[0]}"] if comparison.seeds[0] else []
     seeds += [f"--split {comparison.split}"] if comparison.split != "test" else []
     seeds += [f"--measure {shlex.quote(comparison.measure)}"] if comparison.measure else []
     overrides = ["data.root=DIR" if text.startswith("data.root=") else text for text in comparison.overrides]
     words = [*comparison.texts, *overrides]
+    used = {origin.called: None for entry in comparison.entries for origin in _origins(entry.recipe)}
+    seeds += [f"--use {shlex.quote(Path(called).name)}" for called in used]
     return " ".join(["manyview compare", *map(shlex.quote, words), *seeds, f"--budget {comparison.budget} --out OUT"])
+
+
+def _origins(recipe: Recipe) -> Iterable[Origin]:
+    return recipe.words.used_in(recipe.to_yaml()).origins
 
 
 def as_json(results: Results) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from manyview.data.folder import own_images
 from manyview.data.images import Ints
 from manyview.data.items import IMAGE_KEYS, LABEL_KEYS, numbers_of
 from manyview.data.layout import listed, role_of
+from manyview.data.nearby import nearby
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, reason, shown, unknown
 from manyview.foundation.hub import no_answer
 
 BY_NAME = "labels are names of classes, sorted"  # for the note
+SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk writes
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
@@ -212,19 +214,23 @@ def parquet_splits(root: Path) -> dict[str, list[Path]]:
     return {}
 
 
+def _is_table(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in SAVED) or bool(parquet_splits(folder))
+
+
 def _open(root: Path, download: bool) -> dict[str, Callable[[], Any]]:
     """A function for each split, which opens its table."""
     datasets = _library()
     if root.is_file():
         return {"train": partial(_read_parquet, [root])}
     if root.is_dir():
-        if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
+        if any((root / name).is_file() for name in SAVED):
             saved = datasets.load_from_disk(str(root))
             tables = saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
             return {split: partial(_same, table) for split, table in tables.items()}
         files = parquet_splits(root)
         if not files:
-            cure = own_images(root)
+            cure = nearby(root, _is_table) or own_images(root)
             raise DataError(
                 f"{root} has neither train.parquet (nor train-00000-of-…) nor a dataset of save_to_disk{cure}"
             )

@@ -17,6 +17,7 @@ from manyview.data.decode import Stored
 from manyview.data.images import FolderImages, pack
 from manyview.data.items import IMAGE_KEYS, LABEL_KEYS, numbers_of
 from manyview.data.layout import listed as quoted
+from manyview.data.nearby import nearby
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, reason, shown, unknown
 from manyview.foundation.words import few
@@ -90,7 +91,8 @@ def _read(root: Path, name: str, image: str | None, label: str | None) -> _List:
         # a path need not be text in any encoding
         text = place.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
-        raise DataError(f"no list {shown(place)} ({error.strerror}); it is looked for in data.root; {FORM}") from None
+        cure = nearby(root, lambda folder: (folder / name).is_file()) or f"; {FORM}"
+        raise DataError(f"no list {shown(place)} ({error.strerror}); it is looked for in data.root{cure}") from None
     kind = place.suffix.lower()
     if kind not in (".csv", ".tsv", ".txt"):
         raise DataError(f"{shown(place)}: {FORM}")

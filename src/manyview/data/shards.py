@@ -15,6 +15,7 @@ from torch import Tensor
 from manyview.data.decode import BadImage, Stored, decode, size_of
 from manyview.data.images import Ints
 from manyview.data.names import Names
+from manyview.data.nearby import nearby
 from manyview.data.order import Blocks
 from manyview.data.shard_format import (
     LARGEST_MANIFEST,
@@ -170,7 +171,8 @@ def open_manifest(store: Store) -> Manifest:
     if MANIFEST not in found:
         begun = store.folder is not None and (store.folder / PACKING).is_dir()
         half = "; it is not packed to its end, which the same command does that began it" if begun else ""
-        raise DataError(f"{shown(store.address)} is no folder of shards: it has no {MANIFEST}{half}")
+        cure = half or _near(store)
+        raise DataError(f"{shown(store.address)} is no folder of shards: it has no {MANIFEST}{cure}")
     manifest = read_manifest(store.whole(MANIFEST, found[MANIFEST], LARGEST_MANIFEST), store.where(MANIFEST))
     for file in manifest.files:
         if file.name not in found:
@@ -179,6 +181,12 @@ def open_manifest(store: Store) -> Manifest:
             told = f"{found[file.name]:,} bytes, not {file.bytes:,} as {MANIFEST} says"
             raise DataError(f"{store.where(file.name)} is damaged or not whole: it has {told}")
     return manifest
+
+
+def _near(store: Store) -> str:
+    if store.folder is None:
+        return ""
+    return nearby(store.folder, lambda folder: (folder / MANIFEST).is_file(), say="{}")
 
 
 def open_table(store: Store, split: Split, manifest: Manifest) -> Table:

@@ -19,6 +19,7 @@ from manyview.data.huggingface import TableImages, hf, parquet_splits
 from manyview.data.images import FolderImages, Images
 from manyview.data.item_images import GivenImages, Reading
 from manyview.data.listed import listed
+from manyview.data.nearby import nearby
 from manyview.data.shards import ShardImages, shards
 from manyview.data.splits import Choice, RawSplits, Splits, make_splits
 from manyview.data.unlabeled import OF_TRAIN
@@ -219,9 +220,17 @@ def _published(name: str) -> Callable[..., RawSplits]:
     ) -> RawSplits:
         if split is None and root is not None and "train" in parquet_splits(root):
             return hf(root, download=False, stored=stored)
-        return vision(root, name, split, download=download, stored=stored)
+        try:
+            return vision(root, name, split, download=download, stored=stored)
+        except DataError as error:
+            cure = "" if root is None or split is not None else nearby(root, _has_train, name.lower())
+            raise DataError(f"{error}{cure}") from error
 
     return source
+
+
+def _has_train(folder: Path) -> bool:
+    return "train" in parquet_splits(folder)
 
 
 def python(root: Path | None, *, download: bool, stored: Stored | None = None) -> RawSplits:

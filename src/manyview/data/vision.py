@@ -13,6 +13,7 @@ import torch
 from manyview.data.decode import Stored
 from manyview.data.folder import own_images
 from manyview.data.images import ArrayImages, FolderImages, Images, pack
+from manyview.data.nearby import nearby
 from manyview.data.splits import RawSplits
 from manyview.errors import DataError, reason, shown, unknown
 from manyview.foundation.lock import alone_at
@@ -69,9 +70,15 @@ def _opened(root: Path, name: str, split: str | None, download: bool, stored: St
             if download and isinstance(error, OSError):  # such as urllib's, where no network answers
                 made = f"torchvision.datasets.{name}('DIR', download=True)"
                 hint = f"; where there is a network, {made} makes a folder to bring here as data.root"
-            raise DataError(f"{name} cannot be opened under {shown(root)} ({said}){hint}{own_images(root)}") from error
+            hint += _elsewhere(root, name)
+            raise DataError(f"{name} cannot be opened under {shown(root)} ({said}){hint}") from error
         classes = classes or _class_names(data, opened[part])
     return RawSplits(opened["train"], opened.get("val"), opened.get("test"), classes, carve_test="test" not in opened)
+
+
+def _elsewhere(root: Path, name: str) -> str:
+    """What to say where the files are not where torchvision puts them, but nearby, or are somebody's own."""
+    return nearby(root, lambda folder: (folder / PLACES[name]).exists()) or own_images(root)
 
 
 def _arrays(axes: str, labels: str) -> Read:
@@ -137,3 +144,24 @@ DATASETS: dict[str, tuple[dict[str, dict[str, Any]], Read]] = {
     "StanfordCars": (_TRAIN_TEST, _files),
 }
 """Name in torchvision -> (the constructor's arguments for each split, how the images are read)."""
+
+PLACES = {
+    "CIFAR10": "cifar-10-batches-py",
+    "CIFAR100": "cifar-100-python",
+    "Country211": "country211",
+    "DTD": "dtd/dtd",
+    "EuroSAT": "eurosat",
+    "FGVCAircraft": "fgvc-aircraft-2013b",
+    "FashionMNIST": "FashionMNIST/raw",
+    "Flowers102": "flowers-102",
+    "Food101": "food-101",
+    "GTSRB": "gtsrb",
+    "Imagenette": "imagenette2",
+    "KMNIST": "KMNIST/raw",
+    "MNIST": "MNIST/raw",
+    "OxfordIIITPet": "oxford-iiit-pet",
+    "STL10": "stl10_binary",
+    "SVHN": "train_32x32.mat",
+    "StanfordCars": "stanford_cars",
+}
+"""Name in torchvision -> where it looks under `root`."""

@@ -20,7 +20,7 @@ from manyview.foundation.files import read_json
 from manyview.foundation.grammar import parse_call
 from manyview.foundation.words import counted
 from manyview.recipe.recipe import Recipe
-from manyview.show.display import table_row
+from manyview.show.display import number, protocol_row, table_row
 
 RECIPE = "training.yaml"  # not recipe.yaml, by which a folder is known as a run
 NAMES = 20  # of classes that stand in a line
@@ -168,7 +168,7 @@ def _measured(leaving: Outgoing, card: Card) -> str:
             rows = tuple(tuple(table_row(name, value)) for name, value in found.items())
             parts.append(Table(("measure", str(split)), rows).markdown())
     for name, report in result.get("evaluations", {}).items():
-        rows = tuple(tuple(table_row(key or "result", value)) for key, value in report["measures"].items())
+        rows = tuple(tuple(protocol_row(name, key, value)) for key, value in report["measures"].items())
         note = f" ({_plain(report['note'])})" if report.get("note") else ""
         parts.append(f"`{_plain(name)}`{note}:\n\n{Table(('measure', 'value'), rows).markdown()}")
     if card.comparison is not None:
@@ -187,12 +187,12 @@ def _measured(leaving: Outgoing, card: Card) -> str:
 def _compared(found: Mapping[str, Any]) -> str:
     rows = []
     for measure, score in found["scores"].items():
-        sd = "" if score["sd"] is None else f" ± {score['sd']:.2f}"
+        sd = "" if score["sd"] is None else f" ± {number(measure, score['sd'])}"
         difference, apart = score.get("difference"), "–"
         if difference and difference.get("t"):
-            low, high = difference["t"]
-            apart = f"{difference['mean']:+.2f} ({low:+.2f} to {high:+.2f})"
-        rows.append((table_row(measure)[0], f"{score['mean']:.2f}{sd}", str(score["n"]), apart))
+            mean, low, high = (number(measure, each, signed=True) for each in (difference["mean"], *difference["t"]))
+            apart = f"{mean} ({low} to {high})"
+        rows.append((table_row(measure)[0], f"{number(measure, score['mean'])}{sd}", str(score["n"]), apart))
     columns = (
         "measure",
         "mean ± sd over seeds",

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+SAID = 200  # bytes of what a holder says of itself that are read
+
+
+class Busy(OSError):
+    """Another process holds a file; the message is what it says of itself, "" where it says nothing."""
 
 
 @contextlib.contextmanager
@@ -23,3 +30,54 @@ def alone_at(path: Path, wait: bool = True) -> Iterator[None]:
         else:
             fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+@contextlib.contextmanager
+def marked_as_mine(path: Path, mine: str) -> Iterator[None]:
+    """Holds a file that says who holds it while the block lasts, and takes it away then; other processes get Busy.
+
+    A process that dies lets go, whatever it forked (what it leaves holds nobody off), since the lock is the process's
+    (POSIX): of two threads both get it. mine: one line. Where the file cannot be made or held, as in a folder that is
+    only read, on a disk without locks, or on Windows, nobody is held off.
+    """
+    number = _held(path)
+    try:
+        if number is not None:
+            with contextlib.suppress(OSError):  # of a full disk; that it is held is what counts
+                os.ftruncate(number, 0)
+                os.write(number, mine.encode())
+        yield
+    finally:
+        if number is not None:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)  # before it is let go: whoever waits for nothing finds another, or none
+            os.close(number)
+
+
+def _held(path: Path) -> int | None:
+    """The open file, once no other process holds it; None where it cannot be held. Raises Busy."""
+    try:
+        import fcntl  # of POSIX
+    except ImportError:
+        return None
+    while True:
+        try:
+            number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            return None
+        try:
+            fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(number), os.stat(path)):
+                return number
+        except (BlockingIOError, PermissionError):  # as POSIX has both for one that is held
+            said = os.read(number, SAID).decode(errors="replace").strip()
+            os.close(number)
+            raise Busy(said) from None
+        except FileNotFoundError:
+            pass
+        except OSError:  # of a disk without locks
+            os.close(number)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        os.close(number)  # of one that ended in between and took it away

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 
 def counted(number: float, noun: str, plural: str | None = None) -> str:
@@ -53,6 +54,21 @@ def few(names: Sequence[str]) -> str:
 def cut(text: str, most: int) -> str:
     """A text of at most so many letters, the last of which says that there is more."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+BEFORE = 8  # letters of what two texts begin with that are shown
+
+
+def cut_alike(one: str, other: str, most: int) -> tuple[str, str]:
+    """Two texts of at most so many letters; of long ones what both begin with is left out: it is seen where they part.
+
+    >>> cut_alike("a long beginning, then one", "a long beginning, then two", 24)
+    ('…g, then one', '…g, then two')
+    """
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))) - BEFORE
+    if alike > 1 and max(len(one), len(other)) > most:
+        one, other = (f"…{text[alike:]}" for text in (one, other))
+    return cut(one, most), cut(other, most)
 
 
 def duration(seconds: float) -> str:

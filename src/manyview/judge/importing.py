@@ -65,7 +65,8 @@ def import_checkpoint(
     network, found = with_classifier(lambda count: _built(call, count), weights, str(call))
     prepared = _prepared(known, network, call)
     images, told = _normalization(known, network, normalize, named=layout is not None)
-    prepared |= {"mean": [*images[0]], "std": [*images[1]]}
+    channels = _channels(network)
+    prepared |= {key: [*each] * (channels // len(each)) for key, each in zip(("mean", "std"), images, strict=True)}
     own = {"small": call.kwargs.get("small", False), "checkpoint": path.name, "layout": known.name, **told}
     config = {
         "architecture": call.name.split(".")[0],
@@ -210,9 +211,7 @@ def _prepared(layout: Layout, network: Any, call: Call) -> dict[str, Any]:
 
 def _normalization(layout: Layout, network: Any, given: Any, named: bool) -> tuple[Normalization, dict[str, str]]:
     """How images are normalised, and what config.json says of it. named: whether `--as` was said. Raises RunError."""
-    first: Any = network.pretrained_cfg.get("first_conv") or ""
-    stem: Any = network.get_submodule(first if isinstance(first, str) else first[0])
-    channels = getattr(stem, "in_channels", 3)
+    channels = _channels(network)
     if given is not None:
         try:
             written = isinstance(given, str) and given.startswith(("[", "("))
@@ -221,12 +220,22 @@ def _normalization(layout: Layout, network: Any, given: Any, named: bool) -> tup
             return said, {"normalize": SAID}  # type: ignore[return-value]
         except RecipeError as error:
             raise RunError(str(error)) from None
-    theirs = layout.small if getattr(stem, "stride", None) == (1, 1) else layout.large
+    theirs = layout.small if getattr(_stem(network), "stride", None) == (1, 1) else layout.large
     if theirs is not None and channels == 3:
         return theirs, {"normalize": layout.name}
     cfg = network.pretrained_cfg
     usual = (tuple(cfg["mean"]), tuple(cfg["std"])) if channels == 3 else NORMALIZATIONS["half"]
     return usual, {"normalize": layout.name if named and not layout.marks else NOT_KNOWN}
+
+
+def _stem(network: Any) -> Any:
+    """What looks at the image first."""
+    first: Any = network.pretrained_cfg.get("first_conv") or ""
+    return network.get_submodule(first if isinstance(first, str) else first[0])
+
+
+def _channels(network: Any) -> int:
+    return getattr(_stem(network), "in_channels", 3)
 
 
 def _images(images: Normalization, told: Mapping[str, str], layout: Layout, call: Call) -> str:

@@ -13,7 +13,7 @@ from manyview.evaluate.report import Cell, Table
 from manyview.foundation.files import read_json
 from manyview.report.blocks import Block, Code, Facts, Rows, Text
 from manyview.report.charts import Apart, differences, seeds
-from manyview.show.display import LABELS, table_row
+from manyview.show.display import LABELS, number, table_row
 
 NAME = "compare.json"
 Interval = tuple[FiniteFloat, FiniteFloat] | None
@@ -190,24 +190,19 @@ def _table(found: Compared, measure: str, names: list[str], scores: Mapping[str,
         if score is None:
             rows.append((name, "0, all failed", *(None,) * 5))
             continue
-        spread = _number(measure, score.mean) + ("" if score.sd is None else f" ± {_number(measure, score.sd)}")
+        spread = number(measure, score.mean) + ("" if score.sd is None else f" ± {number(measure, score.sd)}")
         apart = score.difference
         if apart is None:
             rows.append((name, str(score.n), spread, *(None,) * 4))
             continue
         ends = [
-            None if each is None else " to ".join(_number(measure, end, True) for end in each)
+            None if each is None else " to ".join(number(measure, end, True) for end in each)
             for each in (apart.t, apart.bootstrap)
         ]
         rows.append(
-            (name, str(score.n), spread, _number(measure, apart.mean, True), *ends, f"{apart.higher} of {apart.n}")
+            (name, str(score.n), spread, number(measure, apart.mean, True), *ends, f"{apart.higher} of {apart.n}")
         )
     return Table(columns, tuple(rows))
-
-
-def _number(measure: str, value: float, signed: bool = False) -> str:
-    text = table_row(measure, value)[1].removesuffix(" %")
-    return f"+{text}" if signed and value >= 0 else text
 
 
 def _by_seed(found: Compared) -> Table:
@@ -216,7 +211,7 @@ def _by_seed(found: Compared) -> Table:
     for entry in found.recipes:
         values = {} if entry.name not in main else main[entry.name].values
         cells = [values.get(str(seed)) for seed in found.seeds]
-        rows.append((entry.name, *(None if each is None else _number(found.measure, each) for each in cells)))
+        rows.append((entry.name, *(None if each is None else number(found.measure, each) for each in cells)))
     return Table(("recipe", *(f"seed {seed}" for seed in found.seeds)), tuple(rows))
 
 

@@ -17,6 +17,7 @@ from manyview.report.side import side_by_side
 from manyview.report.told import Told, guarded, tell
 from manyview.show.step_cost import step_cost
 from manyview.step import Step
+from manyview.training.recompute import save_memory
 from manyview.training.registry import run_folders
 from manyview.training.run import INCIDENTAL, Run
 from manyview.words.load import Use
@@ -216,6 +217,7 @@ def _measured(run: Told, wishes: Wishes) -> list[Block]:
         recipe = _recipe(run, wishes)
         classes = run.splits.get("classes")
         step = Step(recipe, len(classes) if isinstance(classes, list) else 10, pretrained=False)
+        save_memory(step)
         return [Code("Two steps, trained for this page", "\n".join(step_cost(recipe, step, None).lines(None)))]
 
     return guarded("Memory and FLOPs could not be measured", lines)

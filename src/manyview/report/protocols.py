@@ -10,7 +10,7 @@ from manyview.evaluate.report import Table
 from manyview.report.blocks import Block, Rows, Section, Text
 from manyview.report.charts import bars, reliability
 from manyview.report.told import MOST_ROWS, mapping, number, numbers, table
-from manyview.show.display import table_row
+from manyview.show.display import protocol_row, table_row
 
 BINS = re.compile(r"^([\d.]+) to ([\d.]+)$")
 MOST_KEPT = 24
@@ -67,16 +67,10 @@ def _evaluation(key: str, name: str, report: Mapping[str, Any]) -> Section:
     blocks: list[Block] = [Text(f"{name}. {note}", small=True)]
     charts = _drawn(key, protocol, found, told)
     blocks += charts.values()
-    rows = tuple(_measure(protocol, measure, value) for measure, value in told.items())
+    rows = tuple(tuple(protocol_row(protocol, measure, value)) for measure, value in told.items())
     blocks += [Rows("Measures", Table(("measure", "value"), rows))] if rows else []
     blocks += [_shown(title, one) for title, one in found.items() if title not in charts]
     return Section(key, f"{protocol} on {where}" if call else name, blocks)
-
-
-def _measure(protocol: str, name: str, value: float) -> tuple[str, str]:
-    """A measure's own name, and its value in the unit that it has beside others of a run."""
-    whole = name if protocol == "classify" else "_".join(filter(None, (protocol, name)))
-    return table_row(name or protocol, value)[0], table_row(whole, value)[1]
 
 
 def _shown(title: str, found: Table) -> Rows:

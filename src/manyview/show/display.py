@@ -56,6 +56,22 @@ def table_row(name: str, *values: float | None) -> list[str]:
     return [label, *("" if value is None else unit.format(value) for value in values)]
 
 
+def protocol_row(call: str, name: str, value: float) -> list[str]:
+    """A measure as a protocol's report calls it, and its value in the unit that it has beside others of a run.
+
+    call: the protocol's, as `calibration(bins=15)`. name: "" for the one that the protocol is called by.
+    """
+    protocol = re.split(r"[( ]", call)[0]
+    whole = name if protocol == "classify" else "_".join(filter(None, (protocol, name)))
+    return [table_row(name or protocol)[0], table_row(whole, value)[1]]
+
+
+def number(measure: str, value: float, signed: bool = False) -> str:
+    """A value with the digits that tables show of this measure; accuracies without their per cent signs."""
+    text = table_row(measure, value)[1].removesuffix(" %")
+    return f"+{text}" if signed and value >= 0 else text
+
+
 def rich_table(title: str, table: Tabular) -> Table:
     """A report's table for the console."""
     shown = Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from manyview.data import Splits
+from manyview.data.batch import Batch
 from manyview.foundation.environment import best_device
 from manyview.foundation.words import counted
 from manyview.optimize.optimize import clock_of, make_optimizer
 from manyview.recipe.batches import batches_of
 from manyview.recipe.recipe import Recipe
 from manyview.recipe.streams import streams_seen
+from manyview.show.one_update import one_update
 from manyview.show.step_flops import random_splits
 from manyview.step import Step
 
@@ -54,6 +56,8 @@ class StepCost:
 def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
     """Trains two steps of `step`, which is of no use afterwards. splits: None for random images.
 
+    Activations that are computed again cost what they cost where the step does so, see `training.recompute`.
+
     Raises ManyviewError for what training refuses.
     """
     from torch.utils.flop_counter import FlopCounterMode
@@ -74,45 +78,44 @@ def step_cost(recipe: Recipe, step: Step, splits: Splits | None) -> StepCost:
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    def part(number: int) -> float:
+    waited: list[float] = []
+
+    def part(number: int) -> Batch:
         asked = time.perf_counter()
         batch = batches[number].to(device)
-        took = time.perf_counter() - asked
-        storages.clear()  # those of an earlier part are free again
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            output = step(batch)
-        (output["loss"] / train.accumulate).backward()
-        return took
+        waited.append(time.perf_counter() - asked)
+        return batch
 
-    def update(number: int) -> float:
-        views = sum(part(number * train.accumulate + each) for each in range(train.accumulate))
-        optimizer.step()
-        optimizer.zero_grad()
+    def update(number: int) -> None:
+        waited.clear()
+        one_update(step, optimizer, (part(number * train.accumulate + each) for each in range(train.accumulate)))
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return views
 
+    begins = step.register_forward_pre_hook(lambda *_: storages.clear())  # those of an earlier part are free again
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
         update(0)
+    begins.remove()
     kept = sum(storages.values())
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    views = update(1)
+    update(1)
     seconds = time.perf_counter() - began
     trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
     still = [step.branch(name).backbone for name in step.branches if step.branch(name).spec.frozen is not None]
     weights = [*step.parameters(), *(parameter for module in still for parameter in module.parameters())]
     state = [value for each in optimizer.state.values() for value in each.values() if isinstance(value, Tensor)]
+    images = "its data" if splits is not None else f"random images of {seen.train.size[0]} px"  # type: ignore[index]
     return StepCost(
         seconds=seconds,
-        views=views,
+        views=sum(waited),
         flops=counter.get_total_flops(),
         held=_bytes(weights) + _bytes(trained) + _bytes(state),
         kept=kept,
         peak=torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
         device=str(device),
-        on="its data" if splits is not None else f"random images of {seen.train.size[0]} px",  # type: ignore[index]
+        on=images + (", without train.compile" if train.compile else ""),
     )
 
 

@@ -29,6 +29,7 @@ from manyview.foundation.words import counted
 from manyview.optimize.optimize import images_of, make_optimizer
 from manyview.optimize.passes import passes_of
 from manyview.recipe.recipe import Recipe
+from manyview.recipe.settings import Train
 from manyview.recipe.streams import streams_seen
 from manyview.step import Step
 from manyview.views.streams import IMAGE
@@ -83,7 +84,14 @@ def work_line(recipe: Recipe, step: Step, splits: Splits | None, steps: int | No
     except RecipeError as error:
         return f"work: {error}"
     run = "" if steps is None else f", {flops * steps:.3g} FLOPs in {counted(steps, 'step')}"
-    return f"work: {flops / 1e9:,.4g} GFLOPs a step, forward and backward, counted on the shapes alone{run}"
+    again = f"; what {what} computes again is not counted" if (what := saves(recipe.train)) else ""
+    return f"work: {flops / 1e9:,.4g} GFLOPs a step, forward and backward, counted on the shapes alone{run}{again}"
+
+
+def saves(train: Train) -> str:
+    """The settings that have activations computed again, which costs up to a further forward pass; "" for none."""
+    asked = {"checkpointing": train.checkpointing, f"micro_batch={train.micro_batch}": train.micro_batch}
+    return " and ".join(f"train.{key}" for key, value in asked.items() if value)
 
 
 def _small(step: Step, splits: Splits) -> Batch:

@@ -49,10 +49,10 @@ class Metrics:
 
 
 def _step_of(line: str) -> float:
-    """A line's step; infinity for half a line, such as a process leaves that was killed."""
+    """A line's step; infinity for what is none, such as half a line of a process that was killed."""
     try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return math.inf
 
 

@@ -1,4 +1,4 @@
-"""What splits.json of a run's folder holds, checked as it is read; a damaged file is told."""
+"""What splits.json and result.json of a run's folder hold, checked as they are read; a damaged file is told."""
 
 from __future__ import annotations
 
@@ -29,11 +29,50 @@ class _Noted(BaseModel):
     unlabeled: dict[str, Any] | None = None
 
 
+Measures = dict[str, float | None]
+
+
+class _Evaluation(BaseModel):
+    """What `manyview eval` adds."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    measures: Measures
+    note: str | None = None
+
+
+class _Result(BaseModel):
+    """Kinds of what is read of a run's end; older ones have less, and so has one that another program wrote."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    eval: Measures = {}
+    eval_split: str | None = None
+    val: Measures = {}
+    seconds: float | None = None
+    images_per_second: float | None = None
+    epochs: float | None = None
+    selected_by: str | None = None
+    starts: dict[str, dict[str, Any]] = {}
+    versions: dict[str, Any] = {}
+    skipped_images: list[Any] = []
+    evaluations: dict[str, _Evaluation] = {}
+
+
 def read_noted(path: Path) -> dict[str, Any]:
-    """What it holds. Raises RunError, naming the file and the place, where that is none of what a run notes."""
+    """What splits.json holds. Raises RunError, naming the file and the place, where that is not what a run notes."""
+    return _read(path, _Noted)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What result.json holds. Raises RunError as `read_noted` does."""
+    return _read(path, _Result)
+
+
+def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
     try:
         found = read_mapping(path)
-        _Noted.model_validate(found)
+        kind.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -43,4 +82,4 @@ def read_noted(path: Path) -> dict[str, Any]:
     return found
 
 
-__all__ = ["read_noted"]
+__all__ = ["read_noted", "read_result"]

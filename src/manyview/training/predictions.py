@@ -35,6 +35,12 @@ def kept_predictions(folder: Path, split: str) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         return {}
     try:
-        return dict(load_file(path))
+        found = dict(load_file(path))
+        images = {name: each for name, each in found.items() if name == "labels" or name.endswith("predicted")}
+        if any(each.ndim != 1 for each in found.values()) or len({len(each) for each in images.values()}) > 1:
+            raise ValueError("what it holds is not of the same images")
+        if odd := [name for name, each in images.items() if each.dtype.kind not in "ui"]:
+            raise ValueError(f"{odd[0]} are no classes")
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"{path} is damaged: {reason(error)}") from None
+    return found

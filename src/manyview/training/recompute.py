@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from manyview.branches.blocks import blocks_of
+from manyview.branches.branch import Branch
 from manyview.errors import RecipeError
 from manyview.step import Step
 
@@ -29,7 +30,16 @@ REFUSED = (
 
 
 def save_memory(step: Step) -> None:
-    """What the step's recipe says of `checkpointing` and `micro_batch`. Raises RecipeError for what cannot be.
+    """What the step's recipe says of `checkpointing` and `micro_batch`. Raises RecipeError for what cannot be."""
+    check_saving(step)
+    if step.recipe.train.checkpointing:
+        recompute(step)
+    for name in step.branches:
+        step.branch(name).most = step.recipe.train.micro_batch
+
+
+def check_saving(step: Step) -> None:
+    """Raises RecipeError where a step that is to be trained cannot save memory as its recipe says.
 
     torch's compiler cannot with what stands around the second time.
     """
@@ -38,22 +48,20 @@ def save_memory(step: Step) -> None:
         if getattr(config, key) and getattr(config, other):
             raise RecipeError(f"train.{key}: {told} not take it; leave out one, train.{other} or this")
     if config.checkpointing:
-        recompute(step)
+        _blocks(step)
     if config.micro_batch:
-        _look_piecewise(step, config.micro_batch)
+        for name in step.branches:
+            _check_pieces(name, step.branch(name))
 
 
-def _look_piecewise(step: Step, most: int) -> None:
-    for name in step.branches:
-        branch = step.branch(name)
-        for part, module in branch.backbone.named_modules() if branch.spec.frozen is None else ():
-            if module.training and sees_others(module):
-                raise RecipeError(
-                    f"train.micro_batch: branches.{name}.backbone.{part}, {type(module).__name__}, looks at all images "
-                    "of a batch together, so pieces would be trained otherwise; set train.checkpointing=true, take "
-                    "more processes, or a network without BatchNorm"
-                )
-        branch.most = most
+def _check_pieces(name: str, branch: Branch) -> None:
+    for part, module in branch.backbone.named_modules() if branch.spec.frozen is None else ():
+        if module.training and sees_others(module):
+            raise RecipeError(
+                f"train.micro_batch: branches.{name}.backbone.{part}, {type(module).__name__}, looks at all images "
+                "of a batch together, so pieces would be trained otherwise; set train.checkpointing=true, take "
+                "more processes, or a network without BatchNorm"
+            )
 
 
 def sees_others(module: nn.Module) -> bool:
@@ -63,15 +71,20 @@ def sees_others(module: nn.Module) -> bool:
 
 def recompute(step: Step) -> None:
     """Has each block of the backbones that learn compute its activations again. Raises RecipeError for one without."""
+    for block in _blocks(step):
+        block.forward = MethodType(_forward, block)  # a copy's is its own
+
+
+def _blocks(step: Step) -> list[nn.Module]:
+    found: list[nn.Module] = []
     for name in step.branches:
         branch = step.branch(name)
-        if branch.spec.learns:
-            blocks = blocks_of(branch.backbone)
-            if not blocks:
-                told = f"branches.{name}: {branch.spec.backbone} is no sequence of blocks; leave it out"
-                raise RecipeError(f"train.checkpointing: {told}")
-            for block in blocks:
-                block.forward = MethodType(_forward, block)  # a copy's is its own
+        blocks = blocks_of(branch.backbone) if branch.spec.learns else []
+        if branch.spec.learns and not blocks:
+            told = f"branches.{name}: {branch.spec.backbone} is no sequence of blocks; leave it out"
+            raise RecipeError(f"train.checkpointing: {told}")
+        found += blocks
+    return found
 
 
 def _forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -111,7 +111,7 @@ def _progress(metrics: Path) -> tuple[float | None, dict[str, float]]:
     """Epochs done, and the best value so far of each main measure of validation."""
     epochs: float | None = None
     best: dict[str, float] = {}
-    with contextlib.suppress(OSError), metrics.open(encoding="utf-8") as lines:
+    with contextlib.suppress(OSError), metrics.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             with contextlib.suppress(
                 ValueError, TypeError, KeyError, AttributeError, RecursionError

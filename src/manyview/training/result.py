@@ -49,11 +49,13 @@ def write_result(run: Run, validation: Validation, post: Post | None = None) -> 
     features = validation.features(post)
     unmeasured: dict[str, str] = {}  # a protocol that fails must not cost the run its end
     notes: dict[str, str] = {}
+    measured: dict[str, int] = {}
 
     def measure(split: str, chosen: Sequence[Measure]) -> dict[str, float]:
         each: dict[str, Any] = {}
         found = validation.measure(features, split, chosen, unmeasured, notes, each)
         keep_predictions(run.folder, split, each)
+        measured.update({split: len(each["labels"])} if "labels" in each else {})  # but for what could not be read
         return found
 
     if splits.val is not None:
@@ -67,7 +69,7 @@ def write_result(run: Run, validation: Validation, post: Post | None = None) -> 
     if state.untrained:
         result["untrained"] = state.untrained
     held = {"val": splits.val, "test": splits.test}
-    result["n"] = {name: int((of.labels >= 0).sum()) for name, of in held.items() if of is not None}
+    result["n"] = {name: int((of.labels >= 0).sum()) for name, of in held.items() if of is not None} | measured
     result["skipped_images"] = state.skipped
     if notes:
         result["notes"] = notes

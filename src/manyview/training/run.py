@@ -20,7 +20,7 @@ from manyview.branches.teacher import Absent
 from manyview.branches.weights import kept_checkpoint
 from manyview.data import Splits, open_splits
 from manyview.data.mark import exchanged, is_same, looks_of, marks_of
-from manyview.errors import ManyviewWarning, RunError, reason, shown, warn
+from manyview.errors import ManyviewWarning, RecipeError, RunError, reason, shown, warn
 from manyview.foundation.files import at_home, read_mapping, read_state, write_json, write_text
 from manyview.foundation.taken import check_overrides, taken_path
 from manyview.foundation.words import few
@@ -31,9 +31,10 @@ from manyview.recipe.recipe import Recipe, check_recipe, difference
 from manyview.recipe.settings import Data, Train
 from manyview.recipe.streams import read_of
 from manyview.step import Step
+from manyview.training.held import others
 from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of, trained
-from manyview.training.noted import read_noted
+from manyview.training.noted import read_noted, read_result
 from manyview.training.saving import kept
 from manyview.views.engine.program import RENDERER
 from manyview.words.load import Use, words_of
@@ -99,7 +100,7 @@ class Run:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder} is a file; --out names a folder")
-        found = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
+        found = others(self.folder)
         if found and not resume:
             raise RunError(f"{self.folder} is not empty; choose another --out, or continue with --resume")
         # a run that was killed while these were written has none that comes later, or a temporary file
@@ -136,7 +137,7 @@ class Run:
     @property
     def is_new(self) -> bool:
         """Whether nothing lies in its folder yet."""
-        return not self.folder.is_dir() or not any(self.folder.iterdir())
+        return not self.folder.is_dir() or not others(self.folder)
 
     def withdraw(self) -> None:
         """Takes back what `begin` and what came after it wrote, unless there is a checkpoint to go on from."""
@@ -221,7 +222,13 @@ class Run:
                 )
         text, words = text_of_run(self.folder), words_of(self.use)
         check_words(self.folder, words, exact)
-        return parse_recipe(text, *overrides, use=words)
+        try:
+            return parse_recipe(text, *overrides, use=words)
+        except RecipeError as error:
+            if not overrides:
+                raise RecipeError(f"{self.folder / 'recipe.yaml'}: {error}") from None
+            self.recipe(exact=exact)  # where the fault is the file's own, it is told of that
+            raise
 
     def classes(self) -> list[str]:
         """Class names, in the order of labels."""
@@ -309,7 +316,7 @@ class Run:
 
     def finished(self) -> dict[str, Any] | None:
         """What result.json holds, or None while the run is not finished."""
-        return self._read("result.json") if self.result.is_file() else None
+        return read_result(self.result) if self.result.is_file() else None
 
     def _noted(self) -> dict[str, Any]:
         """What splits.json holds."""

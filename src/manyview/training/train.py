@@ -18,6 +18,7 @@ from manyview.foundation.group import as_one, join, losing_none
 from manyview.recipe.recipe import Recipe, check_recipe
 from manyview.training.collapse import look_for_collapse
 from manyview.training.failure import FirstFailure, largest_weight, report_failure
+from manyview.training.held import held
 from manyview.training.interrupt import interruptible
 from manyview.training.journal import Journal
 from manyview.training.kept_features import keep_features
@@ -63,11 +64,16 @@ def train(
         setup = set_up(recipe, quiet, backbone, data, pretrained=not (resume and kept(run.last)))
         new = run.is_new
     setup = setup.over_all(given=backbone is not None)
-    begin(run, setup, resume)
-    if (finished := run.finished()) is not None:
-        setup.display.say(f"{run.folder} is finished; nothing to do")
-        return finished
-    setup = setup.on_devices()
+    with held(run.folder, setup.main):
+        begin(run, setup, resume)
+        if (finished := run.finished()) is not None:
+            setup.display.say(f"{run.folder} is finished; nothing to do")
+            return finished
+        return _trained(run, setup.on_devices(), resume, new)
+
+
+def _trained(run: Run, setup: Setup, resume: bool, new: bool) -> dict[str, Any]:
+    """The result of a run whose folder has begun. new: whether it was empty before."""
     with as_one():
         state = take_up(run, setup, resume)
     setup.step.attach(setup.optimizer)  # EMAs, queues, prototypes and averages follow its updates

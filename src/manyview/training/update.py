@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from manyview.data.batch import Batch
 from manyview.optimize.passes import Pass, passes_of
-from manyview.step import Output, Step
+from manyview.show.one_update import shown
+from manyview.step import Output
 from manyview.training.failure import FirstFailure
 from manyview.training.setup import Setup
 from manyview.training.state import State
 from manyview.training.stopwatch import Stopwatch
 from manyview.views.draws import key_of
-from manyview.views.streams import IMAGE
 
 
 def update(
@@ -41,19 +39,6 @@ def _read(setup: Setup, stream: Iterator[Batch], state: State, watch: Stopwatch)
             batch = next(stream).to(setup.accelerator.device)
         yield batch
         state.skip(batch.unread)
-
-
-def shown(parts: Iterable[Batch], passes: Sequence[Pass], step: Step) -> Iterable[Batch]:
-    """The parts as they are read, where there is one look at them; for several they are kept, with their views."""
-    return parts if len(passes) == 1 else [_rendered(batch, step) for batch in parts]
-
-
-def _rendered(batch: Batch, step: Step, stream: str = IMAGE) -> Batch:
-    images: Any = batch.images
-    if not isinstance(images, Mapping):
-        images = step.views(batch, only=step.rendered_views, stream=stream)
-    streams = {name: _rendered(other, step, name) for name, other in batch.streams.items()}
-    return replace(batch, images=images, streams=streams, drawn=None)
 
 
 def _look(
