@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow(reason="runs are killed and resumed in processes o
 RECIPE = """
 title: to be killed
 seed: 1
-data: {source: digits, limit: 192, render: memory}
+data: {source: digits, limit: 128, render: memory}
 views:
   a: {from: image, make: "pad_crop(8, padding=1) | flip(0.5) | jitter(0.2, 0.2, 0.2, 0.1)"}
   b: {like: a}
@@ -25,7 +25,7 @@ relations:
   - cross_entropy(logits(a), logits(b))
   - similarity(h(a), h(b), weight=random(1))
 train:
-  epochs: 4
+  epochs: 3
   batch_size: 16
   optimizer: "sgd(lr=0.05, momentum=0.9)"
   schedule: "cosine(warmup='1 epochs')"
@@ -35,7 +35,7 @@ train:
 MOCO = """
 title: to be killed, without labels
 seed: 1
-data: {source: digits, limit: 192, render: memory}
+data: {source: digits, limit: 128, render: memory}
 views:
   a: {from: image, make: "crop(8, scale=(0.3, 1)) | flip(0.5) | jitter(0.2, 0.2, 0.2, 0.1)"}
   b: {like: a}
@@ -44,7 +44,7 @@ branches:
   teacher: ema(online, momentum=0.9, schedule='cosine')
 relations: ["info_nce(z(a), toward=teacher.z(b), queue=40, temperature=0.2)"]
 train:
-  epochs: 4
+  epochs: 3
   batch_size: 16
   optimizer: "sgd(lr=0.05, momentum=0.9)"
   schedule: "cosine(warmup='1 epochs')"
@@ -55,18 +55,18 @@ evaluate: [knn(k=5)]
 """
 DINO = (
     MOCO.replace(
-        '"projector(h, 16, hidden=32, norm_last=False)"', '"dino_head(h, 24, hidden=16, bottleneck=8, freeze=20)"'
+        '"projector(h, 16, hidden=32, norm_last=False)"', '"dino_head(h, 24, hidden=16, bottleneck=8, freeze=10)"'
     )
     .replace(
         "info_nce(z(a), toward=teacher.z(b), queue=40, temperature=0.2)", "dino(z(a), z(b), toward=teacher, RISES)"
     )
-    .replace("RISES", "teacher_temperature=(0.04, 0.07), warmup=30")
+    .replace("RISES", "teacher_temperature=(0.04, 0.07), warmup=15")
     .replace("sgd(lr=0.05, momentum=0.9)", "adamw(lr=0.001, weight_decay=0.04, decay_to=0.4)")
 )
 STREAMS = """
 title: to be killed, with few labels
 seed: 1
-data: {source: digits, labels_per_class: 4, unlabeled: all, unlabeled_limit: 192, val_fraction: 0.2, render: memory}
+data: {source: digits, labels_per_class: 4, unlabeled: all, unlabeled_limit: 128, val_fraction: 0.2, render: memory}
 views:
   x: {from: image, make: "pad_crop(8, padding=1)"}
   weak: {from: unlabeled, make: "pad_crop(8, padding=1)"}
@@ -77,7 +77,7 @@ relations:
   - pseudo_label(logits(strong), toward=stop(logits(weak)), threshold=flex(0.3))
   - pseudo_label(logits(strong), toward=stop(logits(weak)), threshold=free(momentum=0.9), weight=0.1)
 train:
-  epochs: 4
+  epochs: 3
   batch_size: 8
   unlabeled_per_labeled: 2
   optimizer: "sgd(lr=0.05, momentum=0.9)"
@@ -277,7 +277,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, recipe, uninterrupted):
         (["train.optimizer.lr=0.1"], r"was made by another recipe: train.optimizer: .*lr=0.05.* -> .*lr=0.1"),
         (
             ["train.epochs=5"],
-            r"another recipe: train.epochs: 4 -> 5; a new run .* with branches.net.backbone.init=",
+            r"another recipe: train.epochs: 3 -> 5; a new run .* with branches.net.backbone.init=",
         ),
         (["seed=2"], r"was made by another recipe: seed: 1 -> 2$"),
         (["views.a.make=flip(0.5)"], r"was made by another recipe: views.a.make: 'pad_crop.* -> 'flip\(0.5\)'$"),
