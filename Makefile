@@ -1,12 +1,15 @@
 # make quickstart: from nothing to a trained model.   make test: all checks of behaviour, a worker on each core.
 # make check: a minute's worth of them, those of what changed and a spine.   make lint: style and types.
 # make check SINCE=main: of all that changed since then.   make docs: the site, in site/; make docs-serve: the same, while it is written.
+# make gpu-dry: the GPU's script, as far as a CPU can try it.   make other-processor: the core of the tests as if on another.
 # make reference: the pages that are made from the code.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := runs/quickstart
+# a file is one worker's, which makes its fixtures once; in the order of tests/conftest.py
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: install quickstart test check lint docs docs-serve reference clean
+.PHONY: install quickstart test check lint gpu-dry other-processor docs docs-serve reference clean
 
 install: .venv/.installed
 
@@ -23,15 +26,21 @@ quickstart: install
 	$(BIN)/manyview views quickstart --count 4 --out $(RUN)/views.png
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(PYTEST)
 
 check: install
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow" $$($(BIN)/python tests/changed.py $(SINCE))
+	$(PYTEST) -m "not slow" $$($(BIN)/python tests/changed.py $(SINCE))
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gpu-dry: install
+	bash benchmarks/gpu.sh --dry
+
+other-processor: install
+	$(BIN)/python tests/instruction_sets.py --core other
 
 # mkdocs' next version will not take this theme, which says so in a box before each build; pyproject asks for the present one
 docs docs-serve: export NO_MKDOCS_2_WARNING = 1

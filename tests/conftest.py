@@ -11,15 +11,18 @@ if WORKER:
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test come first: each is one worker's, and none shall wait for another's at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=WORKER)
 def _compiled_once(tmp_path_factory):
     """One worker compiles the renderer, where it is not kept already; the others wait and read what that one kept."""
-    import torch
     from filelock import FileLock
 
-    from manyview.views.plan import ViewSpec, plan_views
-    from manyview.views.view import draw_views
-
     with FileLock(tmp_path_factory.getbasetemp().parent / "renderer.lock"):
-        plan = plan_views({"a": ViewSpec(**{"from": "image", "make": "flip"})})
-        draw_views(plan, torch.zeros(1, 3, 8, 8, dtype=torch.uint8), None, [0], 0, 0)
+        from rendered import draw_a_view
+
+        draw_a_view()

@@ -398,9 +398,10 @@ def test_train_refuses_before_it_writes(refused, tmp_path, overrides, message):
 
 
 def test_resume_of_a_finished_run_changes_nothing(run):
-    before = contents(run)
+    before, written = contents(run), {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert done("train", "quickstart", *TINY, "--out", run, "--resume") == f"{run} is finished; nothing to do\n"
     assert contents(run) == before
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == written
 
 
 @pytest.mark.parametrize(
@@ -433,14 +434,6 @@ def test_resume_in_a_folder_that_is_no_run(refused, tmp_path):
     (tmp_path / "run" / "notes.txt").write_text("precious")
     message = refused("train", "quickstart", *TINY, "--out", tmp_path / "run", "--resume")
     assert message == f"{tmp_path / 'run'} is no run: it has no recipe.yaml"
-
-
-def test_resume_starts_a_run_that_has_not_begun(tmp_path, trained):
-    done("train", "quickstart", *TINY, "--out", tmp_path / "run", "--resume")
-    ours = torch.load(tmp_path / "run/checkpoints/last.pt", weights_only=True)["step"]
-    theirs = torch.load(trained / "checkpoints/last.pt", weights_only=True)["step"]
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_resume_refuses_other_images(tmp_path, pictures):
@@ -861,8 +854,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("how", BAD)
+# what is wrong with a file is found alike in a worker, which has to bring it home
+HOW = pytest.mark.parametrize(("how", "workers"), [*((how, 0) for how in BAD), ("text", 1)])
+
+
+@HOW
 def test_an_image_that_cannot_be_read_is_named(tmp_path, pictures, how, workers):
     path, out = damage(pictures, how), tmp_path / "run"
     arguments = ("train", "quickstart", *FOLDER, f"data.root={pictures}", f"data.workers={workers}", "--quiet")
@@ -875,8 +871,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, pictures, how, workers)
     assert json.loads((out / "result.json").read_text())["skipped_images"] == []
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("how", BAD)
+@HOW
 def test_an_image_that_cannot_be_read_is_skipped_and_listed(tmp_path, pictures, how, workers):
     path, out = damage(pictures, how), tmp_path / "run"
     overrides = (f"data.root={pictures}", "data.on_bad_image=skip", f"data.workers={workers}")

@@ -1,5 +1,7 @@
 """Two processes with half of the batch each, and four with a quarter, = one with all, in every term and gradient."""
 
+import functools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -125,6 +127,12 @@ def measured(module, rows=slice(None)):
     return {"terms": {name: value.detach() for name, value in out["terms"].items()}, "grads": grads}
 
 
+@functools.cache
+def alone(case):
+    """What one process with the whole batch measures."""
+    return measured(make(CASES[case]))
+
+
 def updates(module, step, rows=slice(None), count=3):
     """The state after some updates."""
     optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
@@ -168,7 +176,7 @@ def several(request, tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_terms_are_those_of_the_joined_batch(several, case):
-    one = measured(make(CASES[case]))["terms"]
+    one = alone(case)["terms"]
     assert list(one) == list(several[0][case]["terms"])
     for name, value in one.items():
         mean = sum(process[case]["terms"][name] for process in several) / len(several)
@@ -177,7 +185,7 @@ def test_terms_are_those_of_the_joined_batch(several, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_of_the_joined_batch(several, case):
-    one = measured(make(CASES[case]))["grads"]
+    one = alone(case)["grads"]
     assert one
     assert all(value is not None for value in one.values())
     largest = max(float(value.abs().max()) for value in one.values())
@@ -193,7 +201,7 @@ def test_gradients_are_those_of_the_joined_batch(several, case):
 @pytest.mark.parametrize("case", NOT_A_MEAN_OVER_ROWS)
 def test_the_comparison_can_tell(case):
     """Without a gather these losses would be the mean of two halves, which is another number."""
-    whole = sum(measured(make(CASES[case]))["terms"].values())
+    whole = sum(alone(case)["terms"].values())
     halves = [sum(measured(make(CASES[case]), rows)["terms"].values()) for rows in (slice(0, B // 2), slice(B // 2, B))]
     assert abs(float(sum(halves) / 2 - whole)) > 1e-3 * abs(float(whole))
 

@@ -33,7 +33,7 @@ relations:
   - cross_entropy(logits(a))
   - info_nce(z(a), toward=teacher.z(b), queue=16, temperature=0.2)
   - swav(z(a), z(b), prototypes=4, freeze=2)
-train: {steps: 20, batch_size: 8, log_every: 5, checkpoint_every: 10 steps, schedule: constant(), ema: 0.9, clip: 1.0,
+train: {steps: 10, batch_size: 8, log_every: 5, checkpoint_every: 5 steps, schedule: constant(), ema: 0.9, clip: 1.0,
         optimizer: "adamw(lr=0.003, weight_decay=0.01)"}
 """
 SHARP = (
@@ -52,8 +52,8 @@ def made(*overrides, shard=False):
 
 
 def half(folder, shard):
-    """A run of 20 updates that was killed after 10."""
-    recipe = made("train.steps=10", shard=shard)
+    """A run of 10 updates that was killed after 5."""
+    recipe = made("train.steps=5", shard=shard)
     train(recipe, folder, quiet=True)
     return recipe
 
@@ -142,12 +142,12 @@ def test_a_run_that_was_begun_on_two_goes_on_on_one_and_back(two, tmp_path):
     on_two(going_on, str(two), "begun-on-one")
     assert furthest(state(two / "begun-on-one"), unbroken) < 1e-4
     unfinished(folder, shard=True)
-    longer = made("train.steps=22", shard=True)
+    longer = made("train.steps=12", shard=True)
     (folder / "recipe.yaml").write_text(longer.to_yaml())
     with pytest.warns(ManyviewWarning, match=r"^train.shard: there is one process, which holds all there is$"):
         train(longer, folder, quiet=True, resume=True)
     assert not (torch.load(folder / "checkpoints" / "last.pt", weights_only=True)).get("shards")
-    assert state(folder)["run"]["number"] == 22
+    assert state(folder)["run"]["number"] == 12
 
 
 def saving_is_cut_short(rank, folder):
@@ -209,7 +209,7 @@ def test_shards_that_are_lost_or_cut_short_are_told(two, tmp_path):
     with pytest.raises(RunError, match="where its weights lie, is not there"):
         read_state(folder / "last.pt")
     torch.save(
-        {**raw, "shards": {**raw["shards"], "folder": "../../whole/checkpoints/last.shards-20"}}, folder / "last.pt"
+        {**raw, "shards": {**raw["shards"], "folder": "../../whole/checkpoints/last.shards-10"}}, folder / "last.pt"
     )
     with pytest.raises(RunError, match="names no folder of shards beside it"):
         read_state(folder / "last.pt")

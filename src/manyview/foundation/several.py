@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # all that a run loads on its way: some 5 s of a core in each process that begins without it
 LOADED = (
-    *("manyview.training.train", "manyview.selftest.alike", "timm", "sklearn.datasets", "numba"),
+    *("manyview.training.train", "manyview.selftest.alike", "manyview.branches.backbones", "sklearn.datasets", "numba"),
+    *("timm", "timm.optim", "timm.scheduler"),
     *("torch.utils.tensorboard", "torch.distributed.checkpoint", "torch.distributed.fsdp"),
 )
 
@@ -63,4 +64,4 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-__all__ = ["begins", "free_port", "on_several"]
+__all__ = ["LOADED", "begins", "free_port", "on_several"]

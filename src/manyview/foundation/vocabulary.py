@@ -86,6 +86,9 @@ class Words:
     def __reduce__(self) -> tuple[Any, ...]:
         return modules_before(self)
 
+    def __deepcopy__(self, memo: object) -> Words:
+        return self  # nothing of it changes, and each part of each recipe gets its default by a copy
+
 
 NONE = Words()
 
