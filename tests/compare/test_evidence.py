@@ -306,7 +306,7 @@ def test_an_arm_pays_by_three_settings(run, tables):
 
 
 def test_twenty_classes_of_a_table(run, tmp_path):
-    """Every tenth class: so many images to train on, the rest beside the test images; other classes are gone by name."""
+    """Every tenth class: so many images to train on, the rest beside the test images; others are gone by name."""
     from datasets import ClassLabel, Dataset, Features, Value
     from pyarrow.parquet import read_table
 
