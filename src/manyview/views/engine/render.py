@@ -65,10 +65,10 @@ def render(ops: Sequence[Drawn], images: Source, repeat: int = 1) -> Tensor | li
     if not count:
         return None
     sizes = sizes_of(images)
-    columns = _columns(ops, sizes.repeat_interleave(repeat, dim=0))
+    columns = _columns(ops, sizes if repeat == 1 else sizes.repeat_interleave(repeat, dim=0))
     if images[0].shape[0] != 3 and any(column.rgb or column.is_one_of(*NEEDS_RGB) for column in columns):
         return None
-    alike = bool((sizes == sizes[0]).all())
+    alike = isinstance(images, Tensor) or bool((sizes == sizes[0]).all())
     if alike or columns[0].size is not None:
         if isinstance(images, Reduced):
             columns[0] = columns[0].scaled(1 / images.scales.repeat_interleave(repeat))
