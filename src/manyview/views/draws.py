@@ -144,7 +144,7 @@ class Draws:
 
     def coin(self, name: str, p: float) -> Tensor:
         """True with probability p, bool [B]."""
-        return self.uniform(name)[:, 0] < p
+        return torch.from_numpy(self.uniform(name).numpy()[:, 0] < p)
 
     def permutation(self, name: str, count: int) -> Tensor:
         """A uniformly random order of range(count) for each image, int64 [B, count]."""

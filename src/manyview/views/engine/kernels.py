@@ -483,6 +483,9 @@ def resample(
                             safe = at if at <= last_at else tail_at + (at - last_at)
                             mixed = plus(mixed, times(levels_at(safe), spread_at(share_at)))
                             at, share_at = at + U(step_row), share_at + U(4)
+                    elif most_y == 2:  # as whenever an image is enlarged
+                        mixed = plus(mixed, times(levels_at(at), spread_at(share_at)))
+                        mixed = plus(mixed, times(levels_at(at + U(step_row)), spread_at(share_at + U(4))))
                     else:
                         for _ in range(most_y >> 1):
                             first = times(levels_at(at), spread_at(share_at))
@@ -505,13 +508,17 @@ def resample(
                 for k in range(wide):
                     at = first_at + U(32 * (first_x[U(x0 + k)] * step_x + c * step_c))
                     share_at, mixed = weight_x_at + U(4 * (x0 + k) * most_x), lanes_of(np.uint32(HALF_LEVEL))
-                    for _ in range(most_x >> 1):
-                        first = times(numbers_at(at), spread_at(share_at))
-                        second = times(numbers_at(at + next_x), spread_at(share_at + U(4)))
-                        mixed = plus(mixed, plus(first, second))
-                        at, share_at = at + U(2) * next_x, share_at + U(8)
-                    if most_x & 1:
+                    if most_x == 2:
                         mixed = plus(mixed, times(numbers_at(at), spread_at(share_at)))
+                        mixed = plus(mixed, times(numbers_at(at + next_x), spread_at(share_at + U(4))))
+                    else:
+                        for _ in range(most_x >> 1):
+                            first = times(numbers_at(at), spread_at(share_at))
+                            second = times(numbers_at(at + next_x), spread_at(share_at + U(4)))
+                            mixed = plus(mixed, plus(first, second))
+                            at, share_at = at + U(2) * next_x, share_at + U(8)
+                        if most_x & 1:
+                            mixed = plus(mixed, times(numbers_at(at), spread_at(share_at)))
                     put_levels(square_at + U(16 * k), mixed)
                 if many == 16 and wide == 16:
                     turn_levels(square_at, address(b) + U((c * out_h + y0) * out_w + x0), U(out_w))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def sizes_of(images: Source) -> Tensor:
     if isinstance(images, Reduced):
         return images.sizes
     if isinstance(images, Tensor):
-        return torch.tensor([images.shape[-2:]]).expand(len(images), 2)
+        return torch.from_numpy(np.array(images.shape[-2:], np.int64)).expand(len(images), 2)
     return torch.tensor([list(image.shape[-2:]) for image in images], dtype=torch.long).view(-1, 2)
 
 

@@ -69,7 +69,7 @@ class Crop:
         return sight.cut(params["box"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
-        return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+        return alike(self.size, len(sizes))
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class PadCrop:
         return sight.cut(params["box"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
-        return sizes if self.size is None else torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+        return sizes if self.size is None else alike(self.size, len(sizes))
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class CenterCrop:
         return sight.cut(params["box"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
-        return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+        return alike(self.size, len(sizes))
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Resize:
 
     def output_size(self, sizes: Tensor) -> Tensor:
         if not isinstance(self.size, int):
-            return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+            return alike(self.size, len(sizes))
         return self.size * sizes // sizes.min(dim=1, keepdim=True).values
 
     def whole(self, height: int, width: int) -> tuple[int, int]:
@@ -214,6 +214,11 @@ def check_size(size: Any) -> None:
 def as_pair(size: Any) -> tuple[int, int]:
     """(height, width) of a size given as a number or as a pair."""
     return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+
+
+def alike(size: Any, count: int) -> Tensor:
+    """So many frames of one size, int64 [B, 2]."""
+    return torch.from_numpy(np.array(as_pair(size), np.int64)).expand(count, 2)
 
 
 def check_room(room: Tensor, sizes: Tensor, what: str) -> None:
