@@ -70,7 +70,7 @@ fused: Any = _fused
 def _lanes_op(gives: str, *takes: str) -> Callable[[Callable[..., Any]], Any]:
     """A decorator for a function that builds an op's instructions from a builder and the values that the op takes.
 
-    gives, takes: "lanes", "floats" (sixteen of float32), "address", "number", "float" or "nothing".
+    gives, takes: "lanes", "floats" (sixteen of float32), "address", "number", "float", "sum" (of 64 bits) or "nothing".
     """
 
     def wrap(build: Callable[..., Any]) -> Any:
