@@ -197,7 +197,7 @@ def manyview_side(recipe: str | Mapping[str, str], inputs: Inputs, cores: int) -
         if inputs.files:
             drawn = decode_and_draw(views, [inputs.files[i] for i in positions.tolist()], positions, number, threads)
         else:
-            drawn = draw_views(views, inputs.pixels[positions], None, positions, number, SEED)
+            drawn = draw_views(views, inputs.pixels.index_select(0, positions), None, positions, number, SEED)
         return tuple(view.images for view in drawn.values())
 
     return Work(whole=whole)
@@ -219,7 +219,7 @@ def profile(
         if inputs.files:
             images = decode_all([inputs.files[i] for i in positions.tolist()], threads)
         else:
-            images = inputs.pixels[positions]
+            images = inputs.pixels.index_select(0, positions)
         read = clock()
         sample_views(views, sizes_of(images), positions, number, SEED)
         sampled = clock()
@@ -353,7 +353,7 @@ def kornia_side(size: int, inputs: Inputs, cores: int) -> Work:
     )
 
     def whole(positions: Tensor, number: int) -> Views:
-        images = inputs.pixels[positions].float() / 255
+        images = inputs.pixels.index_select(0, positions).float() / 255
         return make(images), make(images)
 
     return Work(whole=whole)

@@ -110,7 +110,7 @@ class ArrayImages:
 
     def read_many(self, positions: Ints) -> Tensor:
         """A copy of several images at once, `[B, C, H, W]`, uint8 or float32."""
-        return unit(self.pixels[torch.from_numpy(positions)])
+        return unit(self.pixels.index_select(0, torch.from_numpy(positions)))  # whole images, not pixel by pixel
 
     def size_of(self, position: int) -> None:
         """Nothing is decoded, so nothing is read at a smaller scale."""

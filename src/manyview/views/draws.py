@@ -8,6 +8,7 @@ Draws are made on the CPU in float64, whatever the device, so that they are the 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Collection, Sequence
 
@@ -21,47 +22,60 @@ from manyview.views.engine.compiler import compiled
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-Word = np.uint64
 LARGEST = 1 - 2.0**-32  # of the numbers that are drawn
+KEYS = 4096  # that are kept, so that a recipe's are not made anew for each batch
+ROWS = 128  # images whose words stay in the nearest cache
 
+Words = NDArray[np.uint64]  # of 32 bits
 
 exact = compiled()
 
 
 @exact
-def _rounds(c0: Word, c1: Word, c2: Word, c3: Word, k0: Word, k1: Word) -> tuple[Word, Word, Word, Word]:
-    """Ten rounds of Philox4x32 on one counter; words of 32 bits held in 64."""
+def _rounds(c0: Words, c1: Words, c2: Words, c3: Words, k0: np.uint64, k1: np.uint64) -> None:
+    """Ten rounds of Philox4x32, in place. The words of many counters: the compiler takes several at once."""
     for _ in range(10):
-        product0, product1 = c0 * _M0, c2 * _M1
-        c0, c2 = (product1 >> _HALF) ^ c1 ^ k0, (product0 >> _HALF) ^ c3 ^ k1
-        c1, c3 = product1 & _LOW, product0 & _LOW
+        for n in range(c0.size):
+            product0, product1 = (c0[n] & _LOW) * _M0, (c2[n] & _LOW) * _M1
+            c0[n], c2[n] = (product1 >> _HALF) ^ c1[n] ^ k0, (product0 >> _HALF) ^ c3[n] ^ k1
+            c1[n], c3[n] = product1 & _LOW, product0 & _LOW
         k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
-    return c0, c1, c2, c3
 
 
 @exact
-def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
-    """Philox4x32 with ten rounds. counter: 32-bit words held in uint64 [N, 4]; returns the same shape."""
-    out = np.empty_like(counter)
-    k0, k1 = np.uint64(key[0]), np.uint64(key[1])
+def philox(counter: Words, key: tuple[int, int]) -> Words:
+    """Philox4x32 with ten rounds. counter: [N, 4]; returns the same shape."""
+    words = np.empty((4, len(counter)), np.uint64)
     for n in range(len(counter)):
-        out[n] = _rounds(counter[n, 0], counter[n, 1], counter[n, 2], counter[n, 3], k0, k1)
+        for at in range(4):
+            words[at, n] = counter[n, at]
+    _rounds(words[0], words[1], words[2], words[3], np.uint64(key[0]), np.uint64(key[1]))
+    out = np.empty_like(counter)
+    for n in range(len(counter)):
+        for at in range(4):
+            out[n, at] = words[at, n]
     return out
 
 
 @exact
-def _unit(index: NDArray[np.uint64], epoch: int, count: int, key: tuple[int, int]) -> NDArray[np.float64]:
+def _unit(index: Words, epoch: int, count: int, key: tuple[int, int]) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), [B, count]: word by word of the counters (index, epoch, block)."""
     out = np.empty((len(index), count))
-    k0, k1, when = np.uint64(key[0]), np.uint64(key[1]), np.uint64(epoch)
-    for n in range(len(index)):
+    held = np.empty((4, ROWS), np.uint64)
+    for start in range(0, len(index), ROWS):
+        rows = index[start : start + ROWS]
+        c0, c1, c2, c3 = held[0, : rows.size], held[1, : rows.size], held[2, : rows.size], held[3, : rows.size]
         for block in range((count + 3) // 4):
-            words = _rounds(index[n] & _LOW, index[n] >> _HALF, when, np.uint64(block), k0, k1)
+            for n in range(rows.size):
+                c0[n], c1[n], c2[n], c3[n] = rows[n] & _LOW, rows[n] >> _HALF, np.uint64(epoch), np.uint64(block)
+            _rounds(c0, c1, c2, c3, np.uint64(key[0]), np.uint64(key[1]))
             for at in range(min(4, count - 4 * block)):
-                out[n, 4 * block + at] = words[at] / 2**32
+                for n in range(rows.size):
+                    out[start + n, 4 * block + at] = held[at, n] / 2**32
     return out
 
 
+@functools.lru_cache(KEYS, typed=True)  # what is equal need not be written alike, as 1 and 1.0
 def key_of(*parts: object) -> tuple[int, int]:
     """Two 32-bit words that depend on all the parts and on nothing else (not on the process, as `hash` does)."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
@@ -123,17 +137,18 @@ class Draws:
 
     def integers(self, name: str, bound: int | Tensor, count: int = 1) -> Tensor:
         """Integers in [0, bound), int64 [B, count]; bound: a number or a tensor that broadcasts to [B, count]."""
-        drawn = (torch.from_numpy(self._drawn(name, count)) * bound).long()
+        below = np.asarray(bound)
+        drawn = (self._drawn(name, count) * below).astype(np.int64)
         # not by turned numbers: where bound is no power of two, these may fall on the neighbour of the mirrored one
-        return (bound - 1 - drawn).long() if name in self._turned else drawn
+        return torch.from_numpy((below - 1 - drawn).astype(np.int64) if name in self._turned else drawn)
 
     def coin(self, name: str, p: float) -> Tensor:
         """True with probability p, bool [B]."""
-        return self.uniform(name)[:, 0] < p
+        return torch.from_numpy(self.uniform(name).numpy()[:, 0] < p)
 
     def permutation(self, name: str, count: int) -> Tensor:
         """A uniformly random order of range(count) for each image, int64 [B, count]."""
-        return self.uniform(name, count).argsort(dim=1, stable=True)
+        return torch.from_numpy(self.uniform(name, count).numpy().argsort(axis=1, kind="stable"))
 
 
 def order_of(seed: int, epoch: int, count: int) -> NDArray[np.int64]:

@@ -85,8 +85,7 @@ def sample_views(
     size_of = dict.fromkeys(STREAMS, sizes)
     for view in plan.values():
         size = size_of[view.source.partition(".")[0]]
-        check_growth([planned.op for planned in view.ops], size)
-        size_of[view.name] = view.output_size(size)
+        size_of[view.name] = check_growth([planned.op for planned in view.ops], size)
     return _sample(plan, sizes, index, epoch, seed)
 
 

@@ -22,6 +22,7 @@ CASES = [
     OneOf("flip(1)", "vflip(1)"),
     OneOf("jitter(0.4, 0.4, 0.4, 0.1)", "grid_shuffle(3) | invert(1)", "equalize(1)", p=(0.3, 0.3, 0.2)),
     OneOf("blur(p=0.5) | cutout(8)", "augmix(3)", p=(0.5, 0)),
+    OneOf("pad_crop() | flip(1)", "flip(1)", p=(0.4, 0.4)),  # not every image is read by the first of its ops
 ]
 EVERY = pytest.mark.parametrize("op", CASES, ids=describe)
 DTYPES = pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)

@@ -36,4 +36,20 @@ def first_fitting(shares: Numbers, ratios: Numbers, sizes: NDArray[np.int64], lo
     return boxes
 
 
-__all__ = ["first_fitting"]
+@exact
+def placed(boxes: Numbers, tops: NDArray[np.int64], lefts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Numbers:
+    """Boxes [B, 4] as fractions of frames: top and left as drawn [B, 1], or the centre for what is none of the tries.
+
+    boxes: as `first_fitting` gives them. sizes: heights and widths of the frames [B, 2].
+    """
+    made = np.empty((len(boxes), 4))
+    for n in range(len(boxes)):
+        height, width = np.float64(sizes[n, 0]), np.float64(sizes[n, 1])
+        box_h, box_w, none = boxes[n, 0], boxes[n, 1], boxes[n, 2] > 0
+        top = np.floor((height - box_h) / 2) if none else np.float64(tops[n, 0])
+        left = np.floor((width - box_w) / 2) if none else np.float64(lefts[n, 0])
+        made[n, 0], made[n, 1], made[n, 2], made[n, 3] = top / height, left / width, box_h / height, box_w / width
+    return made
+
+
+__all__ = ["first_fitting", "placed"]

@@ -102,8 +102,8 @@ def intrinsic(function: Function) -> Function:
 
 
 @functools.cache
-def lanes_type() -> Any:
-    """The compiler's type of sixteen whole numbers of 32 bits."""
+def lanes_type(*, floats: bool = False) -> Any:
+    """The compiler's type of sixteen numbers of 32 bits, whole ones or floats."""
     from llvmlite import ir
     from numba import types
     from numba.core.datamodel import models
@@ -117,9 +117,9 @@ def lanes_type() -> Any:
     @final
     class LanesModel(models.PrimitiveModel):
         def __init__(self, manager: Any, kind: Any) -> None:
-            super().__init__(manager, kind, ir.VectorType(ir.IntType(32), 16))
+            super().__init__(manager, kind, ir.VectorType(ir.FloatType() if floats else ir.IntType(32), 16))
 
-    return Lanes("lanes")
+    return Lanes("floats" if floats else "lanes")
 
 
 def array_at(names: dict[str, Any]) -> Function:

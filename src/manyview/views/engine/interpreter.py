@@ -30,7 +30,9 @@ def execute(program: Program, images: Tensor | Sequence[Tensor], repeat: int = 1
     if not count:
         return out
     addresses, source_sizes, interleaved, kept = _layout(images)
-    source = (addresses.repeat(repeat), source_sizes.repeat(repeat, axis=0), interleaved)
+    if repeat > 1:
+        addresses, source_sizes = addresses.repeat(repeat), source_sizes.repeat(repeat, axis=0)
+    source = (addresses, source_sizes, interleaved)
     pixels = out.numpy()
 
     def work(start: int, stop: int) -> None:
@@ -60,8 +62,10 @@ def _layout(images: Tensor | Sequence[Tensor]) -> tuple[NDArray[np.uint64], NDAr
         one = images[0]
         interleaved = _is_interleaved(one)
         kept = images if interleaved or one.is_contiguous() else images.contiguous()
-        steps = np.arange(len(kept), dtype=np.uint64) * np.uint64(kept.stride(0))
-        return np.uint64(kept.data_ptr()) + steps, np.tile(np.array(one.shape[1:]), (len(kept), 1)), interleaved, kept
+        addresses = np.arange(len(kept), dtype=np.uint64) * np.uint64(kept.stride(0)) + np.uint64(kept.data_ptr())
+        source_sizes = np.empty((len(kept), 2), np.int64)
+        source_sizes[:] = one.shape[1:]
+        return addresses, source_sizes, interleaved, kept
     interleaved = all(_is_interleaved(image) for image in images)
     kept = list(images) if interleaved else [image.contiguous() for image in images]
     addresses = np.array([image.data_ptr() for image in kept], np.uint64)

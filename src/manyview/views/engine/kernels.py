@@ -40,6 +40,8 @@ WHOLE = 1 << 16  # what the weights of a mixture of levels add up to
 HALF_PART, HALF_LEVEL = 1 << 7, 1 << 23  # what rounds sums of levels, and of parts of levels, that are then cut off
 BLOCK = 2048  # pixels that a chain of colour steps takes at a time; their floats stay in the nearest cache
 
+FINITE = ("nnan", "ninf", "nsz")  # what `finite` promises, for floats in lanes
+
 finite = compiled(finite=True)
 exact = compiled()  # where a number may be none
 carray = array_at(globals())
@@ -68,7 +70,7 @@ fused: Any = _fused
 def _lanes_op(gives: str, *takes: str) -> Callable[[Callable[..., Any]], Any]:
     """A decorator for a function that builds an op's instructions from a builder and the values that the op takes.
 
-    gives, takes: "lanes", "address", "number" or "nothing".
+    gives, takes: "lanes", "floats" (sixteen of float32), "address", "number", "float", "sum" (of 64 bits) or "nothing".
     """
 
     def wrap(build: Callable[..., Any]) -> Any:
@@ -76,6 +78,7 @@ def _lanes_op(gives: str, *takes: str) -> Callable[[Callable[..., Any]], Any]:
             from numba import types
 
             kinds = {"lanes": lanes_type(), "address": types.uintp, "number": types.uint32, "nothing": types.void}
+            kinds |= {"floats": lanes_type(floats=True), "float": types.float32, "sum": types.int64}
 
             def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
                 made = build(builder, *args)
@@ -128,9 +131,18 @@ def _spread(builder: Any, number: Any) -> Any:
     """Sixteen times a number that is known later."""
     from llvmlite import ir
 
-    nothing = ir.Constant(_vector(32), ir.Undefined)
+    nothing = ir.Constant(ir.VectorType(number.type, 16), ir.Undefined)
     one = builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
     return _chosen(builder, one, nothing, [0] * 16)
+
+
+def _each(builder: Any, name: str, *floats: Any) -> Any:
+    """An instruction by its name, done to each of sixteen floats."""
+    from llvmlite import ir
+    from numba.core import cgutils
+
+    kind = ir.FunctionType(floats[0].type, [each.type for each in floats])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v16f32"), floats)
 
 
 @_lanes_op("lanes", "address")
@@ -228,6 +240,122 @@ def mirror_levels(builder: Any, source: Any, target: Any) -> None:
     """Sixteen levels to another place, the last first."""
     levels = _read(builder, source, 8)
     _write(builder, target, _chosen(builder, levels, levels, range(15, -1, -1)))
+
+
+@_lanes_op("floats", "address")
+def colours_at(builder: Any, address: Any) -> Any:
+    """Sixteen levels from memory, as floats."""
+    from llvmlite import ir
+
+    return builder.sitofp(builder.zext(_read(builder, address, 8), _vector(32)), ir.VectorType(ir.FloatType(), 16))
+
+
+@_lanes_op("nothing", "address", "floats")
+def put_colours(builder: Any, address: Any, floats: Any) -> None:
+    """Sixteen floats within 0…255 to memory, as the nearest levels."""
+    half = floats.type([floats.type.element(0.5)] * 16)
+    whole = builder.fptosi(builder.fadd(floats, half), _vector(32))
+    _write(builder, address, builder.trunc(whole, _vector(8)))
+
+
+@_lanes_op("floats", "address")
+def floats_at(builder: Any, address: Any) -> Any:
+    """Sixteen floats from memory."""
+    from llvmlite import ir
+
+    kind = ir.VectorType(ir.FloatType(), 16)
+    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
+
+
+@_lanes_op("nothing", "address", "floats")
+def put_floats(builder: Any, address: Any, floats: Any) -> None:
+    """Sixteen floats to memory."""
+    builder.store(floats, builder.inttoptr(address, floats.type.as_pointer()), align=4)
+
+
+@_lanes_op("floats", "float")
+def floats_of(builder: Any, number: Any) -> Any:
+    """Sixteen times a float."""
+    return _spread(builder, number)
+
+
+@_lanes_op("lanes", "floats")
+def cut_off(builder: Any, floats: Any) -> Any:
+    """Floats that are not negative as whole numbers, cut off."""
+    return builder.fptosi(floats, _vector(32))
+
+
+@_lanes_op("sum", "lanes")
+def total_of(builder: Any, lanes: Any) -> Any:
+    """The sum of sixteen whole numbers."""
+    from llvmlite import ir
+
+    wide, count = builder.sext(lanes, _vector(64)), 16
+    while count > 1:
+        count //= 2
+        upper = _chosen(builder, wide, wide, range(count, 2 * count))
+        wide = builder.add(_chosen(builder, wide, wide, range(count)), upper)
+    return builder.extract_element(wide, ir.Constant(ir.IntType(32), 0))
+
+
+@_lanes_op("floats", "floats", "floats")
+def added(builder: Any, a: Any, b: Any) -> Any:
+    """Sums."""
+    return builder.fadd(a, b, flags=FINITE)
+
+
+@_lanes_op("floats", "floats", "floats")
+def less(builder: Any, a: Any, b: Any) -> Any:
+    """Differences a - b."""
+    return builder.fsub(a, b, flags=FINITE)
+
+
+@_lanes_op("floats", "floats", "floats")
+def scaled(builder: Any, a: Any, b: Any) -> Any:
+    """Products."""
+    return builder.fmul(a, b, flags=FINITE)
+
+
+@_lanes_op("floats", "floats", "floats")
+def divided(builder: Any, a: Any, b: Any) -> Any:
+    """Quotients a / b."""
+    return builder.fdiv(a, b, flags=FINITE)
+
+
+@_lanes_op("floats", "floats", "floats", "floats")
+def fused_lanes(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, each rounded once, as `fused`."""
+    return _each(builder, "fma", a, b, c)
+
+
+@_lanes_op("floats", "floats", "floats")
+def least(builder: Any, a: Any, b: Any) -> Any:
+    """The smaller of two."""
+    return builder.select(builder.fcmp_ordered("<", a, b, flags=FINITE), a, b)
+
+
+@_lanes_op("floats", "floats", "floats")
+def most(builder: Any, a: Any, b: Any) -> Any:
+    """The larger of two."""
+    return builder.select(builder.fcmp_ordered(">", a, b, flags=FINITE), a, b)
+
+
+@_lanes_op("floats", "floats", "floats", "floats", "floats")
+def where_same(builder: Any, a: Any, b: Any, then: Any, otherwise: Any) -> Any:
+    """`then` where a is b, else the other."""
+    return builder.select(builder.fcmp_ordered("==", a, b, flags=FINITE), then, otherwise)
+
+
+@_lanes_op("floats", "floats")
+def floored(builder: Any, a: Any) -> Any:
+    """The next whole numbers below."""
+    return _each(builder, "floor", a)
+
+
+@_lanes_op("floats", "floats")
+def absolute(builder: Any, a: Any) -> Any:
+    """How far from zero."""
+    return _each(builder, "fabs", a)
 
 
 @finite
@@ -355,6 +483,9 @@ def resample(
                             safe = at if at <= last_at else tail_at + (at - last_at)
                             mixed = plus(mixed, times(levels_at(safe), spread_at(share_at)))
                             at, share_at = at + U(step_row), share_at + U(4)
+                    elif most_y == 2:  # as whenever an image is enlarged
+                        mixed = plus(mixed, times(levels_at(at), spread_at(share_at)))
+                        mixed = plus(mixed, times(levels_at(at + U(step_row)), spread_at(share_at + U(4))))
                     else:
                         for _ in range(most_y >> 1):
                             first = times(levels_at(at), spread_at(share_at))
@@ -377,13 +508,17 @@ def resample(
                 for k in range(wide):
                     at = first_at + U(32 * (first_x[U(x0 + k)] * step_x + c * step_c))
                     share_at, mixed = weight_x_at + U(4 * (x0 + k) * most_x), lanes_of(np.uint32(HALF_LEVEL))
-                    for _ in range(most_x >> 1):
-                        first = times(numbers_at(at), spread_at(share_at))
-                        second = times(numbers_at(at + next_x), spread_at(share_at + U(4)))
-                        mixed = plus(mixed, plus(first, second))
-                        at, share_at = at + U(2) * next_x, share_at + U(8)
-                    if most_x & 1:
+                    if most_x == 2:
                         mixed = plus(mixed, times(numbers_at(at), spread_at(share_at)))
+                        mixed = plus(mixed, times(numbers_at(at + next_x), spread_at(share_at + U(4))))
+                    else:
+                        for _ in range(most_x >> 1):
+                            first = times(numbers_at(at), spread_at(share_at))
+                            second = times(numbers_at(at + next_x), spread_at(share_at + U(4)))
+                            mixed = plus(mixed, plus(first, second))
+                            at, share_at = at + U(2) * next_x, share_at + U(8)
+                        if most_x & 1:
+                            mixed = plus(mixed, times(numbers_at(at), spread_at(share_at)))
                     put_levels(square_at + U(16 * k), mixed)
                 if many == 16 and wide == 16:
                     turn_levels(square_at, address(b) + U((c * out_h + y0) * out_w + x0), U(out_w))
@@ -837,62 +972,82 @@ def permute(a: Levels, order: Floats) -> None:
 
 
 @finite
-def jitter(a: Levels, factors: Floats, order: Floats, floats: Floats) -> None:
-    """Brightness, contrast, saturation and hue in any order, rounded once. a: [3, N]; floats: scratch [3, N].
+def jitter(a: Levels, factors: Floats, order: Floats, floats: Floats, rest: Levels) -> None:
+    """Brightness, contrast, saturation and hue in any order, rounded once. a: [3, N]; floats, rest: scratch.
 
     order: numbers of factors: 0 to 3, with 8 in the place of 2 for the saturation of HSV.
 
-    What precedes contrast is done in a first pass, since contrast needs the mean of its result.
+    What precedes contrast is done in a first pass, since contrast needs the mean of its result. Sixteen pixels at a
+    time go through all steps; what does not fill sixteen stands in `rest`, followed by black ones.
     """
     size = a.shape[1]
-    turn_of_contrast = -1
-    if factors[1] != ONE:
-        for turn in range(4):
-            if int(order[turn]) == 1:
-                turn_of_contrast = turn
-    mean = ZERO
-    begin = 0
-    if turn_of_contrast >= 0:
-        before = 0
-        for turn in range(turn_of_contrast):
-            kind = int(order[turn])
-            if factors[kind] != (ZERO if kind == 3 else ONE):
-                before += 1
-        if before == 0:
-            mean = mean_luma(a[0], a[1], a[2])
-        else:
-            sums = np.int64(0)
-            for start in range(0, size, BLOCK):
-                stop = min(size, start + BLOCK)
-                r, g, b = floats[0, start:stop], floats[1, start:stop], floats[2, start:stop]
-                lift(a[:, start:stop], r, g, b)
-                for turn in range(turn_of_contrast):
-                    color_step(int(order[turn]), factors, r, g, b, ZERO)
-                sums += luma_sum(r, g, b)
-            mean = F(sums / (float(FINE) * size))
-            begin = turn_of_contrast
-    for start in range(0, size, BLOCK):
-        stop = min(size, start + BLOCK)
-        r, g, b = floats[0, start:stop], floats[1, start:stop], floats[2, start:stop]
-        if begin == 0:
-            lift(a[:, start:stop], r, g, b)
-        for turn in range(begin, 4):
-            color_step(int(order[turn]), factors, r, g, b, mean)
-        lower(r, a[0, start:stop])
-        lower(g, a[1, start:stop])
-        lower(b, a[2, start:stop])
+    before, later, contrast = U(0), U(0), False  # steps that do something, four bits each, the first one lowest
+    for turn in range(3, -1, -1):
+        kind = int(order[turn])
+        if factors[kind] != (ZERO if kind == 3 else ONE):
+            before = before << U(4) | U(kind + 1)
+            if kind == 1:
+                before, later, contrast = U(0), before, True
+    whole = size // 16
+    more = 0 if size == 16 * whole else 1
+    for i in range(48 * more):
+        at = 16 * whole + i % 16
+        rest[i] = a[i // 16, at] if at < size else np.uint8(0)
+    first, beyond, lifted, mean = address(a), address(rest), address(floats), ZERO
+    lifted_beyond = lifted + U(192 * whole)
+    if not contrast:
+        before, later = later, before
+    elif before == U(0):
+        mean = mean_luma(a[0], a[1], a[2])
+    else:
+        sums = lift(first, U(size), whole, factors, before, lifted)
+        sums += lift(beyond, U(16), more, factors, before, lifted_beyond)
+        mean = F(sums / (float(FINE) * size))
+    has_lifted = before != U(0)
+    recolour(first, U(size), whole, factors, later, mean, has_lifted, lifted)
+    recolour(beyond, U(16), more, factors, later, mean, has_lifted, lifted_beyond)
+    for i in range(48 * more):
+        at = 16 * whole + i % 16
+        if at < size:
+            a[i // 16, at] = rest[i]
 
 
 @finite
-def lift(a: Levels, r: Floats, g: Floats, b: Floats) -> None:
-    """Levels [3, n] as floats, a plane each."""
-    red, green, blue = a[0], a[1], a[2]
-    for i in range(r.size):
-        r[i] = F(red[i])
-    for i in range(r.size):
-        g[i] = F(green[i])
-    for i in range(r.size):
-        b[i] = F(blue[i])
+def lift(levels: Any, plane: Any, blocks: int, factors: Floats, steps: Any, floats: Any) -> Any:
+    """Blocks of sixteen pixels after some steps as floats, and the sum of their lumas in parts of `FINE`.
+
+    levels: where the first plane begins; plane: how far it is to the next. floats: where what is made goes.
+    """
+    total, sums = np.int64(0), cut_off(floats_of(ZERO))
+    red, green, blue, half = floats_of(RED * FINE), floats_of(GREEN * FINE), floats_of(BLUE * FINE), floats_of(HALF)
+    for block in range(blocks):
+        at, to = levels + U(16 * block), floats + U(192 * block)
+        r, g, b = colours_at(at), colours_at(at + plane), colours_at(at + plane + plane)
+        r, g, b = color_steps(steps, factors, r, g, b, ZERO)
+        sums = plus(sums, cut_off(fused_lanes(blue, b, fused_lanes(green, g, fused_lanes(red, r, half)))))
+        put_floats(to, r)
+        put_floats(to + U(64), g)
+        put_floats(to + U(128), b)
+        if block % 1024 == 1023:  # so many fill no 31 bits; whole numbers add up to the same in any order
+            total, sums = total + total_of(sums), cut_off(floats_of(ZERO))
+    return total + total_of(sums)
+
+
+@finite
+def recolour(
+    levels: Any, plane: Any, blocks: int, factors: Floats, steps: Any, mean: Any, lifted: bool, floats: Any
+) -> None:
+    """Blocks of sixteen pixels after some steps, in place, as the nearest levels; of what `lift` made, if it did."""
+    for block in range(blocks):
+        at, made = levels + U(16 * block), floats + U(192 * block)
+        if lifted:
+            r, g, b = floats_at(made), floats_at(made + U(64)), floats_at(made + U(128))
+        else:
+            r, g, b = colours_at(at), colours_at(at + plane), colours_at(at + plane + plane)
+        r, g, b = color_steps(steps, factors, r, g, b, mean)
+        put_colours(at, r)
+        put_colours(at + plane, g)
+        put_colours(at + plane + plane, b)
 
 
 @finite
@@ -903,85 +1058,71 @@ def lower(values: Floats, out: Levels) -> None:
 
 
 @finite
-def luma_sum(r: Floats, g: Floats, b: Floats) -> Any:
-    """Sum of the lumas of a block, in parts of `FINE`: whole numbers add up to the same in any order."""
-    total = np.int32(0)
-    for i in range(r.size):
-        total += np.int32(fused(BLUE * FINE, b[i], fused(GREEN * FINE, g[i], fused(RED * FINE, r[i], HALF))))
-    return total
+def color_steps(steps: Any, factors: Floats, r: Any, g: Any, b: Any, mean: Any) -> Any:
+    """Steps of jitter on sixteen pixels, each clamped to 0…255; number 8 saturates in HSV."""
+    top, zero = floats_of(TOP), floats_of(ZERO)
+    while steps != U(0):
+        kind = (steps & U(15)) - U(1)
+        steps = steps >> U(4)
+        number = factors[kind]
+        factor = floats_of(number)
+        if kind == U(3):
+            r, g, b = turn_hue(r, g, b, factor)
+        elif kind == U(0):
+            r, g, b = scaled(factor, r), scaled(factor, g), scaled(factor, b)
+            r, g, b = least(r, top), least(g, top), least(b, top)
+        elif kind == U(8):
+            r, g, b = saturate_hsv(r, g, b, factor)
+        else:
+            add = floats_of((ONE - number) * mean)
+            if kind == U(2):
+                luma = fused_lanes(floats_of(BLUE), b, fused_lanes(floats_of(GREEN), g, scaled(floats_of(RED), r)))
+                add = scaled(floats_of(ONE - number), luma)
+            r, g, b = fused_lanes(factor, r, add), fused_lanes(factor, g, add), fused_lanes(factor, b, add)
+            r, g, b = most(r, zero), most(g, zero), most(b, zero)
+            r, g, b = least(r, top), least(g, top), least(b, top)
+    return r, g, b
 
 
 @finite
-def color_step(kind: int, factors: Floats, r: Floats, g: Floats, b: Floats, mean: Any) -> None:
-    """One of the four steps of jitter on a block of floats, each clamped to 0…255; number 8 saturates in HSV."""
-    factor = factors[kind]
-    if factor == (ZERO if kind == 3 else ONE):
-        return
-    rest = ONE - factor
-    if kind == 0:
-        for i in range(r.size):
-            r[i] = min(factor * r[i], TOP)
-        for i in range(r.size):
-            g[i] = min(factor * g[i], TOP)
-        for i in range(r.size):
-            b[i] = min(factor * b[i], TOP)
-    elif kind == 1:
-        add = rest * mean
-        for i in range(r.size):
-            r[i] = min(max(fused(factor, r[i], add), ZERO), TOP)
-        for i in range(r.size):
-            g[i] = min(max(fused(factor, g[i], add), ZERO), TOP)
-        for i in range(r.size):
-            b[i] = min(max(fused(factor, b[i], add), ZERO), TOP)
-    elif kind == 2:
-        for i in range(r.size):
-            red, green, blue = r[i], g[i], b[i]
-            add = rest * fused(BLUE, blue, fused(GREEN, green, RED * red))
-            r[i] = min(max(fused(factor, red, add), ZERO), TOP)
-            g[i] = min(max(fused(factor, green, add), ZERO), TOP)
-            b[i] = min(max(fused(factor, blue, add), ZERO), TOP)
-    elif kind == 8:
-        saturate_hsv(r, g, b, factor)
-    else:
-        turn_hue(r, g, b, factor)
-
-
-@finite
-def saturate_hsv(r: Floats, g: Floats, b: Floats, factor: Any) -> None:
+def saturate_hsv(r: Any, g: Any, b: Any, factor: Any) -> Any:
     """Multiplies S of HSV by a factor, up to 1: the distance of each channel from the largest grows with it."""
-    for i in range(r.size):
-        red, green, blue = r[i], g[i], b[i]
-        value = max(red, max(green, blue))
-        chroma = value - min(red, min(green, blue))
-        growth = min(factor, value / max(chroma, F(1e-6)))
-        r[i] = max(value - growth * (value - red), ZERO)
-        g[i] = max(value - growth * (value - green), ZERO)
-        b[i] = max(value - growth * (value - blue), ZERO)
+    zero = floats_of(ZERO)
+    value = most(r, most(g, b))
+    chroma = less(value, least(r, least(g, b)))
+    growth = least(factor, divided(value, most(chroma, floats_of(F(1e-6)))))
+    r = most(less(value, scaled(growth, less(value, r))), zero)
+    g = most(less(value, scaled(growth, less(value, g))), zero)
+    b = most(less(value, scaled(growth, less(value, b))), zero)
+    return r, g, b
 
 
 @finite
-def turn_hue(r: Floats, g: Floats, b: Floats, shift: Any) -> None:
+def turn_hue(r: Any, g: Any, b: Any, shift: Any) -> Any:
     """Turns the hue by `shift` turns, at constant saturation and value, without branches.
 
     With a hue of t turns a channel is value - chroma * clip(2 - 6 d), d being how far t is, around the circle, from
     the hue where this channel is least: a half for red, five sixths for green, a sixth for blue.
     """
-    for i in range(r.size):
-        red, green, blue = r[i], g[i], b[i]
-        value = max(red, max(green, blue))
-        chroma = value - min(red, min(green, blue))
-        inverse = F(1 / 6) / max(chroma, F(1e-6))
-        hue = fused(red - green, inverse, F(4 / 6))
-        hue = fused(blue - red, inverse, F(2 / 6)) if value == green else hue
-        hue = (green - blue) * inverse if value == red else hue
-        hue += shift
-        # hue - 1/2 and its like, less the nearest whole number
-        from_red = hue - F(3 / 6) - np.floor(hue)
-        from_green = hue - F(5 / 6) - np.floor(hue - F(2 / 6))
-        from_blue = hue - F(1 / 6) - np.floor(hue + F(2 / 6))
-        r[i] = fused(-chroma, min(max(fused(-SIX, abs(from_red), TWO), ZERO), ONE), value)
-        g[i] = fused(-chroma, min(max(fused(-SIX, abs(from_green), TWO), ZERO), ONE), value)
-        b[i] = fused(-chroma, min(max(fused(-SIX, abs(from_blue), TWO), ZERO), ONE), value)
+    third = floats_of(F(2 / 6))
+    value = most(r, most(g, b))
+    chroma = less(value, least(r, least(g, b)))
+    inverse = divided(floats_of(F(1 / 6)), most(chroma, floats_of(F(1e-6))))
+    hue = fused_lanes(less(r, g), inverse, floats_of(F(4 / 6)))
+    hue = where_same(value, g, fused_lanes(less(b, r), inverse, third), hue)
+    hue = added(where_same(value, r, scaled(less(g, b), inverse), hue), shift)
+    # hue - 1/2 and its like, less the nearest whole number
+    from_red = less(less(hue, floats_of(F(3 / 6))), floored(hue))
+    from_green = less(less(hue, floats_of(F(5 / 6))), floored(less(hue, third)))
+    from_blue = less(less(hue, floats_of(F(1 / 6))), floored(added(hue, third)))
+    return below(value, chroma, from_red), below(value, chroma, from_green), below(value, chroma, from_blue)
+
+
+@finite
+def below(value: Any, chroma: Any, away: Any) -> Any:
+    """A channel whose hue is so far away from where it is least."""
+    zero, share = floats_of(ZERO), fused_lanes(floats_of(-SIX), absolute(away), floats_of(TWO))
+    return fused_lanes(less(zero, chroma), least(most(share, zero), floats_of(ONE)), value)
 
 
 @finite
@@ -1126,8 +1267,8 @@ def run(
                 most_weights = max(most_weights, sizes[t, side] * (int(2 * args[i, t, 2 + side] / whole) + 4))
     rows_a, rows_b = np.empty(channels * largest + 16, np.uint8), np.empty(channels * largest + 16, np.uint8)
     rows_k = np.empty(channels * largest, np.uint8)
-    floats = np.empty((3, largest), np.float32)
-    total = floats.reshape(3 * largest)
+    floats = np.empty(3 * largest + 48, np.float32)
+    total = floats[: 3 * largest]
     wide = np.empty(channels * (largest + 4 * widest), np.float32)
     places, index = np.empty(2 * largest, np.float32), np.empty(largest, np.int32)
     line, near = np.empty(3 * widest + 32, np.uint16), np.empty(2 * widest + 2, np.uint64)
@@ -1196,7 +1337,7 @@ def run(
             elif code == Code.FILL:
                 fill_box(image, int(arg[0]), int(arg[1]), int(arg[2]), int(arg[3]), arg[4:])
             elif code == Code.JITTER:
-                jitter(planes, arg[:9], arg[4:8], floats)
+                jitter(planes, arg[:9], arg[4:8], floats, tiles)
             elif code == Code.GRAY:
                 gray(planes)
             elif code == Code.LEVELS:

@@ -59,6 +59,7 @@ class Code(IntEnum):
 
 
 READS_SOURCE = (Code.LOAD, Code.RESAMPLE, Code.WINDOW)
+FLIPS_AT = {Code.RESAMPLE: 4, Code.WINDOW: 3}  # where the numbers of those that can flip too say so
 NEEDS_RGB = (Code.PERMUTE, Code.JITTER, Code.GRAY, Code.CONTRAST, Code.SATURATE, Code.ADD, Code.BEGIN_MIX)
 
 
@@ -121,16 +122,16 @@ class Program:
 def pack(columns: list[Column], count: int, size: tuple[int, int] | None) -> Program:
     """Packs the columns of `count` images. size: of the source images; None where they are unlike.
 
-    The first column reads the source (LOAD is put before one that does not); a flip after it becomes part of it.
+    The first column reads the source of every image (LOAD is put before one that does not).
     """
-    if not columns or not columns[0].is_one_of(*READS_SOURCE):
+    if not columns or not columns[0].is_one_of(*READS_SOURCE) or columns[0].applied is not None:
         columns = [Column(Code.LOAD, size=size), *columns]
-    columns = _fuse_flips(columns)
-    codes = np.zeros((count, len(columns)), np.int8)
+    steps = _steps(columns)
+    codes = np.zeros((count, len(steps)), np.int8)
     given = [column.args.shape[1] for column in columns if column.args is not None]
-    args = np.zeros((count, len(columns), max(LEAST_ARGS, *given, 0)), np.float32)
-    sizes = np.zeros((len(columns), 2), np.int64)
-    for t, column in enumerate(columns):
+    args = np.zeros((count, len(steps), max(LEAST_ARGS, *given, 0)), np.float32)
+    sizes = np.zeros((len(steps), 2), np.int64)
+    for t, (column, flips) in enumerate(steps):
         size = column.size or size
         if size is None:
             raise ValueError("images have unlike sizes; begin the view with a crop or a resize")
@@ -140,25 +141,21 @@ def pack(columns: list[Column], count: int, size: tuple[int, int] | None) -> Pro
             codes[:, t] *= column.applied.numpy()
         if column.args is not None:
             args[:, t, : column.args.shape[1]] = column.args.numpy()
+        for flip in flips:
+            assert flip.args is not None
+            done = True if flip.applied is None else flip.applied.numpy()[:, None]
+            axes = args[:, t, FLIPS_AT[column.code] :][:, :2]  # type: ignore[index]
+            axes[:] = axes != done * flip.args.numpy()  # two flips undo each other
     return Program(codes, args, sizes)
 
 
-def _fuse_flips(columns: list[Column]) -> list[Column]:
-    """Flips right after a column that moves pixels anyway cost nothing there."""
-    places = {Code.RESAMPLE: 4, Code.WINDOW: 3}
-    fused: list[Column] = []
+def _steps(columns: list[Column]) -> list[tuple[Column, list[Column]]]:
+    """Columns, each with the flips right after it that are done with it: where pixels are moved anyway, for nothing."""
+    steps: list[tuple[Column, list[Column]]] = []
     for column in columns:
-        last = fused[-1] if fused else None
-        if column.is_one_of(Code.FLIP) and last is not None and last.is_one_of(*places):
-            assert column.args is not None
-            assert last.args is not None
-            flips = column.args if column.applied is None else column.args * column.applied[:, None]
-            place = places[last.code]  # type: ignore[index]
-            kept = last.args[:, :place].double()
-            before = last.args[:, place : place + 2].double() if last.args.shape[1] > place else torch.zeros_like(flips)
-            more = last.args[:, place + 2 :].double()
-            both = torch.cat([kept, (before != flips).double(), more], dim=1)  # two flips undo each other
-            fused[-1] = Column(last.code, both, last.applied, last.size)
+        last = steps[-1][0] if steps else None
+        if last and last.is_one_of(*FLIPS_AT) and last.applied is None and column.is_one_of(Code.FLIP):
+            steps[-1][1].append(column)
         else:
-            fused.append(column)
-    return fused
+            steps.append((column, []))
+    return steps

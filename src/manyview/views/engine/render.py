@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def sizes_of(images: Source) -> Tensor:
     if isinstance(images, Reduced):
         return images.sizes
     if isinstance(images, Tensor):
-        return torch.tensor([images.shape[-2:]]).expand(len(images), 2)
+        return torch.from_numpy(np.array(images.shape[-2:], np.int64)).expand(len(images), 2)
     return torch.tensor([list(image.shape[-2:]) for image in images], dtype=torch.long).view(-1, 2)
 
 
@@ -65,10 +66,10 @@ def render(ops: Sequence[Drawn], images: Source, repeat: int = 1) -> Tensor | li
     if not count:
         return None
     sizes = sizes_of(images)
-    columns = _columns(ops, sizes.repeat_interleave(repeat, dim=0))
+    columns = _columns(ops, sizes if repeat == 1 else sizes.repeat_interleave(repeat, dim=0))
     if images[0].shape[0] != 3 and any(column.rgb or column.is_one_of(*NEEDS_RGB) for column in columns):
         return None
-    alike = bool((sizes == sizes[0]).all())
+    alike = isinstance(images, Tensor) or bool((sizes == sizes[0]).all())
     if alike or columns[0].size is not None:
         if isinstance(images, Reduced):
             columns[0] = columns[0].scaled(1 / images.scales.repeat_interleave(repeat))

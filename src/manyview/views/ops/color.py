@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,9 +74,9 @@ class Jitter:
         return [*ranges, as_range("hue", hue, -0.5, 0.5)]
 
     def sample(self, draws: Draws, sizes: Tensor) -> Params:
-        low, high = torch.tensor(self.ranges(), dtype=torch.float64).T
+        low, high = np.array(self.ranges()).T
         return {
-            "factors": low + (high - low) * draws.uniform("factors", 4),
+            "factors": torch.from_numpy(low + (high - low) * draws.uniform("factors", 4).numpy()),
             "order": draws.permutation("order", 4),
             "applied": draws.coin("applied", self.p),
         }
@@ -101,10 +102,12 @@ class Jitter:
         return out
 
     def lower(self, params: Params, sizes: Tensor) -> list[Column]:
-        factors, order = params["factors"], params["order"]
+        factors, order = params["factors"].numpy(), params["order"].numpy()
+        numbers = np.empty((len(factors), 9), np.float32)
+        numbers[:, :4], numbers[:, 4:8], numbers[:, 8] = factors, order, factors[:, 2]
         if self.saturate == "hsv":  # which stands behind the order, as the factor of number 8
-            order = torch.where(order == 2, 8, order)
-        return [Column(Code.JITTER, torch.cat([factors, order, factors[:, 2:3]], dim=1), params["applied"])]
+            numbers[:, 4:8][order == 2] = 8
+        return [Column(Code.JITTER, torch.from_numpy(numbers), params["applied"])]
 
     def difference(self, a: Params, b: Params, frame: ViewParams | None = None) -> Tensor:
         """Brightness, contrast, saturation, hue [B, 4], a minus b, each over its range's width (AugSelf).

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from manyview.errors import DataError
 from manyview.views.draws import Draws
-from manyview.views.engine.boxes import first_fitting
+from manyview.views.engine.boxes import first_fitting, placed
 from manyview.views.engine.program import Code, Column
 from manyview.views.ops.op import PIXELS, Params, ViewParams, as_float, as_range, beside, check_whole
 from manyview.views.ops.sight import Sight
@@ -50,12 +50,10 @@ class Crop:
         shares = draws.uniform("scale", ATTEMPTS, *as_range("scale", self.scale, 0, 1))
         ratios = draws.uniform("ratio", ATTEMPTS, math.log(low), math.log(high)).exp()
         seen = np.ascontiguousarray(sizes.numpy())
-        boxes = torch.from_numpy(first_fitting(shares.numpy(), ratios.numpy(), seen, low, high))
-        box, fallback = boxes[:, :2], boxes[:, 2:] > 0
-        room = sizes - box
-        drawn = [draws.integers(name, room[:, at : at + 1] + 1) for at, name in enumerate(("top", "left"))]
-        corner = torch.where(fallback, (room / 2).floor(), torch.cat(drawn, dim=1))
-        return {"box": fractions(torch.cat([corner, box], dim=1), sizes)}
+        boxes = first_fitting(shares.numpy(), ratios.numpy(), seen, low, high)
+        room = torch.from_numpy(seen - boxes[:, :2] + 1)
+        top, left = (draws.integers(name, room[:, at : at + 1]) for at, name in enumerate(("top", "left")))
+        return {"box": torch.from_numpy(placed(boxes, top.numpy(), left.numpy(), seen))}
 
     def render(self, images: Tensor, params: Params) -> Tensor:
         return resample(images, pixels(params["box"], images), as_pair(self.size))
@@ -71,7 +69,7 @@ class Crop:
         return sight.cut(params["box"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
-        return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+        return alike(self.size, len(sizes))
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ class PadCrop:
         return sight.cut(params["box"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
-        return sizes if self.size is None else torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+        return sizes if self.size is None else alike(self.size, len(sizes))
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ class CenterCrop:
         return sight.cut(params["box"])
 
     def output_size(self, sizes: Tensor) -> Tensor:
-        return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+        return alike(self.size, len(sizes))
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ class Resize:
 
     def output_size(self, sizes: Tensor) -> Tensor:
         if not isinstance(self.size, int):
-            return torch.tensor(as_pair(self.size)).expand(len(sizes), 2)
+            return alike(self.size, len(sizes))
         return self.size * sizes // sizes.min(dim=1, keepdim=True).values
 
     def whole(self, height: int, width: int) -> tuple[int, int]:
@@ -218,6 +216,11 @@ def as_pair(size: Any) -> tuple[int, int]:
     return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
 
 
+def alike(size: Any, count: int) -> Tensor:
+    """So many frames of one size, int64 [B, 2]."""
+    return torch.from_numpy(np.array(as_pair(size), np.int64)).expand(count, 2)
+
+
 def check_room(room: Tensor, sizes: Tensor, what: str) -> None:
     """Raises DataError where an image is smaller than what is to be cut out of it. room: pixels left over [B, 2]."""
     if (room < 0).any():
@@ -228,7 +231,7 @@ def check_room(room: Tensor, sizes: Tensor, what: str) -> None:
 
 def fractions(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Boxes in pixels [B, 4] as fractions of frames [B, 2]."""
-    return boxes / sizes.repeat(1, 2)
+    return (boxes.unflatten(1, (2, 2)) / sizes[:, None]).flatten(1)
 
 
 def pixels(box: Tensor, images: Tensor) -> Tensor:
@@ -238,7 +241,7 @@ def pixels(box: Tensor, images: Tensor) -> Tensor:
 
 def box_pixels(box: Tensor, sizes: Tensor) -> Tensor:
     """Boxes [B, 4] in whole pixels of frames [B, 2], float64."""
-    return (box * sizes.repeat(1, 2)).round()
+    return (box.unflatten(1, (2, 2)) * sizes[:, None]).round().flatten(1)
 
 
 def box_difference(a: Params, b: Params, frame: ViewParams | None) -> Tensor:

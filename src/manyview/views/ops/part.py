@@ -79,8 +79,11 @@ def in_parts(drawn: Sequence[tuple[Op, Params]]) -> list[Drawn]:
     return made
 
 
-def check_growth(ops: Sequence[Op], sizes: Tensor) -> None:
-    """Raises DataError where an image [B, 2] would become far larger than it is, and than what is to come of it."""
+def check_growth(ops: Sequence[Op], sizes: Tensor) -> Tensor:
+    """Sizes after all ops [B, 2], of images that have `sizes` before them.
+
+    Raises DataError where an image would become far larger than it is, and than what is to come of it.
+    """
     for at, op in enumerate(ops):
         out = op.output_size(sizes)
         if isinstance(op, Resize) and isinstance(op.size, int) and _crop_after(ops[at + 1 :]) is None:
@@ -94,6 +97,7 @@ def check_growth(ops: Sequence[Op], sizes: Tensor) -> None:
                     row,
                 )
         sizes = out
+    return sizes
 
 
 def _crop_after(ops: Sequence[Op]) -> int | None:
