@@ -71,8 +71,16 @@ class Arguments:
     @property
     def all_reads(self) -> tuple[Read, ...]:
         """Positional and named readouts."""
-        named = [(read,) if isinstance(read, Read) else read for read in self.named_reads.values()]
-        return (*self.reads, *(read for reads in named for read in reads))
+        return (*self.reads, *(read for reads in self._named for read in reads))
+
+    @property
+    def named_of_one_view(self) -> bool:
+        """Whether a name has one view's readouts, `where=logits(a)`, and so another's with views exchanged."""
+        return any(len({view for read in reads for view in read.views}) == 1 for reads in self._named)
+
+    @property
+    def _named(self) -> list[tuple[Read, ...]]:
+        return [(read,) if isinstance(read, Read) else read for read in self.named_reads.values()]
 
     def each(self, make: Callable[[Read], T]) -> tuple[list[T], dict[str, T | tuple[T, ...]]]:
         """What is made of each readout, positional and named, as the relation is called with it."""
@@ -220,7 +228,7 @@ def _swapped_views(factory: type[nn.Module], arguments: Arguments, swapped: Any,
     views = list(dict.fromkeys(view for read in arguments.all_reads for view in read.views))
     if len(views) != 2:
         raise RecipeError(f"{where}: swapped=True exchanges two views; this line reads {', '.join(views)}")
-    if has("symmetric", factory) and not arguments.named_reads:
+    if has("symmetric", factory) and not arguments.named_of_one_view:
         raise RecipeError(
             f"{where}: with its views exchanged this line is the same; drop swapped=True, or double the weight"
         )
