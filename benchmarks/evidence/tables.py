@@ -309,8 +309,9 @@ def text(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def read_explained(path: Path) -> list[dict[str, Any]]:
-    """The lines of explain.py; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+    """The lines of explain.py, the last of those of one run; none where there is no file."""
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+    return [*{(line["setting"], line["arm"], line["seed"]): line for line in lines}.values()]
 
 
 def main() -> None:

@@ -144,7 +144,6 @@ def test_an_update_that_looks_twice_counts_twice(recipes, tmp_path):
 
 
 @pytest.mark.usefixtures("_few_steps")
-@pytest.mark.usefixtures("_few_steps")
 def test_what_saves_memory_is_timed_as_it_is_trained(recipes):
     vit = "branches.net.backbone=test_vit(img_size=8, patch_size=4)"
     recipe = load_recipe(recipes["two"], vit, "train.micro_batch=5", "train.checkpointing=true", "train.epochs=10")
@@ -155,6 +154,7 @@ def test_what_saves_memory_is_timed_as_it_is_trained(recipes):
     assert {block.forward.__name__ for block in step.main.backbone.blocks} == {"_forward"}
 
 
+@pytest.mark.usefixtures("_few_steps")
 def test_equal_seconds_gives_the_faster_recipe_more_steps(recipes, tmp_path):
     def plan():
         return plan_comparison(
@@ -387,8 +387,8 @@ def shown(score):
     [
         (["two"], "compare needs at least two recipes, got two"),
         (["two", "two"], "two recipes are named 'two'"),
-        (["two", "two"], "Call one of them otherwise, as in two two@other other:KEY=VALUE"),
-        (["two"], "one with other settings is another: two two@other other:KEY=VALUE"),
+        (["two", "two"], "two.yaml@other other:KEY=VALUE"),
+        (["two"], "two.yaml@other other:KEY=VALUE"),
         (["two", "one@a/b"], "a recipe is called by letters, digits"),
         (["two", "one", "data.test=false"], "compare reads the test images where --split test asks for them"),
         (["two", "one", "--setting", "small"], "--setting names the lines in the file of --runs"),

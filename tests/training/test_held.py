@@ -54,7 +54,8 @@ def test_a_run_that_another_command_trains_is_left_alone_and_goes_on_once_that_w
     before = contents(folder)
     said = one_line(*manyview("train", text, "--out", folder, "--resume", "--quiet"))
     assert said == (
-        rf"{folder} is being trained by process 7 on \x1bnode since noon; wait for its end, or stop it and go on then"
+        rf"{folder} is being trained by process 7 on \x1bnode since noon; wait for its end, or stop it and go on then; "
+        f"where that machine is gone, remove {folder / '.lock'}"
     )
     with pytest.raises(Held, match="is being trained"):
         train(parse_recipe(RECIPE), folder, quiet=True)  # which is no less so for one that begins

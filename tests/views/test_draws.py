@@ -90,6 +90,14 @@ def test_a_batch_is_what_its_images_draw_alone(count):
     assert torch.equal(batch[0], batch[5])  # the same image twice in a batch
 
 
+def test_a_batch_longer_than_what_is_drawn_at_once_is_what_its_images_draw_alone():
+    index = torch.arange(300) * 37 + torch.tensor([0, 2**33, 2**62])[torch.arange(300) % 3]
+    batch = numbers(index=index, count=5)
+    for row in (0, 1, 126, 127, 128, 129, 255, 256, 299):
+        assert torch.equal(batch[row : row + 1], numbers(index=index[row : row + 1], count=5))
+    assert len(batch.unique()) == batch.numel()
+
+
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor, lambda i: torch.tensor(i, dtype=torch.int32)])
 def test_indices_may_be_of_any_integer_type(kind):
     assert torch.equal(numbers(index=kind([4, 1, 9])), numbers(index=[4, 1, 9]))

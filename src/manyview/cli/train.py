@@ -16,6 +16,7 @@ from manyview.cli.complete import recipes_or_runs
 from manyview.cli.launch import Meet, Nodes, Processes, start, starts, together
 from manyview.cli.speech import console, ringing
 from manyview.errors import Interrupted, RunError
+from manyview.foundation.lock import others
 from manyview.recipe.find import packaged_recipes, recipe_text, text_of_run
 from manyview.training.interrupt import ending
 from manyview.words.files import check_files
@@ -104,7 +105,7 @@ def train(
 
 def _begun(folder: Path, resume: bool) -> Path:
     """The folder of a run that is trained by others. Raises RunError for one that is not empty, unless it goes on."""
-    if not resume and folder.exists() and any(folder.iterdir()):
+    if not resume and others(folder):
         raise RunError(f"{folder} is not empty; choose another --out, or continue with --resume")
     return folder
 

@@ -53,7 +53,8 @@ def over_images_of(comparison: Comparison, main: str) -> dict[str, OverImages]:
         alike = [
             seed
             for seed in pairs
-            if marks[seed] == marks[pairs[0]] and _same_labels(ours[seed], reference[seed], ours[pairs[0]])
+            if marks[seed] == marks[pairs[0]] == _mark(comparison, comparison.entries[0], seed)
+            and _same_labels(ours[seed], reference[seed], ours[pairs[0]])
         ]
         if alike:
             labels = ours[alike[0]]["labels"].astype(np.int64)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+NAME = ".lock"  # of the file in a folder that one process holds
 SAID = 200  # bytes of what a holder says of itself that are read
 
 
 class Busy(OSError):
     """Another process holds a file; the message is what it says of itself, "" where it says nothing."""
+
+
+def others(folder: Path) -> set[str]:
+    """The names of what lies in a folder beside its lock; none where there is no folder."""
+    return {entry.name for entry in folder.iterdir()} - {NAME} if folder.exists() else set()
 
 
 @contextlib.contextmanager
@@ -70,14 +77,15 @@ def _held(path: Path) -> int | None:
             if os.path.samestat(os.fstat(number), os.stat(path)):
                 return number
         except (BlockingIOError, PermissionError):  # as POSIX has both for one that is held
-            said = os.read(number, SAID).decode(errors="replace").strip()
-            os.close(number)
-            raise Busy(said) from None
-        except FileNotFoundError:
-            pass
-        except OSError:  # of a disk without locks
-            os.close(number)
+            said = b""
             with contextlib.suppress(OSError):
-                path.unlink()
-            return None
+                said = os.read(number, SAID)
+            os.close(number)
+            raise Busy(said.decode(errors="replace").strip()) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):  # a disk without locks; nobody holds a file there
+                os.close(number)
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                return None
         os.close(number)  # of one that ended in between and took it away

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from manyview.errors import DataError, Interrupted, ManyviewError, RecipeError, RunError, reason
+from manyview.errors import DataError, Held, Interrupted, ManyviewError, RecipeError, RunError, reason
 from manyview.foundation.environment import code
 from manyview.judge.judge import judge
 from manyview.judge.subject import open_subject
@@ -28,7 +28,7 @@ from manyview.training.train import train
 from manyview.words.load import words_of
 
 RETRIES = 5  # times that a run is begun anew whose machine was lost
-KINDS: dict[str, type[ManyviewError]] = {"DataError": DataError, "RecipeError": RecipeError}
+KINDS: dict[str, type[ManyviewError]] = {"DataError": DataError, "RecipeError": RecipeError, "Held": Held}
 Answer = tuple[str, Any]  # "": what was asked for; else the kind of an error, and its line
 
 

@@ -11,7 +11,7 @@ DEFAULT = Name("default")  # of an argument that one of both does not give
 
 
 def parted(place: str, before: Any, now: Any) -> dict[str, tuple[Any, Any]]:
-    """Place -> (before, now): of the arguments that differ, by name or number; nothing where only the writing does.
+    """Place -> (before, now): of the arguments that differ, by name or number; nothing where only their order does.
 
     >>> parted("optimizer", "sgd(lr=0.1, momentum=0.9)", "sgd(momentum=0.9, lr=0.05, nesterov=True)")
     {'optimizer.lr': (0.1, 0.05), 'optimizer.nesterov': (default, True)}

@@ -1,7 +1,8 @@
 """A run is trained by one command at a time: two would write one folder's checkpoints and metrics in turns.
 
 Whoever trains holds a file in the run's folder, and lets go however the process ends, so a killed run goes on at once.
-Of machines that share the folder the file system must pass locks on, as NFS, Lustre (`-o flock`) and GPFS do.
+Of machines that share the folder the file system must pass locks on, as NFS, Lustre (`-o flock`) and GPFS do; that of
+a machine that is gone may stay for a while, and whoever takes the file away need not wait.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ from pathlib import Path
 
 from manyview.errors import Held, shown
 from manyview.foundation.group import as_one
-from manyview.foundation.lock import Busy, marked_as_mine
-
-NAME = ".lock"
+from manyview.foundation.lock import NAME, Busy, marked_as_mine
 
 
 @contextlib.contextmanager
@@ -33,11 +32,6 @@ def held(folder: Path, main: bool) -> Iterator[None]:
         yield
 
 
-def others(folder: Path) -> set[str]:
-    """The names of what lies in a run's folder beside the lock; none where there is no folder."""
-    return {entry.name for entry in folder.iterdir()} - {NAME} if folder.exists() else set()
-
-
 def _hold(folder: Path, stack: contextlib.ExitStack) -> None:
     for each in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
         stack.callback(_without, each)
@@ -48,7 +42,8 @@ def _hold(folder: Path, stack: contextlib.ExitStack) -> None:
         stack.enter_context(marked_as_mine(folder / NAME, mine))
     except Busy as error:
         by = shown(error) or "another process"
-        raise Held(f"{folder} is being trained by {by}; wait for its end, or stop it and go on then") from None
+        cure = f"wait for its end, or stop it and go on then; where that machine is gone, remove {folder / NAME}"
+        raise Held(f"{folder} is being trained by {by}; {cure}") from None
 
 
 def _without(folder: Path) -> None:

@@ -22,6 +22,7 @@ from manyview.data import Splits, open_splits
 from manyview.data.mark import exchanged, is_same, looks_of, marks_of
 from manyview.errors import ManyviewWarning, RecipeError, RunError, reason, shown, warn
 from manyview.foundation.files import at_home, read_mapping, read_state, write_json, write_text
+from manyview.foundation.lock import others
 from manyview.foundation.taken import check_overrides, taken_path
 from manyview.foundation.words import few
 from manyview.load import parse_recipe
@@ -31,7 +32,6 @@ from manyview.recipe.recipe import Recipe, check_recipe, difference
 from manyview.recipe.settings import Data, Train
 from manyview.recipe.streams import read_of
 from manyview.step import Step
-from manyview.training.held import others
 from manyview.training.kept_words import FOLDER, check_words, keep_words
 from manyview.training.networks import Note, check_networks, needed, note_of, trained
 from manyview.training.noted import read_noted, read_result
@@ -155,7 +155,7 @@ class Run:
             path.unlink()
         for path in [*(self.folder / FOLDER).glob("*")]:
             path.unlink()
-        for folder in (self.folder / FOLDER, self.last.parent, self.folder):
+        for folder in (self.folder / FOLDER, self.last.parent, self.folder):  # the last goes with its lock, see `held`
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 

@@ -169,6 +169,16 @@ def test_members_of_a_count_share_their_source():
     assert torch.equal(listed.images[3:], ours.images[3:])
 
 
+def test_the_mean_of_a_bright_image_of_many_pixels():
+    """More white than sums of 31 bits hold; contrast mixes with it, behind brightness."""
+    images = torch.full((4, 3, 224, 224), 255, dtype=torch.uint8)
+    images[:, :, ::9, ::7] = 200
+    ours, reference = (
+        see("jitter((0.9, 1.0), (0.3, 0.5), 0.0, 0.0)", images, compiled).images for compiled in (True, False)
+    )
+    assert_close(ours, reference, share=1.0)
+
+
 @pytest.mark.parametrize("channels", [1, 4, 16])
 def test_other_channel_counts(channels):
     images = photos(12, SQUARE).repeat(1, 6, 1, 1)[:, :channels].contiguous()

@@ -53,7 +53,7 @@ class ViewsDataset(Dataset[tuple[ViewsBatch, Tensor]]):
         self.recipe = recipe
         self.num_classes = num_classes
         self._plan = recipe.seen_views
-        self._learns, self._mixes = bool(recipe.learns_from_labels), mixes(self._plan)
+        self._learns, self._mixes = bool(recipe.needs_labels), mixes(self._plan)
         # shared memory: persistent workers must see the epoch change
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
 

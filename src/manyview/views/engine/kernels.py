@@ -35,10 +35,10 @@ F, U = np.float32, np.uint64
 ZERO, ONE, TWO, SIX, HALF, TOP = F(0), F(1), F(2), F(6), F(0.5), F(255)
 RED, GREEN, BLUE = F(0.2989), F(0.587), F(0.114)
 ROUND = F(3 << 22)  # added and taken away again, rounds to whole numbers, ties to even
-FINE = F(4096)  # parts of a level that lumas are added up in: 2048 pixels of them fill no more than 31 bits
+FINE = F(4096)  # parts of a level that lumas are added up in: 2,048 pixels of them fill no more than 31 bits
 WHOLE = 1 << 16  # what the weights of a mixture of levels add up to
 HALF_PART, HALF_LEVEL = 1 << 7, 1 << 23  # what rounds sums of levels, and of parts of levels, that are then cut off
-BLOCK = 2048  # pixels that a chain of colour steps takes at a time; their floats stay in the nearest cache
+BLOCK = 2048  # pixels whose lumas are added up before the sum is taken over
 
 FINITE = ("nnan", "ninf", "nsz")  # what `finite` promises, for floats in lanes
 
