@@ -26,7 +26,8 @@ from killed import assert_same_run, complete, kill_after
 from manyview.data import BadImage, open_splits
 from manyview.data.loader import Batches, stream
 from manyview.data.mark import is_same, marks_of
-from manyview.data.shard_format import digest_of
+from manyview.data.pack import PLAN
+from manyview.data.shard_format import PACKING, digest_of
 from manyview.data.shard_store import _make_room
 from manyview.errors import DataError
 from manyview.foundation.lock import alone_at
@@ -280,6 +281,9 @@ def test_a_pack_that_was_killed_goes_on(photos, packed, tmp_path):
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    if (tmp_path / "out" / PACKING).exists():
+        with alone_at(tmp_path / "out" / PACKING / PLAN):  # its workers, which have the lock too, take a moment to die
+            pass
     done(*map(str, command[3:]))
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
         path.name: path.read_bytes() for path in packed.iterdir()
