@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,12 @@ def test_the_mark_is_of_what_a_result_depends_on(recipes):
     usual = mark()
     assert mark("data.workers=1", "train.log_every=3", "title=other") == usual
     assert len({usual, mark("train.epochs=3"), mark("evaluate=['knn(k=3)']")}) == 3
+
+
+def test_a_line_names_no_place_of_a_machine(recipes):
+    made = plan_comparison([recipes["two"], recipes["one"]], Path("nowhere"), seeds=1)
+    entry = replace(made.entries[0], overrides=("data.root=/somewhere/images", "train.batch_size=24"))
+    assert line_of(made, entry, 0, {"eval_split": "test", "eval": {}}, "out")["overrides"] == ["train.batch_size=24"]
 
 
 def test_what_is_cut_short_is_left_out_and_what_is_no_run_is_refused(kept):

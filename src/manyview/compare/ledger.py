@@ -30,6 +30,7 @@ NEEDED = {"setting": str, "recipe": str, "seed": int, "split": str, "measures": 
 MEASURED = (int, float, type(None))
 CARRIED = ("epochs", "steps", "seconds", "images_per_second", "selected_by", "device", "data", "git", "versions")
 SECTIONS = ("data", "views", "branches", "relations", "train", "evaluate")
+PLACES = ("data.root=", "data.unlabeled_root=")  # of one machine, which a file that goes to others does not name
 NOT_MARKED = (*INCIDENTAL, "data.memory", "data.render", "train.compile")
 
 
@@ -110,7 +111,7 @@ def line_of(comparison: Comparison, entry: Entry, seed: int, result: Mapping[str
         "images": length.images,
         "forwards": length.forwards,
         "flops": length.flops,
-        "overrides": list(entry.overrides),
+        "overrides": [override for override in entry.overrides if not override.startswith(PLACES)],
         "source": comparison.source,
         "mark": mark_of(entry.recipe),
         **{key: result.get(key) for key in CARRIED},
