@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from manyview.compare.ledger import read_lines
+from manyview.compare.ledger import mark_of, read_lines
 from manyview.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +116,14 @@ def test_the_page_is_what_its_runs_say(tables):
         for row in tables.rows(raw, setting)[1:]:
             expected = row_by_hand(raw, setting, row.arm, [tables.rows(raw, setting)[0].arm], 1)
             assert row.found.mean == pytest.approx(expected[3])
+
+
+def test_the_packaged_recipe_is_the_arm_that_claimed(tables):
+    """In all that a result depends on but the seed, with the trial that validation chose."""
+    arms, chosen = importlib.import_module("arms"), importlib.import_module("chosen")
+    trial = chosen.tuned(read_lines(EVIDENCE / "runs.jsonl"), "overfitted", "supcon")
+    overrides = (*arms.SETTINGS["overfitted"].overrides, *arms.ARMS["supcon"], *trial)
+    assert mark_of(load_recipe("few_images_cifar10")) == mark_of(load_recipe(str(EVIDENCE / "base.yaml"), *overrides))
 
 
 def test_no_seed_both_chose_and_claimed(tables):

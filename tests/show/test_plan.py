@@ -58,6 +58,7 @@ ROWS = {  # images that pass each network for each image of a batch, read off th
     "moco_imagenet": {"online": 1, "teacher": 1},
     "quickstart": {"net": 2},
     "rdrop_cifar10": {"net": 2},
+    "few_images_cifar10": {"net": 2},
     "sam_cifar10": {"net": 1},
     "simclr_augself_cifar10": {"online": 2},
     "simclr_augself_imagenet": {"online": 2},
