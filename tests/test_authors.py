@@ -115,7 +115,9 @@ def test_swav_lets_go_of_its_prototypes_at_the_410th_step():
     assert load_recipe("swav_augself_stl10").relation_plan[0].options["freeze"] == 409
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"quickstart", "simclr_digits", "fixmatch_digits", "few_images_cifar10"}))
+@pytest.mark.parametrize(
+    "name", sorted({*NAMES} - {"quickstart", "simclr_digits", "fixmatch_digits", "few_images_cifar10"})
+)
 def test_a_papers_lr_is_for_its_batch(name):
     recipe = load_recipe(name)
     said = {"dino_imagenet": 256}.get(name, recipe.train.batch_size)  # DINO's is 5e-4 * batch / 256
