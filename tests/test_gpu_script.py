@@ -5,24 +5,19 @@ The parts themselves are run by `benchmarks/gpu.sh --dry`, in `.ci/run`.
 
 import importlib
 import os
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from scripts import BENCHMARKS, beside
 
 
 @pytest.fixture(scope="module")
 def script():
     """The script's command line, as `python -m gpu` finds it."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
+    with beside(BENCHMARKS):
         return importlib.import_module("gpu.__main__")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
 
 
 def right(bench):

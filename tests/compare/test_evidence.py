@@ -12,20 +12,18 @@ from scipy import stats
 
 from manyview.compare.ledger import mark_of, read_lines
 from manyview.load import load_recipe
+from scripts import BENCHMARKS, beside
 
 ROOT = Path(__file__).parents[2]
-EVIDENCE = ROOT / "benchmarks" / "evidence"
+EVIDENCE = BENCHMARKS / "evidence"
 PAGE = ROOT / "docs" / "evidence.md"
 
 
 @pytest.fixture(scope="module")
 def tables():
     """The script, whose folder is on the path as if it were run."""
-    sys.path.insert(0, str(EVIDENCE))
-    try:
+    with beside(EVIDENCE):
         yield importlib.import_module("tables")
-    finally:
-        sys.path.remove(str(EVIDENCE))
 
 
 def line(setting, arm, seed, value, split="test"):

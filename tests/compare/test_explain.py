@@ -2,26 +2,23 @@
 
 import importlib
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import manyview
+from scripts import BENCHMARKS, beside
 
-EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence"
+EVIDENCE = BENCHMARKS / "evidence"
 N, D, WIDTH, C = 6, 3, 5, 4
 
 
 @pytest.fixture(scope="module")
 def explain():
     """The script, whose folder is on the path as if it were run."""
-    sys.path.insert(0, str(EVIDENCE))
-    try:
+    with beside(EVIDENCE):
         yield importlib.import_module("explain")
-    finally:
-        sys.path.remove(str(EVIDENCE))
 
 
 def test_noise_of_a_linear_model_by_hand(explain):
