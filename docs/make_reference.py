@@ -50,6 +50,9 @@ def reference() -> str:
         "Turned are, op by op: "
         + "; ".join(f"`{name}` {', '.join(turnable(op))}" for name, op in OPS.items() if turnable(op))
         + ".\n",
+        "`alternate: [op]`: in every second epoch the op takes the opposite of what it drew for an image in the epoch "
+        "before, so that two epochs show each image flipped once and not flipped once. `anti` of an op that alternates "
+        "stays opposite to it.\n",
         "### Ops\n",
         "[All of them at three strengths](ops.png), drawn by `docs/make_ops.py`.\n",
         *entries(OPS),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from arms import ARMS, BASELINES, PHASES, SETTINGS, trials
+from arms import PHASES, SETTINGS, trials
 from tables import rows
 
 Lines = Sequence[Mapping[str, Any]]
@@ -16,13 +16,16 @@ screening is above the second claims, and one that is below the third as well do
 
 
 def means(lines: Lines, setting: str, phase: str) -> dict[str, float]:
-    """Recipe -> its mean of validation top-1 over the seeds of a phase. Raises SystemExit where one is missing."""
-    asked = PHASES[phase]
+    """Recipe -> its mean of validation's primary measure over the seeds of a phase.
+
+    Raises SystemExit where one is missing.
+    """
+    asked, (measure, _) = PHASES[phase], SETTINGS[setting].measure
     seeds = range(asked.first, asked.first + asked.seeds)
     own = [line for line in lines if (line["setting"], line["split"]) == (f"{setting}/{phase}", "val")]
     found: dict[str, float] = {}
     for recipe in dict.fromkeys(line["recipe"] for line in own):
-        values = {line["seed"]: line["measures"]["top1"] for line in own if line["recipe"] == recipe}
+        values = {line["seed"]: line["measures"].get(measure) for line in own if line["recipe"] == recipe}
         if missing := [seed for seed in seeds if values.get(seed) is None]:
             raise SystemExit(f"{setting}/{phase}: {recipe} has no result of seed {missing[0]}; finish that phase first")
         found[recipe] = float(np.mean([values[seed] for seed in seeds]))
@@ -40,10 +43,10 @@ def screened(lines: Lines, setting: str) -> list[str]:
 
     Raises SystemExit where an arm was not tuned with all of its trials.
     """
-    found = means(lines, setting, "tune")
-    best = {arm: found[_best(found, setting, arm)] for arm in ARMS}
-    better = max(best[name] for name in BASELINES)
-    return [arm for arm in ARMS if arm not in BASELINES and best[arm] - better > SCREENED]
+    found, of = means(lines, setting, "tune"), SETTINGS[setting]
+    best = {arm: found[_best(found, setting, arm)] for arm in of.arms}
+    better = max(best[name] for name in of.baselines)
+    return [arm for arm in of.arms if arm not in of.baselines and best[arm] - better > SCREENED]
 
 
 def _best(found: Mapping[str, float], setting: str, arm: str) -> str:
@@ -56,9 +59,13 @@ def _best(found: Mapping[str, float], setting: str, arm: str) -> str:
 def going_on(lines: Lines, setting: str, phase: str) -> list[str]:
     """The arms that a phase behind the screening is for, baselines left out; those that are close, for `claim_close`.
 
-    A setting whose arms come from another screens none of its own: its arms that were close there are.
+    A setting whose arms come from another screens none of its own: its arms that were close there are. One that has
+    arms of its own and screens none has all of them claim.
     """
-    other = SETTINGS[setting].arms_of
+    of = SETTINGS[setting]
+    other = of.arms_of
+    if other is None and not of.screens:
+        return [arm for arm in of.arms if arm not in of.baselines]
     close = _close(lines, other or setting, CLOSE if phase == "claim_close" else np.inf)
     return close if other is None else [arm for arm in winners(lines, other) if phase != "claim_close" or arm in close]
 
@@ -66,9 +73,10 @@ def going_on(lines: Lines, setting: str, phase: str) -> list[str]:
 def _close(lines: Lines, setting: str, upper: float) -> list[str]:
     """The arms of a screening that went on and were less than `upper` ahead."""
     found, asked = means(lines, setting, "screen"), screened(lines, setting)
-    if missing := [name for name in (*BASELINES, *asked) if name not in found]:
+    baselines = SETTINGS[setting].baselines
+    if missing := [name for name in (*baselines, *asked) if name not in found]:
         raise SystemExit(f"{setting}: {missing[0]} is not screened; finish the phase screen first")
-    better = max(found[name] for name in BASELINES)
+    better = max(found[name] for name in baselines)
     return [arm for arm in asked if GOES_ON < found[arm] - better < upper]
 
 
@@ -77,11 +85,11 @@ def winners(lines: Lines, setting: str) -> list[str]:
 
     Raises SystemExit unless all that went on have claimed with the seeds of `claim`.
     """
-    made = rows(lines, setting)
+    made, baselines = rows(lines, setting), SETTINGS[setting].baselines
     claimed = {row.arm: row.values for row in made}
-    for arm in (*BASELINES, *going_on(lines, setting, "claim")):
+    for arm in (*baselines, *going_on(lines, setting, "claim")):
         if missing := [seed for seed in range(PHASES["claim"].seeds) if seed not in claimed.get(arm, {})]:
             raise SystemExit(f"{setting}: {arm} has no claim of seed {missing[0]}; finish the phase claim first")
-    ranked = [row for row in made if row.arm not in BASELINES]
+    ranked = [row for row in made if row.arm not in baselines]
     above = [row.arm for row in ranked if row.ahead]
     return above[:2] or [row.arm for row in ranked[:1]]

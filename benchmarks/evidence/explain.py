@@ -8,7 +8,8 @@ that were judged:
 
 - loss: of the view `test`, on the run's own training images and on test images, cross-entropy with the label;
 - two drawn views: the baseline's views `a` and `b` of every test image, the same pixels for all arms: top-1 of the
-  first alone, the share of images given the same class in both, and the mean of both Kullback-Leibler divergences;
+  first alone and of both views' averaged probabilities, which is two passes an image, the share of images given the
+  same class in both, and the mean of both Kullback-Leibler divergences;
 - gradient noise: of the plain cross-entropy of view `a` of IMAGES training images in DRAWS draws,
   in float32, see `noise`.
 
@@ -112,6 +113,8 @@ def look_into(subject: Subject, drawing: Step, train: Seen, test: Seen) -> dict[
         found[name] = float(F.cross_entropy(scores_of(subject, plain), seen.labels))
     first, second = (scores_of(subject, test.drawn(drawing, EPOCH, name)) for name in "ab")
     found["one_view_top1"] = 100 * float((first.argmax(1) == test.labels).double().mean())
+    both = first.softmax(dim=1) + second.softmax(dim=1)
+    found["averaged_top1"] = 100 * float((both.argmax(1) == test.labels).double().mean())
     found["same_class"] = 100 * float((first.argmax(1) == second.argmax(1)).double().mean())
     found["symmetric_kl"] = divergence(first, second)
     found["ece15"] = (subject.run.finished() or {"eval": {}})["eval"].get("calibration_ece15")
@@ -138,7 +141,7 @@ def claimed(setting: str, out: Path) -> list[str]:
 def main() -> None:
     """Looks into all runs that are asked for and not in the file yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("setting", choices=SETTINGS)
+    parser.add_argument("setting", choices=[name for name, each in SETTINGS.items() if each.arms is ARMS])
     parser.add_argument("out", type=Path)
     parser.add_argument("--arms", type=lambda text: text.split(","))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])

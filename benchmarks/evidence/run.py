@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from arms import ARMS, BASELINES, PHASES, SETTINGS, trials
+from arms import PHASES, SETTINGS, trials
 from chosen import Lines, going_on, screened, tuned
 from tiny20 import tiny20
 
@@ -28,29 +28,27 @@ RUNS = HERE / "runs.jsonl"
 
 
 def recipes(setting: str, phase: str, only: Sequence[str], runs: Path = RUNS) -> dict[str, tuple[str, ...]]:
-    """Name -> overrides of base.yaml, of all that a phase trains. Raises SystemExit for a phase that there is not."""
+    """Name -> overrides of the setting's base, of all that a phase trains.
+
+    Raises SystemExit for a phase that there is not.
+    """
     lines, of = read_lines(runs), SETTINGS[setting]
     if phase == "tune" and of.tuned_in:
         raise SystemExit(f"{setting}: nothing is tuned on it; its trials are those of {of.tuned_in}")
-    if phase == "screen" and of.arms_of:
-        raise SystemExit(f"{setting}: nothing is screened on it; its arms are those that pay in {of.arms_of}")
+    if phase == "screen" and not of.screens:
+        whose = f"those that pay in {of.arms_of}" if of.arms_of else "all that it has"
+        raise SystemExit(f"{setting}: nothing is screened on it; its arms are {whose}")
     asked = only or _asked(lines, setting, phase)
-    arms = [*BASELINES, *(arm for arm in asked if arm not in BASELINES)]
+    arms = [*of.baselines, *(arm for arm in asked if arm not in of.baselines)]
     if phase == "tune":
-        return {name: (*ARMS[arm], *tried) for arm in arms for name, tried in trials(arm).items()}
-    return {arm: (*ARMS[arm], *tuned(lines, setting, arm)) for arm in arms}
+        return {name: (*of.arms[arm], *tried) for arm in arms for name, tried in trials(arm).items()}
+    return {arm: (*of.arms[arm], *tuned(lines, setting, arm)) for arm in arms}
 
 
 def _asked(lines: Lines, setting: str, phase: str) -> list[str]:
     if PHASES[phase].split == "test" or SETTINGS[setting].arms_of:
         return going_on(lines, setting, phase)
-    return list(ARMS) if phase == "tune" else screened(lines, setting)
-
-
-def _arms(text: str) -> list[str]:
-    if unknown := [name for name in text.split(",") if name not in ARMS]:
-        raise argparse.ArgumentTypeError(f"no arm is called {unknown[0]!r}; arms: {', '.join(ARMS)}")
-    return text.split(",")
+    return list(SETTINGS[setting].arms) if phase == "tune" else screened(lines, setting)
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -68,15 +66,17 @@ def main() -> None:
     parser.add_argument("phase", choices=PHASES)
     parser.add_argument("root", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--arms", type=_arms, default=[])
+    parser.add_argument("--arms", type=lambda text: text.split(","), default=[])
     parser.add_argument("--part", type=_part, default=(1, 1))
     args = parser.parse_args()
     setting, asked, (part, parts) = SETTINGS[args.setting], PHASES[args.phase], args.part
+    if unknown := [name for name in args.arms if name not in setting.arms]:
+        parser.error(f"{args.setting}: no arm is called {unknown[0]!r}; arms: {', '.join(setting.arms)}")
     made = recipes(args.setting, args.phase, args.arms)
     if setting.data == "tiny-20":
         tiny20(args.root / "tiny-imagenet", args.out / "tiny-20")
     compare(
-        [f"{HERE / 'base.yaml'}@{name}" for name in made],
+        [f"{HERE / setting.base}@{name}" for name in made],
         args.out / f"{args.setting}-{args.phase}",
         seeds=asked.seeds,
         first_seed=asked.first,
@@ -86,7 +86,7 @@ def main() -> None:
             *(f"{name}:{override}" for name, overrides in made.items() for override in overrides),
         ],
         budget="flops",
-        measure="top1",
+        measure=setting.measure[0],
         split=asked.split,
         only=list(made)[part - 1 :: parts],
         runs=RUNS,

@@ -1,8 +1,9 @@
 """The tables, sentences and figures of docs/evidence.md, by one command:  python benchmarks/evidence/tables.py
 
-From runs.jsonl a setting's arms against the better of its two baselines, by the mean over seeds that both have; paired
-differences with Student's 95 % interval, p-values by Holm over all arms that were tuned or screened in the setting, and
-the difference that so many seeds would have found with a power of 80 % at the corrected level of the least p-value.
+From runs.jsonl a setting's arms against the better of its baselines, by the mean over seeds that all of these have, or
+against the baseline that an arm is a line more than; paired differences with Student's 95 % interval, p-values by Holm
+over all arms that were tuned or screened in the setting, and the difference that so many seeds would have found with a
+power of 80 % at the corrected level of the least p-value.
 From explained.jsonl (see explain.py) what may explain them.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from arms import BASELINES
+from arms import setting_of
 
 from manyview.compare.corrected import detectable, holm
 from manyview.compare.figure import INK, MEAN, POINT, save_svg
@@ -33,13 +34,14 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "evidence.md"
 BEGIN, END = "<!-- made by benchmarks/evidence/tables.py -->", "<!-- end -->"
 EXPLAINED = "<!-- explained, by benchmarks/evidence/tables.py -->"
-MEASURE, LEVEL = "top1", 0.05
-BESIDE = {"loss": "loss", "calibration_ece15": "ECE"}
-"""What may explain a difference, where runs have it: measure -> column."""
+LEVEL = 0.05
+BESIDE = {"loss": ("loss", ".3f"), "calibration_ece15": ("ECE", ".3f"), "knn": ("kNN", ".2f")}
+"""What may explain a difference, where runs have it: measure -> column and form."""
 COLUMNS = {
     "train_loss": ("training loss", ".3f"),
     "test_loss": ("test loss", ".3f"),
     "one_view_top1": ("top-1 of one drawn view", ".2f"),
+    "averaged_top1": ("of two, averaged", ".2f"),
     "same_class": ("two drawn views agree, %", ".1f"),
     "symmetric_kl": ("their symmetric KL", ".3f"),
     "ece15": ("ECE", ".3f"),
@@ -54,13 +56,15 @@ NO_WORSE, AHEAD_IN, NO_WORSE_IN = -0.3, ("overfitted", "tiny20"), "underfitted"
 
 @dataclass(frozen=True)
 class Row:
-    """An arm of a setting. values: seed -> top-1. found: against the better baseline, None of that itself.
+    """An arm of a setting. values: seed -> primary measure. found: against that baseline, None of the better itself.
 
     beside: means of BESIDE. power: the difference that would have been found in four of five cases.
     """
 
     arm: str
+    baseline: bool
     values: Mapping[int, float]
+    against: str | None
     found: Difference | None
     p_holm: float | None
     power: float | None
@@ -85,7 +89,9 @@ def settings(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 def arms_of(lines: Sequence[Mapping[str, Any]], setting: str) -> set[str]:
     """All arms that were tuned or screened in a setting, or claimed without."""
     own = (setting, f"{setting}/tune", f"{setting}/screen")
-    return {line["recipe"].partition(".")[0] for line in lines if line["setting"] in own} - {*BASELINES}
+    return {line["recipe"].partition(".")[0] for line in lines if line["setting"] in own} - {
+        *setting_of(setting).baselines
+    }
 
 
 def rows(lines: Sequence[Mapping[str, Any]], setting: str, split: str = "test") -> list[Row]:
@@ -93,47 +99,48 @@ def rows(lines: Sequence[Mapping[str, Any]], setting: str, split: str = "test") 
 
     split: "val" for what was screened.
     """
-    phase = setting if split == "test" else f"{setting}/screen"
+    phase, of = setting if split == "test" else f"{setting}/screen", setting_of(setting)
     own = [line for line in lines if (line["setting"], line["split"]) == (phase, split)]
     values: dict[str, dict[int, float]] = {}
     for line in own:
-        if line["measures"].get(MEASURE) is not None:
-            values.setdefault(line["recipe"], {})[line["seed"]] = line["measures"][MEASURE]
-    known = [name for name in BASELINES if name in values]
+        if (value := line["measures"].get(of.measure[0])) is not None:
+            values.setdefault(line["recipe"], {})[line["seed"]] = value
+    known = [name for name in of.baselines if name in values]
     if not known:
         return []
     common = set.intersection(*({*values[name]} for name in known))
     better = max(known, key=lambda name: np.mean([values[name][seed] for seed in common or values[name]]))
-    found = {name: _against(of, values[better]) for name, of in values.items() if name != better}
-    tested = {name: each.p if each else None for name, each in found.items() if name not in BASELINES}
+    against = {name: of.against.get(name, better) for name in values if name != better}
+    pairs = {name: _pairs(values[name], values.get(baseline, {})) for name, baseline in against.items()}
+    found = {name: paired(each) if len(each) else None for name, each in pairs.items()}
+    tested = {name: each.p if each else None for name, each in found.items() if name not in of.baselines}
     family = max(len(arms_of(lines, setting)), len(tested))
     adjusted = holm(tested, family) if tested else {}
     made = [
         Row(
             name,
-            of,
+            name in of.baselines,
+            each,
+            against.get(name),
             found.get(name),
             adjusted.get(name),
-            _power(of, values[better], family) if name in tested else None,
+            _power(pairs[name], family) if name in tested else None,
             _beside([line for line in own if line["recipe"] == name]),
         )
-        for name, of in values.items()
+        for name, each in values.items()
     ]
     place = {better: -1, **{name: 0 for name in known if name != better}}
     return sorted(made, key=lambda row: (place.get(row.arm, 1), -(row.found.mean if row.found else 0.0)))
 
 
-def _pairs(values: Mapping[int, float], baseline: Mapping[int, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def _pairs(values: Mapping[int, float], baseline: Mapping[int, float]) -> Floats:
     return np.array([values[seed] - baseline[seed] for seed in sorted(values) if seed in baseline])
 
 
-def _against(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
-    pairs = _pairs(values, baseline)
-    return paired(pairs) if len(pairs) else None
-
-
-def _power(values: Mapping[int, float], baseline: Mapping[int, float], family: int) -> float | None:
-    pairs = _pairs(values, baseline)
+def _power(pairs: Floats, family: int) -> float | None:
     return detectable(float(pairs.std(ddof=1)), len(pairs), LEVEL / max(1, family)) if len(pairs) > 1 else None
 
 
@@ -142,9 +149,10 @@ def _beside(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {key: float(np.mean(of)) for key, of in found.items() if of and None not in of}
 
 
-def table(made: Sequence[Row], split: str = "test") -> Table:
-    """A row an arm."""
-    better = made[0].arm
+def table(made: Sequence[Row], measure: str, split: str = "test") -> Table:
+    """A row an arm. measure: what the primary one is called."""
+    to = _to(made)
+    beside = {key: name for key, name in BESIDE.items() if any(key in row.beside for row in made)}
     shown = []
     for row in made:
         values = np.array(list(row.values.values()))
@@ -156,25 +164,31 @@ def table(made: Sequence[Row], split: str = "test") -> Table:
                 row.arm,
                 len(values),
                 spread,
-                None if found is None else f"{found.mean:+.2f}",
+                None if found is None else f"{found.mean:+.2f}" + ("" if to else f" to {row.against}"),
                 interval,
                 None if found is None else f"{found.higher} of {found.n}",
                 _p(row.p_holm),
                 None if row.power is None else f"{row.power:.2f}",
-                *(None if row.beside.get(key) is None else f"{row.beside[key]:.3f}" for key in BESIDE),
+                *(format(row.beside[key], form) if key in row.beside else None for key, (_, form) in beside.items()),
             )
         )
     columns = (
         "arm",
         "seeds",
-        f"{split} top-1",
-        f"difference to {better}",
+        f"{split} {measure}",
+        f"difference to {to}" if to else "difference",
         "95 %",
         "higher on",
         "p (Holm)",
         "power at",
     )
-    return Table((*columns, *(f"{split} {name}" for name in BESIDE.values())), tuple(shown))
+    return Table((*columns, *(f"{split} {name}" for name, _ in beside.values())), tuple(shown))
+
+
+def _to(made: Sequence[Row]) -> str | None:
+    """The baseline that all are compared with; None where arms have their own."""
+    found = {row.against for row in made if row.against}
+    return made[0].arm if len(found) < 2 else None
 
 
 def _p(value: float | None) -> str | None:
@@ -183,14 +197,15 @@ def _p(value: float | None) -> str | None:
 
 def sentence(made: Sequence[Row], family: int) -> str:
     """What a table says, by rule: how many arms are ahead, how many behind, and what is refuted of the rest."""
-    better, arms = made[0].arm, [row for row in made if row.arm not in BASELINES and row.interval is not None]
+    to, arms = _to(made), [row for row in made if not row.baseline and row.interval is not None]
     seeds = sorted({row.found.n for row in arms if row.found})
     ahead = [row for row in arms if row.ahead]
     behind = [row for row in arms if row.interval and row.interval[1] < 0]
     sure = [row for row in ahead if row.p_holm is not None and row.p_holm < LEVEL]
     rest = [row for row in arms if row not in (*ahead, *behind)]
+    whom = f"`{to}`" if to else "their baselines"
     parts = [
-        f"**{len(ahead)} of {len(arms)} arms {_are(ahead)} ahead of `{better}`**{_names(ahead)}",
+        f"**{len(ahead)} of {len(arms)} arms {_are(ahead)} ahead of {whom}**{_names(ahead)}",
         f"{len(sure)} also with p (Holm, over {family} that were tried) below {LEVEL}{_names(sure)}",
         f"{len(behind)} {_are(behind)} behind{_names(behind)}",
     ]
@@ -214,7 +229,11 @@ def _names(found: Sequence[Row]) -> str:
 def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
     """Which arms pay, of those that claimed in all settings that are asked."""
     found = {setting: {row.arm: row for row in rows(lines, setting)} for setting in (*AHEAD_IN, NO_WORSE_IN)}
-    arms = [arm for arm in found[AHEAD_IN[0]] if arm not in BASELINES and all(arm in of for of in found.values())]
+    arms = [
+        arm
+        for arm in found[AHEAD_IN[0]]
+        if arm not in setting_of(AHEAD_IN[0]).baselines and all(arm in of for of in found.values())
+    ]
     if not arms:
         return "No arm has claimed in all of " + ", ".join(f"`{setting}`" for setting in found) + " yet."
     least = {arm: found[NO_WORSE_IN][arm].interval or (-np.inf, np.inf) for arm in arms}
@@ -257,7 +276,7 @@ def _over(of: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def draw(setting: str, made: Sequence[Row]) -> Figure:
-    """Differences to the better baseline with their intervals, a row an arm; the other baseline is grey.
+    """Differences to the baseline with their intervals, a row an arm; other baselines are grey.
 
     Full points have a p below 0.05 by Holm; all else may be chance among so many arms.
     """
@@ -268,19 +287,20 @@ def draw(setting: str, made: Sequence[Row]) -> Figure:
     axes = figure.subplots()
     for place, row in enumerate(compared):
         assert row.found is not None
-        color = POINT if row.arm in BASELINES else MEAN
-        full = row.arm in BASELINES or (row.p_holm is not None and row.p_holm < LEVEL)
+        color = POINT if row.baseline else MEAN
+        full = row.baseline or (row.p_holm is not None and row.p_holm < LEVEL)
         if row.interval is not None:
             axes.plot(row.interval, [place, place], "-", color=color, lw=1.5)
         axes.plot([row.found.mean], [place], "o", color=color, ms=5.5, mfc=color if full else "white")
         told = f"{row.found.mean:+.2f}  (n {row.found.n})"
         axes.text(1.02, place, told, color=INK, fontsize=8, va="center", transform=axes.get_yaxis_transform())
     axes.axvline(0, color=INK, lw=0.8)
-    names = [f"{row.arm} (baseline)" if row.arm in BASELINES else row.arm for row in compared]
+    names = [f"{row.arm} (baseline)" if row.baseline else row.arm for row in compared]
     axes.set_yticks(range(len(compared)), names, fontsize=9)
     axes.set_ylim(len(compared) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"points of test top-1 beyond {made[0].arm}, 95 %; full: p (Holm) below {LEVEL}", fontsize=9)
+    measure, to = setting_of(setting).measure[1], _to(made) or "an arm's own baseline"
+    axes.set_xlabel(f"points of test {measure} beyond {to}, 95 %; full: p (Holm) below {LEVEL}", fontsize=9)
     axes.set_title(setting, fontsize=10)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -291,19 +311,19 @@ def text(lines: Sequence[Mapping[str, Any]]) -> str:
     """What stands in the page between its marks."""
     parts = []
     for setting in settings(lines):
-        made = rows(lines, setting)
+        made, measure = rows(lines, setting), setting_of(setting).measure[1]
         if made:
             arms = len(arms_of(lines, setting))
             parts += [
                 f"### {setting}",
                 sentence(made, arms),
-                table(made).markdown(),
+                table(made, measure).markdown(),
                 f"![Differences in {setting}](evidence_{setting}.svg)",
             ]
         if screening := rows(lines, setting, "val"):
             parts += [
                 f"Screening, on validation, which chose the arms above and proves nothing ({setting}):",
-                table(screening, "val").markdown(),
+                table(screening, measure, "val").markdown(),
             ]
     return "\n\n".join([*parts, verdict(lines)]) if parts else "No run has claimed yet."
 

@@ -17,6 +17,7 @@ from scripts import BENCHMARKS, beside
 ROOT = Path(__file__).parents[2]
 EVIDENCE = BENCHMARKS / "evidence"
 PAGE = ROOT / "docs" / "evidence.md"
+BASELINES = ("two_views", "one_view")
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +62,13 @@ def row_by_hand(lines, setting, arm, baselines, screened):
 def test_a_row_is_what_its_raw_lines_say(tables, lines):
     made = tables.rows(lines, "small")
     assert [row.arm for row in made] == ["one_view", "two_views", "tied_mse", "jsd"]
-    better, n, mean, difference, low, high, _, least = row_by_hand(lines, "small", "tied_mse", tables.BASELINES, 5)
+    better, n, mean, difference, low, high, _, least = row_by_hand(lines, "small", "tied_mse", BASELINES, 5)
     row = made[2]
     assert better == "one_view"
     assert (row.found.n, row.found.mean) == (n, pytest.approx(difference))
     assert row.found.t == pytest.approx((low, high))
     assert row.p_holm == pytest.approx(least)
-    jsd = row_by_hand(lines, "small", "jsd", tables.BASELINES, 4)
+    jsd = row_by_hand(lines, "small", "jsd", BASELINES, 4)
     assert made[3].p_holm == pytest.approx(max(least, min(1, jsd[-1])))
     text, screening = [each for each in tables.text(lines).splitlines() if each.startswith("| tied_mse")]
     assert screening.startswith("| tied_mse | 1 | 50.00 | +0.00 | ")  # of validation alone
@@ -75,6 +76,36 @@ def test_a_row_is_what_its_raw_lines_say(tables, lines):
     assert f"| {difference:+.2f} | {low:+.2f} to {high:+.2f} |" in text
     assert made[0].found is None
     assert made[1].p_holm is None  # the other baseline is no arm
+
+
+def test_an_arm_with_a_baseline_of_its_own_is_compared_with_that(tables):
+    """LeJEPA's arms with LeJEPA, which is far ahead of SimSiam; by the setting's own measure."""
+    drawn, lines = np.random.default_rng(5), []
+    means = {"simsiam": 40, "lejepa": 50, "simsiam_dssl": 41, "simsiam_augself": 43, "lejepa_dssl": 49}
+    for arm, mean in means.items():
+        for seed in range(6):
+            found = line("selfsupervised", arm, seed, 0.0)
+            found["measures"] = {"linear": mean + drawn.normal(), "knn": mean - 5.0, "top1": None}
+            lines.append(found)
+    as_top1 = [{**each, "measures": {"top1": each["measures"]["linear"]}} for each in lines]
+    made = {row.arm: row for row in tables.rows(lines, "selfsupervised")}
+    assert [*made][:2] == ["lejepa", "simsiam"]
+    assert made["lejepa"].found is None
+    for arm, against in {"simsiam": "lejepa", "simsiam_dssl": "simsiam", "lejepa_dssl": "lejepa"}.items():
+        by_hand = row_by_hand(as_top1, "selfsupervised", arm, [against], 3)
+        assert made[arm].against == against
+        assert made[arm].found.mean == pytest.approx(by_hand[3])
+        assert made[arm].found.t == pytest.approx(by_hand[4:6])
+    ps = sorted(row_by_hand(as_top1, "selfsupervised", arm, [arm.partition("_")[0]], 1)[6] for arm in [*means][2:])
+    adjusted = sorted(row.p_holm for row in made.values() if not row.baseline)
+    assert adjusted[0] == pytest.approx(min(1, 3 * ps[0]))
+    assert all(row.p_holm is None for row in made.values() if row.baseline)
+    text = tables.text(lines)
+    assert "| arm | seeds | test linear probe | difference | 95 % |" in text
+    assert f"| {made['simsiam_dssl'].found.mean:+.2f} to simsiam |" in text
+    assert "test kNN |" in text
+    assert "loss" not in text
+    assert "arms are ahead of their baselines**" in text or "arms is ahead of their baselines**" in text
 
 
 def test_what_has_no_baseline_and_what_chose_are_no_table(tables, lines):
@@ -137,14 +168,15 @@ def test_no_seed_both_chose_and_claimed(tables):
 
 def test_every_arm_and_trial_is_a_recipe(tables):
     arms = importlib.import_module("arms")
-    for name, overrides in arms.ARMS.items():
-        tried = [*arms.trials(name).values()]
-        assert len({*tried}) == 3
-        recipe = load_recipe(str(EVIDENCE / "base.yaml"), *overrides, *tried[-1])
-        assert recipe.relation_plan
-        assert "lr=0.2," in recipe.train.optimizer
     for setting in arms.SETTINGS.values():
-        assert load_recipe(str(EVIDENCE / "base.yaml"), *setting.overrides).train.epochs in (15, 60)
+        assert {*setting.baselines, *setting.against, *setting.against.values()} <= {*setting.arms}
+        for name, overrides in setting.arms.items():
+            tried = [*arms.trials(name).values()]
+            assert len({*tried}) == 3
+            recipe = load_recipe(str(EVIDENCE / setting.base), *setting.overrides, *overrides, *tried[-1])
+            assert recipe.relation_plan
+            largest = max(arms.RATES_OF.get(name, arms.RATES), key=float)
+            assert f"lr={float(largest):g}," in recipe.train.optimizer.replace("4e-3", "0.004")
 
 
 # ------------------------------------------------------------------------------------------------------------ the rules
@@ -177,7 +209,7 @@ def phases(run, tuned=TUNED, screened=SCREENED, claimed=CLAIMED):
     """Lines of `overfitted`; arms that are not said were hopeless. Differences between claims are never just equal."""
     found = [
         line("overfitted/tune", name, 100, tuned.get(arm, (30, 30, 30))[number], split="val")
-        for arm in run.ARMS
+        for arm in run.SETTINGS["overfitted"].arms
         for number, name in enumerate(run.trials(arm))
     ]
     found += [
@@ -251,12 +283,25 @@ def test_a_phase_trains_what_the_rules_say(run, tmp_path):
     assert [*made] == ["two_views", "one_view", "tied_mse", "jsd", "rdrop", "sam", "augself"]
     assert made["one_view"][-1] == "train.optimizer.lr=0.2"
     assert [*run.recipes("overfitted", "claim_close", [], runs)] == ["two_views", "one_view", "jsd", "rdrop"]
-    assert len(run.recipes("overfitted", "tune", [], runs)) == 3 * len(run.ARMS)
+    assert len(run.recipes("overfitted", "tune", [], runs)) == 3 * len(run.SETTINGS["overfitted"].arms)
     assert [*run.recipes("underfitted", "tune", [], runs)] == [
         f"{arm}.{number}" for arm in ("two_views", "one_view", "tied_mse", "augself") for number in range(3)
     ]
     assert [*run.recipes("tiny20", "claim", [], runs)] == ["two_views", "one_view", "tied_mse", "augself"]
     assert [*run.recipes("overfitted", "screen", ["sla"], runs)] == ["two_views", "one_view", "sla"]  # named by hand
+    semi = phases(run) + [
+        line("semisupervised/tune", name, 100, 40 + number, split="val")
+        for arm in run.SETTINGS["semisupervised"].arms
+        for number, name in enumerate(run.trials(arm))
+    ]
+    runs.write_text("".join(json.dumps(each) + "\n" for each in semi))
+    arms = ["fixmatch", "freematch", "labels", "tied_fixmatch", "tied_freematch"]  # which screens none of them
+    assert [*run.recipes("semisupervised", "tune", [], runs)] == [
+        f"{arm}.{number}" for arm in arms for number in range(3)
+    ]
+    assert [*run.recipes("semisupervised", "claim", [], runs)] == arms
+    with pytest.raises(SystemExit, match="semisupervised: nothing is screened on it; its arms are all that it has"):
+        run.recipes("semisupervised", "screen", [], runs)
     with pytest.raises(SystemExit, match="tiny20: nothing is tuned on it; its trials are those of overfitted"):
         run.recipes("tiny20", "tune", [], runs)
     with pytest.raises(SystemExit, match="underfitted: nothing is screened on it; its arms are those that pay in over"):
@@ -269,7 +314,7 @@ def test_a_phase_trains_what_the_rules_say(run, tmp_path):
         ("--part", "0/2"): "wanted K/N with K from 1 to N, as 1/2, got '0/2'",
         ("--part", "3/2"): "wanted K/N with K from 1 to N, as 1/2, got '3/2'",
         ("--part", "half"): "wanted K/N with K from 1 to N, as 1/2, got 'half'",
-        ("--arms", "jsd,tied"): "no arm is called 'tied'; arms: two_views, one_view, tied_mse",
+        ("--arms", "jsd,tied"): "overfitted: no arm is called 'tied'; arms: two_views, one_view, tied_mse",
     }.items(),
     ids=["none of 2", "3 of 2", "no number", "no arm"],
 )
@@ -285,7 +330,7 @@ def test_a_sentence_says_what_the_rows_do(run, tables):
     lines = [each for each in phases(run) if each["setting"] == "overfitted"]
     lines += over_seeds({"sla": 38.0, "agmax": 41.02}, 12)
     told = tables.sentence(tables.rows(lines, "overfitted"), 17)
-    agmax = row_by_hand(lines, "overfitted", "agmax", tables.BASELINES, 17)
+    agmax = row_by_hand(lines, "overfitted", "agmax", BASELINES, 17)
     assert told == (
         "On 12 seeds: **4 of 6 arms are ahead of `one_view`** (tied_mse, augself, jsd, rdrop); 4 also with p (Holm, "
         "over 17 that were tried) below 0.05 (tied_mse, augself, jsd, rdrop); 1 is behind (sla). The intervals of the "

@@ -164,6 +164,57 @@ def test_the_difference_to_the_opposite_crop_is_twice_the_way_to_the_middle():
     assert not OPS["flip"]().difference(a["flip"], b["flip"]).any()
 
 
+# ------------------------------------------------------------------------------------------------ epochs in turns
+
+
+def over_epochs(planned, epochs, seed=3):
+    return [sample_views(planned, sizes_of(photos()), range(200), epoch, seed) for epoch in range(epochs)]
+
+
+def test_every_second_epoch_shows_the_opposite_of_the_one_before():
+    make = "crop(8) | flip | grayscale(0.5)"
+    drawn = over_epochs(plan(a={"from": "image", "make": make, "alternate": ("flip", "crop")}), 4)
+    plain = over_epochs(plan(a={"from": "image", "make": make}), 4)
+    flips, boxes = ([each["a"][op][key] for each in drawn] for op, key in (("flip", "applied"), ("crop", "box")))
+    for first in (0, 2):
+        assert torch.equal(flips[first], plain[first]["a"]["flip"]["applied"])
+        assert torch.equal(flips[first + 1], ~flips[first])
+        mirrored = boxes[first][:, :2] + boxes[first + 1][:, :2] + boxes[first][:, 2:]
+        torch.testing.assert_close(mirrored, torch.ones(200, 2).double(), rtol=0, atol=1e-12)
+    assert not torch.equal(flips[2], flips[0])
+    assert not torch.equal(flips[2], flips[1])
+    for each, usual in zip(drawn, plain, strict=True):  # what is not named draws anew
+        assert torch.equal(each["a"]["grayscale"]["applied"], usual["a"]["grayscale"]["applied"])
+
+
+def test_what_is_opposite_to_an_op_that_alternates_stays_so_and_members_alternate_each():
+    planned = plan(
+        a={"from": "image", "make": "flip", "alternate": ("flip",), "count": 2},
+        b={"like": "a", "anti": ("flip",)},
+        c={"like": "a", "same": ("flip",)},
+        d={"like": "a"},
+    )
+    flips = [{name: ops["flip"]["applied"] for name, ops in each.items()} for each in over_epochs(planned, 3)]
+    for each in flips:
+        assert torch.equal(each["b"], ~each["a"])
+        assert torch.equal(each["c"], each["a"])
+    assert torch.equal(flips[1]["a"], ~flips[0]["a"])
+    assert not torch.equal(flips[0]["a"][::2], flips[0]["a"][1::2])
+    assert not torch.equal(flips[1]["d"], ~flips[0]["d"])  # draws of its own, and it was not told to
+
+
+@pytest.mark.parametrize(("views", "told"), [
+    ({"a": {"from": "image", "make": "flip", "alternate": ("crop",)}}, "view 'a' has no op 'crop'; ops: flip"),
+    ({"a": {"from": "image", "make": "rotate90", "alternate": ("rotate90",)}}, "'rotate90' draws nothing that has an"),
+    ({"a": {"from": "image", "make": "flip"}, "b": {"like": "a", "anti": ("flip",), "alternate": ("flip",)}},
+     "'flip' is told twice; an op in 'same' or 'anti' alternates where its view does"),
+    ({"a": {"from": "image", "make": "flip", "alternate": ("flip", "flip")}}, "'flip' is told twice"),
+])  # fmt: skip
+def test_what_cannot_alternate_is_refused(views, told):
+    with pytest.raises(RecipeError, match=rf"views\.[ab]\.alternate: {told}"):
+        plan(**views)
+
+
 # ---------------------------------------------------------------------------------------------------- like, and from
 
 
@@ -223,7 +274,8 @@ def recipe(tmp_path):
     return load_recipe(path)
 
 
-def test_the_plan_and_its_figure_tell_who_is_opposite_to_whom(recipe):
+def test_the_plan_and_its_figure_tell_who_is_opposite_to_whom(recipe, tmp_path):
+    path = tmp_path / "turns.yaml"
     plan = Plan(recipe, Step(recipe, 10))
     console = Console(width=240)
     with console.capture() as shown:
@@ -231,6 +283,12 @@ def test_the_plan_and_its_figure_tell_who_is_opposite_to_whom(recipe):
     assert "pad_crop(padding=2) opposite to a | flip() opposite to a" in shown.get()
     assert ">b  (opposite to a)<" in svg(plan.recipe)
     assert recipe.view_plan["heavy_b"].source == "b"
+    path.write_text(RECIPE.replace('| flip"}', '| flip", alternate: [flip]}'))
+    turns = load_recipe(path)
+    with console.capture() as shown:
+        console.print(Plan(turns, Step(turns, 10)).render())
+    assert "flip() in turns with its opposite" in shown.get()
+    assert "flip() opposite to a in turns" in shown.get()
 
 
 def test_a_recipe_with_opposite_views_survives_writing_and_overrides(recipe, tmp_path):

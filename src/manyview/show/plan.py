@@ -139,7 +139,8 @@ def _ops(view: PlannedView) -> str:
     for planned in view.ops:
         shared = planned.owner[0] if planned.owner[0] != view.name else ""
         how = "opposite to" if planned.turned else "as in"
-        parts.append(describe(planned.op) + (f" {how} {shared}" if shared else ""))
+        turns = " in turns with its opposite" if planned.alternates else ""
+        parts.append(describe(planned.op) + (f" {how} {shared}" if shared else "") + turns)
     if view.orbit:
         parts.append(f"orbit {view.orbit}")
     if view.count:

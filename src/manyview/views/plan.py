@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ AGAIN = "_again"  # in the name of an op that stands in a view for the second ti
 
 
 class ViewSpec(BaseModel):
-    """A view as a recipe writes it: {from, make}, or {like}, {like, from}, with `orbit`, `count`, `same` and `anti`."""
+    """A view as a recipe writes it: {from, make}, or {like}, {like, from}, and `orbit`, `count`, `same`, `anti`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -42,6 +42,7 @@ class ViewSpec(BaseModel):
     count: int | None = Field(None, ge=1, le=TURNS, strict=True)
     same: tuple[str, ...] = ()
     anti: tuple[str, ...] = ()
+    alternate: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,22 @@ class PlannedOp:
     """An op in its place.
 
     owner: the view and op name whose draws it uses, its own unless `same` or `anti` says otherwise. turned: whether it
-    takes the opposite of them.
+    takes the opposite of them. alternates: whether every other epoch, from the second on, takes the opposite of what
+    the epoch before it drew.
     """
 
     name: str
     op: Op
     owner: tuple[str, str]
     turned: bool = False
+    alternates: bool = False
 
     def draws(self, seed: int, epoch: int, index: NDArray[np.int64], member: int | None = None) -> Draws:
         """What it draws from for images [B]; for one member of a view with a count."""
         view, name = self.owner
-        draws = Draws(seed, epoch, index, view if member is None else f"{view}.{member}", name)
-        return draws.opposite(turnable(self.op)) if self.turned else draws
+        second = self.alternates and epoch % 2 == 1
+        draws = Draws(seed, epoch - second, index, view if member is None else f"{view}.{member}", name)
+        return draws.opposite(turnable(self.op)) if self.turned ^ second else draws
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,10 @@ def _check_ways(view: PlannedView, above: Mapping[str, PlannedView]) -> None:
 
 
 def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedView], words: Words) -> PlannedView:
-    """Points the ops in `same` and `anti` at another view's draws: `a.flip`; `flip` alone means the view it is like."""
+    """Points the ops in `same` and `anti` at another view's draws: `a.flip`; `flip` alone means the view it is like.
+
+    Those in `alternate` are its own, and change sides with the epochs.
+    """
     ops, shared = {op.name: op for op in view.ops}, set[str]()
     for key, text in [*(("same", text) for text in spec.same), *(("anti", text) for text in spec.anti)]:
         where = f"views.{view.name}.{key}"
@@ -225,12 +232,31 @@ def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedV
             raise RecipeError(f"{where}: a view with a count draws for each member; share draws with one of that count")
         if name in shared:
             raise RecipeError(f"{where}: '{name}' is told twice whose draws it shares; once is enough")
-        if key == "anti" and not turnable(ops[name].op):
-            can = [each for each, kind in words.beside("OPS", OPS).items() if turnable(kind)]
-            raise RecipeError(f"{where}: '{name}' draws nothing that has an opposite; ops that do: {', '.join(can)}")
+        if key == "anti":
+            _check_turnable(ops[name], where, words)
         shared.add(name)
-        ops[name] = PlannedOp(name, ops[name].op, theirs[name].owner, theirs[name].turned ^ (key == "anti"))
-    return PlannedView(view.name, view.source, tuple(ops.values()), view.orbit, view.count)
+        its_op = theirs[name]
+        ops[name] = replace(its_op, op=ops[name].op, turned=its_op.turned ^ (key == "anti"))
+    for name in spec.alternate:
+        where = f"views.{view.name}.alternate"
+        if name not in ops:
+            raise RecipeError(f"{where}: view '{view.name}' has no op '{name}'; ops: {', '.join(ops) or 'none'}")
+        if name in shared:
+            raise RecipeError(
+                f"{where}: '{name}' is told twice; an op in 'same' or 'anti' alternates where its view does"
+            )
+        _check_turnable(ops[name], where, words)
+        shared.add(name)
+        ops[name] = replace(ops[name], alternates=True)
+    return replace(view, ops=tuple(ops.values()))
+
+
+def _check_turnable(planned: PlannedOp, where: str, words: Words) -> None:
+    if not turnable(planned.op):
+        can = [each for each, kind in words.beside("OPS", OPS).items() if turnable(kind)]
+        raise RecipeError(
+            f"{where}: '{planned.name}' draws nothing that has an opposite; ops that do: {', '.join(can)}"
+        )
 
 
 def drawn_by(view: PlannedView) -> list[str]:
