@@ -175,23 +175,19 @@ WEIGHTS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "tied_fixmatch": {"relations.similarity.weight": ("1", "0.3")},
     "tied_freematch": {"relations.similarity.weight": ("1", "0.3")},
-    "simsiam_augself": {"relations.augself.weight": ("1", "0.3")},
-    "lejepa_augself": {"relations.augself.weight": ("1", "0.3")},
 }
 """Where an arm's weights stand, and the two that are tried of each. All others have three rates to try instead."""
 
 
 RATES = ("0.1", "0.05", "0.2")
-RATES_OF = {arm: ("2e-3", "1e-3", "4e-3") for arm in SELFSUPERVISED if arm.startswith("lejepa")}
 
 
 def trials(arm: str) -> dict[str, tuple[str, ...]]:
     """The three settings that an arm is tuned over, by name: what each overrides of the arm."""
-    rates = RATES_OF.get(arm, RATES)
-    tried: list[tuple[str, tuple[str, ...]]] = [(rate, ()) for rate in rates]
+    tried: list[tuple[str, tuple[str, ...]]] = [(rate, ()) for rate in RATES]
     if arm in WEIGHTS:
         usual, weak = (tuple(f"{at}={each[which]}" for at, each in WEIGHTS[arm].items()) for which in range(2))
-        tried = [(rates[0], usual), (rates[0], weak), (rates[2], usual)]
+        tried = [(RATES[0], usual), (RATES[0], weak), (RATES[2], usual)]
     return {f"{arm}.{number}": (f"train.optimizer.lr={rate}", *weights) for number, (rate, weights) in enumerate(tried)}
 
 
@@ -218,9 +214,10 @@ class Setting:
     """What a setting changes of its base, a recipe beside this file.
 
     data: the folder of ROOT. tuned_in, arms_of: the setting whose trials choose each arm's, and the one whose claims,
-    or else whose screening, choose the arms; None where it is this one. screens: whether it chooses its arms itself;
-    where neither does, all of them claim. measure: the primary one, and what it is called. against: of an arm that is a
-    baseline and a line more, that one; all others are compared with the better of the baselines.
+    or else whose screening, choose the arms; None where it is this one. tunes: False where every arm is as published.
+    screens: whether it chooses its arms itself; where neither does, all of them claim. measure: the primary one, and
+    what it is called. against: of an arm that is a baseline and a line more, that one; all others are compared with
+    the better of the baselines.
     """
 
     overrides: tuple[str, ...]
@@ -228,6 +225,7 @@ class Setting:
     data: str = "cifar10"
     tuned_in: str | None = None
     arms_of: str | None = None
+    tunes: bool = True
     screens: bool = False
     arms: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: ARMS)
     baselines: tuple[str, ...] = BASELINES
@@ -254,6 +252,7 @@ SETTINGS: dict[str, Setting] = {
     "selfsupervised": Setting(
         (),
         base="base_self.yaml",
+        tunes=False,
         arms=SELFSUPERVISED,
         baselines=("simsiam", "lejepa"),
         measure=("linear", "linear probe"),

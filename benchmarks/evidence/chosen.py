@@ -33,7 +33,12 @@ def means(lines: Lines, setting: str, phase: str) -> dict[str, float]:
 
 
 def tuned(lines: Lines, setting: str, arm: str) -> tuple[str, ...]:
-    """The best trial's overrides. Raises SystemExit where an arm was not tuned with all of its trials."""
+    """The best trial's overrides; none in a setting that tunes nothing.
+
+    Raises SystemExit where an arm was not tuned with all of its trials.
+    """
+    if not SETTINGS[setting].tunes:
+        return ()
     setting = SETTINGS[setting].tuned_in or setting
     return trials(arm)[_best(means(lines, setting, "tune"), setting, arm)]
 

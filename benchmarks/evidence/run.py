@@ -33,8 +33,9 @@ def recipes(setting: str, phase: str, only: Sequence[str], runs: Path = RUNS) ->
     Raises SystemExit for a phase that there is not.
     """
     lines, of = read_lines(runs), SETTINGS[setting]
-    if phase == "tune" and of.tuned_in:
-        raise SystemExit(f"{setting}: nothing is tuned on it; its trials are those of {of.tuned_in}")
+    if phase == "tune" and (of.tuned_in or not of.tunes):
+        whose = f"its trials are those of {of.tuned_in}" if of.tuned_in else "its arms are as published"
+        raise SystemExit(f"{setting}: nothing is tuned on it; {whose}")
     if phase == "screen" and not of.screens:
         whose = f"those that pay in {of.arms_of}" if of.arms_of else "all that it has"
         raise SystemExit(f"{setting}: nothing is screened on it; its arms are {whose}")
