@@ -64,3 +64,13 @@ def test_what_is_detectable_is_found_in_four_of_five(n):
     drawn = np.random.default_rng(n).normal(shift, 2.0, (8000, n))
     assert np.mean(stats.ttest_1samp(drawn, 0.0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.02)
     assert detectable(2.0, 1) is None
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_what_few_differences_detect_at_a_strict_level_is_much(n):
+    level = 0.05 / 23
+    shift = detectable(1.0, n, level)
+    drawn = np.random.default_rng(n).normal(shift, 1.0, (20000, n))
+    assert np.mean(stats.ttest_1samp(drawn, 0.0, axis=1).pvalue < level) == pytest.approx(0.8, abs=0.02)
+    assert shift > (200 if n == 2 else 10)
+    assert detectable(1.0, 2, 1e-9) is None

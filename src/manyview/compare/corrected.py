@@ -47,7 +47,8 @@ def holm(p: Mapping[str, float | None], family: int | None = None) -> dict[str, 
 def detectable(sd: float, n: int, level: float = 0.05, power: float = 0.8) -> float | None:
     """The true mean of n paired differences of that standard deviation which a t test finds with this power.
 
-    level: two-sided, already divided by the number of tests where it is corrected. None of fewer than 2.
+    level: two-sided, already divided by the number of tests where it is corrected. None of fewer than 2, and where it
+    is a million standard deviations, as of two differences among as many tests.
     """
     if n < 2:
         return None
@@ -59,4 +60,9 @@ def detectable(sd: float, n: int, level: float = 0.05, power: float = 0.8) -> fl
     def missing(shift: float) -> float:
         return float(1 - nctdtr(df, shift, critical)) - power  # the other tail is next to nothing
 
-    return float(brentq(missing, 0.0, critical + 10)) * sd / math.sqrt(n)
+    enough = critical + 10  # of two or three differences at a strict level more
+    while enough < 1e6 and missing(enough) < 0:
+        enough *= 2
+    if enough >= 1e6:
+        return None
+    return float(brentq(missing, 0.0, enough)) * sd / math.sqrt(n)
