@@ -180,6 +180,7 @@ WEIGHTS: dict[str, dict[str, tuple[str, str]]] = {
 
 
 RATES = ("0.1", "0.05", "0.2")
+EDGE = "train.optimizer.lr=0.4"  # twice the largest, for the phase `edge`: whether the best lies beyond
 
 
 def trials(arm: str) -> dict[str, tuple[str, ...]]:
@@ -203,6 +204,7 @@ class Phase:
 PHASES = {
     "tune": Phase("val", 1, 100),
     "screen": Phase("val", 5, 200),
+    "edge": Phase("val", 5, 200),
     "claim": Phase("test", 12, 0),
     "claim_close": Phase("test", 24, 0),
     "claim_few": Phase("test", 6, 0),

@@ -16,8 +16,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from arms import PHASES, SETTINGS, trials
-from chosen import Lines, going_on, screened, tuned
+from arms import EDGE, PHASES, SETTINGS, trials
+from chosen import Lines, going_on, screened, tuned, winners
 from tiny20 import tiny20
 
 from manyview.compare.compare import compare
@@ -36,17 +36,20 @@ def recipes(setting: str, phase: str, only: Sequence[str], runs: Path = RUNS) ->
     if phase == "tune" and (of.tuned_in or not of.tunes):
         whose = f"its trials are those of {of.tuned_in}" if of.tuned_in else "its arms are as published"
         raise SystemExit(f"{setting}: nothing is tuned on it; {whose}")
-    if phase == "screen" and not of.screens:
+    if phase in ("screen", "edge") and not of.screens:
         whose = f"those that pay in {of.arms_of}" if of.arms_of else "all that it has"
         raise SystemExit(f"{setting}: nothing is screened on it; its arms are {whose}")
     asked = only or _asked(lines, setting, phase)
     arms = [*of.baselines, *(arm for arm in asked if arm not in of.baselines)]
     if phase == "tune":
         return {name: (*of.arms[arm], *tried) for arm in arms for name, tried in trials(arm).items()}
-    return {arm: (*of.arms[arm], *tuned(lines, setting, arm)) for arm in arms}
+    beyond = (EDGE,) if phase == "edge" else ()
+    return {arm: (*of.arms[arm], *tuned(lines, setting, arm), *beyond) for arm in arms}
 
 
 def _asked(lines: Lines, setting: str, phase: str) -> list[str]:
+    if phase == "edge":
+        return winners(lines, setting)
     if PHASES[phase].split == "test" or SETTINGS[setting].arms_of:
         return going_on(lines, setting, phase)
     return list(SETTINGS[setting].arms) if phase == "tune" else screened(lines, setting)

@@ -226,6 +226,20 @@ def _names(found: Sequence[Row]) -> str:
     return f" ({', '.join(row.arm for row in found)})" if found else ""
 
 
+def edge(lines: Sequence[Mapping[str, Any]], setting: str) -> str | None:
+    """What a rate beyond the largest that was tried changes on validation, of the arms that ran with it."""
+    measure, told = setting_of(setting).measure[0], []
+    for arm in dict.fromkeys(line["recipe"] for line in lines if line["setting"] == f"{setting}/edge"):
+        at: dict[str, dict[int, float]] = {"screen": {}, "edge": {}}
+        for phase, values in at.items():
+            own = (line for line in lines if (line["setting"], line["recipe"]) == (f"{setting}/{phase}", arm))
+            values |= {line["seed"]: line["measures"][measure] for line in own}
+        pairs = _pairs(at["edge"], at["screen"])
+        if len(pairs) and (found := paired(pairs)).t is not None:
+            told.append(f"`{arm}` {found.mean:+.2f} ({found.t[0]:+.2f} to {found.t[1]:+.2f})")
+    return f"At twice the largest rate that was tried, on the screening's seeds: {', '.join(told)}." if told else None
+
+
 def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
     """Which arms pay, of those that claimed in all settings that are asked."""
     found = {setting: {row.arm: row for row in rows(lines, setting)} for setting in (*AHEAD_IN, NO_WORSE_IN)}
@@ -325,6 +339,8 @@ def text(lines: Sequence[Mapping[str, Any]]) -> str:
                 f"Screening, on validation, which chose the arms above and proves nothing ({setting}):",
                 table(screening, measure, "val").markdown(),
             ]
+        if beyond := edge(lines, setting):
+            parts.append(beyond)
     return "\n\n".join([*parts, verdict(lines)]) if parts else "No run has claimed yet."
 
 

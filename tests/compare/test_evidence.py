@@ -108,6 +108,20 @@ def test_an_arm_with_a_baseline_of_its_own_is_compared_with_that(tables):
     assert "arms are ahead of their baselines**" in text or "arms is ahead of their baselines**" in text
 
 
+def test_what_lies_beyond_the_largest_rate_is_told(tables):
+    values = {"screen": (40.0, 41.0, 42.5), "edge": (39.0, 40.5, 41.0)}
+    lines = [line("small", arm, seed, 40.0 + seed) for arm in ("two_views", "jsd") for seed in range(2)]
+    lines += [line(f"small/{phase}", "two_views", 200 + at, value, split="val")
+              for phase, of in values.items() for at, value in enumerate(of)]  # fmt: skip
+    lines.append(line("small/screen", "jsd", 200, 40.0, split="val"))
+    pairs = np.subtract(values["edge"], values["screen"])
+    half = stats.t.ppf(0.975, 2) * pairs.std(ddof=1) / math.sqrt(3)
+    told = f"seeds: `two_views` {pairs.mean():+.2f} ({pairs.mean() - half:+.2f} to {pairs.mean() + half:+.2f})."
+    assert told in tables.text(lines)
+    assert tables.edge(lines[:4], "small") is None
+    assert tables.arms_of(lines, "small") == {"jsd"}
+
+
 def test_what_has_no_baseline_and_what_chose_are_no_table(tables, lines):
     assert tables.settings(lines) == ["small", "large"]
     assert tables.rows(lines, "large") == []
@@ -287,6 +301,9 @@ def test_a_phase_trains_what_the_rules_say(run, tmp_path):
         f"{arm}.{number}" for arm in ("two_views", "one_view", "tied_mse", "augself") for number in range(3)
     ]
     assert [*run.recipes("tiny20", "claim", [], runs)] == ["two_views", "one_view", "tied_mse", "augself"]
+    beyond = run.recipes("overfitted", "edge", [], runs)
+    assert [*beyond] == ["two_views", "one_view", "tied_mse", "augself"]
+    assert [each[-1] for each in beyond.values()] == ["train.optimizer.lr=0.4"] * 4
     assert [*run.recipes("overfitted", "screen", ["sla"], runs)] == ["two_views", "one_view", "sla"]  # named by hand
     semi = phases(run) + [
         line("semisupervised/tune", name, 100, 40 + number, split="val")
