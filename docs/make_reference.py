@@ -50,9 +50,11 @@ def reference() -> str:
         "Turned are, op by op: "
         + "; ".join(f"`{name}` {', '.join(turnable(op))}" for name, op in OPS.items() if turnable(op))
         + ".\n",
-        "`alternate: [op]`: in every second epoch the op takes the opposite of what it drew for an image in the epoch "
-        "before, so that two epochs show each image flipped once and not flipped once. `anti` of an op that alternates "
-        "stays opposite to it.\n",
+        "`alternate: [op]`: in every second epoch, the second, the fourth and so on, the op takes the opposite of what "
+        "it drew for an image in the epoch before: of `flip(0.5)` two epochs show an image once each way, where both "
+        "show it (an epoch leaves out the images of an incomplete batch). `{like: view}` does not take it over, for "
+        "its draws are its own; `same` and `anti` of an op that alternates follow it. Two flips on one way that both "
+        "alternate cancel each other.\n",
         "### Ops\n",
         "[All of them at three strengths](ops.png), drawn by `docs/make_ops.py`.\n",
         *entries(OPS),

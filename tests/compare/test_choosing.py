@@ -9,7 +9,9 @@ import pytest
 from scipy import stats
 
 from commands import contents, manyview, one_line
+from manyview.compare.chosen import note_choosing
 from manyview.compare.compare import compare
+from manyview.compare.plan import plan_comparison
 from manyview.data.images import ArrayImages
 from manyview.errors import RunError
 
@@ -100,6 +102,18 @@ def test_what_was_measured_on_test_does_not_choose(compared, recipes, tmp_path):
     )
     assert "was measured on test, and this comparison reads val: what chooses does not claim" in line
     assert contents(tmp_path) == before
+
+
+def test_what_claimed_before_its_seed_chose_is_shown_again_and_nothing_more_claims(compared, recipes, tmp_path):
+    shutil.copytree(compared[0], tmp_path / "out")
+    texts = [recipes[name] for name in ("two", "one", "sla")]
+    source = plan_comparison(texts, tmp_path / "out", seeds=2).source
+    note_choosing(tmp_path / "choose", source, [0, 1, 2])
+    assert plan_comparison(texts, tmp_path / "out", seeds=2).seeds == range(2)
+    with pytest.raises(RunError, match="seed 2 chose on validation in"):
+        plan_comparison(texts, tmp_path / "out", seeds=3)
+    with pytest.raises(RunError, match="seeds 0, 1 chose on validation in"):
+        plan_comparison(texts, tmp_path / "another", seeds=2)
 
 
 def test_the_best_of_five_alike_is_ahead_too_often_on_the_seeds_that_chose_it():

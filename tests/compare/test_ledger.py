@@ -114,8 +114,10 @@ def test_lines_that_say_little_and_measures_that_came_out_as_none_are_left_out_a
     (told,) = [line for line in again["remarks"] if line.startswith("No number")]
     assert told == "No number, and left out of means and pairs, which flatters those recipes: kNN of one, seed 0."
     assert again["table"]["knn"]["one"]["n"] == again["table"]["knn"]["one"]["difference"]["n"] == 1
+    compare(texts, tmp_path / "by kNN", seeds=2, runs=path, setting="out", measure="knn", quiet=True)
+    assert "| one | 1, 1 without a number | " in (tmp_path / "by kNN" / "compare.md").read_text()
     path.write_text(path.read_text().replace('"top1": ', '"top1": "a lot", "top": ', 1))
-    with pytest.raises(RunError, match=r"line 1 is no finished run: ValueError measures: .*top1.* is no number"):
+    with pytest.raises(RunError, match=r"line 1 is no finished run: measures: .*top1.* is no number"):
         read_lines(path)
 
 
@@ -141,9 +143,14 @@ def test_what_is_cut_short_is_left_out_and_what_is_no_run_is_refused(kept):
     path.write_bytes(whole[:-30])
     with pytest.warns(ManyviewWarning, match=r"line 6 is cut short and left out"):
         assert len(read_lines(path)) == 5
-    for wrong in (b"{}\n", b"[1]\n", b"three\n", b'{"setting": "a", "recipe": "b", "seed": "0"}\n'):
+    for wrong, told in {
+        b"{}\n": "it has no 'setting'",
+        b"[1]\n": "it is no table of names and values",
+        b"<<<<<<< HEAD\n": r"it is not JSON \(expecting value at column 1\)",
+        b'{"setting": "a", "recipe": "b", "seed": "0"}\n': "seed is '0'",
+    }.items():
         path.write_bytes(wrong + whole)
-        with pytest.raises(RunError, match=r"runs.jsonl, line 1 is no finished run"):
+        with pytest.raises(RunError, match=rf"runs.jsonl, line 1 is no finished run: {told}; take it out"):
             read_lines(path)
     assert read_lines(path.with_name("none.jsonl")) == []
 

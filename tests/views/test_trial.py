@@ -69,6 +69,10 @@ WRONG = {
         ('return a["grain"] - b["grain"]', 'return (a["grain"] - b["grain"]).sum()'),
         "difference gives a row of numbers for each image, [B, k], got []",
     ),
+    "an opposite of nothing": (
+        ("    p: float", "    anti = ('grains', 'aplied')\n    p: float"),
+        "anti names 'grains', 'aplied', by which sample draws nothing; it draws by 'applied', 'grain'",
+    ),
     "a mistake": (("as_float(images)", "as_float(image)"), "NameError: name 'image' is not defined"),
 }
 
@@ -103,6 +107,13 @@ def test_rounding_that_follows_the_batch_is_told(tmp_path):
     rounded = own_words.SPECKLE.replace("(images + grain)", "(images + grain + 1e-6 * (len(images) > 1))")
     with pytest.warns(ManyviewWarning, match="Speckle is rendered in a batch to other last bits than alone"):
         loaded(tmp_path, "speckle(0.5)", rounded)
+
+
+def test_a_draw_with_an_opposite_that_is_not_made_with_these_arguments_is_told(tmp_path):
+    """An op may draw some of them for some arguments alone."""
+    half = own_words.SPECKLE.replace("    p: float", "    anti = ('grain', 'angle')\n    p: float")
+    with pytest.warns(ManyviewWarning, match="Speckle: with these arguments anti names 'angle', by which sample draws"):
+        loaded(tmp_path, "speckle(0.5)", half)
 
 
 def test_an_op_that_these_images_do_not_fit_is_not_refused(tmp_path):

@@ -6,7 +6,7 @@ its own folder and those beside it, and in the file of runs that it continues fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,17 @@ def note_choosing(folder: Path, data: str, seeds: Iterable[int]) -> None:
     write_json(folder / NAME, {"data": data, "seeds": sorted(known | {*seeds})})
 
 
-def check_unchosen(folder: Path, data: str, seeds: range, further: Iterable[tuple[str, int]] = ()) -> None:
+def check_unchosen(
+    folder: Path, data: str, seeds: range, waiting: Collection[int], further: Iterable[tuple[str, int]] = ()
+) -> None:
     """Raises RunError where seeds are to claim on test that chose on validation, of the same data.
 
+    waiting: those of the seeds that have runs still to come; what had claimed before it chose may be shown again.
     further: (where, seed) that are known to have chosen elsewhere.
     """
     beside = sorted(each for each in folder.absolute().parent.glob(f"*/{NAME}"))
     found = [(where, seed) for path in beside for where, of, seed in _noted(path) if of == data]
-    hits = [(where, seed) for where, seed in [*found, *further] if seed in seeds]
+    hits = [(where, seed) for where, seed in [*found, *further] if seed in waiting]
     if not hits:
         return
     used = sorted({seed for _, seed in hits})

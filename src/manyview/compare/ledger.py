@@ -155,9 +155,17 @@ def _parsed(held: bytes, path: Path) -> list[tuple[int, dict[str, Any]]]:
             if number == len(lines) or _was_cut(text):
                 warn(f"{path}, line {number} is cut short and left out; its run is finished by the same command again")
                 continue
-            raise RunError(f"{path}, line {number} is no finished run: {type(error).__name__} {error}") from None
+            raise RunError(f"{path}, line {number} is no finished run: {_what_is_wrong(error)}; take it out") from None
         found.append((number, line))
     return found
+
+
+def _what_is_wrong(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON ({error.msg.lower()} at column {error.colno})"
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return "it is no table of names and values" if isinstance(error, TypeError) else str(error)
 
 
 def _was_cut(text: bytes) -> bool:

@@ -74,8 +74,6 @@ def plan_comparison(
     first, asked = next(iter(loaded.values())).recipe, range(first_seed, first_seed + seeds)
     splits = open_splits(first.data, first_seed)
     source = source_of(first, splits)
-    if split == "test":
-        check_unchosen(folder, source, asked, () if ledger is None else ledger.chosen(source))
     chooses = split == "val"
     if splits.test is None:
         if splits.val is None:
@@ -109,6 +107,9 @@ def plan_comparison(
         source=source,
         chooses=chooses,
     )
+    if not chooses:
+        waiting = {seed for entry, seed in made.runs if not _has_claimed(made, entry, seed, ledger)}
+        check_unchosen(folder, source, asked, waiting, () if ledger is None else ledger.chosen(source))
     for entry, seed in made.runs:
         _check_run(made, entry, seed)
         if ledger is not None:
@@ -120,6 +121,13 @@ def source_of(recipe: Recipe, splits: Splits) -> str:
     """What tells the data apart, wherever they lie: the source and its classes."""
     digest = hashlib.blake2b("\n".join(splits.classes).encode(), digest_size=4).hexdigest()
     return f"{recipe.data.source}, {counted(len(splits.classes), 'class')} ({digest})"
+
+
+def _has_claimed(comparison: Comparison, entry: Entry, seed: int, ledger: Ledger | None) -> bool:
+    """Whether a run has ended, here or on another machine, and was read on test."""
+    result = result_of(comparison.run(entry, seed))
+    here = result is not None and result["eval_split"] == "test"
+    return here or (ledger is not None and ledger.outcome(comparison, entry, seed) is not None)
 
 
 def _check_run(comparison: Comparison, entry: Entry, seed: int) -> None:

@@ -300,8 +300,12 @@ def _compared(measure: str, score: Score | None) -> tuple[str | None, ...]:
 
 
 def _seeds(results: Results, entry: Entry) -> str:
-    done, asked = len(results.results(entry)), len(results.comparison.seeds)
-    return f"{done}" if done == asked else f"{done}, {asked - done} failed"
+    """Of how many runs the mean is, and what became of the others."""
+    ended, asked = len(results.results(entry)), len(results.comparison.seeds)
+    score = results.scores.get(results.main, {}).get(entry.name)
+    known = len(score.values) if score else 0
+    others = {"failed": asked - ended, "without a number": ended - known}
+    return ", ".join([f"{known}", *(f"{count} {what}" for what, count in others.items() if count)])
 
 
 def _spread(measure: str, score: Score | None) -> str | None:

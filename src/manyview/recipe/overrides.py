@@ -113,7 +113,7 @@ def _set(container: Any, path: list[str], given: _Given) -> None:
 INSTEAD = {
     "epochs": ("steps",),
     "steps": ("epochs",),
-    "from": ("like", "same", "anti", "alternate"),
+    "from": ("like", "same", "anti"),
     "like": ("from", "make", "orbit", "count"),
 }
 

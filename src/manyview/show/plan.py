@@ -264,6 +264,7 @@ def _graph(recipe: Recipe) -> tuple[Sequence[Node], Sequence[tuple[str, str, boo
         rank[name] = rank[source] + 1
         notes = [f"{view.members} an image"] if view.members > 1 else []
         notes += [f"opposite to {other}" for other in dict.fromkeys(op.owner[0] for op in view.ops if op.turned)]
+        notes += [f"{op.name} in turns" for op in view.ops if op.alternates]
         label = f"{name}  ({', '.join(notes)})" if notes else name
         nodes.append(Node(name, label, _ops(view), rank[name], "view"))
         edges.append((source, name, False))

@@ -85,12 +85,14 @@ def key_of(*parts: object) -> tuple[int, int]:
 class Draws:
     """Random numbers for a batch of images, asked for by name; the same question has the same answer, always.
 
-    index: image indices, integers [B]. owner: who draws, such as the view's and the op's name.
+    index: image indices, integers [B]. owner: who draws, such as the view's and the op's name. asked: the names that
+    numbers were drawn by, those of its parts among them.
     """
 
     def __init__(self, seed: int, epoch: int, index: Sequence[int] | Tensor | NDArray[np.int64], *owner: str) -> None:
         self._seed, self._owner = seed, owner
         self._turned: frozenset[str] = frozenset()
+        self.asked: set[str] = set()
         self._epoch = epoch
         self._index = np.asarray(index, dtype=np.int64).astype(np.uint64)
 
@@ -123,11 +125,12 @@ class Draws:
 
     def _of(self, owner: tuple[str, ...], index: NDArray[np.int64] | None = None) -> Draws:
         other = Draws(self._seed, self._epoch, self._index.astype(np.int64) if index is None else index, *owner)
-        other._turned = self._turned
+        other._turned, other.asked = self._turned, self.asked
         return other
 
     def _drawn(self, name: str, count: int) -> NDArray[np.float64]:
         """Uniform numbers in [0, 1) [B, count], as they were before any turn."""
+        self.asked.add(name)
         return _unit(self._index, self._epoch, count, key_of(self._seed, *self._owner, name))
 
     def uniform(self, name: str, count: int = 1, low: float = 0.0, high: float = 1.0) -> Tensor:

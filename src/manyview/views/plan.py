@@ -63,9 +63,9 @@ class PlannedOp:
     def draws(self, seed: int, epoch: int, index: NDArray[np.int64], member: int | None = None) -> Draws:
         """What it draws from for images [B]; for one member of a view with a count."""
         view, name = self.owner
-        second = self.alternates and epoch % 2 == 1
+        second = int(self.alternates and epoch % 2 == 1)
         draws = Draws(seed, epoch - second, index, view if member is None else f"{view}.{member}", name)
-        return draws.opposite(turnable(self.op)) if self.turned ^ second else draws
+        return draws.opposite(turnable(self.op)) if self.turned != bool(second) else draws
 
 
 @dataclass(frozen=True)

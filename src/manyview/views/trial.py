@@ -9,7 +9,7 @@ import contextlib
 import random
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from manyview.foundation.vocabulary import Words, named, own_fault
 from manyview.views.draws import Draws
 from manyview.views.engine.program import lowers
 from manyview.views.engine.render import render
-from manyview.views.ops.op import Op, Params, as_float
+from manyview.views.ops.op import Op, Params, as_float, turnable
 from manyview.views.plan import PlannedView
 from manyview.views.streams import IMAGE
 
@@ -75,15 +75,17 @@ def try_ops(plan: Mapping[str, PlannedView], words: Words, channels: int = 3) ->
 def try_op(op: Op, size: tuple[int, int], channels: int = 3) -> None:
     """Draws and renders three noise images, together and one by one. Raises ValueError for what no op does.
 
-    That is: to draw outside the numbers it is given, to write into what it is given, to let an image depend on the
-    others of its batch, to give pixels of another size than it says, or outside [0, 1], and other
-    pixels by its compiled form, where it has one.
+    That is: to draw outside the numbers it is given, to name draws as having an opposite that it never makes, to write
+    into what it is given, to let an image depend on the others of its batch, to give pixels of another size than it
+    says, or outside [0, 1], and other pixels by its compiled form, where it has one.
     """
     sizes = torch.tensor([size]).expand(COUNT, 2)
     noise = torch.randint(256, (COUNT, channels, *size), generator=torch.Generator().manual_seed(0))
     with _no_other_draws("sample"):
-        params = op.sample(Draws(0, 0, range(COUNT), "trial", "op"), sizes)
+        draws = Draws(0, 0, range(COUNT), "trial", "op")
+        params = op.sample(draws, sizes)
         _check_params(params)
+        _check_anti(op, draws.asked)
         alone = [op.sample(Draws(0, 0, [row], "trial", "op"), sizes[:1]) for row in range(COUNT)]
     if any(not torch.equal(params[key][row : row + 1], alone[row][key]) for key in params for row in range(COUNT)):
         raise ValueError("sample gives an image other parameters in a batch than alone; draw by `draws`, for each row")
@@ -103,6 +105,18 @@ def _check_params(params: Params) -> None:
     odd = next((f"{key} {[*value.shape]}" for key, value in params.items() if value.shape[:1] != (COUNT,)), None)
     if odd is not None:
         raise ValueError(f"sample gives a row for each image, [B, …], got {odd} for {COUNT} images")
+
+
+def _check_anti(op: Op, asked: Collection[str]) -> None:
+    """A name that is misspelt would turn nothing, in silence: `anti` and `alternate` would repeat what was drawn."""
+    never = [name for name in turnable(op) if name not in asked]
+    if not never:
+        return
+    told = f"anti names {', '.join(map(repr, never))}, by which sample draws nothing; it draws by "
+    told += ", ".join(map(repr, sorted(asked))) or "no name"
+    if len(never) == len(turnable(op)):
+        raise ValueError(told)
+    warnings.warn(f"{type(op).__name__}: with these arguments {told}", ManyviewWarning, stacklevel=1)
 
 
 def _check_render(op: Op, images: Tensor, params: Params, sizes: Tensor) -> None:
