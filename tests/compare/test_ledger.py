@@ -147,7 +147,7 @@ def test_what_is_cut_short_is_left_out_and_what_is_no_run_is_refused(kept):
         b"{}\n": "it has no 'setting'",
         b"[1]\n": "it is no table of names and values",
         b"<<<<<<< HEAD\n": r"it is not JSON \(expecting value at column 1\)",
-        b'{"setting": "a", "recipe": "b", "seed": "0"}\n': "seed is '0'",
+        b'{"setting": "a", "recipe": "b", "seed": "0"}\n': "it has no 'split'",
     }.items():
         path.write_bytes(wrong + whole)
         with pytest.raises(RunError, match=rf"runs.jsonl, line 1 is no finished run: {told}; take it out"):
