@@ -164,8 +164,8 @@ def test_the_page_is_what_its_runs_say(tables):
 def test_the_packaged_recipe_is_the_arm_that_claimed(tables):
     """In all that a result depends on but the seed, with the trial that validation chose."""
     arms, chosen = importlib.import_module("arms"), importlib.import_module("chosen")
-    trial = chosen.tuned(read_lines(EVIDENCE / "runs.jsonl"), "overfitted", "supcon")
-    overrides = (*arms.SETTINGS["overfitted"].overrides, *arms.ARMS["supcon"], *trial)
+    trial = chosen.tuned(read_lines(EVIDENCE / "runs.jsonl"), "overfitted", "rdrop_supcon")
+    overrides = (*arms.SETTINGS["overfitted"].overrides, *arms.ARMS["rdrop_supcon"], *trial)
     assert mark_of(load_recipe("few_images_cifar10")) == mark_of(load_recipe(str(EVIDENCE / "base.yaml"), *overrides))
 
 
