@@ -1,4 +1,5 @@
-"""Arms, settings and phases of docs/evidence.md: a line of a recipe each, fixed before the first run.
+"""Arms, settings and phases of docs/evidence.md, a line of a recipe each: what was fixed before the first run and what
+was added stands there.
 
 An arm is what it changes of its setting's base. Weights are those that the search on validation begins with, see
 `trials`.
@@ -86,7 +87,7 @@ ARMS: dict[str, tuple[str, ...]] = {
             'similarity(h(a), h(b), kind="cosine", weight=-0.1)',
         ),
     ),
-    # ------------------------------------------------------------------------- the two best on validation, together
+    # ---------------------------------------------------------------- the two best on validation by then, together
     "rdrop_supcon": (
         "branches.net.z=projector(h, 64)",
         _relations(

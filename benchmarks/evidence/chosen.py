@@ -1,4 +1,5 @@
-"""What the runs on validation decide, by the rules of docs/evidence.md: which trial of an arm, which arms go on."""
+"""What runs decide by the rules of docs/evidence.md: on validation, which trial of an arm and which arms go on; on
+test, which two of `overfitted` go on to other settings."""
 
 from __future__ import annotations
 

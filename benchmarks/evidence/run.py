@@ -37,7 +37,7 @@ def recipes(setting: str, phase: str, only: Sequence[str], runs: Path = RUNS) ->
         whose = f"its trials are those of {of.tuned_in}" if of.tuned_in else "its arms are as published"
         raise SystemExit(f"{setting}: nothing is tuned on it; {whose}")
     if phase in ("screen", "edge") and not of.screens:
-        whose = f"those that pay in {of.arms_of}" if of.arms_of else "all that it has"
+        whose = f"the best two of {of.arms_of}" if of.arms_of else "all that it has"
         raise SystemExit(f"{setting}: nothing is screened on it; its arms are {whose}")
     asked = only or _asked(lines, setting, phase)
     arms = [*of.baselines, *(arm for arm in asked if arm not in of.baselines)]

@@ -73,4 +73,6 @@ def test_what_few_differences_detect_at_a_strict_level_is_much(n):
     drawn = np.random.default_rng(n).normal(shift, 1.0, (20000, n))
     assert np.mean(stats.ttest_1samp(drawn, 0.0, axis=1).pvalue < level) == pytest.approx(0.8, abs=0.02)
     assert shift > (200 if n == 2 else 10)
-    assert detectable(1.0, 2, 1e-9) is None
+    for strict in (1e-5, 1e-6, 1e-9):
+        found = detectable(1.0, n, strict)
+        assert found is None if n == 2 else found > shift

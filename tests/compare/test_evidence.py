@@ -182,7 +182,7 @@ def test_no_seed_both_chose_and_claimed(tables):
 
 def test_every_arm_and_trial_is_a_recipe(tables):
     arms = importlib.import_module("arms")
-    for setting in arms.SETTINGS.values():
+    for where, setting in arms.SETTINGS.items():
         assert {*setting.baselines, *setting.against, *setting.against.values()} <= {*setting.arms}
         for name, overrides in setting.arms.items():
             tried = [*arms.trials(name).values()] if setting.tunes else [()]
@@ -190,6 +190,9 @@ def test_every_arm_and_trial_is_a_recipe(tables):
             recipe = load_recipe(str(EVIDENCE / setting.base), *setting.overrides, *overrides, *tried[-1])
             assert recipe.relation_plan
             assert "lr=0.2," in recipe.train.optimizer or not setting.tunes
+            if setting.base == "base.yaml":
+                lengths = {"overfitted": (1000, 60), "overfitted_heavy": (1000, 60), "tiny20": (1000, 60)}
+                assert (recipe.data.limit, recipe.train.epochs) == lengths.get(where, (5000, 15))
 
 
 # ------------------------------------------------------------------------------------------------------------ the rules
@@ -323,7 +326,7 @@ def test_a_phase_trains_what_the_rules_say(run, tmp_path):
         run.recipes("selfsupervised", "tune", [], runs)
     with pytest.raises(SystemExit, match="tiny20: nothing is tuned on it; its trials are those of overfitted"):
         run.recipes("tiny20", "tune", [], runs)
-    with pytest.raises(SystemExit, match="underfitted: nothing is screened on it; its arms are those that pay in over"):
+    with pytest.raises(SystemExit, match="underfitted: nothing is screened on it; its arms are the best two of over"):
         run.recipes("underfitted", "screen", [], runs)
 
 

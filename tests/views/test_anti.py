@@ -207,7 +207,7 @@ def test_what_is_opposite_to_an_op_that_alternates_stays_so_and_members_alternat
     ({"a": {"from": "image", "make": "flip", "alternate": ("crop",)}}, "view 'a' has no op 'crop'; ops: flip"),
     ({"a": {"from": "image", "make": "rotate90", "alternate": ("rotate90",)}}, "'rotate90' draws nothing that has an"),
     ({"a": {"from": "image", "make": "flip"}, "b": {"like": "a", "anti": ("flip",), "alternate": ("flip",)}},
-     "'flip' is told twice; an op in 'same' or 'anti' alternates where its view does"),
+     "'flip' is told twice; what 'same' or 'anti' names alternates where that does"),
     ({"a": {"from": "image", "make": "flip", "alternate": ("flip", "flip")}}, "'flip' is told twice"),
 ])  # fmt: skip
 def test_what_cannot_alternate_is_refused(views, told):

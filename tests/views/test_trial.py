@@ -114,6 +114,9 @@ def test_a_draw_with_an_opposite_that_is_not_made_with_these_arguments_is_told(t
     half = own_words.SPECKLE.replace("    p: float", "    anti = ('grain', 'angle')\n    p: float")
     with pytest.warns(ManyviewWarning, match="Speckle: with these arguments anti names 'angle', by which sample draws"):
         loaded(tmp_path, "speckle(0.5)", half)
+    none = half.replace(SAMPLE, '{"grain": torch.zeros(len(draws), 4).double(), "applied": torch.ones(len(draws)) > 0}')
+    assert none != half
+    assert loaded(tmp_path, "speckle(0.5)", none)
 
 
 def test_an_op_that_these_images_do_not_fit_is_not_refused(tmp_path):

@@ -27,17 +27,24 @@ def note_choosing(folder: Path, data: str, seeds: Iterable[int]) -> None:
 
 def check_unchosen(
     folder: Path, data: str, seeds: range, waiting: Collection[int], further: Iterable[tuple[str, int]] = ()
-) -> None:
+) -> list[str]:
     """Raises RunError where seeds are to claim on test that chose on validation, of the same data.
 
-    waiting: those of the seeds that have runs still to come; what had claimed before it chose may be shown again.
+    Returns a line on those that chose and have claimed; which they did first, no file says.
+
+    waiting: those of the seeds that have runs still to come.
     further: (where, seed) that are known to have chosen elsewhere.
     """
     beside = sorted(each for each in folder.absolute().parent.glob(f"*/{NAME}"))
     found = [(where, seed) for path in beside for where, of, seed in _noted(path) if of == data]
-    hits = [(where, seed) for where, seed in [*found, *further] if seed in waiting]
+    known = [(where, seed) for where, seed in [*found, *further] if seed in seeds]
+    hits = [(where, seed) for where, seed in known if seed in waiting]
     if not hits:
-        return
+        both, where = sorted({seed for _, seed in known}), sorted({where for where, _ in known})
+        told = (
+            f"{counted(len(both), 'seed')} ({', '.join(map(str, both))}) chose on validation in {', '.join(where)}, too"
+        )
+        return [f"{told}: a claim only if that was after it."] if both else []
     used = sorted({seed for _, seed in hits})
     where = sorted({where for where, _ in hits})
     free = max({seed for _, seed in [*found, *further]} | {seeds[-1]}) + 1

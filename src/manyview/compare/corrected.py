@@ -48,7 +48,7 @@ def detectable(sd: float, n: int, level: float = 0.05, power: float = 0.8) -> fl
     """The true mean of n paired differences of that standard deviation which a t test finds with this power.
 
     level: two-sided, already divided by the number of tests where it is corrected. None of fewer than 2, and where it
-    is a million standard deviations, as of two differences among as many tests.
+    cannot be computed, as of two differences at a level of 1e-5.
     """
     if n < 2:
         return None
@@ -61,8 +61,8 @@ def detectable(sd: float, n: int, level: float = 0.05, power: float = 0.8) -> fl
         return float(1 - nctdtr(df, shift, critical)) - power  # the other tail is next to nothing
 
     enough = critical + 10  # of two or three differences at a strict level more
-    while enough < 1e6 and missing(enough) < 0:
+    while missing(enough) < 0:
         enough *= 2
-    if enough >= 1e6:
+    if math.isnan(missing(enough)):
         return None
     return float(brentq(missing, 0.0, enough)) * sd / math.sqrt(n)

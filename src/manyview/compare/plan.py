@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -107,13 +108,16 @@ def plan_comparison(
         source=source,
         chooses=chooses,
     )
+    elsewhere = set[tuple[str, int]]()
+    if ledger is not None:  # which refuses those of another recipe
+        elsewhere = {(each.name, seed) for each, seed in made.runs if ledger.outcome(made, each, seed) is not None}
     if not chooses:
-        waiting = {seed for entry, seed in made.runs if not _has_claimed(made, entry, seed, ledger)}
-        check_unchosen(folder, source, asked, waiting, () if ledger is None else ledger.chosen(source))
+        done = {(entry.name, seed) for entry, seed in made.runs if _has_claimed(made.run(entry, seed))} | elsewhere
+        waiting = {seed for entry, seed in made.runs if (entry.name, seed) not in done}
+        told = check_unchosen(folder, source, asked, waiting, () if ledger is None else ledger.chosen(source))
+        made = replace(made, told=(*told, *made.told))
     for entry, seed in made.runs:
         _check_run(made, entry, seed)
-        if ledger is not None:
-            ledger.outcome(made, entry, seed)  # which refuses those of another recipe
     return made
 
 
@@ -123,11 +127,10 @@ def source_of(recipe: Recipe, splits: Splits) -> str:
     return f"{recipe.data.source}, {counted(len(splits.classes), 'class')} ({digest})"
 
 
-def _has_claimed(comparison: Comparison, entry: Entry, seed: int, ledger: Ledger | None) -> bool:
-    """Whether a run has ended, here or on another machine, and was read on test."""
-    result = result_of(comparison.run(entry, seed))
-    here = result is not None and result["eval_split"] == "test"
-    return here or (ledger is not None and ledger.outcome(comparison, entry, seed) is not None)
+def _has_claimed(run: Run) -> bool:
+    """Whether a run has ended and was read on test."""
+    result = result_of(run)
+    return result is not None and result["eval_split"] == "test"
 
 
 def _check_run(comparison: Comparison, entry: Entry, seed: int) -> None:

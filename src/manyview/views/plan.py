@@ -243,7 +243,7 @@ def _share_draws(view: PlannedView, spec: ViewSpec, above: Mapping[str, PlannedV
             raise RecipeError(f"{where}: view '{view.name}' has no op '{name}'; ops: {', '.join(ops) or 'none'}")
         if name in shared:
             raise RecipeError(
-                f"{where}: '{name}' is told twice; an op in 'same' or 'anti' alternates where its view does"
+                f"{where}: '{name}' is told twice; what 'same' or 'anti' names alternates where that does"
             )
         _check_turnable(ops[name], where, words)
         shared.add(name)

@@ -110,10 +110,10 @@ def _check_params(params: Params) -> None:
 def _check_anti(op: Op, asked: Collection[str]) -> None:
     """A name that is misspelt would turn nothing, in silence: `anti` and `alternate` would repeat what was drawn."""
     never = [name for name in turnable(op) if name not in asked]
-    if not never:
+    if not never or not asked:  # an op may draw nothing with these arguments
         return
     told = f"anti names {', '.join(map(repr, never))}, by which sample draws nothing; it draws by "
-    told += ", ".join(map(repr, sorted(asked))) or "no name"
+    told += ", ".join(map(repr, sorted(asked)))
     if len(never) == len(turnable(op)):
         raise ValueError(told)
     warnings.warn(f"{type(op).__name__}: with these arguments {told}", ManyviewWarning, stacklevel=1)
