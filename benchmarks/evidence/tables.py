@@ -289,6 +289,10 @@ def _over(of: Sequence[Mapping[str, Any]]) -> str | None:
     return f"{within / norms.mean():.0f}, {between / norms.mean():.0f}"
 
 
+def _compared(made: Sequence[Row]) -> list[Row]:
+    return [row for row in made if row.found is not None]
+
+
 def draw(setting: str, made: Sequence[Row]) -> Figure:
     """Differences to the baseline with their intervals, a row an arm; other baselines are grey.
 
@@ -296,7 +300,7 @@ def draw(setting: str, made: Sequence[Row]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    compared = [row for row in made if row.found is not None]
+    compared = _compared(made)
     figure = Figure(figsize=(7.5, 1.3 + 0.3 * len(compared)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(compared):
@@ -328,12 +332,8 @@ def text(lines: Sequence[Mapping[str, Any]]) -> str:
         made, measure = rows(lines, setting), setting_of(setting).measure[1]
         if made:
             arms = len(arms_of(lines, setting))
-            parts += [
-                f"### {setting}",
-                sentence(made, arms),
-                table(made, measure).markdown(),
-                f"![Differences in {setting}](evidence_{setting}.svg)",
-            ]
+            parts += [f"### {setting}", sentence(made, arms), table(made, measure).markdown()]
+            parts += [f"![Differences in {setting}](evidence_{setting}.svg)"] if _compared(made) else []
         if screening := rows(lines, setting, "val"):
             parts += [
                 f"Screening, on validation, which chose the arms above and proves nothing ({setting}):",
@@ -363,7 +363,7 @@ def main() -> None:
         assert marked.search(page), f"{args.page} has no place for tables: {begin} … {END}"
         page = marked.sub(lambda _, begin=begin, made=made: f"{begin}\n\n{made}\n\n{END}", page)
     for setting in settings(lines):
-        if found := rows(lines, setting):
+        if _compared(found := rows(lines, setting)):
             figure = draw(setting, found)
             write_atomically(args.page.parent / f"evidence_{setting}.svg", lambda path, fig=figure: save_svg(fig, path))
     write_text(args.page, page)

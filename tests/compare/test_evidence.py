@@ -157,7 +157,7 @@ def test_the_page_is_what_its_runs_say(tables):
     assert f"{tables.EXPLAINED}\n\n{looked}\n\n{tables.END}" in page
     for setting in tables.settings(raw):
         for row in tables.rows(raw, setting)[1:]:
-            expected = row_by_hand(raw, setting, row.arm, [tables.rows(raw, setting)[0].arm], 1)
+            expected = row_by_hand(raw, setting, row.arm, [row.against], 1)
             assert row.found.mean == pytest.approx(expected[3])
 
 
