@@ -156,8 +156,10 @@ def test_the_page_is_what_its_runs_say(tables):
     assert f"{tables.BEGIN}\n\n{tables.text(raw)}\n\n{tables.END}" in page
     assert f"{tables.EXPLAINED}\n\n{looked}\n\n{tables.END}" in page
     for setting in tables.settings(raw):
+        primary, _ = tables.setting_of(setting).measure
+        as_top1 = [{**each, "measures": {"top1": each["measures"].get(primary)}} for each in raw]
         for row in tables.rows(raw, setting)[1:]:
-            expected = row_by_hand(raw, setting, row.arm, [row.against], 1)
+            expected = row_by_hand(as_top1, setting, row.arm, [row.against], 1)
             assert row.found.mean == pytest.approx(expected[3])
 
 
