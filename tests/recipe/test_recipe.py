@@ -287,12 +287,14 @@ def test_the_comma_of_flow_style(old, new, message):
         (
             "b: {like: a}",
             "b: {lik: a}",
-            "views.b.lik: unknown key 'lik'; did you mean 'like'? keys: anti, count, from, like, make, orbit, same",
+            "views.b.lik: unknown key 'lik'; did you mean 'like'? "
+            "keys: alternate, anti, count, from, like, make, orbit, same",
         ),
         (
             "b: {like: a}",
             "b: {form: image}",
-            "views.b.form: unknown key 'form'; did you mean 'from'? keys: anti, count, from, like, make, orbit, same",
+            "views.b.form: unknown key 'form'; did you mean 'from'? "
+            "keys: alternate, anti, count, from, like, make, orbit, same",
         ),
         (
             "backbone: cresnet20",
