@@ -243,11 +243,8 @@ def edge(lines: Sequence[Mapping[str, Any]], setting: str) -> str | None:
 def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
     """Which arms pay, of those that claimed in all settings that are asked."""
     found = {setting: {row.arm: row for row in rows(lines, setting)} for setting in (*AHEAD_IN, NO_WORSE_IN)}
-    arms = [
-        arm
-        for arm in found[AHEAD_IN[0]]
-        if arm not in setting_of(AHEAD_IN[0]).baselines and all(arm in of for of in found.values())
-    ]
+    first = found[AHEAD_IN[0]]
+    arms = [arm for arm, row in first.items() if not row.baseline and all(arm in of for of in found.values())]
     if not arms:
         return "No arm has claimed in all of " + ", ".join(f"`{setting}`" for setting in found) + " yet."
     least = {arm: found[NO_WORSE_IN][arm].interval or (-np.inf, np.inf) for arm in arms}

@@ -31,7 +31,7 @@ AGAIN = "_again"  # in the name of an op that stands in a view for the second ti
 
 
 class ViewSpec(BaseModel):
-    """A view as a recipe writes it: {from, make}, or {like}, {like, from}, and `orbit`, `count`, `same`, `anti`."""
+    """A view as a recipe writes it: {from, make}, or {like}, or {like, from}, and what its other keys say beside it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
